@@ -1,0 +1,76 @@
+"""Agents: the protocol that the loop talks to, and Stable-Baselines3's algorithms behind it.
+
+Importing this package loads neither torch nor SB3; building or wrapping an SB3 model does.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rltrack.agents.protocol import (
+    LEARNER_PARTS,
+    POLICY_PARTS,
+    REQUIRED_METHODS,
+    Agent,
+    EpisodeInfo,
+    EvaluationEnvironment,
+    IterationStats,
+    Observer,
+    State,
+    StepInfo,
+)
+from rltrack.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from rltrack.config import TrainingConfig
+
+__all__ = [
+    "LEARNER_PARTS",
+    "POLICY_PARTS",
+    "Agent",
+    "EpisodeInfo",
+    "EvaluationEnvironment",
+    "IterationStats",
+    "Observer",
+    "State",
+    "StepInfo",
+    "as_agent",
+    "build_agent",
+]
+
+
+def as_agent(agent: Any) -> Agent:
+    """Return an object with the Agent protocol: the given one, or an adapter around an SB3 model.
+
+    Raises:
+        ConfigurationError: If it is neither; the missing methods are named.
+    """
+    sb3 = sys.modules.get("stable_baselines3.common.base_class")
+    if sb3 is not None and isinstance(agent, sb3.BaseAlgorithm):
+        from rltrack.agents.sb3 import SB3Agent
+
+        return SB3Agent(agent)
+    missing = [name for name in REQUIRED_METHODS if not callable(getattr(agent, name, None))]
+    if missing or isinstance(agent, type):
+        what = f"the class {agent.__name__}" if isinstance(agent, type) else f"a {type(agent).__name__}"
+        raise ConfigurationError(
+            f"agent is {what}, which is neither a Stable-Baselines3 model nor an object with the Agent protocol"
+            f"{': it lacks ' + ', '.join(missing) if missing else ''}. Pass for example PPO('MlpPolicy', env)."
+        )
+    return agent  # type: ignore[no-any-return]
+
+
+def build_agent(config: TrainingConfig) -> tuple[Agent, Any]:
+    """Build the agent that a configuration describes, with its environment.
+
+    Returns:
+        The agent, and its vectorised training environment.
+
+    Raises:
+        ConfigurationError: If algorithm, environment and hyperparameters do not fit together.
+        MissingExtra: If a package is missing.
+    """
+    from rltrack.agents.factory import build
+
+    return build(config)

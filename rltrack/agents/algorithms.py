@@ -1,0 +1,213 @@
+"""Algorithms by name, the action spaces they support, and their arguments read from plain data."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rltrack.errors import ConfigurationError, MissingExtra, did_you_mean
+
+ALL_ACTIONS = ("Box", "Discrete", "MultiDiscrete", "MultiBinary")
+FINITE_ACTIONS = ("Discrete", "MultiDiscrete", "MultiBinary")
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """An algorithm that can be asked for by name."""
+
+    name: str
+    module: str
+    actions: tuple[str, ...]
+    extra: str | None = None
+
+    def load(self) -> type[Any]:
+        """Import the class.
+
+        Raises:
+            MissingExtra: If the package that holds it is not installed.
+        """
+        try:
+            return getattr(importlib.import_module(self.module), self.name.rpartition(".")[2])  # type: ignore[no-any-return]
+        except ModuleNotFoundError as error:
+            raise MissingExtra(
+                f"Algorithm {self.name} is in the package '{self.module}', which is not installed ({error}). "
+                f"Install it with: pip install 'rltrack[{self.extra}]'."
+            ) from None
+
+
+_TABLE = [
+    *(Algorithm(name, "stable_baselines3", ALL_ACTIONS) for name in ("PPO", "A2C")),
+    Algorithm("DQN", "stable_baselines3", ("Discrete",)),
+    *(Algorithm(name, "stable_baselines3", ("Box",)) for name in ("SAC", "TD3", "DDPG")),
+    *(Algorithm(name, "sb3_contrib", ("Box",), "contrib") for name in ("TQC", "CrossQ")),
+    *(Algorithm(name, "sb3_contrib", ALL_ACTIONS, "contrib") for name in ("TRPO", "RecurrentPPO")),
+    Algorithm("MaskablePPO", "sb3_contrib", FINITE_ACTIONS, "contrib"),
+    Algorithm("QRDQN", "sb3_contrib", ("Discrete",), "contrib"),
+    Algorithm("ARS", "sb3_contrib", ("Box", "Discrete"), "contrib"),
+    Algorithm("sbx.PPO", "sbx", ("Box", "Discrete", "MultiDiscrete", "MultiBinary"), "sbx"),
+    Algorithm("sbx.DQN", "sbx", ("Discrete",), "sbx"),
+    *(Algorithm(f"sbx.{name}", "sbx", ("Box",), "sbx") for name in ("SAC", "TD3", "DDPG", "TQC", "CrossQ")),
+]
+ALGORITHMS = {algorithm.name.lower(): algorithm for algorithm in _TABLE}
+_ALIASES = {"ppo_lstm": "recurrentppo", "recurrent_ppo": "recurrentppo", "ppo_mask": "maskableppo",
+            "maskable_ppo": "maskableppo", "qr_dqn": "qrdqn"}  # fmt: skip
+_OURS = {"self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"}
+
+
+def find_algorithm(name: str) -> Algorithm:
+    """Return an algorithm by its name, in any case.
+
+    Raises:
+        ConfigurationError: If there is none, with the nearest names.
+    """
+    key = name.lower()
+    algorithm = ALGORITHMS.get(_ALIASES.get(key, key))
+    if algorithm is None:
+        names = [item.name for item in _TABLE]
+        raise ConfigurationError(f"Unknown algorithm '{name}'.{did_you_mean(name, names)} Known: {', '.join(names)}.")
+    return algorithm
+
+
+def check_action_space(algorithm: Algorithm, space: Any, environment: str) -> None:
+    """Refuse an algorithm that cannot act in this space.
+
+    Raises:
+        ConfigurationError: With the algorithms that can.
+    """
+    kind = type(space).__name__
+    if kind not in algorithm.actions:
+        able = [item.name for item in _TABLE if kind in item.actions]
+        raise ConfigurationError(
+            f"{algorithm.name} supports the action spaces {', '.join(algorithm.actions)}, but {environment} has {space}. "
+            + (f"Algorithms for {kind}: {', '.join(able)}." if able else f"No algorithm here supports {kind}.")
+        )
+
+
+class LinearSchedule:
+    """Fall in a straight line from `start` to `end` over the whole budget.
+
+    Never below `end`: where the last iteration overshoots the budget, the remaining progress that Stable-Baselines3
+    passes is negative, and a learning rate must not be.
+    """
+
+    def __init__(self, start: float, end: float = 0.0) -> None:
+        self.start = float(start)
+        self.end = float(end)
+
+    def __call__(self, remaining: float) -> float:
+        """Return the value when the fraction `remaining` of the budget is left."""
+        return self.end + max(remaining, 0.0) * (self.start - self.end)
+
+    def __repr__(self) -> str:
+        return f"LinearSchedule({self.start}, {self.end})"
+
+
+class ScaledSchedule:
+    """Another schedule times a factor, which the ADAPTIVE strategy lowers."""
+
+    def __init__(self, schedule: Callable[[float], float], factor: float) -> None:
+        self.schedule = schedule
+        self.factor = factor
+
+    def __call__(self, remaining: float) -> float:
+        """Return the scaled value."""
+        return self.factor * self.schedule(remaining)
+
+
+def model_arguments(
+    algorithm: Algorithm, model_class: type[Any], given: Mapping[str, Any], action_space: Any
+) -> dict[str, Any]:
+    """Turn hyperparameters written as data into arguments of the algorithm's class.
+
+    Raises:
+        ConfigurationError: If one is unknown to the algorithm or cannot be read.
+    """
+    allowed = [name for name in inspect.signature(model_class.__init__).parameters if name not in _OURS]
+    arguments: dict[str, Any] = {}
+    for key, value in given.items():
+        if key not in allowed:
+            raise ConfigurationError(
+                f"{algorithm.name} has no hyperparameter '{key}'.{did_you_mean(key, allowed)} "
+                f"Allowed: {', '.join(sorted(allowed))}."
+            )
+        reader = _READERS.get(key)
+        arguments[key] = reader(value, action_space) if reader else _plain(key, value)
+    return arguments
+
+
+def _plain(key: str, value: Any) -> Any:
+    if isinstance(value, Mapping) and set(value) == {"linear"}:
+        points = value["linear"] if isinstance(value["linear"], list) else [value["linear"]]
+        if not 1 <= len(points) <= 2 or not all(isinstance(p, int | float) and not isinstance(p, bool) for p in points):
+            raise ConfigurationError(
+                f"Schedule of '{key}': {dict(value)!r}. Write {{linear: 0.001}} or {{linear: [0.001, 0.0001]}}."
+            )
+        return LinearSchedule(*points)
+    if isinstance(value, Mapping) and "linear" not in value and key.endswith(("rate", "range")):
+        raise ConfigurationError(f"Schedule of '{key}': {dict(value)!r}. Known schedules: linear.")
+    return value
+
+
+def _train_freq(value: Any, _: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _action_noise(value: Any, space: Any) -> Any:
+    if value is None:
+        return None
+    import numpy as np
+    from stable_baselines3.common import noise
+
+    kinds = {"normal": noise.NormalActionNoise, "ornstein-uhlenbeck": noise.OrnsteinUhlenbeckActionNoise}
+    if not isinstance(value, Mapping) or len(value) != 1 or next(iter(value)) not in kinds:
+        raise ConfigurationError(
+            f"action_noise: {value!r}. Write {{normal: 0.1}} or {{ornstein-uhlenbeck: 0.1}} (standard deviation)."
+        )
+    kind, std = next(iter(value.items()))
+    size = space.shape[-1]
+    return kinds[kind](mean=np.zeros(size), sigma=float(std) * np.ones(size))
+
+
+def _policy_kwargs(value: Any, _: Any) -> Any:
+    from torch import nn, optim
+
+    read = dict(value or {})
+    for key, module, what in (("activation_fn", nn, "torch.nn"), ("optimizer_class", optim, "torch.optim")):
+        name = read.get(key)
+        if isinstance(name, str):
+            if name == "RMSpropTFLike":
+                from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+
+                read[key] = RMSpropTFLike
+                continue
+            found = getattr(module, name, None)
+            if not inspect.isclass(found):
+                near = did_you_mean(name, [item for item in dir(module) if item[0].isupper()])
+                raise ConfigurationError(f"policy_kwargs.{key}: {what} has no class '{name}'.{near}")
+            read[key] = found
+    return read
+
+
+def _replay_buffer_class(value: Any, _: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    from stable_baselines3 import HerReplayBuffer
+    from stable_baselines3.common import buffers
+
+    known = {"HerReplayBuffer": HerReplayBuffer, "ReplayBuffer": buffers.ReplayBuffer,
+             "DictReplayBuffer": buffers.DictReplayBuffer}  # fmt: skip
+    if value not in known:
+        raise ConfigurationError(f"replay_buffer_class: unknown '{value}'. Allowed: {', '.join(known)}.")
+    return known[value]
+
+
+_READERS: dict[str, Callable[[Any, Any], Any]] = {
+    "train_freq": _train_freq,
+    "action_noise": _action_noise,
+    "policy_kwargs": _policy_kwargs,
+    "replay_buffer_class": _replay_buffer_class,
+    "replay_buffer_kwargs": lambda value, _: dict(value or {}),
+}

@@ -1,0 +1,244 @@
+"""Environments: built from the configuration, and built again for evaluation.
+
+Training environments are built as SB3's ``make_vec_env(id, n_envs, seed=seed)`` builds them, so that "the same as SB3"
+has a meaning. Evaluation has environments of its own, never the training ones, with one seed per episode.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from rltrack.config import EnvironmentConfig
+from rltrack.errors import ConfigurationError, EvaluationUnavailable, MissingExtra, did_you_mean
+
+_EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale": "atari", "atari": "atari"}
+
+
+def make_gym_env(env_id: str, kwargs: Mapping[str, Any] | None = None) -> gym.Env[Any, Any]:
+    """Build one environment by its id.
+
+    Raises:
+        ConfigurationError: If the id is unknown (the nearest ones are named) or the arguments do not fit.
+        MissingExtra: If the environment's own packages are not installed.
+    """
+    _register_atari(env_id)
+    try:
+        return gym.make(env_id, **dict(kwargs or {}))
+    except gym.error.DependencyNotInstalled as error:
+        raise _missing_extra(env_id, error) from None
+    except (ImportError, gym.error.NamespaceNotFound) as error:
+        if _extra_for(f"{env_id} {error}"):
+            raise _missing_extra(env_id, error) from None
+        raise ConfigurationError(
+            f"Environment '{env_id}': {_one_line(error)}.{did_you_mean(env_id, gym.registry)} "
+            "To import the package that registers it, write package:Env-v0."
+        ) from None
+    except gym.error.DeprecatedEnv as error:
+        raise ConfigurationError(f"Environment '{env_id}': {_one_line(error)}.") from None
+    except (gym.error.UnregisteredEnv, gym.error.Error) as error:
+        raise ConfigurationError(
+            f"Unknown environment '{env_id}': {_one_line(error)}.{did_you_mean(env_id, gym.registry)} "
+            "Write an id that Gymnasium knows, or package:Env-v0 to import the package that registers it."
+        ) from None
+    except TypeError as error:
+        raise ConfigurationError(f"Environment '{env_id}' does not take {dict(kwargs or {})}: {_one_line(error)}.") from None
+
+
+def _register_atari(env_id: str) -> None:
+    if env_id.startswith("ALE/") or "NoFrameskip" in env_id:
+        try:
+            gym.register_envs(importlib.import_module("ale_py"))
+        except ImportError:
+            raise _missing_extra(env_id, "ale_py is not installed", "atari") from None
+
+
+def _extra_for(text: str) -> str | None:
+    return next((extra for word, extra in _EXTRAS.items() if word in text.lower()), None)
+
+
+def _missing_extra(env_id: str, error: object, extra: str | None = None) -> MissingExtra:
+    extra = extra or _extra_for(f"{env_id} {error}")
+    hint = f"pip install 'rltrack[{extra}]'" if extra else "the package that the message names"
+    return MissingExtra(f"Environment '{env_id}' needs a package: {_one_line(error)}. Install it with: {hint}.")
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split()).rstrip(".")
+
+
+def import_class(path: str) -> Any:
+    """Import ``package.module.Class``.
+
+    Raises:
+        ConfigurationError: If the path is not of that form or nothing is there.
+    """
+    module_name, _, name = path.replace(":", ".").rpartition(".")
+    if not module_name:
+        raise ConfigurationError(f"Wrapper '{path}' is not of the form package.module.Class.")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigurationError(f"Wrapper '{path}': cannot import '{module_name}' ({_one_line(error)}).") from None
+    if not hasattr(module, name):
+        raise ConfigurationError(f"Wrapper '{path}': '{module_name}' has no '{name}'.{did_you_mean(name, dir(module))}")
+    return getattr(module, name)
+
+
+def wrapper_stack(wrappers: Sequence[str | Mapping[str, Mapping[str, Any]]]) -> Callable[[Any], Any] | None:
+    """Return a function that puts the named wrappers around an environment, the first innermost."""
+    parts: list[tuple[Any, dict[str, Any]]] = []
+    for item in wrappers:
+        named = {item: {}} if isinstance(item, str) else item
+        parts.extend((import_class(path), dict(arguments or {})) for path, arguments in named.items())
+    if not parts:
+        return None
+
+    def wrap(env: Any) -> Any:
+        for wrapper, arguments in parts:
+            env = wrapper(env, **arguments)
+        return env
+
+    return wrap
+
+
+def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: int | None = None, gamma: float = 0.99,
+                      prepare: Callable[[Any], Any] | None = None) -> Any:  # fmt: skip
+    """Build the vectorised environment that a configuration describes.
+
+    Args:
+        config: What to build.
+        seed: Seed of the first reset; environment i gets ``seed + i``.
+        n_envs: Number of environments, if not the configuration's.
+        gamma: Discount for the normalisation of rewards, if the configuration names none.
+        prepare: Put around each bare environment, inside all wrappers.
+
+    Returns:
+        An SB3 ``VecEnv``: Monitor and the wrappers, then VecNormalize, then VecFrameStack.
+    """
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
+
+    make_gym_env(config.id, config.kwargs).close()  # errors in words, before any worker process starts
+
+    def build(**kwargs: Any) -> Any:
+        try:
+            env = make_gym_env(config.id, {"render_mode": "rgb_array", **kwargs})
+        except ConfigurationError:
+            env = make_gym_env(config.id, kwargs)
+        return prepare(env) if prepare else env
+
+    venv: Any = make_vec_env(
+        build,
+        n_envs=config.n_envs if n_envs is None else n_envs,
+        seed=seed,
+        env_kwargs=dict(config.kwargs),
+        wrapper_class=wrapper_stack(config.wrappers),
+        vec_env_cls=SubprocVecEnv if config.vectorization == "subproc" else DummyVecEnv,
+    )
+    if config.normalize:
+        options = {} if isinstance(config.normalize, bool) else config.normalize.model_dump()
+        options["gamma"] = options.get("gamma") or gamma
+        venv = VecNormalize(venv, **options)
+    if config.frame_stack:
+        venv = VecFrameStack(venv, config.frame_stack)
+    return venv
+
+
+class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
+    """Begin each episode from the next seed of a list, whoever resets it."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self._seeds: deque[int] = deque()
+
+    def set_episode_seeds(self, seeds: Sequence[int]) -> None:
+        """Give the seeds of the episodes to come; after the last one, resets go on unseeded."""
+        self._seeds = deque(int(seed) for seed in seeds)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset with the next seed of the list, if one is left."""
+        return self.env.reset(seed=self._seeds.popleft() if self._seeds else seed, options=options)
+
+
+class GymEvaluation:
+    """Evaluation in plain Gymnasium environments, for agents that know no SB3."""
+
+    reports_episodes = False
+
+    def __init__(self, envs: Sequence[gym.Env[Any, Any]]) -> None:
+        self._envs = [env if isinstance(env, SeededEpisodes) else SeededEpisodes(env) for env in envs]
+        self.n_envs = len(self._envs)
+
+    def start(self, seeds: Sequence[Sequence[int]]) -> Any:
+        """Begin; the i-th environment plays one episode for each of its seeds."""
+        observations = []
+        for env, own in zip(self._envs, seeds, strict=True):
+            env.set_episode_seeds(own)
+            observations.append(env.reset()[0])
+        return _stack(observations)
+
+    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, list[Mapping[str, Any]]]:
+        """Step each environment, and reset those whose episode ended."""
+        observations, rewards, dones, infos = [], [], [], []
+        for env, action in zip(self._envs, actions, strict=True):
+            observation, reward, terminated, truncated, info = env.step(action)
+            done = bool(terminated or truncated)
+            observations.append(env.reset()[0] if done else observation)
+            rewards.append(float(reward))
+            dones.append(done)
+            infos.append(info)
+        return _stack(observations), np.array(rewards), np.array(dones), infos
+
+    def prediction_inputs(self) -> dict[str, Any]:
+        """Nothing further."""
+        return {}
+
+    def close(self) -> None:
+        """Close the environments."""
+        for env in self._envs:
+            env.close()
+
+
+def _stack(observations: Sequence[Any]) -> Any:
+    if isinstance(observations[0], Mapping):
+        return {key: np.stack([item[key] for item in observations]) for key in observations[0]}
+    return np.stack([np.asarray(item) for item in observations])
+
+
+def rebuild(spec: Any, original: Any) -> gym.Env[Any, Any]:
+    """Build another environment like `original`, from the specification that it carries.
+
+    Raises:
+        EvaluationUnavailable: If it carries none, or a wrapper that cannot be built again.
+    """
+    if spec is None:
+        raise EvaluationUnavailable(
+            f"The environment {original} was not made by gymnasium.make, so that no second one can be built for evaluation. "
+            "Pass eval_env=, or register the environment and make it by its id."
+        )
+    try:
+        return gym.make(spec)
+    except Exception as error:
+        raise EvaluationUnavailable(
+            f"No second environment like {spec.id} could be built for evaluation: {_one_line(error)}. Pass eval_env=."
+        ) from None
+
+
+def default_evaluation(env: Any, n_envs: int) -> GymEvaluation:
+    """Build evaluation environments for an agent that does not build its own."""
+    if isinstance(env, str):
+        return GymEvaluation([make_gym_env(env) for _ in range(n_envs)])
+    return GymEvaluation([rebuild(getattr(env, "spec", None), env) for _ in range(n_envs)])
+
+
+def is_vec_env(env: Any) -> bool:
+    """Whether this is an SB3 ``VecEnv``, without loading SB3 where nobody has."""
+    module = sys.modules.get("stable_baselines3.common.vec_env.base_vec_env")
+    return module is not None and isinstance(env, module.VecEnv)

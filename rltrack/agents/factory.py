@@ -1,0 +1,80 @@
+"""From a configuration to an SB3 model and its environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from rltrack.agents.algorithms import check_action_space, find_algorithm, model_arguments
+from rltrack.agents.environments import make_gym_env, make_vec_env_from, wrapper_stack
+from rltrack.agents.sb3 import SB3Agent
+from rltrack.config import TrainingConfig
+from rltrack.errors import ConfigurationError
+
+
+def check(config: TrainingConfig) -> None:
+    """Find out whether the agent could be built, without building it.
+
+    Raises:
+        ConfigurationError: If algorithm, environment or hyperparameters do not fit together.
+        MissingExtra: If a package is missing.
+    """
+    algorithm = find_algorithm(config.agent.algorithm)
+    model_class = algorithm.load()
+    env = make_gym_env(config.environment.id, config.environment.kwargs)
+    try:
+        wrap = wrapper_stack(config.environment.wrappers)
+        env = wrap(env) if wrap else env
+        check_action_space(algorithm, env.action_space, config.environment.id)
+        model_arguments(algorithm, model_class, config.agent.hyperparameters, env.action_space)
+    finally:
+        env.close()
+    _check_device(config.agent.device)
+    if algorithm.name == "ARS" and config.environment.n_envs > 1:
+        raise ConfigurationError("ARS trains in one environment here; set environment.n_envs to 1.")
+
+
+def build(config: TrainingConfig) -> tuple[SB3Agent, Any]:
+    """Build the agent and its vectorised environment, seeded as SB3 seeds them."""
+    check(config)
+    algorithm = find_algorithm(config.agent.algorithm)
+    model_class = algorithm.load()
+    gamma = config.agent.hyperparameters.get("gamma", 0.99)
+    env = make_vec_env_from(config.environment, config.seed, gamma=gamma)
+
+    def evaluation(n_envs: int, prepare: Callable[[Any], Any]) -> Any:
+        eval_config = config.environment.model_copy(update={"vectorization": "dummy"})
+        return make_vec_env_from(eval_config, None, n_envs=n_envs, gamma=gamma, prepare=prepare)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.agent.threads)
+    try:
+        model = model_class(
+            config.agent.policy,
+            env,
+            seed=config.seed,
+            device=config.agent.device,
+            verbose=0,
+            **model_arguments(algorithm, model_class, config.agent.hyperparameters, env.action_space),
+        )
+    except (AssertionError, ValueError, TypeError, KeyError) as error:
+        env.close()
+        raise ConfigurationError(
+            f"{algorithm.name} refuses these settings for {config.environment.id}: {' '.join(str(error).split())}."
+        ) from error
+    finally:
+        torch.set_num_threads(threads)
+    return SB3Agent(model, threads=config.agent.threads, eval_env_builder=evaluation), model.env
+
+
+def _check_device(device: str) -> None:
+    try:
+        kind = torch.device("cpu" if device == "auto" else device)
+    except RuntimeError:
+        raise ConfigurationError(f"Unknown agent.device '{device}'. Allowed: auto, cpu, cuda, cuda:N.") from None
+    if kind.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError(
+            f"agent.device is '{device}', but torch {torch.__version__} sees no CUDA device. Use auto or cpu."
+        )

@@ -1,0 +1,159 @@
+"""What an agent must offer to be trained, and what it may offer on top.
+
+A custom agent implements ``bind``, ``advance``, ``predict`` and ``set_schedule``. Everything else is optional and looked
+up by name: an agent without ``capture``/``restore`` trains as well, but its run cannot go on after a kill.
+
+One iteration is "collect experience, then update". Between two iterations lies a *boundary*: no step in flight, update
+done. Everything else (evaluation, checkpoint, pause, stop) happens there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+State = dict[str, Any]
+"""Captured state by part. Leaves are numbers, strings, bytes, ``None`` and numpy arrays in dicts, lists and tuples.
+
+Known parts: ``policy`` (weights), ``optimizer``, ``normalization``, ``counters``, ``random``, ``buffers``. The first three
+are what a policy needs to come back after a collapse; a checkpoint holds all of them.
+"""
+
+POLICY_PARTS = ("policy", "normalization")
+"""What it takes to act."""
+LEARNER_PARTS = ("policy", "optimizer", "normalization")
+"""What it takes to go on learning from an earlier policy, with counters and random streams as they are now."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """One step of all parallel environments, as the agent saw it.
+
+    Attributes:
+        env_steps: Env steps of the run so far, this step included.
+        observations: Observations after the step, first axis ``(n_envs,)``.
+        actions: Actions taken, first axis ``(n_envs,)``.
+        rewards: Rewards as the agent gets them (normalised if it normalises), shape ``(n_envs,)``.
+        dones: Whether the episode ended, shape ``(n_envs,)``.
+        infos: One dictionary per environment.
+    """
+
+    env_steps: int
+    observations: Any
+    actions: Any
+    rewards: np.ndarray
+    dones: np.ndarray
+    infos: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeInfo:
+    """One finished training episode.
+
+    Attributes:
+        episode_return: Undiscounted sum of raw rewards.
+        length: Env steps.
+        env_steps: Env steps of the run when it ended.
+        env_index: Which of the parallel environments it ran in.
+    """
+
+    episode_return: float
+    length: int
+    env_steps: int
+    env_index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class IterationStats:
+    """What one iteration did.
+
+    Attributes:
+        env_steps: Env steps taken in it, over all parallel environments.
+        metrics: ``(env steps of the run, {key: value})`` for each time the agent logged.
+        losses: Values that must be finite; one that is not stops the run.
+    """
+
+    env_steps: int
+    metrics: Sequence[tuple[int, Mapping[str, float]]] = ()
+    losses: Mapping[str, float] = field(default_factory=dict)
+
+
+class Observer(Protocol):
+    """Hears what happens inside an iteration."""
+
+    wants_steps: bool
+    """Whether anybody listens to single steps; if not, pass ``None`` as `step` and save the work."""
+
+    def on_step(self, env_steps: int, step: StepInfo | None) -> None:
+        """Call after each step of the environments, with the number of env steps just taken."""
+
+    def on_episode_end(self, episode: EpisodeInfo) -> None:
+        """Call for each finished episode, after its step."""
+
+
+class EvaluationEnvironment(Protocol):
+    """Vectorised environments in which an agent is judged; they restart by themselves at the end of an episode."""
+
+    n_envs: int
+    reports_episodes: bool
+    """Whether infos carry ``episode`` with the raw return ``r`` and length ``l`` at the end of a real episode."""
+
+    def start(self, seeds: Sequence[Sequence[int]]) -> Any:
+        """Begin; the i-th environment plays one episode for each of its seeds. Returns observations."""
+
+    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, Sequence[Mapping[str, Any]]]:
+        """Return observations, rewards (raw), dones and infos; first axis ``(n_envs,)``."""
+
+    def prediction_inputs(self) -> dict[str, Any]:
+        """Return further arguments for ``predict``, such as action masks."""
+
+    def close(self) -> None:
+        """Release it."""
+
+
+@runtime_checkable
+class Agent(Protocol):
+    """What an agent must offer.
+
+    Optional methods:
+
+    - ``capture() -> State`` and ``restore(state)``: the complete state at a boundary. ``restore`` gets the parts to put
+      back, and leaves the others as they are.
+    - ``make_evaluation_env(env, n_envs) -> EvaluationEnvironment``: for agents whose environments need preparation.
+    - ``scale_learning_rate(factor)``: multiply the scheduled learning rate from now on (the ADAPTIVE strategy).
+    - ``update_per_episode() -> bool``: from now on one iteration is one episode (EPISODIC); False if it cannot.
+    - ``set_log_interval(n)``: log every n iterations or episodes.
+    - ``describe() -> dict``: algorithm, hyperparameters, environment and spaces, for the record.
+    - ``release()``: put back what ``bind`` changed outside the agent.
+    """
+
+    def bind(self, env: Any, seed: int | None) -> None:
+        """Get ready to train in `env` from zero env steps; `seed` None leaves the agent's own seeding alone."""
+
+    def advance(self, observer: Observer) -> IterationStats:
+        """Collect experience and update, once."""
+
+    def predict(
+        self, observation: Any, *, state: Any = None, episode_start: Any = None, deterministic: bool = True, **inputs: Any
+    ) -> tuple[Any, Any]:
+        """Return actions (first axis ``(n_envs,)``) and the policy's next recurrent state.
+
+        Args:
+            observation: Observations as the evaluation environment gives them, first axis ``(n_envs,)``.
+            state: What the previous call returned; None at the start.
+            episode_start: Whether an episode begins with this observation, bool, shape ``(n_envs,)``.
+            deterministic: Act by the mode of the policy rather than by a sample.
+            inputs: What the evaluation environment adds, such as action masks.
+        """
+
+    def set_schedule(self, remaining: float) -> None:
+        """Hear how much of the whole budget is left: 1 at the start, 0 when spent.
+
+        As in Stable-Baselines3 it may fall slightly below 0 when the last iteration overshoots the budget.
+        """
+
+
+REQUIRED_METHODS = ("bind", "advance", "predict", "set_schedule")

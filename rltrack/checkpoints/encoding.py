@@ -1,0 +1,96 @@
+"""Nested state as plain data: a JSON skeleton, and arrays in safetensors. Reading it runs no code.
+
+Leaves are ``None``, booleans, numbers, strings, bytes and numpy arrays or scalars, in dictionaries, lists and tuples.
+Types come back as they were: tuples as tuples, integer keys as integers, NaN and infinities as themselves.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from typing import Any
+
+import numpy as np
+import orjson
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+_SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+def encode(tree: Any) -> tuple[bytes, bytes]:
+    """Return the skeleton (JSON) and the arrays (safetensors) of a nested state.
+
+    Raises:
+        TypeError: If a leaf is of another type; its path is named.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    skeleton = _encode(tree, "", arrays)
+    return orjson.dumps(skeleton), save_tensors(arrays)
+
+
+def decode(skeleton: bytes, tensors: bytes) -> Any:
+    """Return what `encode` took."""
+    return _decode(orjson.loads(skeleton), load_tensors(tensors))
+
+
+def find_nonfinite(tree: Any, path: str = "") -> list[str]:
+    """Return the paths of the arrays and numbers that hold a NaN or an infinity."""
+    if isinstance(tree, dict):
+        return [found for key, item in tree.items() for found in find_nonfinite(item, f"{path}/{key}")]
+    if isinstance(tree, list | tuple):
+        return [found for index, item in enumerate(tree) for found in find_nonfinite(item, f"{path}/{index}")]
+    if isinstance(tree, np.ndarray) and np.issubdtype(tree.dtype, np.floating):
+        return [] if np.isfinite(tree).all() else [path.lstrip("/")]
+    if isinstance(tree, float) and not math.isfinite(tree):
+        return [path.lstrip("/")]
+    return []
+
+
+def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**64 else {"$int": str(value)}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"$float": str(value)}
+    if isinstance(value, np.ndarray | np.generic):
+        key = path or "/"
+        if np.asarray(value).dtype == object:
+            raise TypeError(f"{path}: an array of Python objects cannot be stored")
+        arrays[key] = np.ascontiguousarray(value)
+        return {"$array": key, "$shape": list(np.shape(value)), "$scalar": isinstance(value, np.generic)}
+    if isinstance(value, bytes):
+        return {"$bytes": base64.b64encode(value).decode()}
+    if isinstance(value, tuple):
+        return {"$tuple": [_encode(item, f"{path}/{index}", arrays) for index, item in enumerate(value)]}
+    if isinstance(value, list):
+        return [_encode(item, f"{path}/{index}", arrays) for index, item in enumerate(value)]
+    if isinstance(value, dict):
+        plain = all(isinstance(key, str) and not key.startswith("$") for key in value)
+        if plain:
+            return {key: _encode(item, f"{path}/{key}", arrays) for key, item in value.items()}
+        pairs = [[_encode(key, path, arrays), _encode(item, f"{path}/{key}", arrays)] for key, item in value.items()]
+        return {"$pairs": pairs}
+    raise TypeError(f"{path or '/'}: a {type(value).__module__}.{type(value).__qualname__} cannot be stored as data")
+
+
+def _decode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    if isinstance(value, list):
+        return [_decode(item, arrays) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "$array" in value:
+        array = arrays[value["$array"]].reshape(value["$shape"])
+        return array[()] if value["$scalar"] else array
+    if "$tuple" in value:
+        return tuple(_decode(item, arrays) for item in value["$tuple"])
+    if "$pairs" in value:
+        return {_decode(key, arrays): _decode(item, arrays) for key, item in value["$pairs"]}
+    if "$float" in value:
+        return _SPECIAL[value["$float"]]
+    if "$int" in value:
+        return int(value["$int"])
+    if "$bytes" in value:
+        return base64.b64decode(value["$bytes"])
+    return {key: _decode(item, arrays) for key, item in value.items()}

@@ -1,0 +1,36 @@
+"""Which versions to keep: a pure policy. Deleting is the store's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rltrack.checkpoints.store import Version
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Keep the newest resumable versions, and the best ones by their evaluation.
+
+    Attributes:
+        keep_last: Newest resumable versions to keep, at least 1.
+        keep_best: Versions with the highest mean return to keep.
+    """
+
+    keep_last: int = 2
+    keep_best: int = 1
+
+    def superseded(self, versions: Sequence[Version]) -> list[Version]:
+        """Return the versions that may go, oldest first; `versions` are all committed ones."""
+        resumable = [version for version in versions if version.is_resumable]
+        kept = {version.number for version in resumable[-self.keep_last :]}
+        kept |= {version.number for version in best_first(versions)[: self.keep_best]}
+        return [version for version in versions if version.number not in kept]
+
+
+def best_first(versions: Sequence[Version]) -> list[Version]:
+    """Return the evaluated versions by mean return, the earlier one first where two are equal."""
+    scored = [version for version in versions if version.score is not None]
+    return sorted(scored, key=lambda version: (-(version.score or 0.0), version.number))

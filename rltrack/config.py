@@ -1,0 +1,473 @@
+"""One training, described as data: YAML in, validated and frozen, JSON Schema out.
+
+Keys are of two kinds. Those that change a single bit of the result make up the run's *identity*; the others (limits,
+tracking, retention) are *operational* and may change from one attempt to the next. Configuration is data: nothing in a
+file is evaluated, and YAML tags are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rltrack.errors import ConfigurationError, did_you_mean
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+DEFAULT_TOTAL_TIMESTEPS = 100_000
+"""Budget of a bare ``TrainingLoop()`` to which neither a strategy nor a budget is given, in env steps."""
+
+StrategyName = Literal["timestep_based", "episodic", "mixed", "adaptive"]
+
+
+def _operational(default: Any, **kwargs: Any) -> Any:
+    """Declare a key that does not change the result, so that it may change between two attempts of one run."""
+    return Field(default, json_schema_extra={"operational": True}, **kwargs)
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and with no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class AgentConfig(Section):
+    """Which algorithm learns, with which settings."""
+
+    algorithm: str = Field(description="An algorithm of Stable-Baselines3, sb3-contrib or SBX, such as PPO or TQC.")
+    policy: str = Field("MlpPolicy", description="Policy class: MlpPolicy, CnnPolicy, MultiInputPolicy, …")
+    preset: Literal["zoo"] | None = Field(
+        None, description="'zoo' takes rl_zoo3's tuned settings for this algorithm and environment as a starting point."
+    )
+    hyperparameters: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Arguments of the algorithm. A schedule is written {linear: 0.001} (falls to 0 over the budget).",
+    )
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    threads: int = Field(1, ge=1, le=1024, description="Torch threads. One is fastest for small networks, and repeats.")
+
+
+class NormalizeConfig(Section):
+    """Running normalisation of observations and rewards (VecNormalize)."""
+
+    norm_obs: bool = True
+    norm_reward: bool = True
+    clip_obs: float = Field(10.0, gt=0)
+    clip_reward: float = Field(10.0, gt=0)
+    gamma: float | None = Field(None, ge=0, le=1, description="Omitted: the agent's gamma.")
+    epsilon: float = Field(1e-8, gt=0)
+
+
+class EnvironmentConfig(Section):
+    """Where the agent learns."""
+
+    id: str = Field(min_length=1, description="Gymnasium id; `package:Env-v0` imports the package first.")
+    kwargs: dict[str, Any] = Field(default_factory=dict, description="Arguments of the environment.")
+    n_envs: int = Field(1, ge=1, le=4096, description="Parallel environments.")
+    vectorization: Literal["dummy", "subproc"] = Field(
+        "dummy", description="In this process one after another, or each in a process of its own."
+    )
+    wrappers: list[str | dict[str, dict[str, Any]]] = Field(
+        default_factory=list, description="`package.module.Class`, or {package.module.Class: {argument: value}}."
+    )
+    normalize: bool | NormalizeConfig = Field(False, description="Running normalisation; true for the defaults.")
+    frame_stack: int | None = Field(None, ge=2, le=64, description="Number of stacked observations.")
+
+
+class TrainingSection(Section):
+    """How long to train, and what happens on the way."""
+
+    strategy: StrategyName = Field("timestep_based", description="What the budget and the marks are counted in.")
+    total_timesteps: int | None = Field(None, ge=1, le=10**12, description="Budget in env steps.")
+    total_episodes: int | None = Field(None, ge=1, le=10**12, description="Budget in finished episodes.")
+    max_seconds: float | None = _operational(
+        None, gt=0, description="Cap on the time spent training, in seconds, added up over attempts."
+    )
+    eval_freq: int | None = Field(
+        None, ge=1, le=10**12, description="Env steps between evaluations (episodes for episodic)."
+    )
+    eval_freq_episodes: int | None = Field(None, ge=1, le=10**12, description="Mixed: episodes between evaluations.")
+    checkpoint_freq: int | None = _operational(
+        None, ge=1, le=10**12, description="Env steps between checkpoints (episodes for episodic)."
+    )
+    checkpoint_freq_episodes: int | None = _operational(
+        None, ge=1, le=10**12, description="Mixed: episodes between checkpoints."
+    )
+    checkpoint_seconds: float | None = _operational(
+        60.0, gt=0, description="Seconds between checkpoints, on top of checkpoint_freq; null for none."
+    )
+    memory_limit_mb: float | None = _operational(
+        None, gt=0, description="Resident memory of training and its environment workers, in MB (1e6 bytes)."
+    )
+    convergence_threshold: float | None = Field(
+        None, description="Stop once the lower end of the evaluation's confidence interval reaches this return."
+    )
+    enable_early_stopping: bool = Field(False, description="Stop when evaluations no longer improve.")
+    patience: int = Field(10, ge=1, description="Early stopping: evaluations without improvement before stopping.")
+    min_improvement: float = Field(0.01, ge=0, description="Early stopping: smallest gain that counts, in reward.")
+
+    @model_validator(mode="after")
+    def _budget_matches_strategy(self) -> Self:
+        required = {
+            "timestep_based": ("total_timesteps",),
+            "episodic": ("total_episodes",),
+            "mixed": ("total_timesteps", "total_episodes"),
+            "adaptive": ("total_timesteps",),
+        }[self.strategy]
+        missing = [key for key in required if getattr(self, key) is None]
+        if missing:
+            raise ValueError(f"strategy '{self.strategy}' needs {' and '.join(missing)}; set {missing[0]}")
+        if self.strategy != "mixed":
+            for key in ("eval_freq_episodes", "checkpoint_freq_episodes"):
+                if getattr(self, key) is not None:
+                    plain = key.removesuffix("_episodes")
+                    raise ValueError(f"{key} belongs to strategy 'mixed'; with '{self.strategy}' set {plain}")
+        return self
+
+    @property
+    def needs_evaluation(self) -> bool:
+        """Whether something in this section cannot work without evaluations."""
+        return self.strategy == "adaptive" or self.convergence_threshold is not None or self.enable_early_stopping
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether evaluations are asked for."""
+        return self.eval_freq is not None or self.eval_freq_episodes is not None
+
+    def with_evaluations(self, per_budget: int) -> TrainingSection:
+        """Return this section with `per_budget` evaluations over the budget, unless it names its own frequency."""
+        if self.evaluates:
+            return self
+        budget = self.total_episodes if self.strategy == "episodic" else self.total_timesteps
+        assert budget is not None, "the validator saw to it"
+        return self.model_copy(update={"eval_freq": max(1, budget // per_budget)})
+
+
+class EvaluationSection(Section):
+    """How the agent is judged: own environments, own seeds, raw returns."""
+
+    episodes: int = Field(20, ge=1, le=100_000, description="Episodes of each evaluation.")
+    deterministic: bool = Field(True, description="Act by the policy's mode rather than by a sample.")
+    n_envs: int | None = Field(None, ge=1, le=256, description="Parallel environments; omitted: up to 10.")
+    beside_training: Literal[False] = Field(False, description="Evaluate between iterations (the only way so far).")
+
+
+class CheckpointsSection(Section):
+    """Which versions are kept."""
+
+    keep_last: int = _operational(2, ge=1, le=10_000, description="Newest resumable versions to keep.")
+    keep_best: int = _operational(1, ge=0, le=10_000, description="Best versions by evaluation to keep.")
+    store: None = _operational(None, description="Versions are kept in the run's folder.")
+    resume: Literal["exact", "strict"] = _operational(
+        "exact", description="'strict' refuses to resume where the result could differ; 'exact' goes on and says so."
+    )
+    on_failure: Literal["stop", "continue"] = _operational(
+        "stop", description="What a checkpoint that cannot be written does to training."
+    )
+
+
+class TrackingSection(Section):
+    """Where numbers go."""
+
+    experiment: str | None = _operational(None, max_length=500, description="MLflow experiment; omitted: rltrack.")
+    log_interval: int = _operational(
+        1, ge=1, description="Log every N iterations (on-policy) or every N finished episodes (off-policy)."
+    )
+    mlflow_tracking_uri: str | None = _operational(None, description="Omitted: MLFLOW_TRACKING_URI, or the root's own.")
+    tensorboard_log_dir: str | None = _operational(None, description="Omitted: tensorboard/ in the run's folder.")
+
+
+class LoopSettings(Section):
+    """What a TrainingLoop needs to know beside its agent and environment."""
+
+    training: TrainingSection
+    evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
+    checkpoints: CheckpointsSection = Field(default_factory=CheckpointsSection)
+    tracking: TrackingSection = Field(default_factory=TrackingSection)
+
+    @classmethod
+    def from_flat(cls, options: Mapping[str, Any]) -> Self:
+        """Build from flat keywords, such as ``{"strategy": "adaptive", "total_timesteps": 100_000}``.
+
+        Raises:
+            ConfigurationError: If a keyword is unknown (the nearest right one is named) or a value is not allowed.
+        """
+        tree: dict[str, Any] = {"training": {}}
+        for key, value in options.items():
+            if key not in FLAT_KEYS:
+                raise ConfigurationError(
+                    f"Unknown option '{key}'.{did_you_mean(key, FLAT_KEYS)} Allowed: {', '.join(sorted(FLAT_KEYS))}."
+                )
+            section, field = FLAT_KEYS[key]
+            tree.setdefault(section, {})[field] = getattr(value, "value", value)
+        training = tree["training"]
+        if not training.keys() & {"strategy", "total_timesteps", "total_episodes"}:
+            training["total_timesteps"] = DEFAULT_TOTAL_TIMESTEPS
+        training.setdefault("strategy", _strategy_of(training))
+        if isinstance(training["strategy"], str):
+            training["strategy"] = training["strategy"].lower()
+        return _validate(cls, tree, "options")
+
+
+def _strategy_of(training: Mapping[str, Any]) -> str:
+    """A budget given alone names its strategy."""
+    if training.get("total_timesteps") is None and training.get("total_episodes") is not None:
+        return "episodic"
+    return "timestep_based"
+
+
+_RENAMED = {("evaluation", "episodes"): "eval_episodes", ("evaluation", "deterministic"): "eval_deterministic",
+            ("evaluation", "n_envs"): "n_eval_envs"}  # fmt: skip
+_SECTIONS: dict[str, type[Section]] = {
+    "training": TrainingSection,
+    "evaluation": EvaluationSection,
+    "checkpoints": CheckpointsSection,
+    "tracking": TrackingSection,
+}
+_OWN_KEYWORDS = {("checkpoints", "resume"), ("checkpoints", "store"), ("evaluation", "beside_training")}
+FLAT_KEYS: dict[str, tuple[str, str]] = {
+    _RENAMED.get((section, field), field): (section, field)
+    for section, model in _SECTIONS.items()
+    for field in model.model_fields
+    if (section, field) not in _OWN_KEYWORDS
+}
+"""Each flat keyword with the section and key it stands for."""
+
+
+class TrainingConfig(LoopSettings):
+    """A whole training: agent, environment, budget, evaluation, checkpoints, tracking, seed."""
+
+    name: str | None = _operational(
+        None, description="The run's name under the root; omitted: made from algorithm, environment and seed."
+    )
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="Seed of everything random in training.")
+    agent: AgentConfig
+    environment: EnvironmentConfig
+
+    @model_validator(mode="after")
+    def _name_is_a_folder_name(self) -> Self:
+        if self.name is not None:
+            check_run_name(self.name)
+        return self
+
+    @model_validator(mode="after")
+    def _evaluations_by_default(self) -> Self:
+        if "eval_freq" in self.training.model_fields_set and not self.training.needs_evaluation:
+            return self
+        per_budget = 20 if self.training.needs_evaluation else 10
+        object.__setattr__(self, "training", self.training.with_evaluations(per_budget))
+        return self
+
+    @classmethod
+    def from_mapping(cls, data: Mapping[str, Any], source: str = "configuration") -> TrainingConfig:
+        """Validate a nested mapping.
+
+        Raises:
+            ConfigurationError: With one line for each thing that is wrong.
+        """
+        return _validate(cls, expand_preset(data), source)
+
+    @classmethod
+    def from_file(cls, path: str | Path, overrides: Sequence[str] = ()) -> TrainingConfig:
+        """Read a YAML (or JSON) file and apply ``key=value`` overrides.
+
+        Raises:
+            ConfigurationError: If the file cannot be read, is not plain YAML, or is not a valid configuration.
+        """
+        return cls.from_mapping(apply_overrides(read_yaml(path), overrides), source=str(path))
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the resolved configuration as plain data, ready for YAML or JSON."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """Return the resolved configuration as YAML."""
+        return yaml.safe_dump(self.to_mapping(), sort_keys=False, allow_unicode=True)
+
+
+def check_run_name(name: str) -> str:
+    """Return the name if it can be a folder's name.
+
+    Raises:
+        ConfigurationError: If it is empty, too long, has a slash, or starts with a dot.
+    """
+    if not NAME_PATTERN.fullmatch(name) or ".." in name:
+        raise ConfigurationError(
+            f"Run name {name!r} is not allowed. Use 1 to 100 letters, digits, '.', '_' or '-', beginning with a letter "
+            "or digit, and without '..'; for example cartpole-ppo."
+        )
+    return name
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a mapping from a YAML file, without tags.
+
+    Raises:
+        ConfigurationError: If the file is missing, unreadable, not YAML, uses tags, or holds no mapping.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigurationError(f"No configuration file at {path}. Examples are in configs/.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"Cannot read configuration {path}: {error}.") from None
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        hint = " YAML tags (!…) are not allowed: configuration is data." if "tag" in str(error) else ""
+        raise ConfigurationError(f"{path} is not valid YAML: {' '.join(str(error).split())}.{hint}") from None
+    if not isinstance(data, dict):
+        raise ConfigurationError(f"{path} holds {type(data).__name__}, not a mapping. See configs/ for examples.")
+    return data
+
+
+def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Set dotted keys, such as ``training.total_timesteps=5000``; values are read as YAML.
+
+    Raises:
+        ConfigurationError: If an override is not of the form ``key=value`` or goes through something not a mapping.
+    """
+    tree: dict[str, Any] = json.loads(json.dumps(data, default=str)) if overrides else dict(data)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise ConfigurationError(f"Override {override!r} is not of the form key=value, such as seed=1.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"The value of override {override!r} is not YAML: {error}.") from None
+        if isinstance(value, str):
+            value = _number(value)
+        node = tree
+        *parents, last = key.strip().split(".")
+        for parent in parents:
+            child = node.setdefault(parent, {})
+            if isinstance(child, bool) or child is None:
+                child = node[parent] = {}
+            if not isinstance(child, dict):
+                raise ConfigurationError(f"Override {override!r}: '{parent}' is {child!r}, which has no keys.")
+            node = child
+        node[last] = value
+    return tree
+
+
+def _number(text: str) -> Any:
+    """YAML 1.1 reads ``1e-3`` as text; a person means the number."""
+    try:
+        return float(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) else text
+    except ValueError:
+        return text
+
+
+def expand_preset(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Put ``agent.preset``'s settings under the given ones; what is given wins. Without a preset nothing changes."""
+    agent = data.get("agent")
+    if not isinstance(agent, Mapping) or agent.get("preset") is None:
+        return dict(data)
+    if agent["preset"] != "zoo":
+        raise ConfigurationError(f"Unknown agent.preset {agent['preset']!r}. Allowed: zoo.")
+    from rltrack.agents.zoo import zoo_preset
+
+    environment = data.get("environment")
+    env_id = environment.get("id") if isinstance(environment, Mapping) else None
+    preset = zoo_preset(str(agent.get("algorithm")), str(env_id))
+    given = {**data, "agent": {key: value for key, value in agent.items() if key != "preset"}}
+    return _merge(preset, given)
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), Mapping):
+            merged[key] = _merge(base[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def identity(settings: BaseModel) -> dict[str, Any]:
+    """Return the part of the configuration that changes bits, as plain data without operational keys."""
+    kept: dict[str, Any] = {}
+    for key, field in type(settings).model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("operational"):
+            continue
+        value = getattr(settings, key)
+        kept[key] = identity(value) if isinstance(value, BaseModel) else value
+    return kept
+
+
+def identity_hash(identity_data: Mapping[str, Any]) -> str:
+    """Return a SHA-256 of an identity, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(identity_data, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Return a line for each leaf that differs, as ``training.total_timesteps: 1000 → 2000``."""
+    left, right = dict(flatten(ours)), dict(flatten(theirs))
+    return [
+        f"{key}: {left.get(key, 'not set')!s} → {right.get(key, 'not set')!s}"
+        for key in sorted(left.keys() | right.keys())
+        if left.get(key) != right.get(key)
+    ]
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield ``("agent.hyperparameters.n_steps", 32)`` for each leaf; lists count as leaves."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def _validate(model: type[ModelT], data: Mapping[str, Any], source: str) -> ModelT:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        lines = [_explain(model, item) for item in error.errors()]
+        raise ConfigurationError(f"{source}: " + "\n".join(dict.fromkeys(lines))) from None
+
+
+def _explain(model: type[BaseModel], item: Any) -> str:
+    """One line for one of Pydantic's findings, in the project's words."""
+    location = [part for part in item["loc"] if not str(part).startswith(("function-", "NormalizeConfig", "bool"))]
+    key = ".".join(str(part) for part in location)
+    if item["type"] == "extra_forbidden":
+        fields = _fields_at(model, location[:-1])
+        allowed = f" Allowed: {', '.join(fields)}." if fields else ""
+        return f"Unknown key '{key}'.{did_you_mean(str(location[-1]), fields)}{allowed}"
+    if item["type"] == "missing":
+        return f"Key '{key}' is required."
+    message = item["msg"].removeprefix("Value error, ")
+    found = "" if isinstance(item["input"], Mapping) or item["input"] is model else f", found {item['input']!r}"
+    where = f"'{key}': " if key else ""
+    if message.startswith("Input should be"):
+        return f"{where}{message.replace('Input should be', 'should be')}{found}."
+    return f"{where}{message}{'' if message.endswith('.') else '.'}"
+
+
+def _fields_at(model: type[BaseModel], path: Sequence[Any]) -> list[str]:
+    current: Any = model
+    for part in path:
+        field = current.model_fields.get(part) if hasattr(current, "model_fields") else None
+        if field is None:
+            return []
+        candidates = [field.annotation, *get_args(field.annotation)]
+        current = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+    return list(current.model_fields) if current is not None and hasattr(current, "model_fields") else []
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether a value is a real number, neither NaN nor infinite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,79 @@
+"""Errors that rltrack raises on purpose.
+
+Each message says what was asked, what was found, what is allowed and what to do. Each class also derives from the
+built-in exception that a caller would expect, so that ``except ValueError`` works without knowing rltrack.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RltrackError(Exception):
+    """Base class of every error that rltrack raises on purpose."""
+
+
+class ConfigurationError(RltrackError, ValueError):
+    """A setting is unknown, contradictory or out of range."""
+
+
+class MissingExtra(RltrackError, ImportError):
+    """Something was asked for that an optional dependency provides."""
+
+
+class NameTaken(RltrackError, FileExistsError):
+    """A run of this name exists already, with another configuration."""
+
+
+class RunNotFound(RltrackError, FileNotFoundError):
+    """No run of this name exists under the root."""
+
+
+class RunBusy(RltrackError, BlockingIOError):
+    """Another process is training this run."""
+
+
+class RootNotWritable(RltrackError, PermissionError):
+    """The folder in which runs are kept cannot be written."""
+
+
+class CheckpointNotFound(RltrackError, FileNotFoundError):
+    """No committed version matches what was asked for."""
+
+
+class CheckpointCorrupt(RltrackError, ValueError):
+    """A version does not verify against its manifest."""
+
+
+class CheckpointFailed(RltrackError, OSError):
+    """A version could not be written."""
+
+
+class JournalFailed(RltrackError, OSError):
+    """The journal could not be written; training cannot go on without it."""
+
+
+class TrainingDiverged(RltrackError, ArithmeticError):
+    """A loss or a weight became NaN or infinite."""
+
+
+class MemoryLimitExceeded(RltrackError, MemoryError):
+    """Training and its environment workers hold more memory than `memory_limit_mb` allows."""
+
+
+class EvaluationUnavailable(RltrackError, RuntimeError):
+    """An evaluation was asked for, but no environment for it could be built."""
+
+
+class TrackingFailed(RltrackError, RuntimeError):
+    """The journal could not be delivered to MLflow or TensorBoard."""
+
+
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the nearest allowed names, or an empty string."""
+    by_lower = {str(item).lower(): str(item) for item in allowed}
+    near = difflib.get_close_matches(str(name).lower(), by_lower, n=3, cutoff=0.6)
+    if not near:
+        return ""
+    return f" Did you mean {' or '.join(repr(by_lower[item]) for item in near)}?"

@@ -1,0 +1,187 @@
+"""Playing an agent's policy on fixed seeds, and what came out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rltrack.agents.protocol import Agent, EvaluationEnvironment
+from rltrack.agents.random_state import untouched_random_streams
+from rltrack.evaluation.statistics import Interval, bootstrap_interval, interquartile_mean
+
+EVALUATION_STREAM = 0xE7A1
+"""Sets the seeds of evaluation apart from every seed of training."""
+
+
+class EvaluationInterrupted(Exception):
+    """Someone asked to stop while an evaluation was running; nothing was recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Raw results of one evaluation.
+
+    Attributes:
+        env_steps: Env steps of training at which the policy was frozen.
+        returns: Undiscounted raw return per episode, in reward units.
+        lengths: Env steps per episode.
+        interval: 95 % bootstrap confidence interval of the mean return.
+        seconds: Wall time that it took.
+        deterministic: Whether the policy acted by its mode.
+    """
+
+    env_steps: int
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+    interval: Interval
+    seconds: float = 0.0
+    deterministic: bool = True
+
+    @classmethod
+    def of(
+        cls, env_steps: int, returns: Sequence[float], lengths: Sequence[int] = (), *, seed: int = 0, **more: Any
+    ) -> Evaluation:
+        """Build from returns alone; the interval is computed."""
+        lengths = tuple(int(length) for length in lengths) or (0,) * len(returns)
+        interval = bootstrap_interval(returns, seed=seed)
+        return cls(env_steps, tuple(float(value) for value in returns), lengths, interval, **more)
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(np.mean(self.returns))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the returns over episodes."""
+        return float(np.std(self.returns))
+
+    @property
+    def median(self) -> float:
+        """Median return."""
+        return float(np.median(self.returns))
+
+    @property
+    def iqm(self) -> float:
+        """Interquartile mean of the returns."""
+        return interquartile_mean(self.returns)
+
+    def to_record(self) -> dict[str, Any]:
+        """Return everything as plain data."""
+        return {
+            "returns": list(self.returns),
+            "lengths": list(self.lengths),
+            "mean": self.mean,
+            "std": self.std,
+            "median": self.median,
+            "iqm": self.iqm,
+            "interval": list(self.interval),
+            "seconds": self.seconds,
+            "deterministic": self.deterministic,
+        }
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Evaluation:
+        """Read back a journal's ``evaluation`` record."""
+        return cls(
+            env_steps=int(record["step"]),
+            returns=tuple(record["returns"]),
+            lengths=tuple(record["lengths"]),
+            interval=Interval(*record["interval"]),
+            seconds=float(record["seconds"]),
+            deterministic=bool(record["deterministic"]),
+        )
+
+
+def episode_seeds(seed: int, episodes: int) -> list[int]:
+    """Return the seeds of the episodes of every evaluation of a run: the same each time, none used in training."""
+    sequence = np.random.SeedSequence([seed, EVALUATION_STREAM])
+    return [int(value) for value in sequence.generate_state(episodes, dtype=np.uint32) >> 1]
+
+
+def play_episodes(
+    agent: Agent,
+    env: EvaluationEnvironment,
+    seeds: Sequence[int],
+    *,
+    env_steps: int = 0,
+    deterministic: bool = True,
+    should_abort: Callable[[], bool] = lambda: False,
+) -> Evaluation:
+    """Play one episode for each seed.
+
+    Episodes are dealt out evenly over the parallel environments beforehand, so that short ones are not preferred.
+    The process-wide random streams are left as they were.
+
+    Args:
+        agent: Whose policy plays.
+        env: Where; returns are raw.
+        seeds: One per episode.
+        env_steps: Env steps of training, for the record.
+        deterministic: Act by the policy's mode.
+        should_abort: Asked after each step; True ends the evaluation without a result.
+
+    Returns:
+        Returns and lengths in the order of `seeds`.
+
+    Raises:
+        EvaluationInterrupted: If `should_abort` said so.
+        ValueError: If `seeds` is empty.
+    """
+    if not seeds:
+        raise ValueError("No seeds, so there is nothing to play; give one for each episode.")
+    begun = time.perf_counter()
+    with untouched_random_streams():
+        results = _play(agent, env, seeds, deterministic, should_abort)
+    return Evaluation.of(
+        env_steps,
+        [episode_return for episode_return, _ in results],
+        [length for _, length in results],
+        seconds=time.perf_counter() - begun,
+        deterministic=deterministic,
+    )
+
+
+def _play(
+    agent: Agent,
+    env: EvaluationEnvironment,
+    seeds: Sequence[int],
+    deterministic: bool,
+    should_abort: Callable[[], bool],
+) -> list[tuple[float, int]]:
+    n_envs = env.n_envs
+    dealt: list[list[int]] = [list(range(index, len(seeds), n_envs)) for index in range(n_envs)]
+    results: dict[int, tuple[float, int]] = {}
+    played = [0] * n_envs
+    returns, lengths = np.zeros(n_envs), np.zeros(n_envs, dtype=int)
+    # an environment without episodes of its own plays along on any seed; its results are ignored
+    observation = env.start([[seeds[index] for index in own] or [seeds[0]] for own in dealt])
+    state: Any = None
+    starts = np.ones(n_envs, dtype=bool)
+    while len(results) < len(seeds):
+        actions, state = agent.predict(
+            observation, state=state, episode_start=starts, deterministic=deterministic, **env.prediction_inputs()
+        )
+        observation, rewards, dones, infos = env.step(actions)
+        returns += rewards
+        lengths += 1
+        for index in np.flatnonzero(dones):
+            finished: tuple[float, int] | None = float(returns[index]), int(lengths[index])
+            returns[index] = lengths[index] = 0
+            if env.reports_episodes:  # a Monitor inside the wrappers knows the raw return, and real ends from lost lives
+                episode = infos[index].get("episode")
+                finished = (float(episode["r"]), int(episode["l"])) if episode else None
+            if finished is None:
+                continue
+            if played[index] < len(dealt[index]):
+                results[dealt[index][played[index]]] = finished
+            played[index] += 1
+        starts = dones
+        if should_abort():
+            raise EvaluationInterrupted
+    return [results[index] for index in range(len(seeds))]
+

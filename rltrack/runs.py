@@ -1,0 +1,264 @@
+"""Where things are: the root, the folders of runs, who holds them, and how they stand.
+
+``<root>/runs/<name>/{config.yaml, journal.jsonl, resources.jsonl, checkpoints/, tensorboard/, train.log, exports/}``.
+Locks are ``flock``: not for network file systems.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rltrack.checkpoints.retention import Retention
+from rltrack.checkpoints.store import CheckpointStore
+from rltrack.config import check_run_name
+from rltrack.errors import RootNotWritable, RunBusy, RunNotFound, did_you_mean
+from rltrack.files import replace_text
+from rltrack.tracking.journal import Record, read_journal, read_tail
+
+DEFAULT_ROOT = "mlruns"
+
+
+def resolve_root(root: str | Path | None = None) -> Path:
+    """Return the root as an absolute path: the given one, ``RLTRACK_ROOT``, or ``./mlruns``."""
+    return Path(root or os.environ.get("RLTRACK_ROOT") or DEFAULT_ROOT).expanduser().absolute()
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """How a run stands, as its journal tells.
+
+    Attributes:
+        state: ``running``, ``completed``, ``stopped``, ``failed``, or ``interrupted`` (its process died).
+        reason: Why it ended, in words.
+        env_steps: Env steps at the last record.
+        last_time: Unix seconds of the last record.
+        mean_return: Mean of the last evaluation; None without one.
+        is_finished: Whether there is nothing left to train.
+    """
+
+    state: str
+    reason: str
+    env_steps: int
+    last_time: float
+    mean_return: float | None
+    is_finished: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """One run's folder."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.path.name
+
+    @property
+    def root(self) -> Path:
+        """The root under which it lies."""
+        return self.path.parent.parent
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def journal_file(self) -> Path:
+        """The journal."""
+        return self.path / "journal.jsonl"
+
+    @property
+    def resources_file(self) -> Path:
+        """Samples of memory, CPU and GPU."""
+        return self.path / "resources.jsonl"
+
+    @property
+    def log_file(self) -> Path:
+        """The log."""
+        return self.path / "train.log"
+
+    @property
+    def exports(self) -> Path:
+        """Plots and exported metrics."""
+        return self.path / "exports"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard events."""
+        return self.path / "tensorboard"
+
+    def store(self, retention: Retention | None = None) -> CheckpointStore:
+        """Return the run's versions."""
+        return CheckpointStore(self.path / "checkpoints", retention)
+
+    def read_config(self) -> dict[str, Any]:
+        """Return the resolved configuration as plain data."""
+        return yaml.safe_load(self.config_file.read_text(encoding="utf-8")) or {}
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write the resolved configuration."""
+        replace_text(self.config_file, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+
+    def configuration_record(self) -> Record | None:
+        """Return the journal's first record, which holds the run's identity."""
+        if self.journal_file.exists():
+            for record in read_journal(self.journal_file):
+                return record if record["kind"] == "configuration" else None
+        return None
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run: one trainer at a time.
+
+        Raises:
+            RunBusy: If another process holds it.
+        """
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+                raise RunBusy(
+                    f"Run {self.name} is being trained by process {holder or 'unknown'}. Wait for it, stop it, or choose "
+                    "another name."
+                ) from None
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def is_locked(self) -> bool:
+        """Whether a process is training it now."""
+        try:
+            descriptor = os.open(self.path / "lock", os.O_RDWR)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def status(self) -> RunStatus:
+        """Read how the run stands from the end of its journal."""
+        state, reason, env_steps, last_time = "interrupted", "its process ended without a word", 0, 0.0
+        mean_return: float | None = None
+        finished = False
+        for record in read_tail(self.journal_file):
+            last_time = record["time"]
+            env_steps = max(env_steps, int(record.get("step", record.get("env_steps", 0))))
+            if record["kind"] == "end":
+                state, reason = record["state"], record["reason"]
+                mean_return, finished = record["mean_return"], not record["goes_on"]
+            elif record["kind"] == "evaluation":
+                mean_return = record["mean"]
+            elif record["kind"] == "attempt":
+                state, reason, finished = "interrupted", "its process ended without a word", False
+        if self.is_locked():
+            state, reason = "running", ""
+        return RunStatus(state, reason, env_steps, last_time, mean_return, finished)
+
+
+class Root:
+    """The folder in which everything is kept.
+
+    Args:
+        path: Omitted: ``RLTRACK_ROOT``, or ``./mlruns``.
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.path = resolve_root(path)
+
+    @property
+    def runs_folder(self) -> Path:
+        """Where the runs are."""
+        return self.path / "runs"
+
+    def check_writable(self) -> None:
+        """Find out whether runs can be kept here, making the folder.
+
+        Raises:
+            RootNotWritable: If not, with the reason.
+        """
+        try:
+            self.runs_folder.mkdir(parents=True, exist_ok=True)
+            probe = self.runs_folder / f".probe-{uuid.uuid4().hex}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise RootNotWritable(
+                f"The root {self.path} cannot be written: {error.strerror or error}. Choose another with --root DIR or "
+                "RLTRACK_ROOT."
+            ) from None
+
+    def names(self) -> list[str]:
+        """Return the names of all runs, sorted."""
+        if not self.runs_folder.is_dir():
+            return []
+        return sorted(path.name for path in self.runs_folder.iterdir() if (path / "journal.jsonl").is_file())
+
+    def runs(self) -> list[RunDirectory]:
+        """Return all runs, by name."""
+        return [RunDirectory(self.runs_folder / name) for name in self.names()]
+
+    def find(self, name: str) -> RunDirectory:
+        """Return a run by its name.
+
+        Raises:
+            RunNotFound: If there is none; the nearest names are given.
+        """
+        check_run_name(name)
+        if not self.exists(name):
+            names = self.names()
+            known = f" Runs here: {', '.join(names[:20])}{' …' if len(names) > 20 else ''}." if names else " It has no runs yet."
+            raise RunNotFound(f"No run '{name}' under {self.path}.{did_you_mean(name, names)}{known}")
+        return RunDirectory(self.runs_folder / name)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a run of this name."""
+        return (self.runs_folder / name / "journal.jsonl").is_file()
+
+    def create(self, name: str | None, base: str) -> RunDirectory:
+        """Make the folder of a new run.
+
+        Args:
+            name: Its name; must not exist yet. None: made from `base`, and unique.
+            base: Such as ``ppo-cartpole-v1-s0``.
+        """
+        self.check_writable()
+        if name is not None:
+            path = self.runs_folder / check_run_name(name)
+            path.mkdir(exist_ok=True)  # one left without a journal holds nothing
+            return RunDirectory(path)
+        stem = re.sub(r"[^a-z0-9._]+", "-", base.lower()).strip("-._")[:90] or "run"
+        number = 1
+        while True:
+            path = self.runs_folder / (stem if number == 1 else f"{stem}-{number}")
+            try:
+                path.mkdir()
+                return RunDirectory(path)
+            except FileExistsError:
+                number += 1
+
+
+def remove(run: RunDirectory) -> None:
+    """Delete a run's folder."""
+    shutil.rmtree(run.path, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""The journal, the metrics read from it, plots, resources, and the delivery to MLflow and TensorBoard."""

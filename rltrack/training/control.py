@@ -1,0 +1,132 @@
+"""Stop, pause and resume: from any thread, by signal, also before training began.
+
+Requests are looked at at boundaries only, the one moment at which the state is consistent. A signal asks for a stop and
+starts a deadline; past it the iteration in flight is abandoned, since the last checkpoint is good.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+DEADLINE_SECONDS = 20.0
+_POLL_SECONDS = 0.1
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class IterationAbandoned(BaseException):
+    """The iteration in flight was cut off; the agent is in no consistent state.
+
+    A ``BaseException``, so that no ``except Exception`` inside an algorithm or environment swallows it.
+    """
+
+
+class Control:
+    """What was asked of a training from outside.
+
+    Args:
+        on_signal: Told the name of each signal, from inside the handler.
+    """
+
+    def __init__(self, on_signal: Callable[[str], None] | None = None) -> None:
+        self.on_signal = on_signal
+        self.deadline_seconds = DEADLINE_SECONDS
+        self._stop = threading.Event()
+        self._resumed = threading.Event()
+        self._resumed.set()
+        self.reason: str | None = None
+        self._may_abandon = False
+        self._past_deadline = False
+        self._timer: threading.Timer | None = None
+
+    def stop(self, reason: str = "stop() was called") -> None:
+        """Ask to stop at the next boundary; the first reason is kept."""
+        if self.reason is None:
+            self.reason = reason
+        self._stop.set()
+
+    def pause(self) -> None:
+        """Ask to pause at the next boundary."""
+        self._resumed.clear()
+
+    def resume(self) -> None:
+        """Go on after a pause."""
+        self._resumed.set()
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._stop.is_set()
+
+    @property
+    def should_pause(self) -> bool:
+        """Whether a pause was asked for, and no stop."""
+        return not self._resumed.is_set() and not self._stop.is_set()
+
+    def wait_while_paused(self) -> None:
+        """Block until `resume` or `stop`; signals are still heard."""
+        while self.should_pause:
+            self._resumed.wait(_POLL_SECONDS)
+
+    @contextmanager
+    def abandonable(self) -> Iterator[None]:
+        """Inside, the deadline or a second Ctrl-C raises `IterationAbandoned`."""
+        self._may_abandon = True
+        try:
+            if self._past_deadline:
+                raise IterationAbandoned("the deadline passed")
+            yield
+        finally:
+            self._may_abandon = False
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Hear SIGINT and SIGTERM, in the main thread only; what was there is called as well, and put back."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous: dict[int, Any] = {number: signal.getsignal(number) for number in _SIGNALS}
+        received: set[int] = set()
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            name = signal.Signals(number).name
+            if self._past_deadline:
+                if self._may_abandon:
+                    raise IterationAbandoned(f"{self.deadline_seconds:g} s after the signal")
+                return
+            again = number in received and number == signal.SIGINT
+            received.add(number)
+            if self.on_signal is not None:
+                self.on_signal(name)
+            self.stop(f"{name} received")
+            if again and self._may_abandon:
+                raise IterationAbandoned("second SIGINT")
+            if self._timer is None:
+                self._timer = threading.Timer(self.deadline_seconds, self._deadline, [number])
+                self._timer.daemon = True
+                self._timer.start()
+            chained = previous[number]
+            if callable(chained) and chained is not signal.default_int_handler:
+                chained(number, frame)
+
+        for number in _SIGNALS:
+            signal.signal(number, handle)
+        try:
+            yield
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            for number, handler in previous.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _deadline(self, number: int) -> None:
+        """In the timer's thread: interrupt the main thread, whose handler then raises."""
+        self._past_deadline = True
+        main = threading.main_thread().ident
+        if main is not None:
+            signal.pthread_kill(main, number)

@@ -1,0 +1,211 @@
+"""One attempt at a run: its folder, its lock, its journal, its versions."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+import socket
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rltrack.checkpoints import CheckpointStore, Retention, Version
+from rltrack.config import differences, identity_hash
+from rltrack.errors import CheckpointNotFound, NameTaken
+from rltrack.runs import Root, RunDirectory
+from rltrack.tracking.journal import Journal, encode_record, read_journal
+
+if TYPE_CHECKING:
+    from rltrack.agents.protocol import State
+    from rltrack.config import CheckpointsSection
+    from rltrack.tracking.resources import Resources
+
+RECORDED_PACKAGES = ("rltrack", "stable-baselines3", "sb3-contrib", "sbx-rl", "gymnasium", "torch", "numpy")
+
+
+class RunSession:
+    """An open run. Close it, or use it as a context.
+
+    Attributes:
+        directory: The run's folder.
+        journal: Open for appending.
+        store: The run's versions.
+        attempt: 1 for the first process, and so on.
+        is_finished: Whether the run was finished before; nothing is left to train.
+    """
+
+    def __init__(
+        self, directory: RunDirectory, identity: Mapping[str, Any], checkpoints: CheckpointsSection, *, temporary: bool
+    ) -> None:
+        self.directory = directory
+        self._temporary = temporary
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(directory.lock())
+        try:
+            known = directory.configuration_record()
+            if known is not None:
+                _same_identity(directory, identity, known["identity"])
+            before = directory.status() if known is not None else None
+            self.is_finished = before is not None and before.is_finished
+            self.journal = Journal(directory.journal_file)
+            self._open.callback(self.journal.close)
+        except BaseException:
+            self._open.close()
+            raise
+        self.identity_hash = identity_hash(identity)
+        self.store = CheckpointStore(
+            directory.path / "checkpoints", Retention(checkpoints.keep_last, checkpoints.keep_best)
+        )
+        self.attempt = 1
+        self.is_new = known is None
+        if known is not None:
+            self.attempt += sum(record["kind"] == "attempt" for record in read_journal(directory.journal_file))
+
+    @classmethod
+    def open(
+        cls,
+        root: str | Path | None,
+        name: str | None,
+        base_name: str,
+        *,
+        identity: Mapping[str, Any],
+        config: Mapping[str, Any],
+        agent: Mapping[str, Any],
+        checkpoints: CheckpointsSection,
+        may_exist: bool,
+        tracking: bool,
+    ) -> RunSession:
+        """Open a new run, or one that exists.
+
+        Args:
+            root: Where runs are kept.
+            name: The run's name, or None for a new unique one.
+            base_name: What a new unique name is made from.
+            identity: What must be the same for a run to go on.
+            config: The resolved configuration, written to the folder.
+            agent: The agent's description, for the journal.
+            checkpoints: What to keep.
+            may_exist: Whether a run of this name may go on.
+            tracking: False: in a temporary folder that is removed when closed.
+
+        Raises:
+            NameTaken: If the name exists and may not go on, or has another identity.
+            RunBusy: If another process is training it.
+            RootNotWritable: If nothing can be kept there.
+        """
+        if not tracking:
+            home = Root(tempfile.mkdtemp(prefix="rltrack-"))
+            return cls._begin(home.create("untracked", ""), identity, config, agent, checkpoints, temporary=True)
+        home = Root(root)
+        if name is not None and home.exists(name) and not may_exist:
+            raise NameTaken(
+                f"A run '{name}' exists under {home.path}. Choose another name, or pass resume=True to go on with it."
+            )
+        return cls._begin(home.create(name, base_name), identity, config, agent, checkpoints, temporary=False)
+
+    @classmethod
+    def _begin(
+        cls,
+        directory: RunDirectory,
+        identity: Mapping[str, Any],
+        config: Mapping[str, Any],
+        agent: Mapping[str, Any],
+        checkpoints: CheckpointsSection,
+        *,
+        temporary: bool,
+    ) -> RunSession:
+        session = cls(directory, identity, checkpoints, temporary=temporary)
+        if not session.is_finished:
+            directory.write_config({**config, "name": directory.name})
+        if session.is_new:
+            session.journal.note("configuration", run_id=uuid.uuid4().hex, identity=_plain(identity), agent=_plain(agent))
+        return session
+
+    def restore(self) -> tuple[Version, State, list[str]] | None:
+        """Return the newest good version with its state, and what was wrong with newer ones; None without any.
+
+        Raises:
+            CheckpointCorrupt: If there are versions, and none verifies.
+        """
+        return self.store.newest_good()
+
+    def begin_attempt(self, resumed_from: Version | None, *, exact: bool, seed: int | None) -> None:
+        """Record that this process begins."""
+        self.journal.note(
+            "attempt",
+            number=self.attempt,
+            resumed_from=resumed_from.name if resumed_from else None,
+            env_steps=resumed_from.env_steps if resumed_from else 0,
+            exact=exact,
+            seed=seed,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            python=platform.python_version(),
+            versions=package_versions(),
+        )
+
+    def commit(self, state: State, *, env_steps: int, score: float | None) -> Version:
+        """Fsync the journal, then commit a version that knows the journal's position, then record it."""
+        self.journal.sync()
+        details = {
+            "journal": self.journal.position,
+            "identity": self.identity_hash,
+            "attempt": self.attempt,
+            "versions": package_versions(),
+        }
+        version = self.store.commit(state, env_steps=env_steps, score=score, details=details)
+        self.journal.note(
+            "checkpoint", step=env_steps, version=version.name, score=score, resumable=version.is_resumable
+        )
+        return version
+
+    def best(self) -> Version | None:
+        """Return the best version, or None."""
+        try:
+            return self.store.find("best")
+        except CheckpointNotFound:
+            return None
+
+    def write_resources(self, resources: Resources, env_steps: int) -> None:
+        """Append a sample; a file of its own, outside the journal."""
+        record = {"time": time.time(), "step": env_steps, "values": resources.to_metrics()}
+        with open(self.directory.resources_file, "ab", buffering=0) as file:
+            file.write(encode_record(record))
+
+    def close(self) -> None:
+        """Release the journal and the lock; a temporary folder is removed."""
+        self._open.close()
+        if self._temporary:
+            shutil.rmtree(self.directory.root, ignore_errors=True)
+
+
+def package_versions() -> dict[str, str]:
+    """Return the installed versions of the packages that decide about bits."""
+    found = {}
+    for package in RECORDED_PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def _plain(tree: Mapping[str, Any]) -> Any:
+    """As JSON would give it back, so that comparing with a stored identity is fair."""
+    import orjson
+
+    return orjson.loads(orjson.dumps(tree, default=str, option=orjson.OPT_NON_STR_KEYS))
+
+
+def _same_identity(directory: RunDirectory, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    changed = differences(theirs, _plain(ours))
+    if changed:
+        lines = "\n  ".join(changed)
+        raise NameTaken(
+            f"Run '{directory.name}' exists with another configuration (its value → yours):\n  {lines}\n"
+            "Choose another name, or give the run's own configuration to go on with it."
+        )

@@ -1,0 +1,268 @@
+"""Getting ready to train: everything that is decided before the first iteration, and undone after the last."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rltrack.agents import as_agent
+from rltrack.agents.environments import default_evaluation, make_gym_env
+from rltrack.agents.protocol import Agent, EvaluationEnvironment, State
+from rltrack.agents.random_state import untouched_random_streams
+from rltrack.config import EvaluationSection, identity
+from rltrack.errors import ConfigurationError, EvaluationUnavailable
+from rltrack.evaluation.episodes import Evaluation, episode_seeds, play_episodes
+from rltrack.tracking.metrics import MetricsTracker
+from rltrack.training.progress import TrainingState
+from rltrack.training.session import RunSession
+from rltrack.training.strategies import Adaptive
+
+if TYPE_CHECKING:
+    from rltrack.training.train_loop import TrainingLoop
+
+MAX_EVAL_ENVS = 10
+_logger = logging.getLogger("rltrack")
+
+
+class SetUp:
+    """What a training loop works with. `close` undoes it.
+
+    Attributes:
+        agent: The bound agent.
+        session: The open run.
+        can_evaluate: Whether there is an environment for evaluation.
+        can_capture: Whether the agent's state can be taken and put back.
+        needs_learner: Whether the best policy is kept with its optimizer, for the ADAPTIVE strategy to return to.
+    """
+
+    def __init__(self, agent: Agent, session: RunSession, resources: contextlib.ExitStack) -> None:
+        self.agent: Any = agent
+        self.session = session
+        self.can_capture = callable(getattr(agent, "capture", None)) and callable(getattr(agent, "restore", None))
+        self.needs_learner = False
+        self.closed = False
+        self._resources = resources
+        self._evaluation: EvaluationEnvironment | None = None
+        self._seeds: list[int] = []
+        self._deterministic = True
+
+    def use_for_evaluation(self, env: EvaluationEnvironment, section: EvaluationSection, seed: int) -> None:
+        """Evaluate in this environment from now on."""
+        self._evaluation = env
+        self._seeds = episode_seeds(seed, section.episodes)
+        self._deterministic = section.deterministic
+
+    @property
+    def can_evaluate(self) -> bool:
+        """Whether there is an environment for evaluation."""
+        return self._evaluation is not None
+
+    def evaluate(self, env_steps: int, should_abort: Callable[[], bool]) -> Evaluation:
+        """Play the evaluation's episodes.
+
+        Raises:
+            EvaluationUnavailable: If there is no environment for it.
+            EvaluationInterrupted: If `should_abort` said so.
+        """
+        if self._evaluation is None:
+            raise EvaluationUnavailable("This training has no evaluation. Set eval_freq, and pass eval_env= if it asks for one.")
+        return play_episodes(
+            self.agent,
+            self._evaluation,
+            self._seeds,
+            env_steps=env_steps,
+            deterministic=self._deterministic,
+            should_abort=should_abort,
+        )
+
+    def capture(self) -> State:
+        """Return the agent's state."""
+        state: State = self.agent.capture()
+        return state
+
+    def restore(self, state: State) -> None:
+        """Put parts of the agent's state back."""
+        self.agent.restore(state)
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Set the factor on the agent's learning rate."""
+        self.agent.scale_learning_rate(factor)
+
+    def close(self) -> None:
+        """Release environments, agent and run, in that order."""
+        self.closed = True
+        self._resources.close()
+
+
+def set_up(loop: TrainingLoop, agent: Any, env: Any, eval_env: Any) -> SetUp:
+    """Bind the agent, build the evaluation, open the run, restore its newest version.
+
+    Whatever can be wrong is found out before the run's folder is made.
+    """
+    if agent is None:
+        raise ConfigurationError("TrainingLoop has no agent. Pass one to TrainingLoop(agent, env) or run(agent, env).")
+    adapted = as_agent(agent)
+    _check_strategy(loop, adapted)
+    with contextlib.ExitStack() as resources:
+        _call(adapted, "set_log_interval", loop.settings.tracking.log_interval)
+        if callable(getattr(adapted, "release", None)):
+            resources.callback(adapted.release)  # type: ignore[attr-defined]
+        adapted.bind(env if _is_sb3(adapted) else _plain_env(env), loop.seed)
+        notes = _update_per_episode(loop, adapted)
+        evaluation, why_not = _evaluation(loop, adapted, env, eval_env)
+        if evaluation is not None:
+            resources.callback(evaluation.close)
+        session = _open_session(loop, adapted)
+        resources.callback(session.close)
+        parts = SetUp(adapted, session, contextlib.ExitStack())
+        parts.needs_learner = isinstance(loop.strategy, Adaptive)
+        if evaluation is not None:
+            parts.use_for_evaluation(evaluation, loop.settings.evaluation, loop.seed or 0)
+        _load_history(loop, session)
+        if session.is_finished:
+            _report_finished(loop, session)
+        else:
+            _start_attempt(loop, parts, [*notes, *([why_not] if why_not else [])])
+        parts._resources = resources.pop_all()
+    return parts
+
+
+def _check_strategy(loop: TrainingLoop, agent: Any) -> None:
+    if isinstance(loop.strategy, Adaptive):
+        missing = [name for name in ("capture", "restore", "scale_learning_rate") if not callable(getattr(agent, name, None))]
+        if missing:
+            raise ConfigurationError(
+                f"Strategy 'adaptive' lowers the learning rate and goes back to the best version, for which "
+                f"{type(agent).__name__} lacks {', '.join(missing)}. Add them, or use another strategy."
+            )
+
+
+def _update_per_episode(loop: TrainingLoop, agent: Any) -> list[str]:
+    if loop.strategy.updates_per_episode and callable(getattr(agent, "update_per_episode", None)):
+        if not agent.update_per_episode():
+            return ["EPISODIC: the agent goes on updating by steps (on-policy, or several environments); budget and marks are episodes"]
+    return []
+
+
+def _evaluation(
+    loop: TrainingLoop, agent: Any, env: Any, eval_env: Any
+) -> tuple[EvaluationEnvironment | None, str | None]:
+    """Build the evaluation environment; where none can be built, say why, or refuse if something needs it."""
+    if not loop.settings.training.evaluates:
+        return None, None
+    section = loop.settings.evaluation
+    n_envs = section.n_envs or min(section.episodes, MAX_EVAL_ENVS)
+    try:
+        with untouched_random_streams():
+            if callable(getattr(agent, "make_evaluation_env", None)):
+                return agent.make_evaluation_env(eval_env, n_envs), None
+            if eval_env is not None and not isinstance(eval_env, str):
+                from rltrack.agents.environments import GymEvaluation
+
+                return GymEvaluation([eval_env]), None
+            return default_evaluation(env if eval_env is None else eval_env, n_envs), None
+    except EvaluationUnavailable as error:
+        if loop.settings.training.needs_evaluation or loop.hooks.need_evaluation:
+            raise
+        return None, f"There will be no evaluations: {error}"
+
+
+def _open_session(loop: TrainingLoop, agent: Any) -> RunSession:
+    described = agent.describe() if callable(getattr(agent, "describe", None)) else {"algorithm": type(agent).__name__}
+    settings = loop.settings
+    config: Mapping[str, Any] = loop.config or {
+        "seed": loop.seed,
+        "agent": described,
+        **settings.model_dump(mode="json"),
+    }
+    own_identity = loop.identity or {"seed": loop.seed, "agent": described, **identity(settings)}
+    base = f"{described.get('algorithm', 'run')}-{described.get('environment', 'env')}-s{loop.seed or 0}"
+    return RunSession.open(
+        loop.root,
+        loop.name,
+        base,
+        identity=own_identity,
+        config=config,
+        agent=described,
+        checkpoints=settings.checkpoints,
+        may_exist=loop.may_resume,
+        tracking=loop.tracking,
+    )
+
+
+def _load_history(loop: TrainingLoop, session: RunSession) -> None:
+    loop.statistics.run = session.directory.name if loop.tracking else None
+    if not session.is_new:
+        loop.metrics = MetricsTracker.from_journal(session.directory.journal_file)
+    session.journal.listen(loop.metrics.observe)
+    session.journal.listen(
+        lambda record: (
+            loop.reporter.report_metrics(record["values"], record["step"], record["time"])
+            if record["kind"] == "metrics"
+            else None
+        )
+    )
+    if loop.tracking and loop.reporter.log_file is None:
+        loop.reporter.log_file = session.directory.log_file
+
+
+def _report_finished(loop: TrainingLoop, session: RunSession) -> None:
+    status = session.directory.status()
+    loop.progress.state = TrainingState(status.state)
+    loop.progress.env_steps = status.env_steps
+    loop.statistics.state, loop.statistics.reason = loop.progress.state, status.reason
+    loop.statistics.env_steps, loop.statistics.episodes = status.env_steps, len(loop.metrics.episodes)
+    loop.fill_statistics()
+    session.close()
+
+
+def _start_attempt(loop: TrainingLoop, parts: SetUp, notes: list[str]) -> None:
+    session = parts.session
+    newest = session.restore() if parts.can_capture else None
+    version, exact = None, True
+    if newest is not None:
+        version, state, problems = newest
+        if loop.settings.checkpoints.resume == "strict":
+            raise ConfigurationError(
+                f"Run {session.directory.name} cannot be resumed exactly: the inside of its environments is not part of its "
+                "checkpoints. Set checkpoints.resume to exact to go on with a new episode, which is labelled."
+            )
+        exact = False
+        notes += [f"A damaged version was passed over: {problem}" for problem in problems]
+        notes.append(
+            f"Resumed from {version.name} at {version.env_steps:,} env steps, not exactly: the environments begin a new episode"
+        )
+        loop.begin_at(state.pop("loop"))
+        parts.restore(state)
+        session.journal.resume_from(int(version.details["journal"]["next_seq"]), exact=exact)
+        scale = getattr(loop.strategy, "learning_rate_scale", 1.0)
+        if scale != 1.0:
+            parts.scale_learning_rate(scale)
+    else:
+        loop.begin_at(None)
+        if not session.is_new:
+            session.journal.resume_from(1, exact=True)
+    if not parts.can_capture:
+        notes.append(f"{type(parts.agent).__name__} has no capture() and restore(): there will be no checkpoints")
+    session.begin_attempt(version, exact=exact, seed=loop.seed)
+    for note in notes:
+        _logger.warning(note)
+        session.journal.note("warning", message=note)
+
+
+def _call(agent: Any, method: str, *arguments: Any) -> Any:
+    found = getattr(agent, method, None)
+    return found(*arguments) if callable(found) else None
+
+
+def _is_sb3(agent: Any) -> bool:
+    """Whether the agent prepares its environment itself."""
+    return callable(getattr(agent, "make_evaluation_env", None))
+
+
+def _plain_env(env: Any) -> Any:
+    if env is None:
+        raise ConfigurationError("TrainingLoop has no environment. Pass one, or an id such as 'CartPole-v1'.")
+    return make_gym_env(env) if isinstance(env, str) else env

@@ -1,0 +1,343 @@
+"""Strategies: when the budget is spent, where the next marks are, how much of the schedule remains.
+
+A *mark* is an absolute number of env steps or episodes at which something is due. A strategy is a small object whose
+state is part of each checkpoint; it touches neither agent nor environment, but may answer an evaluation with a
+`Decision` that the loop carries out.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rltrack.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from rltrack.config import TrainingSection
+    from rltrack.evaluation.episodes import Evaluation
+
+
+class TrainingStrategy(enum.Enum):
+    """What a training's budget and marks are counted in."""
+
+    EPISODIC = "episodic"
+    TIMESTEP_BASED = "timestep_based"
+    MIXED = "mixed"
+    ADAPTIVE = "adaptive"
+
+
+class Counters(Protocol):
+    """What a strategy needs to know of the progress."""
+
+    env_steps: int
+    episodes: int
+    elapsed_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """An absolute position; reached when any of its counts is.
+
+    Attributes:
+        env_steps: Env steps, or infinity.
+        episodes: Finished episodes, or infinity.
+    """
+
+    env_steps: float = math.inf
+    episodes: float = math.inf
+
+    def is_reached(self, at: Counters) -> bool:
+        """Whether the counters have come this far."""
+        return at.env_steps >= self.env_steps or at.episodes >= self.episodes
+
+    def earliest(self, other: Mark) -> Mark:
+        """Return the mark that is reached as soon as either is."""
+        return Mark(min(self.env_steps, other.env_steps), min(self.episodes, other.episodes))
+
+
+NEVER = Mark()
+
+
+@dataclass(frozen=True, slots=True)
+class Cadence:
+    """How often something is due; None for never.
+
+    Attributes:
+        env_steps: Env steps in between.
+        episodes: Episodes in between.
+    """
+
+    env_steps: int | None = None
+    episodes: int | None = None
+
+    def after(self, at: Counters) -> Mark:
+        """Return the next mark: the next multiples beyond the counters."""
+        return Mark(_next_multiple(at.env_steps, self.env_steps), _next_multiple(at.episodes, self.episodes))
+
+
+def _next_multiple(count: int, interval: int | None) -> float:
+    return math.inf if interval is None else (count // interval + 1) * interval
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How long to train; None for no bound.
+
+    Attributes:
+        total_timesteps: Env steps.
+        total_episodes: Finished episodes.
+        max_seconds: Seconds of training, over all attempts. A cap: never part of a schedule.
+    """
+
+    total_timesteps: int | None = None
+    total_episodes: int | None = None
+    max_seconds: float | None = None
+
+    @property
+    def mark(self) -> Mark:
+        """Where the counted budgets end."""
+        return Mark(self.total_timesteps or math.inf, self.total_episodes or math.inf)
+
+    def spent(self, at: Counters) -> str | None:
+        """Return which budget is spent, in words, or None."""
+        if self.total_timesteps is not None and at.env_steps >= self.total_timesteps:
+            return f"all {self.total_timesteps:,} env steps are done"
+        if self.total_episodes is not None and at.episodes >= self.total_episodes:
+            return f"all {self.total_episodes:,} episodes are done"
+        if self.max_seconds is not None and at.elapsed_seconds >= self.max_seconds:
+            return f"max_seconds ({self.max_seconds:g} s) is spent"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a strategy made of an evaluation, with its numbers and its reason.
+
+    Attributes:
+        name: ``improving``, ``plateau``, ``collapse``, ``converged``, ``steady``.
+        reason: In words.
+        numbers: What it was decided on.
+        learning_rate_scale: New factor on the scheduled learning rate, or None to leave it.
+        restore_best: Bring back weights, optimizer and normalisation of the best version.
+        stop: End the training.
+    """
+
+    name: str
+    reason: str
+    numbers: dict[str, float] = field(default_factory=dict)
+    learning_rate_scale: float | None = None
+    restore_best: bool = False
+    stop: bool = False
+
+
+class Strategy:
+    """What every strategy does, counted in env steps unless a subclass says otherwise.
+
+    Args:
+        section: The training section of the configuration.
+    """
+
+    kind = TrainingStrategy.TIMESTEP_BASED
+    updates_per_episode = False
+    """Whether off-policy agents with one environment should update once per episode."""
+
+    def __init__(self, section: TrainingSection) -> None:
+        self.budget = Budget(section.total_timesteps, section.total_episodes, section.max_seconds)
+        self.evaluations = self.cadence(section.eval_freq, section.eval_freq_episodes)
+        self.checkpoints = self.cadence(section.checkpoint_freq, section.checkpoint_freq_episodes)
+
+    def cadence(self, freq: int | None, freq_episodes: int | None) -> Cadence:
+        """Return how often something with these frequencies is due."""
+        return Cadence(env_steps=freq)
+
+    def remaining(self, at: Counters) -> float:
+        """Return the fraction of the whole budget that is left, for schedules.
+
+        As in SB3 it falls slightly below 0 when the last iteration overshoots; schedules decide what to make of that.
+        """
+        assert self.budget.total_timesteps is not None, "the configuration was validated"
+        return 1.0 - float(at.env_steps) / float(self.budget.total_timesteps)
+
+    def spent(self, at: Counters) -> str | None:
+        """Return why the budget is spent, or None."""
+        return self.budget.spent(at)
+
+    def next_evaluation(self, at: Counters) -> Mark:
+        """Return where the next evaluation is due."""
+        return self.evaluations.after(at)
+
+    def next_checkpoint(self, at: Counters) -> Mark:
+        """Return where the next checkpoint is due."""
+        return self.checkpoints.after(at)
+
+    def on_evaluation(self, evaluation: Evaluation) -> Decision | None:
+        """Answer an evaluation; None for nothing to do."""
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed training needs to know."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+
+
+class TimestepBased(Strategy):
+    """Budget and marks in env steps."""
+
+
+class Episodic(Strategy):
+    """Budget and marks in finished episodes."""
+
+    kind = TrainingStrategy.EPISODIC
+    updates_per_episode = True
+
+    def cadence(self, freq: int | None, freq_episodes: int | None) -> Cadence:
+        """Frequencies are episodes."""
+        return Cadence(episodes=freq)
+
+    def remaining(self, at: Counters) -> float:
+        """Return the fraction of the episodes that is left."""
+        assert self.budget.total_episodes is not None, "the configuration was validated"
+        return 1.0 - at.episodes / self.budget.total_episodes
+
+
+class Mixed(Strategy):
+    """Both budgets and both cadences: whichever comes first."""
+
+    kind = TrainingStrategy.MIXED
+
+    def cadence(self, freq: int | None, freq_episodes: int | None) -> Cadence:
+        """Each frequency in its own unit."""
+        return Cadence(env_steps=freq, episodes=freq_episodes)
+
+    def remaining(self, at: Counters) -> float:
+        """Follow the budget that is closer to its end."""
+        assert self.budget.total_timesteps is not None, "the configuration was validated"
+        assert self.budget.total_episodes is not None, "the configuration was validated"
+        return min(1.0 - at.env_steps / self.budget.total_timesteps, 1.0 - at.episodes / self.budget.total_episodes)
+
+
+class Adaptive(Strategy):
+    """Looks at each evaluation's confidence interval against the best so far, and answers.
+
+    - *improving* (the interval lies above the best mean): the next evaluation may wait longer.
+    - *plateau* (no new best mean for `PLATEAU_PATIENCE` evaluations): evaluate more often and halve the learning rate,
+      at most `MAX_REDUCTIONS` times.
+    - *collapse* (the interval lies below the best one's): weights, optimizer and normalisation of the best version come
+      back with half the learning rate, at most `MAX_RESTORES` times, while counters and random streams go on.
+    - *converged* (the lower end of the interval reaches `convergence_threshold`): stop.
+    - *steady*: none of these.
+
+    The interval between evaluations stays within a quarter and four times `eval_freq`.
+    """
+
+    kind = TrainingStrategy.ADAPTIVE
+    PLATEAU_PATIENCE = 3
+    MAX_REDUCTIONS = 3
+    MAX_RESTORES = 3
+    LONGER, SHORTER = 1.5, 0.5
+    WIDEST, NARROWEST = 4.0, 0.25
+
+    def __init__(self, section: TrainingSection) -> None:
+        super().__init__(section)
+        if section.eval_freq is None:
+            raise ConfigurationError("Strategy 'adaptive' lives on evaluations; set eval_freq.")
+        self._base = section.eval_freq
+        self._threshold = section.convergence_threshold
+        self.interval = float(section.eval_freq)
+        self.learning_rate_scale = 1.0
+        self.best: tuple[float, float, float] | None = None
+        """Mean and interval of the best evaluation so far."""
+        self.without_best = 0
+        self.reductions = 0
+        self.restores = 0
+
+    def next_evaluation(self, at: Counters) -> Mark:
+        """Return where the current interval ends."""
+        return Mark(env_steps=at.env_steps + max(1, round(self.interval)))
+
+    def on_evaluation(self, evaluation: Evaluation) -> Decision:
+        """Compare with the best so far, and decide."""
+        mean, (low, high) = evaluation.mean, evaluation.interval
+        best = self.best
+        numbers = {"mean": mean, "low": low, "high": high}
+        if best is not None:
+            numbers |= {"best_mean": best[0], "best_low": best[1], "best_high": best[2]}
+        decision = self._decide(mean, low, high, best)
+        if best is None or mean > best[0]:
+            self.best, self.without_best = (mean, low, high), 0
+        numbers |= {"eval_interval": self.interval, "learning_rate_scale": self.learning_rate_scale}
+        return Decision(
+            decision.name, decision.reason, numbers, decision.learning_rate_scale, decision.restore_best, decision.stop
+        )
+
+    def _decide(self, mean: float, low: float, high: float, best: tuple[float, float, float] | None) -> Decision:
+        if self._threshold is not None and low >= self._threshold:
+            return Decision(
+                "converged", f"the interval's lower end {low:.6g} reaches the threshold {self._threshold:g}", stop=True
+            )
+        if best is None:
+            return Decision("steady", "the first evaluation is the best so far")
+        if low > best[0]:
+            self._widen(self.LONGER)
+            return Decision("improving", f"the interval's lower end {low:.6g} is above the best mean {best[0]:.6g}")
+        if high < best[1]:
+            return self._collapse(high, best[1])
+        self.without_best = 0 if mean > best[0] else self.without_best + 1
+        if self.without_best >= self.PLATEAU_PATIENCE:
+            return self._plateau(best[0])
+        return Decision("steady", f"mean {mean:.6g} is within reach of the best mean {best[0]:.6g}")
+
+    def _collapse(self, high: float, best_low: float) -> Decision:
+        found = f"the interval's upper end {high:.6g} is below the best interval's lower end {best_low:.6g}"
+        if self.restores >= self.MAX_RESTORES:
+            return Decision("collapse", f"{found}; the best version came back {self.restores} times already, so no more")
+        self.restores += 1
+        self.without_best = 0
+        self.learning_rate_scale *= 0.5
+        self._widen(self.SHORTER)
+        reason = f"{found}; the best version comes back (time {self.restores} of {self.MAX_RESTORES})"
+        return Decision("collapse", reason, learning_rate_scale=self.learning_rate_scale, restore_best=True)
+
+    def _plateau(self, best_mean: float) -> Decision:
+        found = f"no better mean than {best_mean:.6g} for {self.without_best} evaluations"
+        self.without_best = 0
+        self._widen(self.SHORTER)
+        if self.reductions >= self.MAX_REDUCTIONS:
+            return Decision("plateau", f"{found}; the learning rate was lowered {self.reductions} times already")
+        self.reductions += 1
+        self.learning_rate_scale *= 0.5
+        reason = f"{found}; learning rate halved (time {self.reductions} of {self.MAX_REDUCTIONS})"
+        return Decision("plateau", reason, learning_rate_scale=self.learning_rate_scale)
+
+    def _widen(self, factor: float) -> None:
+        self.interval = min(max(self.interval * factor, self.NARROWEST * self._base), self.WIDEST * self._base)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that evaluations have changed."""
+        return {
+            "interval": self.interval,
+            "learning_rate_scale": self.learning_rate_scale,
+            "best": self.best,
+            "without_best": self.without_best,
+            "reductions": self.reductions,
+            "restores": self.restores,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        for name in self.state_dict():
+            setattr(self, name, state[name])
+
+
+STRATEGIES: dict[TrainingStrategy, type[Strategy]] = {
+    strategy.kind: strategy for strategy in (TimestepBased, Episodic, Mixed, Adaptive)
+}
+
+
+def make_strategy(section: TrainingSection) -> Strategy:
+    """Build the strategy that a configuration names."""
+    return STRATEGIES[TrainingStrategy(section.strategy)](section)

@@ -1,0 +1,568 @@
+"""TrainingLoop: trains an agent from mark to mark, with everything else happening in between."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rltrack.agents.protocol import LEARNER_PARTS, POLICY_PARTS, EpisodeInfo, IterationStats, StepInfo
+from rltrack.config import LoopSettings
+from rltrack.errors import CheckpointFailed, ConfigurationError, MemoryLimitExceeded, TrainingDiverged
+from rltrack.evaluation.episodes import Evaluation, EvaluationInterrupted
+from rltrack.tracking.metrics import MetricsTracker
+from rltrack.training.control import Control, IterationAbandoned
+from rltrack.training.hooks import EarlyStoppingHook, HookList
+from rltrack.training.progress import TrainingProgress, TrainingState, TrainingStatistics, has_converged
+from rltrack.training.reporter import ProgressReporter, format_duration
+from rltrack.training.setup import SetUp, set_up
+from rltrack.training.strategies import NEVER, Decision, Mark, make_strategy
+
+if TYPE_CHECKING:
+    from rltrack.checkpoints import Version
+
+_RESOURCES_EVERY_SECONDS = 5.0
+_MEMORY_EVERY_SECONDS = 1.0
+_logger = logging.getLogger("rltrack")
+
+
+class TrainingLoop:
+    """Trains an agent, and keeps everything that is worth keeping.
+
+    The loop, in words::
+
+        set up: bind the agent, build the evaluation, open the run, restore its newest version if it has one
+        until the budget is spent, or something asks to stop:
+            evaluate, if an evaluation is due        (the best policy so far is kept as a version)
+            checkpoint, if one is due
+            train a chunk: iterate to the next mark  (an iteration: collect, update; between two lies a boundary)
+        evaluate, checkpoint, record the end, deliver to MLflow and TensorBoard
+
+    Stop, pause, signals, limits and hooks' requests are looked at at boundaries only.
+
+    Args:
+        agent: An SB3, sb3-contrib or SBX model, or any object with the `rltrack.agents.Agent` protocol.
+        env: A Gymnasium environment, an SB3 ``VecEnv``, or an id; None for the one that the model has.
+        settings: All settings as one value; or give them flat, as keywords (below).
+        eval_env: Environment for evaluation, never the training one; omitted: built like the training environment.
+        hooks: Objects with some of the methods of `TrainingHook`.
+        reporter: Shows the progress; omitted: a bar where standard error is a terminal.
+        name: The run's name under the root; omitted: new and unique.
+        root: Folder of all runs; omitted: ``RLTRACK_ROOT``, or ``./mlruns``.
+        resume: Whether a run of this name may go on.
+        tracking: False: nothing is kept when the training has ended.
+        seed: Seed of agent and environment; None leaves their own seeding alone.
+        identity: What must be equal for a run to go on; omitted: the settings and the agent's description.
+        config: The resolved configuration to keep beside the run; omitted: made from the settings.
+        options: Any of the settings, flat: ``strategy``, ``total_timesteps``, ``total_episodes``, ``max_seconds``,
+            ``eval_freq``, ``eval_episodes``, ``checkpoint_freq``, ``checkpoint_seconds``, ``memory_limit_mb``,
+            ``convergence_threshold``, ``enable_early_stopping``, ``patience``, ``min_improvement``,
+            ``tensorboard_log_dir``, … (`rltrack.config.FLAT_KEYS` has them all).
+
+    Raises:
+        ConfigurationError: If a setting is unknown, contradictory or out of range.
+    """
+
+    def __init__(
+        self,
+        agent: Any = None,
+        env: Any = None,
+        *,
+        settings: LoopSettings | None = None,
+        eval_env: Any = None,
+        hooks: Iterable[Any] = (),
+        reporter: ProgressReporter | None = None,
+        name: str | None = None,
+        root: str | Path | None = None,
+        resume: bool = False,
+        tracking: bool = True,
+        seed: int | None = None,
+        identity: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        if settings is not None and options:
+            raise ConfigurationError(f"Give settings= or flat options, not both; got both, with {', '.join(options)}.")
+        self.settings = LoopSettings.from_flat(options) if settings is None else settings
+        if self.settings.training.needs_evaluation:
+            self._evaluate_by_default()
+        self.strategy = make_strategy(self.settings.training)
+        self.progress = TrainingProgress()
+        self.metrics = MetricsTracker()
+        self.statistics = TrainingStatistics(convergence_threshold=self.settings.training.convergence_threshold)
+        self.control = Control(self._heard_signal)
+        self.hooks = HookList()
+        self.reporter = reporter or ProgressReporter()
+        self.name, self.root, self.may_resume, self.tracking = name, root, resume, tracking
+        self.seed, self.identity, self.config = seed, identity, config
+        self._given = (agent, env, eval_env)
+        self._parts: SetUp | None = None
+        self._delivery: Any = None
+        self._next_evaluation = self._next_checkpoint = NEVER
+        self._evaluated_at = self._saved_at = -1
+        self._episodes: list[EpisodeInfo] = []
+        self._done: str | None = None
+        self._over_memory: str | None = None
+        self._tick = self._saved_time = self._looked_at_memory = self._sampled_resources = 0.0
+        if self.settings.training.enable_early_stopping:
+            training = self.settings.training
+            self.add_hook(EarlyStoppingHook(training.patience, training.min_improvement))
+        for hook in hooks:
+            self.add_hook(hook)
+
+    # ---- what a user calls ----
+
+    def add_hook(self, hook: Any) -> None:
+        """Add a hook: an object with some of the methods of `TrainingHook`.
+
+        Raises:
+            ConfigurationError: If it listens to no known moment, or with the wrong arguments.
+        """
+        self.hooks.add(hook)
+        if self.hooks.need_evaluation and not self.settings.training.evaluates:
+            self._evaluate_by_default()
+            self.strategy = make_strategy(self.settings.training)
+
+    def stop(self, reason: str = "stop() was called") -> None:
+        """Stop at the next boundary, with a checkpoint; from any thread, also before `run`."""
+        self.control.stop(reason)
+
+    def pause(self) -> None:
+        """Pause at the next boundary; from any thread, also before `run`."""
+        self.control.pause()
+
+    def resume(self) -> None:
+        """Go on after a pause; from any thread."""
+        self.control.resume()
+
+    def run(self, agent: Any = None, env: Any = None) -> TrainingStatistics:
+        """Train until the budget is spent or something asks to stop.
+
+        Args:
+            agent: The agent, if the constructor was not given it.
+            env: The environment, likewise.
+
+        Returns:
+            What the training amounted to. The run's journal and versions are complete; the delivery to MLflow and
+            TensorBoard goes on in a process of its own (`wait_for_tracking`).
+
+        Raises:
+            ConfigurationError: If agent, environment and settings do not fit together; nothing was started.
+            TrainingDiverged: If a loss or a weight became NaN or infinite.
+            MemoryLimitExceeded: If `memory_limit_mb` was exceeded; a checkpoint was written.
+        """
+        self.set_up(agent, env)
+        if self.progress.state.is_final:
+            return self.statistics
+        try:
+            with self.control.signals():
+                self._begin()
+                state, reason = self._train()
+                self.finish(state, reason)
+        except BaseException as error:
+            self._fail(error)
+            raise
+        finally:
+            self.close()
+        return self.statistics
+
+    def wait_for_tracking(self, timeout: float | None = None) -> bool:
+        """Wait until everything is in MLflow and TensorBoard.
+
+        Args:
+            timeout: Seconds to wait; None for as long as it takes.
+
+        Returns:
+            Whether it is there now. If not, it can be delivered later: nothing is lost.
+        """
+        return True if self._delivery is None else bool(self._delivery.wait(timeout))
+
+    # ---- the verbs, which a flow may call one by one ----
+
+    def set_up(self, agent: Any = None, env: Any = None) -> None:
+        """Get ready to train: bind the agent, open the run, and restore its newest version if it has one.
+
+        A run that was finished before is only read: its state is final afterwards.
+        """
+        if self._parts is not None:
+            raise ConfigurationError("This TrainingLoop is in use or was used. Make a new one for another training.")
+        given_agent, given_env, eval_env = self._given
+        self._parts = set_up(self, agent or given_agent, given_env if env is None else env, eval_env)
+
+    def train_chunk(self, mark: Mark) -> None:
+        """Train until a mark is reached or something asks to stop; does nothing where it is reached already."""
+        while not mark.is_reached(self.progress) and not self._wants_to_leave():
+            self._iterate()
+
+    def evaluate(self) -> Evaluation | None:
+        """Evaluate the policy as it is, keep it if it is the best so far, and let the strategy answer.
+
+        Returns:
+            The evaluation; None if it was interrupted by a request to stop.
+        """
+        parts, progress = self._ready(), self.progress
+        progress.state = TrainingState.EVALUATING
+        self.reporter.update(progress)
+        try:
+            evaluation = parts.evaluate(progress.env_steps, lambda: self.control.should_stop)
+        except EvaluationInterrupted:
+            return None
+        finally:
+            progress.state = TrainingState.RUNNING
+            progress.restart_clock()
+        best = progress.best_evaluation is None or evaluation.mean > progress.best_evaluation.mean
+        parts.session.journal.write("evaluation", progress.env_steps, **evaluation.to_record())
+        progress.last_evaluation = evaluation
+        if best:
+            progress.best_evaluation = evaluation
+            self._keep_policy(evaluation.mean)
+        self.reporter.report_evaluation(evaluation, best=best)
+        self.hooks.call("on_evaluation_end", progress, evaluation)
+        decision = self.strategy.on_evaluation(evaluation)
+        if decision is not None:
+            self._carry_out(decision)
+        if has_converged(evaluation, self.settings.training.convergence_threshold):
+            threshold = self.settings.training.convergence_threshold
+            self._done = f"converged: the interval's lower end {evaluation.interval.low:.6g} reaches {threshold:g}"
+        self._evaluated_at = progress.env_steps
+        self._next_evaluation = self.strategy.next_evaluation(progress)
+        return evaluation
+
+    def checkpoint(self) -> Version | None:
+        """Commit a version from which training can go on; None if the agent cannot be captured, or as configured."""
+        self._saved_at, self._saved_time = self.progress.env_steps, time.monotonic()
+        self._next_checkpoint = self.strategy.next_checkpoint(self.progress)
+        parts = self._ready()
+        if not parts.can_capture:
+            return None
+        loop = {
+            "progress": self.progress.state_dict(),
+            "strategy": self.strategy.state_dict(),
+            "hooks": self.hooks.state_dict(),
+            "next_evaluation": [self._next_evaluation.env_steps, self._next_evaluation.episodes],
+            "next_checkpoint": [self._next_checkpoint.env_steps, self._next_checkpoint.episodes],
+        }
+        return self._commit({**parts.capture(), "loop": loop}, None)
+
+    def finish(self, state: TrainingState, reason: str) -> None:
+        """Record how training ended."""
+        progress = self.progress
+        progress.state = state
+        self.hooks.call("on_training_end", progress)
+        self._record_end(reason)
+
+    def close(self) -> None:
+        """Release everything, and deliver what was recorded; harmless if called twice."""
+        parts = self._parts
+        if parts is None or parts.closed:
+            return
+        parts.close()
+        statistics = self.statistics
+        self.reporter.close(self.progress, f"{statistics.state.value}: {statistics.reason}")
+        if self.tracking and self.progress.state.is_final:
+            from rltrack.tracking.delivery import deliver
+
+            self._delivery = deliver(parts.session.directory)
+
+    # ---- inside ----
+
+    def _begin(self) -> None:
+        parts, progress = self._ready(), self.progress
+        progress.state = TrainingState.RUNNING
+        self._tick = self._saved_time = time.monotonic()
+        parts.agent.set_schedule(self.strategy.remaining(progress))
+        self.reporter.start(self.statistics.run or "training", progress)
+        self.hooks.call("on_training_start", progress)
+        self._sample_resources(self._tick)
+
+    def _train(self) -> tuple[TrainingState, str]:
+        while True:
+            if self._evaluation_is_due():
+                self.evaluate()
+            outcome = self._outcome()
+            if outcome is not None:
+                if outcome[0] is TrainingState.COMPLETED and self._ready().can_evaluate and not self._is_evaluated():
+                    self.evaluate()
+                if self._saved_at != self.progress.env_steps:
+                    self.checkpoint()
+                self._raise_if_over_memory()
+                return outcome
+            if self._checkpoint_is_due():
+                self.checkpoint()
+            try:
+                self.train_chunk(self._next_mark())
+            except IterationAbandoned as abandoned:
+                return TrainingState.STOPPED, f"{self.control.reason}; the iteration in flight was abandoned ({abandoned})"
+
+    def _iterate(self) -> None:
+        parts = self._ready()
+        self._episodes.clear()
+        with self.control.abandonable():
+            stats = parts.agent.advance(_Observer(self, parts.agent))
+        self.progress.iterations += 1
+        self._advance_clock()
+        self._record(stats)
+        _refuse_nonfinite(stats.losses, self.progress.env_steps)
+        self.hooks.call("on_iteration_end", self.progress, stats)
+        self._look_at_resources()
+        if self.control.should_pause:
+            self._pause()
+        self.reporter.update(self.progress)
+
+    def _advance_clock(self) -> None:
+        now, progress = time.monotonic(), self.progress
+        progress.elapsed_seconds += now - self._tick
+        self._tick = now
+        progress.remaining = min(max(self.strategy.remaining(progress), 0.0), 1.0)
+        progress.update_performance_stats(now)
+
+    def _record(self, stats: IterationStats) -> None:
+        journal, progress = self._ready().session.journal, self.progress
+        if self._episodes:
+            journal.write(
+                "episodes",
+                progress.env_steps,
+                returns=[episode.episode_return for episode in self._episodes],
+                lengths=[episode.length for episode in self._episodes],
+                steps=[episode.env_steps for episode in self._episodes],
+            )
+        for index, (step, values) in enumerate(stats.metrics, start=1):
+            last = index == len(stats.metrics)
+            journal.write("metrics", step, values={**values, **self._times()} if last else dict(values))
+
+    def _times(self) -> dict[str, float]:
+        progress = self.progress
+        return {
+            "time/fps": progress.steps_per_second,
+            "time/iterations": float(progress.iterations),
+            "time/elapsed_seconds": progress.elapsed_seconds,
+            "rollout/episodes": float(progress.episodes),
+        }
+
+    def _next_mark(self) -> Mark:
+        evaluation = self._next_evaluation if self._ready().can_evaluate else NEVER
+        return evaluation.earliest(self._next_checkpoint).earliest(self.strategy.budget.mark)
+
+    def _evaluation_is_due(self) -> bool:
+        return self._ready().can_evaluate and self._next_evaluation.is_reached(self.progress)
+
+    def _is_evaluated(self) -> bool:
+        return self._evaluated_at == self.progress.env_steps
+
+    def _checkpoint_is_due(self) -> bool:
+        if self._next_checkpoint.is_reached(self.progress):
+            return True
+        seconds = self.settings.training.checkpoint_seconds
+        return seconds is not None and time.monotonic() - self._saved_time >= seconds and self._saved_at != (
+            self.progress.env_steps
+        )
+
+    def _wants_to_leave(self) -> bool:
+        """Whether there is something to do at this boundary before training goes on."""
+        return self._outcome() is not None or self._checkpoint_is_due()
+
+    def _outcome(self) -> tuple[TrainingState, str] | None:
+        """Return how training ends here, or None if it goes on."""
+        if self._over_memory is not None:
+            return TrainingState.FAILED, self._over_memory
+        if self.control.should_stop:
+            return TrainingState.STOPPED, self.control.reason or "stopped"
+        reason = self._done or self.progress.stop_reason or self.strategy.spent(self.progress)
+        return None if reason is None else (TrainingState.COMPLETED, reason)
+
+    def _carry_out(self, decision: Decision) -> None:
+        parts, progress = self._ready(), self.progress
+        numbers = {key: float(value) for key, value in decision.numbers.items()}
+        parts.session.journal.write(
+            "decision", progress.env_steps, decision=decision.name, reason=decision.reason, numbers=numbers
+        )
+        self.reporter.say(f"{decision.name}: {decision.reason}", show=decision.name not in ("steady", "improving"))
+        if decision.restore_best:
+            best = parts.session.best()
+            if best is not None:
+                parts.restore(parts.session.store.read(best, LEARNER_PARTS))
+        if decision.learning_rate_scale is not None:
+            parts.scale_learning_rate(decision.learning_rate_scale)
+        if decision.stop:
+            self._done = f"{decision.name}: {decision.reason}"
+
+    def _keep_policy(self, score: float) -> None:
+        parts = self._ready()
+        if parts.can_capture and self.settings.checkpoints.keep_best:
+            wanted = LEARNER_PARTS if parts.needs_learner else POLICY_PARTS
+            state = parts.capture()
+            self._commit({part: state[part] for part in wanted if part in state}, score)
+
+    def _commit(self, state: dict[str, Any], score: float | None) -> Version | None:
+        from rltrack.checkpoints.encoding import find_nonfinite
+
+        bad = find_nonfinite(state.get("policy"))
+        if bad:
+            raise TrainingDiverged(
+                f"Weights became NaN or infinite before {self.progress.env_steps} env steps: {', '.join(bad[:5])}. No version "
+                "was written. Lower the learning rate or normalise observations and rewards."
+            )
+        try:
+            version = self._ready().session.commit(state, env_steps=self.progress.env_steps, score=score)
+        except CheckpointFailed as error:
+            if self.settings.checkpoints.on_failure == "stop":
+                raise
+            self._warn(f"{error} Training goes on, as checkpoints.on_failure says.")
+            return None
+        self.hooks.call("on_checkpoint", self.progress, version)
+        return version
+
+    def _pause(self) -> None:
+        progress = self.progress
+        progress.state = TrainingState.PAUSED
+        self.hooks.call("on_pause", progress)
+        self.reporter.say(f"paused at {progress.env_steps:,} env steps", show=True)
+        self.control.wait_while_paused()
+        progress.state = TrainingState.RUNNING
+        progress.restart_clock()
+        self._tick = time.monotonic()
+        self.hooks.call("on_resume", progress)
+
+    def _look_at_resources(self) -> None:
+        now, limit = time.monotonic(), self.settings.training.memory_limit_mb
+        if limit is not None and now - self._looked_at_memory >= _MEMORY_EVERY_SECONDS:
+            self._looked_at_memory = now
+            used = self._sample_resources(now)
+            if used > limit:
+                self._over_memory = (
+                    f"training holds {used:,.0f} MB, memory_limit_mb is {limit:,.0f}. A checkpoint was written; give it more "
+                    "memory, fewer environments or a smaller buffer, and resume."
+                )
+        elif now - self._sampled_resources >= _RESOURCES_EVERY_SECONDS:
+            self._sample_resources(now)
+
+    def _sample_resources(self, now: float) -> float:
+        resources = self.progress.update_resource_usage()
+        if now - self._sampled_resources >= _RESOURCES_EVERY_SECONDS:
+            self._sampled_resources = now
+            self._ready().session.write_resources(resources, self.progress.env_steps)
+        return resources.memory_mb
+
+    def _raise_if_over_memory(self) -> None:
+        if self._over_memory is not None:
+            raise MemoryLimitExceeded(f"At {self.progress.env_steps} env steps {self._over_memory}")
+
+    def _fail(self, error: BaseException) -> None:
+        """Tell everybody, record it, and leave the raising to the caller."""
+        self.progress.state = TrainingState.FAILED
+        self.hooks.call("on_error", self.progress, error)
+        message = " ".join(str(error).split())
+        self._ready().session.journal.note("error", error=type(error).__name__, message=message)
+        self._record_end(f"{type(error).__name__}: {message}")
+
+    def _record_end(self, reason: str) -> None:
+        parts, progress, statistics = self._ready(), self.progress, self.statistics
+        last = progress.last_evaluation
+        parts.session.journal.note(
+            "end",
+            state=progress.state.value,
+            reason=reason,
+            env_steps=progress.env_steps,
+            episodes=progress.episodes,
+            seconds=progress.elapsed_seconds,
+            mean_return=last.mean if last else None,
+            goes_on=progress.state is not TrainingState.COMPLETED or "max_seconds" in reason,
+        )
+        parts.session.journal.sync()
+        statistics.state, statistics.reason = progress.state, reason
+        statistics.env_steps, statistics.episodes = progress.env_steps, progress.episodes
+        statistics.iterations, statistics.seconds = progress.iterations, progress.elapsed_seconds
+        self.fill_statistics()
+        self.reporter.say(f"{reason}; {format_duration(progress.elapsed_seconds)} of training")
+
+    def fill_statistics(self) -> None:
+        """Take the history of episodes and evaluations over from the records."""
+        statistics = self.statistics
+        statistics.episode_returns = [episode[1] for episode in self.metrics.episodes]
+        statistics.episode_lengths = [episode[2] for episode in self.metrics.episodes]
+        statistics.evaluations = [Evaluation.from_record(record) for record in self.metrics.evaluations]
+
+    def begin_at(self, loop: Mapping[str, Any] | None) -> None:
+        """Take the first marks from a checkpoint, or from the strategy where training begins anew."""
+        if loop is None:
+            self._next_evaluation = self.strategy.next_evaluation(self.progress)
+            self._next_checkpoint = self.strategy.next_checkpoint(self.progress)
+            return
+        self.progress.load_state_dict(loop["progress"])
+        self.strategy.load_state_dict(loop["strategy"])
+        self.hooks.load_state_dict(loop["hooks"])
+        self._next_evaluation = Mark(*loop["next_evaluation"])
+        self._next_checkpoint = self.strategy.next_checkpoint(self.progress)
+        self._saved_at = self.progress.env_steps
+        last = self.progress.last_evaluation
+        self._evaluated_at = last.env_steps if last else -1
+
+    def _evaluate_by_default(self) -> None:
+        training = self.settings.training.with_evaluations(20)
+        self.settings = self.settings.model_copy(update={"training": training})
+
+    def _warn(self, message: str) -> None:
+        _logger.warning(message)
+        if self._parts is not None:
+            self._parts.session.journal.note("warning", message=message)
+
+    def _heard_signal(self, name: str) -> None:
+        if self._parts is not None and not self._parts.closed:
+            self._parts.session.journal.note("signal", name=name)
+
+    def _ready(self) -> SetUp:
+        if self._parts is None:
+            raise ConfigurationError("Call run() or set_up() first.")
+        return self._parts
+
+
+class _Observer:
+    """Counts what happens inside an iteration, and tells the hooks."""
+
+    def __init__(self, loop: TrainingLoop, agent: Any) -> None:
+        self.wants_steps = loop.hooks.listens_to("on_step")
+        self._tell_episodes = loop.hooks.listens_to("on_episode_end")
+        self._progress, self._hooks, self._episodes = loop.progress, loop.hooks, loop._episodes
+        self._remaining, self._set_schedule = loop.strategy.remaining, agent.set_schedule
+
+    def on_step(self, env_steps: int, step: StepInfo | None) -> None:
+        self._progress.env_steps += env_steps
+        self._set_schedule(self._remaining(self._progress))
+        if self.wants_steps:
+            self._hooks.call("on_step", self._progress, step)
+
+    def on_episode_end(self, episode: EpisodeInfo) -> None:
+        self._progress.add_episode(episode)
+        self._episodes.append(episode)
+        if self._tell_episodes:
+            self._hooks.call("on_episode_end", self._progress, episode)
+
+
+def _refuse_nonfinite(losses: Mapping[str, float], env_steps: int) -> None:
+    for key, value in losses.items():
+        if value - value != 0.0:  # NaN and infinities
+            raise TrainingDiverged(
+                f"{key} is {value} at {env_steps} env steps. The last version is good; lower the learning rate or normalise "
+                "observations and rewards, and start anew or from that version."
+            )
+
+
+def create_training_loop(agent: Any, env: Any, config: Mapping[str, Any] | LoopSettings, **options: Any) -> TrainingLoop:
+    """Build a TrainingLoop from a flat dictionary, such as ``{"strategy": "adaptive", "total_timesteps": 100_000}``.
+
+    Args:
+        agent: As for `TrainingLoop`.
+        env: As for `TrainingLoop`.
+        config: Flat settings, or all settings as one value.
+        options: Further keywords of `TrainingLoop`, such as ``name`` or ``hooks``; they win over `config`.
+
+    Raises:
+        ConfigurationError: If a setting is unknown (the nearest right one is named), contradictory or out of range.
+    """
+    if isinstance(config, LoopSettings):
+        return TrainingLoop(agent, env, settings=config, **options)
+    if not isinstance(config, Mapping):
+        raise ConfigurationError(f"config is a {type(config).__name__}; pass a dictionary such as {{'total_timesteps': 10_000}}.")
+    return TrainingLoop(agent, env, **{**config, **options})

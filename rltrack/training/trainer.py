@@ -1,0 +1,174 @@
+"""Trainer: from a configuration to a finished run; and back from a run to its agent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rltrack.agents import POLICY_PARTS, Agent, build_agent
+from rltrack.agents.random_state import untouched_random_streams
+from rltrack.checkpoints import Version
+from rltrack.config import TrainingConfig, identity
+from rltrack.errors import ConfigurationError
+from rltrack.evaluation.episodes import EVALUATION_STREAM, Evaluation, episode_seeds, play_episodes
+from rltrack.runs import Root, RunDirectory
+from rltrack.training.train_loop import TrainingLoop
+
+if TYPE_CHECKING:
+    from rltrack.training.progress import TrainingStatistics
+    from rltrack.training.reporter import ProgressReporter
+
+
+class Trainer:
+    """Trains what a configuration describes.
+
+    A run that exists under the configuration's name goes on where it stood; one that is finished is only read.
+
+    Args:
+        config: A `TrainingConfig`, or a nested mapping of the same shape.
+        root: Folder of all runs; omitted: ``RLTRACK_ROOT``, or ``./mlruns``.
+        reporter: Shows the progress.
+        hooks: Objects with some of the methods of `TrainingHook`.
+
+    Raises:
+        ConfigurationError: If the configuration is not valid.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig | Mapping[str, Any],
+        *,
+        root: str | Path | None = None,
+        reporter: ProgressReporter | None = None,
+        hooks: Iterable[Any] = (),
+    ) -> None:
+        self.config = config if isinstance(config, TrainingConfig) else TrainingConfig.from_mapping(config)
+        self.root = root
+        self.loop = TrainingLoop(
+            settings=self.config,
+            name=self.config.name,
+            root=root,
+            resume=True,
+            seed=None,  # the agent is built with the configuration's seed
+            identity=identity(self.config),
+            config=self.config.to_mapping(),
+            hooks=hooks,
+            reporter=reporter,
+        )
+
+    @property
+    def run_directory(self) -> RunDirectory | None:
+        """The run's folder; None before training began."""
+        name = self.loop.statistics.run
+        return None if name is None else RunDirectory(Root(self.root).runs_folder / name)
+
+    def train(self) -> TrainingStatistics:
+        """Build agent and environment, and train.
+
+        Returns:
+            What the training amounted to.
+
+        Raises:
+            ConfigurationError: If algorithm, environment and hyperparameters do not fit together; nothing was started.
+            MissingExtra: If a package is missing.
+            NameTaken: If the name belongs to a run with another configuration.
+        """
+        Root(self.root).check_writable()
+        agent, env = build_agent(self.config)
+        try:
+            return self.loop.run(agent, env)
+        finally:
+            env.close()
+
+
+def config_of(run: RunDirectory) -> TrainingConfig:
+    """Return the configuration of a run.
+
+    Raises:
+        ConfigurationError: If its agent was built by a script, so that no configuration describes it.
+    """
+    data = run.read_config()
+    if "id" not in (data.get("environment") or {}):
+        raise ConfigurationError(
+            f"Run {run.name} was trained by a script with an agent of its own; its configuration does not say how to build "
+            "it. Go on in that script, with TrainingLoop(agent, env, name=…, resume=True)."
+        )
+    return TrainingConfig.from_mapping(data, source=str(run.config_file))
+
+
+def _agent_of(run: RunDirectory, version: str | int, n_envs: int | None = None) -> tuple[Agent, Any, Version, TrainingConfig]:
+    config = config_of(run)
+    store = run.store()
+    found = store.find(version)
+    state = store.read(found, POLICY_PARTS)
+    single = config.model_copy(
+        update={"environment": config.environment.model_copy(update={"n_envs": n_envs or 1, "vectorization": "dummy"})}
+    )
+    with untouched_random_streams():
+        agent, env = build_agent(single)
+    agent.restore(state)  # type: ignore[attr-defined]
+    return agent, env, found, config
+
+
+def load_agent(run: str, version: str | int = "best", root: str | Path | None = None) -> Any:
+    """Return a run's SB3 model, ready to predict.
+
+    Its environment (``model.get_env()``) is built as in training, with the normalisation statistics of that version,
+    frozen. Observations that come from it are ready for ``model.predict``; for raw ones from elsewhere, call
+    ``model.get_vec_normalize_env().normalize_obs(obs)`` first where the run normalises.
+
+    Args:
+        run: The run's name.
+        version: ``best``, ``last``, ``v12``, or a number of env steps.
+        root: Folder of all runs.
+
+    Raises:
+        RunNotFound: If there is no such run.
+        CheckpointNotFound: If there is no such version; the committed ones are named.
+    """
+    agent, _, _, _ = _agent_of(Root(root).find(run), version)
+    model: Any = agent.model  # type: ignore[attr-defined]
+    normalize = model.get_vec_normalize_env()
+    if normalize is not None:
+        normalize.training = False
+        normalize.norm_reward = False
+    return model
+
+
+def evaluate_run(
+    run: RunDirectory,
+    version: str | int = "best",
+    *,
+    episodes: int = 100,
+    seed: int | None = None,
+    deterministic: bool = True,
+) -> tuple[Version, Evaluation]:
+    """Play a version's policy in fresh environments.
+
+    Args:
+        run: The run.
+        version: ``best``, ``last``, ``v12``, or a number of env steps.
+        episodes: How many to play, at least 1.
+        seed: Seed of the episodes; None for ones that no evaluation during training used.
+        deterministic: Act by the policy's mode.
+
+    Raises:
+        ConfigurationError: If `episodes` is less than 1.
+        CheckpointNotFound: If there is no such version.
+    """
+    if episodes < 1:
+        raise ConfigurationError(f"episodes is {episodes}; play at least 1.")
+    agent, env, found, config = _agent_of(run, version)
+    try:
+        evaluation_env = agent.make_evaluation_env(None, min(episodes, 10))  # type: ignore[attr-defined]
+        try:
+            own_seed = config.seed ^ EVALUATION_STREAM if seed is None else seed
+            seeds = episode_seeds(own_seed, episodes)
+            return found, play_episodes(
+                agent, evaluation_env, seeds, env_steps=found.env_steps, deterministic=deterministic
+            )
+        finally:
+            evaluation_env.close()
+    finally:
+        env.close()
