@@ -11,3 +11,13 @@ def allocator_memory_mb() -> float | None:
     if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
         return None
     return float(sum(torch.cuda.memory_reserved(index) for index in range(torch.cuda.device_count()))) / 1e6
+
+
+def describe_cuda() -> str | None:
+    """Return the GPUs that torch can use, in words; None without any. Loads torch."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+    return f"{names} (CUDA {torch.version.cuda})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,7 +106,8 @@ def _agent_of(run: RunDirectory, version: str | int, n_envs: int | None = None) 
     single = config.model_copy(
         update={"environment": config.environment.model_copy(update={"n_envs": n_envs or 1, "vectorization": "dummy"})}
     )
-    with untouched_random_streams():
+    with untouched_random_streams(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # SB3's advice on batch sizes is about training, not about one environment to act in
         agent, env = build_agent(single)
     agent.restore(state)  # type: ignore[attr-defined]
     return agent, env, found, config

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.hparams import api as hparams_api
-from tensorboard.plugins.hparams import api_pb2, summary
+from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
+from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util import tensor_util
@@ -50,18 +50,38 @@ class TensorBoardSink:
         image = Summary.Image(encoded_image_string=png, colorspace=4)
         self._add(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
-    def hyperparameters(self, values: Mapping[str, float | str | bool], metrics: list[str], group: str) -> None:
-        """Add hyperparameters, for the HPARAMS tab, which compares runs by `metrics`."""
-        plain = {hparams_api.HParam(key): value for key, value in values.items()}
-        self._add(hparams_api.hparams_pb(plain, trial_id=group, start_time_secs=clock.time()), 0)
-        columns = [hparams_api.Metric(key) for key in metrics]
-        self._add(hparams_api.hparams_config_pb(list(plain), columns), 0)
-        self._end = summary.session_end_pb(api_pb2.STATUS_SUCCESS)
+    def hyperparameters(self, values: Mapping[str, float | str | bool], metrics: list[str]) -> None:
+        """Add hyperparameters, for the HPARAMS tab, which compares runs by `metrics`.
+
+        The messages are built by hand, as TensorBoard's own helpers for them need TensorFlow.
+        """
+        start = plugin_data_pb2.SessionStartInfo(start_time_secs=clock.time())
+        for key, value in values.items():
+            if isinstance(value, bool):
+                start.hparams[key].bool_value = value
+            elif isinstance(value, str):
+                start.hparams[key].string_value = value
+            else:
+                start.hparams[key].number_value = float(value)
+        experiment = api_pb2.Experiment(
+            hparam_infos=[api_pb2.HParamInfo(name=key) for key in values],
+            metric_infos=[api_pb2.MetricInfo(name=api_pb2.MetricName(tag=key)) for key in metrics],
+        )
+        end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=clock.time())
+        for tag, content in (
+            (hparams_metadata.EXPERIMENT_TAG, plugin_data_pb2.HParamsPluginData(experiment=experiment)),
+            (hparams_metadata.SESSION_START_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_start_info=start)),
+            (hparams_metadata.SESSION_END_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_end_info=end)),
+        ):
+            value = Summary.Value(
+                tag=tag,
+                metadata=hparams_metadata.create_summary_metadata(content),
+                tensor=hparams_metadata.NULL_TENSOR,
+            )
+            self._add(Summary(value=[value]), 0)
 
     def close(self) -> None:
         """Flush and close the file."""
-        if hasattr(self, "_end"):
-            self._add(self._end, 0)
         self._writer.close()
 
     def _add(self, content: Summary, step: int) -> None:

@@ -1,0 +1,6 @@
+"""``python -m rltrack``."""
+
+from rltrack.cli import main
+
+if __name__ == "__main__":
+    main()

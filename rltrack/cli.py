@@ -1,0 +1,329 @@
+"""The command line. Each command is a thin door to the library; only here is anything printed.
+
+Exit codes: 0 done, 1 error, 2 usage, 3 stopped by a person or a signal with a checkpoint (can be resumed).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+from rltrack.errors import ConfigurationError, MissingExtra, NameTaken, RltrackError
+
+if TYPE_CHECKING:
+    from rltrack.config import TrainingConfig
+
+EXIT_ERROR, EXIT_USAGE, EXIT_STOPPED = 1, 2, 3
+DELIVERY_SECONDS = 120.0
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train reinforcement-learning agents, keep every number, and go on after anything.\n\n"
+    "Try: rltrack train --algo ppo --env CartPole-v1 --timesteps 20000",
+)
+benchmark = typer.Typer(no_args_is_help=True, help="Benchmarks, with the commands that made the documentation's tables.")
+app.add_typer(benchmark, name="benchmark")
+
+ConfigFile = Annotated[Path | None, typer.Argument(help="YAML or JSON file; examples are in configs/.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as training.eval_freq=5000.")
+]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name; `rltrack runs` lists them.")]
+RunAndVersion = Annotated[
+    str, typer.Argument(metavar="RUN[@VERSION]", help="A run's name, and best (default), last, v12 or env steps.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+class _State:
+    root: Path | None = None
+
+
+@app.callback()
+def _main(
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of all runs; default: $RLTRACK_ROOT or ./mlruns.", show_default=False)
+    ] = None,
+) -> None:
+    _State.root = root
+
+
+@app.command()
+def train(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    name: Annotated[str | None, typer.Option(help="The run's name; one that exists goes on.", show_default=False)] = None,
+    algo: Annotated[str | None, typer.Option(help="Algorithm, such as ppo, sac or tqc.", show_default=False)] = None,
+    env: Annotated[str | None, typer.Option(help="Environment id, such as CartPole-v1.", show_default=False)] = None,
+    timesteps: Annotated[int | None, typer.Option(help="Budget in env steps.", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default=False)] = None,
+) -> None:
+    """Train an agent, from a configuration or from a few options.
+
+    \b
+    rltrack train configs/cartpole_ppo.yaml
+    rltrack train configs/cartpole_ppo.yaml --set seed=1 --set training.total_timesteps=50000
+    rltrack train --algo ppo --env CartPole-v1 --timesteps 100000 --seed 0
+    """
+    _train(_configuration(config, overrides or [], name, algo, env, timesteps, seed))
+
+
+@app.command()
+def resume(run: RunName, overrides: Overrides = None) -> None:
+    """Go on with a run from its newest version.
+
+    \b
+    rltrack resume cartpole-ppo
+    rltrack resume cartpole-ppo --set training.memory_limit_mb=4000
+    """
+    from rltrack.config import TrainingConfig, apply_overrides
+    from rltrack.training.trainer import config_of
+
+    found = _root().find(run)
+    data = config_of(found).to_mapping()
+    _train(TrainingConfig.from_mapping({**apply_overrides(data, overrides or []), "name": run}, source=f"run {run}"))
+
+
+@app.command()
+def runs(as_json: AsJson = False) -> None:
+    """List the runs under the root, with how they stand."""
+    from rltrack import console
+
+    rows = console.run_rows(_root())
+    _print_json(rows) if as_json else console.print_runs(rows, _root())
+
+
+@app.command()
+def show(run: RunName, as_json: AsJson = False) -> None:
+    """Show one run: state, evaluations, versions, warnings, where its numbers are."""
+    from rltrack import console
+
+    details = console.run_details(_root().find(run))
+    _print_json(details) if as_json else console.print_details(details)
+
+
+@app.command("eval")
+def evaluate(
+    run: RunAndVersion,
+    episodes: Annotated[int, typer.Option(help="Episodes to play.")] = 100,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the episodes; default: ones that training never evaluated on.", show_default=False)
+    ] = None,
+    stochastic: Annotated[bool, typer.Option("--stochastic", help="Act by a sample of the policy, not by its mode.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Play a version's policy in fresh environments, and print the statistics of its returns."""
+    from rltrack import console
+    from rltrack.training.trainer import evaluate_run
+
+    name, _, version = run.partition("@")
+    found, evaluation = evaluate_run(
+        _root().find(name), version or "best", episodes=episodes, seed=seed, deterministic=not stochastic
+    )
+    record = {"run": name, "version": found.name, "env_steps": found.env_steps, **evaluation.to_record()}
+    _print_json(record) if as_json else console.print_evaluation(record)
+
+
+@app.command()
+def export(
+    run: RunName,
+    format: Annotated[str, typer.Option(help="csv (one row per value) or json (metrics, episodes, evaluations).")] = "csv",
+    output: Annotated[Path | None, typer.Option(help="File to write; default: in the run's exports/.", show_default=False)] = None,
+) -> None:
+    """Write a run's whole history to a file."""
+    from rltrack.tracking.metrics import MetricsTracker
+
+    if format not in ("csv", "json"):
+        raise ConfigurationError(f"Unknown format '{format}'. Allowed: csv, json.")
+    found = _root().find(run)
+    metrics = MetricsTracker.from_journal(found.journal_file)
+    path = output or found.exports / f"metrics.{format}"
+    typer.echo((metrics.export_csv if format == "csv" else metrics.export_json)(path))
+
+
+@app.command()
+def plot(
+    names: Annotated[list[str], typer.Argument(metavar="RUN...", help="One run, or several to compare.")],
+    output: Annotated[Path | None, typer.Option(help="Folder (one run) or PNG file (several).", show_default=False)] = None,
+) -> None:
+    """Draw a run's plots, or the learning curves of several runs in one."""
+    from rltrack.tracking.metrics import MetricsTracker
+    from rltrack.tracking.plots import draw_comparison, draw_run
+
+    found = [_root().find(name) for name in names]
+    histories = [(run.name, MetricsTracker.from_journal(run.journal_file)) for run in found]
+    if len(found) == 1:
+        paths = draw_run(histories[0][1], output or found[0].exports, names[0])
+        if not paths:
+            raise RltrackError(f"Run {names[0]} has nothing to draw yet.")
+    else:
+        paths = [draw_comparison(histories, output or Path("comparison.png"))]
+    for path in paths:
+        typer.echo(path)
+
+
+@app.command("config")
+def show_config(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of a configuration.")] = False,
+    name: Annotated[str | None, typer.Option(show_default=False)] = None,
+    algo: Annotated[str | None, typer.Option(show_default=False)] = None,
+    env: Annotated[str | None, typer.Option(show_default=False)] = None,
+    timesteps: Annotated[int | None, typer.Option(show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(show_default=False)] = None,
+) -> None:
+    """Print a configuration as it is resolved, with every default; or the schema."""
+    from rltrack.config import TrainingConfig
+
+    if schema:
+        _print_json(TrainingConfig.model_json_schema())
+        return
+    resolved = _configuration(config, overrides or [], name, algo, env, timesteps, seed)
+    from rltrack.agents.factory import check
+
+    check(resolved)
+    typer.echo(resolved.to_yaml(), nl=False)
+
+
+@app.command()
+def doctor() -> None:
+    """Look at versions, GPU, servers and extras, and say what is missing and how to get it."""
+    from rltrack import doctor as examination
+
+    if not examination.print_report(_State.root):
+        raise typer.Exit(EXIT_ERROR)
+
+
+@benchmark.command()
+def scores(
+    configs: Annotated[Path, typer.Option(help="Folder of the configurations.")] = Path("configs"),
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, 2, … for each case.")] = 5,
+    jobs: Annotated[int, typer.Option(min=1, help="Trainings at a time, one core each.")] = 2,
+    only: Annotated[list[str] | None, typer.Option(help="Only this configuration; may be repeated.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Markdown file to write.", show_default=False)] = None,
+) -> None:
+    """Train the tuned settings over several seeds, and compare with rl_zoo3's published scores.
+
+    Goes on where it was interrupted. All five cases with five seeds take about an hour of two cores.
+    """
+    from rltrack.benchmarks.scores import as_markdown, run_scores
+
+    rows = run_scores(configs, _root(), seeds=seeds, jobs=jobs, only=only or (), tell=lambda text: typer.echo(text, err=True))
+    text = as_markdown(rows, "rltrack benchmark scores")
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text)
+    typer.echo(text)
+    if not all(row["passed"] for row in rows):
+        raise typer.Exit(EXIT_ERROR)
+
+
+def _configuration(
+    file: Path | None,
+    overrides: list[str],
+    name: str | None,
+    algo: str | None,
+    env: str | None,
+    timesteps: int | None,
+    seed: int | None,
+) -> TrainingConfig:
+    """A file with options over it, or options alone."""
+    from rltrack.config import TrainingConfig, apply_overrides, read_yaml
+
+    if file is None and not (algo and env):
+        raise ConfigurationError(
+            "Nothing to train. Give a configuration file, or --algo and --env: "
+            "rltrack train --algo ppo --env CartPole-v1 --timesteps 100000."
+        )
+    data: dict[str, Any] = {} if file is None else read_yaml(file)
+    for path, value in (
+        ("agent.algorithm", algo),
+        ("environment.id", env),
+        ("training.total_timesteps", timesteps),
+        ("seed", seed),
+        ("name", name),
+    ):
+        if value is not None:
+            *sections, last = path.split(".")
+            node = data
+            for section in sections:
+                node = node.setdefault(section, {})
+            node[last] = value
+    if file is None:
+        data.setdefault("training", {}).setdefault("total_timesteps", 100_000)
+    return TrainingConfig.from_mapping(apply_overrides(data, overrides), source=str(file or "options"))
+
+
+def _train(config: TrainingConfig) -> None:
+    from rltrack import console
+    from rltrack.training.progress import TrainingState
+    from rltrack.training.reporter import ProgressReporter
+    from rltrack.training.trainer import Trainer
+
+    trainer = Trainer(config, root=_State.root, reporter=ProgressReporter(console=True))
+    statistics = trainer.train()
+    run = trainer.run_directory
+    assert run is not None, "a training that ended has a run"
+    delivered = console.wait_for_delivery(trainer.loop.wait_for_tracking, DELIVERY_SECONDS)
+    console.print_summary(run, statistics, delivered)
+    if statistics.state is TrainingState.STOPPED:
+        raise typer.Exit(EXIT_STOPPED)
+
+
+def _root() -> Any:
+    from rltrack.runs import Root
+
+    return Root(_State.root)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, default=str))
+
+
+def _hoist_root(arguments: list[str]) -> list[str]:
+    """Allow the global --root anywhere on the line."""
+    hoisted: list[str] = []
+    rest: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument == "--root":
+            hoisted += [argument, *([value] if (value := next(remaining, None)) is not None else [])]
+        elif argument.startswith("--root="):
+            hoisted.append(argument)
+        else:
+            rest.append(argument)
+    return hoisted + rest
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and end the process with its exit code."""
+    sys.exit(run_command(sys.argv[1:] if arguments is None else arguments))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command; return its exit code. Errors on purpose are one message, without a traceback."""
+    try:
+        result = app(_hoist_root(arguments), prog_name="rltrack", standalone_mode=False)
+        return int(result) if isinstance(result, int) else 0
+    except typer.Exit as exit_:
+        return int(exit_.exit_code)
+    except TyperException as error:
+        error.show()
+        return EXIT_USAGE
+    except (typer.Abort, KeyboardInterrupt):
+        typer.echo("Interrupted before training began; nothing was changed.", err=True)
+        return EXIT_STOPPED
+    except (ConfigurationError, MissingExtra, NameTaken) as error:
+        typer.echo(f"Error: {error}", err=True)
+        return EXIT_USAGE
+    except RltrackError as error:
+        typer.echo(f"Error: {error}", err=True)
+        return EXIT_ERROR

@@ -1,0 +1,259 @@
+"""What the command line prints: tables, summaries, and the wait for the delivery."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from rltrack.checkpoints import best_first
+from rltrack.errors import CheckpointNotFound
+from rltrack.tracking.journal import read_journal
+from rltrack.tracking.sync import read_result
+from rltrack.training.reporter import format_duration
+
+if TYPE_CHECKING:
+    from rltrack.runs import Root, RunDirectory
+    from rltrack.training.progress import TrainingStatistics
+
+_STYLES = {"completed": "green", "running": "cyan", "stopped": "yellow", "interrupted": "yellow", "failed": "red"}
+
+
+def _out() -> Console:
+    return Console(soft_wrap=True)
+
+
+def run_rows(root: Root) -> list[dict[str, Any]]:
+    """Return one mapping per run: name, state, env steps, best and last mean return, time of the last record."""
+    rows = []
+    for run in root.runs():
+        status = run.status()
+        best = best_first(run.store().versions())
+        rows.append(
+            {
+                "name": run.name,
+                "state": status.state,
+                "env_steps": status.env_steps,
+                "mean_return": status.mean_return,
+                "best_return": best[0].score if best else None,
+                "last_time": status.last_time,
+                "reason": status.reason,
+            }
+        )
+    return rows
+
+
+def print_runs(rows: Sequence[dict[str, Any]], root: Root) -> None:
+    """Print the runs as a table."""
+    out = _out()
+    if not rows:
+        out.print(f"No runs under {root.path} yet. Begin one: rltrack train --algo ppo --env CartPole-v1 --timesteps 20000")
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column, justify in (("run", "left"), ("state", "left"), ("env steps", "right"), ("last eval", "right"),
+                            ("best eval", "right"), ("last record", "right")):  # fmt: skip
+        table.add_column(column, justify=justify, no_wrap=True, overflow="ignore")  # type: ignore[arg-type]
+    for row in rows:
+        style = _STYLES.get(row["state"], "")
+        age = f"{format_duration(max(time.time() - row['last_time'], 0))} ago" if row["last_time"] else "–"
+        table.add_row(
+            row["name"],
+            f"[{style}]{row['state']}[/]" if style else row["state"],
+            f"{row['env_steps']:,}",
+            _number(row["mean_return"]),
+            _number(row["best_return"]),
+            age,
+        )
+    out.print(table)
+
+
+def run_details(run: RunDirectory) -> dict[str, Any]:
+    """Return everything about one run as plain data."""
+    status = run.status()
+    evaluations, warnings, decisions, errors, attempts = [], [], [], [], 0
+    for record in read_journal(run.journal_file):
+        kind = record["kind"]
+        if kind == "evaluation":
+            evaluations.append({key: record[key] for key in ("step", "mean", "std", "iqm", "interval")})
+        elif kind == "warning":
+            warnings.append(record["message"])
+        elif kind == "decision":
+            decisions.append({key: record[key] for key in ("step", "decision", "reason", "numbers")})
+        elif kind == "error":
+            errors.append(f"{record['error']}: {record['message']}")
+        elif kind == "attempt":
+            attempts += 1
+    versions = [
+        {
+            "name": version.name,
+            "env_steps": version.env_steps,
+            "score": version.score,
+            "resumable": version.is_resumable,
+            "bytes": version.size_bytes,
+        }
+        for version in run.store().versions()
+    ]
+    return {
+        "name": run.name,
+        "directory": str(run.path),
+        "state": status.state,
+        "reason": status.reason,
+        "env_steps": status.env_steps,
+        "attempts": attempts,
+        "config": run.read_config(),
+        "evaluations": evaluations,
+        "versions": versions,
+        "decisions": decisions,
+        "warnings": warnings,
+        "errors": errors,
+        "delivery": read_result(run),
+        "plots": sorted(str(path) for path in run.exports.glob("*.png")),
+    }
+
+
+def print_details(details: dict[str, Any]) -> None:
+    """Print one run for a person."""
+    out = _out()
+    style = _STYLES.get(details["state"], "")
+    reason = f": {details['reason']}" if details["reason"] else ""
+    out.print(f"[bold]{details['name']}[/]  [{style}]{details['state']}[/]{reason}", highlight=False)
+    out.print(f"{details['env_steps']:,} env steps in {details['attempts']} attempt(s); {details['directory']}", highlight=False)
+    if details["evaluations"]:
+        table = Table(box=None, header_style="bold", pad_edge=False, title="Evaluations", title_justify="left")
+        for column in ("env steps", "mean return", "95 % interval", "IQM"):
+            table.add_column(column, justify="right")
+        for item in details["evaluations"][-12:]:
+            low, high = item["interval"]
+            table.add_row(f"{item['step']:,}", _number(item["mean"]), f"{low:.5g} to {high:.5g}", _number(item["iqm"]))
+        out.print()
+        out.print(table)
+    if details["versions"]:
+        table = Table(box=None, header_style="bold", pad_edge=False, title="Versions", title_justify="left")
+        for column in ("version", "env steps", "mean return", "size", "holds"):
+            table.add_column(column, justify="right")
+        for item in details["versions"]:
+            holds = "everything" if item["resumable"] else "the policy"
+            table.add_row(
+                item["name"], f"{item['env_steps']:,}", _number(item["score"]), f"{item['bytes'] / 1e6:.2f} MB", holds
+            )
+        out.print()
+        out.print(table)
+    for title in ("errors", "warnings"):
+        for message in details[title]:
+            out.print(f"[yellow]{title[:-1]}[/]: {message}", highlight=False)
+    for item in details["decisions"]:
+        out.print(f"decision at {item['step']:,}: {item['decision']}: {item['reason']}", highlight=False)
+    delivery = details["delivery"]
+    out.print()
+    if delivery is None:
+        out.print("MLflow: nothing was delivered yet")
+    elif delivery["error"]:
+        out.print(f"[yellow]MLflow: not delivered[/]: {delivery['error']}", highlight=False)
+    else:
+        found = delivery["mlflow"]
+        out.print(f"MLflow: run {found['run_id']} in {found['tracking_uri']}", highlight=False)
+
+
+def print_evaluation(record: dict[str, Any]) -> None:
+    """Print an evaluation's statistics."""
+    out = _out()
+    low, high = record["interval"]
+    out.print(
+        f"[bold]{record['run']}@{record['version']}[/] ({record['env_steps']:,} env steps), "
+        f"{len(record['returns'])} {'deterministic' if record['deterministic'] else 'stochastic'} episodes",
+        highlight=False,
+    )
+    out.print(f"mean return  {record['mean']:.6g}  (95 % interval {low:.6g} to {high:.6g})", highlight=False)
+    out.print(f"IQM {record['iqm']:.6g}, median {record['median']:.6g}, std {record['std']:.6g}", highlight=False)
+    out.print(f"lowest {min(record['returns']):.6g}, highest {max(record['returns']):.6g}", highlight=False)
+
+
+def wait_for_delivery(wait: Callable[[float], bool], seconds: float) -> bool:
+    """Wait for MLflow and TensorBoard, visibly and with a bound."""
+    err = Console(stderr=True)
+    if not err.is_terminal:
+        return wait(seconds)
+    with err.status("delivering to MLflow and TensorBoard …"):
+        return wait(seconds)
+
+
+def print_summary(run: RunDirectory, statistics: TrainingStatistics, delivered: bool) -> None:
+    """Print how a training ended and where to look."""
+    out = _out()
+    style = _STYLES.get(statistics.state.value, "")
+    out.print(f"\n[bold]{run.name}[/]  [{style}]{statistics.state.value}[/]: {statistics.reason}", highlight=False)
+    line = f"{statistics.env_steps:,} env steps, {statistics.episodes:,} episodes"
+    if statistics.seconds:
+        line += f", {format_duration(statistics.seconds)} of training, {statistics.steps_per_second:,.0f} steps/s"
+    out.print(line, highlight=False)
+    final = statistics.final_evaluation
+    if final is not None:
+        out.print(
+            f"final evaluation: mean return {final.mean:.6g} (95 % interval {final.interval.low:.6g} to "
+            f"{final.interval.high:.6g}, {len(final.returns)} episodes)",
+            highlight=False,
+        )
+    rows: list[tuple[str, str]] = []
+    store = run.store()
+    for selector in ("best", "last"):
+        try:
+            version = store.find(selector)
+        except CheckpointNotFound:
+            continue
+        score = f", mean return {version.score:.6g}" if version.score is not None else ""
+        rows.append((f"{selector} version", f"{version.name} at {version.env_steps:,} env steps{score}"))
+    curve = run.exports / "learning_curve.png"
+    if curve.exists():
+        rows.append(("plot", _short(curve)))
+    rows.append(("TensorBoard", f"{_program('tensorboard')} --logdir {_short(_tensorboard_folder(run))}"))
+    result = read_result(run)
+    if delivered and result is not None and not result["error"]:
+        uri = result["mlflow"]["tracking_uri"]
+        rows.append(("MLflow", _mlflow_command(uri) if uri.startswith("sqlite:") else uri))
+    else:
+        reason = result["error"] if result and result["error"] else "the delivery still goes on"
+        rows.append(("MLflow", f"not delivered yet ({reason}); see {_short(run.path / 'sync.log')}"))
+    rows.append(("in Python", f'rltrack.load_agent("{run.name}")'))
+    if statistics.state.value == "stopped":
+        rows.append(("go on", f"rltrack resume {run.name}"))
+    out.print()
+    table = Table.grid(padding=(0, 2))
+    for label, value in rows:
+        table.add_row(label, value)
+    out.print(table)
+
+
+def _mlflow_command(uri: str) -> str:
+    """A lean server on loopback; a bare ``mlflow ui`` would open another, empty database."""
+    return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false {_program('mlflow')} server --workers 1 --backend-store-uri {uri}"
+
+
+def _program(name: str) -> str:
+    """How to call a program of our environment from where the user stands."""
+    beside = Path(sys.executable).parent / name
+    on_path = shutil.which(name)
+    if on_path and Path(on_path) == beside:
+        return name
+    return _short(beside) if beside.exists() else name
+
+
+def _tensorboard_folder(run: RunDirectory) -> Path:
+    wanted = (run.read_config().get("tracking") or {}).get("tensorboard_log_dir")
+    return Path(wanted) / run.name if wanted else run.tensorboard
+
+
+def _short(path: Path) -> str:
+    try:
+        return str(path.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.5g}"

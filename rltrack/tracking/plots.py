@@ -1,0 +1,177 @@
+"""Plots of one run, and of several together; PNG files fit for a report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FuncFormatter
+
+if TYPE_CHECKING:
+    from rltrack.tracking.metrics import MetricsTracker
+
+# Okabe and Ito's colours, told apart by most colour-blind readers
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_EPISODE_DOTS = 4000
+_WINDOW = 100
+
+
+def draw_run(metrics: MetricsTracker, folder: Path, title: str = "", resources: MetricsTracker | None = None) -> list[Path]:
+    """Draw everything there is to draw of a run.
+
+    Args:
+        metrics: The run's history.
+        folder: Where the PNG files go.
+        title: Put above each plot.
+        resources: Samples under ``system/`` keys, if there are any.
+
+    Returns:
+        The files that were written: ``learning_curve.png``, ``losses.png``, ``throughput.png``, ``resources.png``, as far
+        as there is something to show.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    if metrics.evaluations or metrics.episodes:
+        drawn.append(_save(_learning_curve(metrics, title), folder / "learning_curve.png"))
+    training = [key for key in metrics.keys() if key.startswith("train/")]
+    if training:
+        drawn.append(_save(_grid(metrics, training, f"{title}: training"), folder / "losses.png"))
+    if "time/fps" in metrics.keys():
+        drawn.append(_save(_throughput(metrics, title), folder / "throughput.png"))
+    if resources is not None and resources.keys():
+        drawn.append(_save(_resources(resources, title), folder / "resources.png"))
+    return drawn
+
+
+def draw_comparison(runs: Sequence[tuple[str, MetricsTracker]], path: Path) -> Path:
+    """Draw the learning curves of several runs in one plot.
+
+    Args:
+        runs: Name and history of each run.
+        path: The PNG file to write.
+    """
+    figure, axes = _figure("Learning curves")
+    for index, (name, metrics) in enumerate(runs):
+        color = COLORS[index % len(COLORS)]
+        if metrics.evaluations:
+            _evaluation_band(axes, metrics, color, name)
+        elif metrics.episodes:
+            steps, running = _running_mean(metrics)
+            axes.plot(steps, running, color=color, label=f"{name} (training episodes)")
+    axes.set_ylabel("return per episode")
+    axes.legend(frameon=False, fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _save(figure, path)
+
+
+def _learning_curve(metrics: MetricsTracker, title: str) -> Figure:
+    figure, axes = _figure(title)
+    if metrics.episodes:
+        steps = np.array([episode[0] for episode in metrics.episodes])
+        returns = np.array([episode[1] for episode in metrics.episodes])
+        shown = slice(None, None, max(1, math.ceil(len(steps) / _EPISODE_DOTS)))
+        axes.plot(steps[shown], returns[shown], ".", color="#BBBBBB", markersize=3, label="training episodes", zorder=1)
+        if len(returns) >= 2:
+            axes.plot(*_running_mean(metrics), color=COLORS[1], linewidth=1.6, label=f"mean of the last {_WINDOW}", zorder=2)
+    if metrics.evaluations:
+        _evaluation_band(axes, metrics, COLORS[0], "evaluation, mean and 95 % interval")
+    axes.set_ylabel("return per episode")
+    axes.legend(frameon=False, fontsize=9, loc="best")
+    return figure
+
+
+def _evaluation_band(axes: Any, metrics: MetricsTracker, color: str, label: str) -> None:
+    steps = [record["step"] for record in metrics.evaluations]
+    means = [record["mean"] for record in metrics.evaluations]
+    low, high = zip(*(record["interval"] for record in metrics.evaluations), strict=True)
+    axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0, zorder=3)
+    axes.plot(steps, means, color=color, marker="o", markersize=4, linewidth=1.8, label=label, zorder=4)
+
+
+def _running_mean(metrics: MetricsTracker) -> tuple[np.ndarray, np.ndarray]:
+    steps = np.array([episode[0] for episode in metrics.episodes])
+    returns = np.array([episode[1] for episode in metrics.episodes])
+    sums = np.cumsum(np.insert(returns, 0, 0.0))
+    ends = np.arange(1, len(returns) + 1)
+    begins = np.maximum(ends - _WINDOW, 0)
+    return steps, (sums[ends] - sums[begins]) / (ends - begins)
+
+
+def _grid(metrics: MetricsTracker, keys: Sequence[str], title: str) -> Figure:
+    varying = [key for key in keys if np.unique(metrics.history(key).values).size > 1] or list(keys)
+    columns = min(3, len(varying))
+    rows = math.ceil(len(varying) / columns)
+    figure = Figure(figsize=(4.4 * columns, 2.9 * rows + 0.4), layout="constrained")
+    for index, key in enumerate(varying):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        series = metrics.history(key)
+        axes.plot(series.steps, series.values, color=COLORS[0], linewidth=1.0)
+        axes.set_title(key.partition("/")[2].replace("_", " "), fontsize=10)
+        _plain(axes)
+    figure.suptitle(title, fontsize=12)
+    figure.supxlabel("env steps", fontsize=10)
+    return figure
+
+
+def _throughput(metrics: MetricsTracker, title: str) -> Figure:
+    figure, axes = _figure(title)
+    series = metrics.history("time/fps")
+    moving = series.values > 0  # the first record has no earlier one to measure from
+    axes.plot(series.steps[moving], series.values[moving], color=COLORS[0], linewidth=1.2)
+    axes.set_ylabel("env steps per second")
+    axes.set_ylim(bottom=0)
+    return figure
+
+
+def _resources(resources: MetricsTracker, title: str) -> Figure:
+    keys = resources.keys()
+    panels = [
+        ("memory (MB)", [key for key in keys if key.endswith("megabytes") and "system_memory" not in key]),
+        ("use (%)", [key for key in keys if "cpu" in key or "utilization" in key]),
+    ]
+    panels = [(label, found) for label, found in panels if found]
+    figure = Figure(figsize=(8, 2.8 * len(panels) + 0.4), layout="constrained")
+    begin = min(resources.history(key).times[0] for key in keys)
+    for index, (label, found) in enumerate(panels):
+        axes = figure.add_subplot(len(panels), 1, index + 1)
+        for number, key in enumerate(found):
+            series = resources.history(key)
+            name = key.removeprefix("system/").replace("_", " ").removesuffix(" megabytes").removesuffix(" percentage")
+            axes.plot((series.times - begin) / 60.0, series.values, color=COLORS[number % len(COLORS)], label=name)
+        axes.set_ylabel(label)
+        axes.set_ylim(bottom=0)
+        axes.legend(frameon=False, fontsize=8)
+        _plain(axes, steps=False)
+    figure.supxlabel("minutes", fontsize=10)
+    figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def _figure(title: str) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=12)
+    axes.set_xlabel("env steps")
+    _plain(axes)
+    return figure, axes
+
+
+def _plain(axes: Any, *, steps: bool = True) -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.grid(True, color="#EEEEEE", linewidth=0.8)
+    axes.set_axisbelow(True)
+    if steps:
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=120)
+    return path

@@ -1,0 +1,20 @@
+"""Every test runs in a root of its own, on one torch thread, and never reaches outside the machine."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+os.environ.update(
+    {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "NO_COLOR": "1"}
+)
+for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "FORCE_COLOR"):
+    os.environ.pop(variable, None)
+
+
+@pytest.fixture(autouse=True)
+def own_root(tmp_path, monkeypatch):
+    """Runs land in a temporary root unless a test says otherwise."""
+    monkeypatch.setenv("RLTRACK_ROOT", str(tmp_path / "mlruns"))
+    return tmp_path / "mlruns"
