@@ -274,6 +274,8 @@ def _train(config: TrainingConfig) -> None:
     assert run is not None, "a training that ended has a run"
     delivered = console.wait_for_delivery(trainer.loop.wait_for_tracking, DELIVERY_SECONDS)
     console.print_summary(run, statistics, delivered)
+    if trainer.loop.was_finished:
+        typer.echo("\nThis run was finished before; nothing was trained. For a new one give another --name or --set seed=….")
     if statistics.state is TrainingState.STOPPED:
         raise typer.Exit(EXIT_STOPPED)
 

@@ -177,10 +177,13 @@ def print_evaluation(record: dict[str, Any]) -> None:
 def wait_for_delivery(wait: Callable[[float], bool], seconds: float) -> bool:
     """Wait for MLflow and TensorBoard, visibly and with a bound."""
     err = Console(stderr=True)
-    if not err.is_terminal:
-        return wait(seconds)
-    with err.status("delivering to MLflow and TensorBoard …"):
-        return wait(seconds)
+    try:
+        if not err.is_terminal:
+            return wait(seconds)
+        with err.status("delivering to MLflow and TensorBoard (Ctrl-C leaves it to go on alone) …"):
+            return wait(seconds)
+    except KeyboardInterrupt:
+        return False
 
 
 def print_summary(run: RunDirectory, statistics: TrainingStatistics, delivered: bool) -> None:

@@ -157,8 +157,8 @@ class RunDirectory:
             os.close(descriptor)
         return False
 
-    def status(self) -> RunStatus:
-        """Read how the run stands from the end of its journal."""
+    def status(self, *, held: bool = False) -> RunStatus:
+        """Read how the run stands from the end of its journal; with `held`, the caller itself has the lock."""
         state, reason, env_steps, last_time = "interrupted", "its process ended without a word", 0, 0.0
         mean_return: float | None = None
         finished = False
@@ -172,7 +172,7 @@ class RunDirectory:
                 mean_return = record["mean"]
             elif record["kind"] == "attempt":
                 state, reason, finished = "interrupted", "its process ended without a word", False
-        if self.is_locked():
+        if not held and self.is_locked():
             state, reason = "running", ""
         return RunStatus(state, reason, env_steps, last_time, mean_return, finished)
 

@@ -14,7 +14,14 @@ for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "FORCE_COLOR"):
 
 
 @pytest.fixture(autouse=True)
-def own_root(tmp_path, monkeypatch):
-    """Runs land in a temporary root unless a test says otherwise."""
+def own_root(tmp_path, monkeypatch, request):
+    """Runs land in a temporary root; only tests that ask for the fixture `delivery` start delivering processes."""
     monkeypatch.setenv("RLTRACK_ROOT", str(tmp_path / "mlruns"))
+    if "delivery" not in request.fixturenames:
+        monkeypatch.setattr("rltrack.tracking.delivery.deliver", lambda run: None)
     return tmp_path / "mlruns"
+
+
+@pytest.fixture
+def delivery():
+    """Let runs be delivered to MLflow and TensorBoard, as they are outside of tests."""

@@ -103,7 +103,8 @@ def _running_mean(metrics: MetricsTracker) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _grid(metrics: MetricsTracker, keys: Sequence[str], title: str) -> Figure:
-    varying = [key for key in keys if np.unique(metrics.history(key).values).size > 1] or list(keys)
+    telling = [key for key in keys if not key.endswith("n_updates")]  # a straight line tells nothing
+    varying = [key for key in telling if np.unique(metrics.history(key).values).size > 1] or telling or list(keys)
     columns = min(3, len(varying))
     rows = math.ceil(len(varying) / columns)
     figure = Figure(figsize=(4.4 * columns, 2.9 * rows + 0.4), layout="constrained")
@@ -137,17 +138,19 @@ def _resources(resources: MetricsTracker, title: str) -> Figure:
     panels = [(label, found) for label, found in panels if found]
     figure = Figure(figsize=(8, 2.8 * len(panels) + 0.4), layout="constrained")
     begin = min(resources.history(key).times[0] for key in keys)
+    end = max(resources.history(key).times[-1] for key in keys)
+    unit, seconds = ("minutes", 60.0) if end - begin > 180 else ("seconds", 1.0)
     for index, (label, found) in enumerate(panels):
         axes = figure.add_subplot(len(panels), 1, index + 1)
         for number, key in enumerate(found):
             series = resources.history(key)
             name = key.removeprefix("system/").replace("_", " ").removesuffix(" megabytes").removesuffix(" percentage")
-            axes.plot((series.times - begin) / 60.0, series.values, color=COLORS[number % len(COLORS)], label=name)
+            axes.plot((series.times - begin) / seconds, series.values, marker=".", color=COLORS[number % len(COLORS)], label=name)
         axes.set_ylabel(label)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.15 * max(1.0, *(float(resources.history(key).values.max()) for key in found)))
         axes.legend(frameon=False, fontsize=8)
         _plain(axes, steps=False)
-    figure.supxlabel("minutes", fontsize=10)
+    figure.supxlabel(unit, fontsize=10)
     figure.suptitle(title, fontsize=12)
     return figure
 

@@ -63,8 +63,8 @@ class ResourceSampler:
         self._workers: list[psutil.Process] = []
         self._workers_at = float("-inf")
         self._ignored: set[int] = set()
-        self._cpu = (time.monotonic(), self._cpu_seconds())
-        psutil.cpu_percent(None)
+        age = time.time() - self._process.create_time()
+        self._cpu = (time.monotonic() - age, 0.0)
 
     def ignore(self, pid: int) -> None:
         """Leave a child process out: it is not part of training."""

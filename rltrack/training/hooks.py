@@ -106,26 +106,25 @@ class HookList:
         """Whether a hook cannot work without evaluations."""
         return any(getattr(hook, "needs_evaluation", False) for hook in self.hooks)
 
-    def state_dict(self) -> list[dict[str, Any] | None]:
-        """Return the state of each hook that has one."""
-        return [hook.state_dict() if _has_state(hook) else None for hook in self.hooks]
+    def state_dict(self) -> list[tuple[str, Any]]:
+        """Return class name and state of each hook that has one, in order."""
+        return [(type(hook).__name__, hook.state_dict()) for hook in self.hooks if _has_state(hook)]
 
-    def load_state_dict(self, states: list[dict[str, Any] | None]) -> None:
+    def load_state_dict(self, states: list[tuple[str, Any]]) -> None:
         """Give each hook its state back.
 
         Raises:
-            ConfigurationError: If there are not as many hooks with a state as when the state was taken.
+            ConfigurationError: If the hooks with a state are not those of the time when it was taken.
         """
-        own, saved = [_has_state(hook) for hook in self.hooks], [state is not None for state in states]
-        if own != saved:
-            names = ", ".join(type(hook).__name__ for hook in self.hooks) or "none"
+        own, saved = [hook for hook in self.hooks if _has_state(hook)], [name for name, _ in states]
+        names = [type(hook).__name__ for hook in own]
+        if names != saved:
             raise ConfigurationError(
-                f"The checkpoint was taken with {len(states)} hooks, {sum(saved)} of them with a state; now there are "
-                f"{len(own)} ({names}), {sum(own)} with a state. Add the same hooks in the same order before resuming."
+                f"The checkpoint holds the state of the hooks {', '.join(saved) or '(none)'}; now there are "
+                f"{', '.join(names) or '(none)'}. Add the same hooks in the same order before resuming."
             )
-        for hook, state in zip(self.hooks, states, strict=True):
-            if state is not None:
-                hook.load_state_dict(state)
+        for hook, (_, state) in zip(own, states, strict=True):
+            hook.load_state_dict(state)
 
 
 def _has_state(hook: Any) -> bool:

@@ -37,6 +37,7 @@ class RunSession:
         journal: Open for appending.
         store: The run's versions.
         attempt: 1 for the first process, and so on.
+        status_before: How the run stood before this process; None for a new one.
         is_finished: Whether the run was finished before; nothing is left to train.
     """
 
@@ -51,8 +52,8 @@ class RunSession:
             known = directory.configuration_record()
             if known is not None:
                 _same_identity(directory, identity, known["identity"])
-            before = directory.status() if known is not None else None
-            self.is_finished = before is not None and before.is_finished
+            self.status_before = directory.status(held=True) if known is not None else None
+            self.is_finished = self.status_before is not None and self.status_before.is_finished
             self.journal = Journal(directory.journal_file)
             self._open.callback(self.journal.close)
         except BaseException:

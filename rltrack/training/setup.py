@@ -209,7 +209,9 @@ def _load_history(loop: TrainingLoop, session: RunSession) -> None:
 
 
 def _report_finished(loop: TrainingLoop, session: RunSession) -> None:
-    status = session.directory.status()
+    status = session.status_before
+    assert status is not None, "a finished run stood somehow before"
+    loop.was_finished = True
     loop.progress.state = TrainingState(status.state)
     loop.progress.env_steps = status.env_steps
     loop.statistics.state, loop.statistics.reason = loop.progress.state, status.reason

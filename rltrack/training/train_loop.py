@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rltrack.agents.protocol import LEARNER_PARTS, POLICY_PARTS, EpisodeInfo, IterationStats, StepInfo
 from rltrack.config import LoopSettings
-from rltrack.errors import CheckpointFailed, ConfigurationError, MemoryLimitExceeded, TrainingDiverged
+from rltrack.errors import CheckpointFailed, ConfigurationError, JournalFailed, MemoryLimitExceeded, TrainingDiverged
 from rltrack.evaluation.episodes import Evaluation, EvaluationInterrupted
 from rltrack.tracking.metrics import MetricsTracker
 from rltrack.training.control import Control, IterationAbandoned
@@ -97,6 +97,8 @@ class TrainingLoop:
         self.reporter = reporter or ProgressReporter()
         self.name, self.root, self.may_resume, self.tracking = name, root, resume, tracking
         self.seed, self.identity, self.config = seed, identity, config
+        self.was_finished = False
+        """Whether the run was finished before, so that nothing was trained."""
         self._given = (agent, env, eval_env)
         self._parts: SetUp | None = None
         self._delivery: Any = None
@@ -155,6 +157,7 @@ class TrainingLoop:
         """
         self.set_up(agent, env)
         if self.progress.state.is_final:
+            self._ready().close()
             return self.statistics
         try:
             with self.control.signals():
@@ -194,7 +197,10 @@ class TrainingLoop:
     def train_chunk(self, mark: Mark) -> None:
         """Train until a mark is reached or something asks to stop; does nothing where it is reached already."""
         while not mark.is_reached(self.progress) and not self._wants_to_leave():
-            self._iterate()
+            if self.control.should_pause:
+                self._pause()
+            else:
+                self._iterate()
 
     def evaluate(self) -> Evaluation | None:
         """Evaluate the policy as it is, keep it if it is the best so far, and let the strategy answer.
@@ -272,6 +278,7 @@ class TrainingLoop:
         parts, progress = self._ready(), self.progress
         progress.state = TrainingState.RUNNING
         self._tick = self._saved_time = time.monotonic()
+        progress.update_performance_stats(self._tick)
         parts.agent.set_schedule(self.strategy.remaining(progress))
         self.reporter.start(self.statistics.run or "training", progress)
         self.hooks.call("on_training_start", progress)
@@ -307,8 +314,6 @@ class TrainingLoop:
         _refuse_nonfinite(stats.losses, self.progress.env_steps)
         self.hooks.call("on_iteration_end", self.progress, stats)
         self._look_at_resources()
-        if self.control.should_pause:
-            self._pause()
         self.reporter.update(self.progress)
 
     def _advance_clock(self) -> None:
@@ -418,6 +423,7 @@ class TrainingLoop:
         progress = self.progress
         progress.state = TrainingState.PAUSED
         self.hooks.call("on_pause", progress)
+        self.reporter.update(progress)
         self.reporter.say(f"paused at {progress.env_steps:,} env steps", show=True)
         self.control.wait_while_paused()
         progress.state = TrainingState.RUNNING
@@ -453,6 +459,8 @@ class TrainingLoop:
         """Tell everybody, record it, and leave the raising to the caller."""
         self.progress.state = TrainingState.FAILED
         self.hooks.call("on_error", self.progress, error)
+        if isinstance(error, JournalFailed):
+            return  # there is nothing left to write to
         message = " ".join(str(error).split())
         self._ready().session.journal.note("error", error=type(error).__name__, message=message)
         self._record_end(f"{type(error).__name__}: {message}")
@@ -535,6 +543,7 @@ class _Observer:
 
     def on_episode_end(self, episode: EpisodeInfo) -> None:
         self._progress.add_episode(episode)
+        self._set_schedule(self._remaining(self._progress))
         self._episodes.append(episode)
         if self._tell_episodes:
             self._hooks.call("on_episode_end", self._progress, episode)
