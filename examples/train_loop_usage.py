@@ -1,7 +1,7 @@
 """Seven ways to use TrainingLoop; each runs by its name in under a minute.
 
-    python examples/train_loop_usage.py basic
-    python examples/train_loop_usage.py --list
+python examples/train_loop_usage.py basic
+python examples/train_loop_usage.py --list
 """
 
 from __future__ import annotations
@@ -101,7 +101,10 @@ def pause_resume() -> TrainingStatistics:
 def resource_monitoring() -> TrainingStatistics:
     """Watch memory, CPU and GPU while training; stop with a checkpoint beyond a limit."""
     loop = TrainingLoop(
-        memory_limit_mb=4_000.0, convergence_threshold=475.0, total_timesteps=20_000, reporter=ProgressReporter(console=True)
+        memory_limit_mb=4_000.0,
+        convergence_threshold=475.0,
+        total_timesteps=20_000,
+        reporter=ProgressReporter(console=True),
     )
     statistics = loop.run(new_agent(), "CartPole-v1")
     if loop.progress.resources is not None:
@@ -129,9 +132,13 @@ def main() -> None:
     statistics = EXAMPLES[arguments.example]()
     evaluation = statistics.final_evaluation
     print(f"{statistics.state.value}: {statistics.reason}")
-    print(f"{statistics.env_steps:,} env steps, {statistics.episodes:,} episodes, {statistics.steps_per_second:,.0f} steps/s")
+    print(
+        f"{statistics.env_steps:,} env steps, {statistics.episodes:,} episodes, {statistics.steps_per_second:,.0f} steps/s"
+    )
     if evaluation is not None:
-        print(f"mean return {evaluation.mean:.1f}, 95 % interval {evaluation.interval.low:.1f} to {evaluation.interval.high:.1f}")
+        print(
+            f"mean return {evaluation.mean:.1f}, 95 % interval {evaluation.interval.low:.1f} to {evaluation.interval.high:.1f}"
+        )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.exceptions import TyperException
 
 from rltrack.errors import ConfigurationError, MissingExtra, NameTaken, RltrackError
 
@@ -28,12 +27,17 @@ app = typer.Typer(
     help="Train reinforcement-learning agents, keep every number, and go on after anything.\n\n"
     "Try: rltrack train --algo ppo --env CartPole-v1 --timesteps 20000",
 )
-benchmark = typer.Typer(no_args_is_help=True, help="Benchmarks, with the commands that made the documentation's tables.")
+benchmark = typer.Typer(
+    no_args_is_help=True, help="Benchmarks, with the commands that made the documentation's tables."
+)
 app.add_typer(benchmark, name="benchmark")
 
-ConfigFile = Annotated[Path | None, typer.Argument(help="YAML or JSON file; examples are in configs/.", show_default=False)]
+ConfigFile = Annotated[
+    Path | None, typer.Argument(help="YAML or JSON file; examples are in configs/.", show_default=False)
+]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as training.eval_freq=5000.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as training.eval_freq=5000."),
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name; `rltrack runs` lists them.")]
 RunAndVersion = Annotated[
@@ -59,7 +63,9 @@ def _main(
 def train(
     config: ConfigFile = None,
     overrides: Overrides = None,
-    name: Annotated[str | None, typer.Option(help="The run's name; one that exists goes on.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The run's name; one that exists goes on.", show_default=False)
+    ] = None,
     algo: Annotated[str | None, typer.Option(help="Algorithm, such as ppo, sac or tqc.", show_default=False)] = None,
     env: Annotated[str | None, typer.Option(help="Environment id, such as CartPole-v1.", show_default=False)] = None,
     timesteps: Annotated[int | None, typer.Option(help="Budget in env steps.", show_default=False)] = None,
@@ -114,9 +120,12 @@ def evaluate(
     run: RunAndVersion,
     episodes: Annotated[int, typer.Option(help="Episodes to play.")] = 100,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of the episodes; default: ones that training never evaluated on.", show_default=False)
+        int | None,
+        typer.Option(help="Seed of the episodes; default: ones that training never evaluated on.", show_default=False),
     ] = None,
-    stochastic: Annotated[bool, typer.Option("--stochastic", help="Act by a sample of the policy, not by its mode.")] = False,
+    stochastic: Annotated[
+        bool, typer.Option("--stochastic", help="Act by a sample of the policy, not by its mode.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Play a version's policy in fresh environments, and print the statistics of its returns."""
@@ -134,8 +143,12 @@ def evaluate(
 @app.command()
 def export(
     run: RunName,
-    format: Annotated[str, typer.Option(help="csv (one row per value) or json (metrics, episodes, evaluations).")] = "csv",
-    output: Annotated[Path | None, typer.Option(help="File to write; default: in the run's exports/.", show_default=False)] = None,
+    format: Annotated[
+        str, typer.Option(help="csv (one row per value) or json (metrics, episodes, evaluations).")
+    ] = "csv",
+    output: Annotated[
+        Path | None, typer.Option(help="File to write; default: in the run's exports/.", show_default=False)
+    ] = None,
 ) -> None:
     """Write a run's whole history to a file."""
     from rltrack.tracking.metrics import MetricsTracker
@@ -151,7 +164,9 @@ def export(
 @app.command()
 def plot(
     names: Annotated[list[str], typer.Argument(metavar="RUN...", help="One run, or several to compare.")],
-    output: Annotated[Path | None, typer.Option(help="Folder (one run) or PNG file (several).", show_default=False)] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder (one run) or PNG file (several).", show_default=False)
+    ] = None,
 ) -> None:
     """Draw a run's plots, or the learning curves of several runs in one."""
     from rltrack.tracking.metrics import MetricsTracker
@@ -216,7 +231,9 @@ def scores(
     """
     from rltrack.benchmarks.scores import as_markdown, run_scores
 
-    rows = run_scores(configs, _root(), seeds=seeds, jobs=jobs, only=only or (), tell=lambda text: typer.echo(text, err=True))
+    rows = run_scores(
+        configs, _root(), seeds=seeds, jobs=jobs, only=only or (), tell=lambda text: typer.echo(text, err=True)
+    )
     text = as_markdown(rows, "rltrack benchmark scores")
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -269,13 +286,19 @@ def _train(config: TrainingConfig) -> None:
     from rltrack.training.trainer import Trainer
 
     trainer = Trainer(config, root=_State.root, reporter=ProgressReporter(console=True))
-    statistics = trainer.train()
+    try:
+        statistics = trainer.train()
+    except KeyboardInterrupt:  # once it trains, the loop hears Ctrl-C itself
+        typer.echo("Interrupted before training began; nothing was changed.", err=True)
+        raise typer.Exit(EXIT_STOPPED) from None
     run = trainer.run_directory
     assert run is not None, "a training that ended has a run"
     delivered = console.wait_for_delivery(trainer.loop.wait_for_tracking, DELIVERY_SECONDS)
     console.print_summary(run, statistics, delivered)
     if trainer.loop.was_finished:
-        typer.echo("\nThis run was finished before; nothing was trained. For a new one give another --name or --set seed=….")
+        typer.echo(
+            "\nThis run was finished before; nothing was trained. For a new one give another --name or --set seed=…."
+        )
     if statistics.state is TrainingState.STOPPED:
         raise typer.Exit(EXIT_STOPPED)
 
@@ -313,19 +336,13 @@ def main(arguments: list[str] | None = None) -> None:
 def run_command(arguments: list[str]) -> int:
     """Run one command; return its exit code. Errors on purpose are one message, without a traceback."""
     try:
-        result = app(_hoist_root(arguments), prog_name="rltrack", standalone_mode=False)
-        return int(result) if isinstance(result, int) else 0
-    except typer.Exit as exit_:
-        return int(exit_.exit_code)
-    except TyperException as error:
-        error.show()
-        return EXIT_USAGE
-    except (typer.Abort, KeyboardInterrupt):
-        typer.echo("Interrupted before training began; nothing was changed.", err=True)
-        return EXIT_STOPPED
+        app(_hoist_root(arguments), prog_name="rltrack")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else EXIT_ERROR
     except (ConfigurationError, MissingExtra, NameTaken) as error:
         typer.echo(f"Error: {error}", err=True)
         return EXIT_USAGE
     except RltrackError as error:
         typer.echo(f"Error: {error}", err=True)
         return EXIT_ERROR
+    return 0

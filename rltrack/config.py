@@ -188,9 +188,9 @@ class LoopSettings(Section):
     """What a TrainingLoop needs to know beside its agent and environment."""
 
     training: TrainingSection
-    evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
-    checkpoints: CheckpointsSection = Field(default_factory=CheckpointsSection)
-    tracking: TrackingSection = Field(default_factory=TrackingSection)
+    evaluation: EvaluationSection = EvaluationSection()
+    checkpoints: CheckpointsSection = CheckpointsSection()
+    tracking: TrackingSection = TrackingSection()
 
     @classmethod
     def from_flat(cls, options: Mapping[str, Any]) -> Self:

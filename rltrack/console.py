@@ -53,7 +53,9 @@ def print_runs(rows: Sequence[dict[str, Any]], root: Root) -> None:
     """Print the runs as a table."""
     out = _out()
     if not rows:
-        out.print(f"No runs under {root.path} yet. Begin one: rltrack train --algo ppo --env CartPole-v1 --timesteps 20000")
+        out.print(
+            f"No runs under {root.path} yet. Begin one: rltrack train --algo ppo --env CartPole-v1 --timesteps 20000"
+        )
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column, justify in (("run", "left"), ("state", "left"), ("env steps", "right"), ("last eval", "right"),
@@ -123,7 +125,10 @@ def print_details(details: dict[str, Any]) -> None:
     style = _STYLES.get(details["state"], "")
     reason = f": {details['reason']}" if details["reason"] else ""
     out.print(f"[bold]{details['name']}[/]  [{style}]{details['state']}[/]{reason}", highlight=False)
-    out.print(f"{details['env_steps']:,} env steps in {details['attempts']} attempt(s); {details['directory']}", highlight=False)
+    out.print(
+        f"{details['env_steps']:,} env steps in {details['attempts']} attempt(s); {details['directory']}",
+        highlight=False,
+    )
     if details["evaluations"]:
         table = Table(box=None, header_style="bold", pad_edge=False, title="Evaluations", title_justify="left")
         for column in ("env steps", "mean return", "95 % interval", "IQM"):

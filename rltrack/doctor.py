@@ -45,10 +45,18 @@ def print_report(root: str | Path | None) -> bool:
         good = good and ok is not False
         out.print(f"{mark} {what:<22} {escape(found)}", highlight=False)
 
-    line(True, "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores")
+    line(
+        True,
+        "python",
+        f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    )
     for package in _REQUIRED:
         version = _version(package)
-        line(version is not None, package, version or f"missing; install it with: pip install rltrack (it needs {package})")
+        line(
+            version is not None,
+            package,
+            version or f"missing; install it with: pip install rltrack (it needs {package})",
+        )
     for package, limit, advice in _BROKEN_TOGETHER:
         version = _version(package)
         if version is not None and _numbers(version) >= limit:

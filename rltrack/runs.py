@@ -164,7 +164,7 @@ class RunDirectory:
         finished = False
         for record in read_tail(self.journal_file):
             last_time = record["time"]
-            env_steps = max(env_steps, int(record.get("step", record.get("env_steps", 0))))
+            env_steps = max(env_steps, int(record.get("step") or record.get("env_steps") or 0))
             if record["kind"] == "end":
                 state, reason = record["state"], record["reason"]
                 mean_return, finished = record["mean_return"], not record["goes_on"]
@@ -228,7 +228,11 @@ class Root:
         check_run_name(name)
         if not self.exists(name):
             names = self.names()
-            known = f" Runs here: {', '.join(names[:20])}{' …' if len(names) > 20 else ''}." if names else " It has no runs yet."
+            known = (
+                f" Runs here: {', '.join(names[:20])}{' …' if len(names) > 20 else ''}."
+                if names
+                else " It has no runs yet."
+            )
             raise RunNotFound(f"No run '{name}' under {self.path}.{did_you_mean(name, names)}{known}")
         return RunDirectory(self.runs_folder / name)
 

@@ -7,7 +7,12 @@ import os
 import pytest
 
 os.environ.update(
-    {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "NO_COLOR": "1"}
+    {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "NO_COLOR": "1",
+    }
 )
 for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "FORCE_COLOR"):
     os.environ.pop(variable, None)

@@ -40,7 +40,17 @@ SMALL = {"net_arch": [16, 16]}
 
 
 def small_ppo(env="CartPole-v1", **options):
-    return PPO("MlpPolicy", env, n_steps=64, batch_size=32, n_epochs=2, seed=0, device="cpu", policy_kwargs=dict(SMALL), **options)
+    return PPO(
+        "MlpPolicy",
+        env,
+        n_steps=64,
+        batch_size=32,
+        n_epochs=2,
+        seed=0,
+        device="cpu",
+        policy_kwargs=dict(SMALL),
+        **options,
+    )
 
 
 def small_dqn(env="CartPole-v1", **options):
@@ -61,7 +71,9 @@ def config_of(**changes):
 
 def test_from_model_to_mlflow_and_tensorboard(delivery, own_root):
     """The whole way: one run, its numbers in MLflow and TensorBoard once, its artifacts, its status."""
-    loop = TrainingLoop(small_ppo(), gym.make("CartPole-v1"), total_timesteps=320, eval_freq=128, eval_episodes=3, name="whole")
+    loop = TrainingLoop(
+        small_ppo(), gym.make("CartPole-v1"), total_timesteps=320, eval_freq=128, eval_episodes=3, name="whole"
+    )
     loop.add_hook(LoggingHook(log_interval=100))
     loop.add_hook(EarlyStoppingHook(patience=10, min_improvement=0.01))
     statistics = loop.run()
@@ -86,7 +98,11 @@ def test_from_model_to_mlflow_and_tensorboard(delivery, own_root):
     history = client.get_metric_history(delivered["run_id"], "train/loss")
     assert [(metric.step, metric.value) for metric in sorted(history, key=lambda metric: metric.step)] == expected
     assert len(expected) == 5, "every iteration's losses, the last one's too"
-    assert [metric.step for metric in client.get_metric_history(delivered["run_id"], "eval/mean_reward")] == [128, 256, 320]
+    assert [metric.step for metric in client.get_metric_history(delivered["run_id"], "eval/mean_reward")] == [
+        128,
+        256,
+        320,
+    ]
     names = {item.path for item in client.list_artifacts(delivered["run_id"])}
     assert names >= {"config.yaml", "train.log", "plots", "metrics.csv"}
     assert "system/process_memory_megabytes" in found.data.metrics
@@ -97,7 +113,9 @@ def test_from_model_to_mlflow_and_tensorboard(delivery, own_root):
     scalars = [(event.step, event.value) for event in events.Scalars("train/loss")]
     assert scalars == [(step, pytest.approx(value)) for step, value in expected]
 
-    again = subprocess.run([sys.executable, "-m", "rltrack.tracking.sync", str(run.path)], timeout=180, capture_output=True)
+    again = subprocess.run(
+        [sys.executable, "-m", "rltrack.tracking.sync", str(run.path)], timeout=180, capture_output=True
+    )
     assert again.returncode == 0, again.stderr
     assert len(client.get_metric_history(delivered["run_id"], "train/loss")) == len(expected)
     assert len(client.search_runs([delivered["experiment_id"]])) == 1
@@ -112,10 +130,16 @@ def test_episodic_off_policy_updates_once_per_episode(n_envs, own_root):
     statistics = loop.run()
     assert 12 <= statistics.episodes <= 12 + (n_envs - 1)
     assert model.train_freq.frequency == 4, "what the strategy changed is put back"
-    messages = [record["message"] for record in read_journal(Root().find("episodic").journal_file) if record["kind"] == "warning"]
+    messages = [
+        record["message"]
+        for record in read_journal(Root().find("episodic").journal_file)
+        if record["kind"] == "warning"
+    ]
     if n_envs == 1:
         assert statistics.iterations == 12
-        assert model._n_updates == pytest.approx(statistics.env_steps / 2, abs=20), "as many updates per env step as asked for"
+        assert model._n_updates == pytest.approx(statistics.env_steps / 2, abs=20), (
+            "as many updates per env step as asked for"
+        )
     else:
         assert statistics.iterations > 12
         assert any("EPISODIC" in message for message in messages)
@@ -131,7 +155,13 @@ def test_episodic_schedule_follows_episodes():
 def test_adaptive_lowers_the_learning_rate_of_sb3():
     model = small_ppo()
     loop = TrainingLoop(
-        model, strategy="adaptive", total_timesteps=64 * 40, eval_freq=64, eval_episodes=2, tracking=False, eval_env=Constant()
+        model,
+        strategy="adaptive",
+        total_timesteps=64 * 40,
+        eval_freq=64,
+        eval_episodes=2,
+        tracking=False,
+        eval_env=Constant(),
     )
     loop.run()
     rates = loop.metrics.history("train/learning_rate").values
@@ -153,7 +183,9 @@ def test_normalised_frame_stacked_agent_is_evaluated_with_its_statistics():
     loop = TrainingLoop(model, env, total_timesteps=512, eval_freq=256, eval_episodes=2, tracking=False)
     statistics = loop.run()
     assert len(statistics.evaluations) == 2
-    assert all(-2000 < value < 0 for evaluation in statistics.evaluations for value in evaluation.returns), "raw returns"
+    assert all(-2000 < value < 0 for evaluation in statistics.evaluations for value in evaluation.returns), (
+        "raw returns"
+    )
     assert min(statistics.episode_returns) < -100, "raw, not the normalised rewards that the agent sees"
 
 
@@ -188,7 +220,9 @@ def test_trainer_resumes_and_refuses_another_configuration(own_root):
         raise KeyboardInterrupt
 
     first = Trainer(config_of(name="one", training={"total_timesteps": 512, "checkpoint_freq": 64}))
-    first.loop.add_hook(type("Stop", (), {"on_iteration_end": lambda self, p, i: p.env_steps >= 192 and first.loop.stop()})())
+    first.loop.add_hook(
+        type("Stop", (), {"on_iteration_end": lambda self, p, i: p.env_steps >= 192 and first.loop.stop()})()
+    )
     assert first.train().state is TrainingState.STOPPED
 
     with pytest.raises(rltrack.RltrackError, match="seed: 1 → 2"):
@@ -245,9 +279,14 @@ def test_on_step_hook_sees_what_the_agent_sees():
             self.seen = []
 
         def on_step(self, progress, step_info):
-            self.seen.append((step_info.env_steps, step_info.rewards.shape, step_info.actions.shape, len(step_info.infos)))
+            self.seen.append(
+                (step_info.env_steps, step_info.rewards.shape, step_info.actions.shape, len(step_info.infos))
+            )
 
-    for model in (small_ppo(make_vec_env("CartPole-v1", n_envs=2)), SAC("MlpPolicy", make_vec_env("Pendulum-v1", n_envs=2), learning_starts=1000)):
+    for model in (
+        small_ppo(make_vec_env("CartPole-v1", n_envs=2)),
+        SAC("MlpPolicy", make_vec_env("Pendulum-v1", n_envs=2), learning_starts=1000),
+    ):
         hook = Steps()
         TrainingLoop(model, total_timesteps=128, tracking=False, hooks=[hook]).run()
         assert len(hook.seen) == 64
@@ -294,7 +333,7 @@ def start_script(root, *arguments):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     for line in process.stderr:
-        if "steps" in line and not arguments or "stuck" in line:
+        if ("steps" in line and not arguments) or "stuck" in line:
             return process
     raise AssertionError("the script ended early")
 

@@ -203,12 +203,16 @@ def test_schedule_follows_the_whole_budget_over_chunks():
 
 def test_evaluations_and_checkpoints_at_their_marks(own_root):
     hook = RecordingHook()
-    loop = TrainingLoop(ScriptedAgent(), TINY, total_timesteps=100, eval_freq=25, checkpoint_freq=40, hooks=[hook], name="marks")
+    loop = TrainingLoop(
+        ScriptedAgent(), TINY, total_timesteps=100, eval_freq=25, checkpoint_freq=40, hooks=[hook], name="marks"
+    )
     loop.run()
     assert [at for name, at in hook.calls if name == "on_evaluation_end"] == [30, 50, 80, 100]
     resumable = [version.env_steps for version in Root().find("marks").store().versions() if version.is_resumable]
     assert resumable == [80, 100]
-    checkpoints = [record for record in read_journal(own_root / "runs/marks/journal.jsonl") if record["kind"] == "checkpoint"]
+    checkpoints = [
+        record for record in read_journal(own_root / "runs/marks/journal.jsonl") if record["kind"] == "checkpoint"
+    ]
     assert [record["step"] for record in checkpoints if record["resumable"]] == [40, 80, 100]
 
 
@@ -360,13 +364,17 @@ def test_a_broken_loss_stops_at_once(loss, own_root):
     run = Root().find("nan")
     assert run.status().state == "failed"
     assert [version.env_steps for version in run.store().versions()] == [10, 20]
-    written = [record["values"]["train/loss"] for record in read_journal(run.journal_file) if record["kind"] == "metrics"]
+    written = [
+        record["values"]["train/loss"] for record in read_journal(run.journal_file) if record["kind"] == "metrics"
+    ]
     assert np.isnan(written[-1]) == np.isnan(loss)
     assert written[-1] == loss or np.isnan(loss)
 
 
 def test_broken_weights_never_become_a_version(own_root):
-    loop = TrainingLoop(ScriptedAgent(weights_break_at=3), TINY, total_timesteps=1000, checkpoint_freq=10, name="weights")
+    loop = TrainingLoop(
+        ScriptedAgent(weights_break_at=3), TINY, total_timesteps=1000, checkpoint_freq=10, name="weights"
+    )
     with pytest.raises(TrainingDiverged, match="skill"):
         loop.run()
     assert [version.env_steps for version in Root().find("weights").store().versions()] == [10, 20]
@@ -390,7 +398,9 @@ def test_a_failing_checkpoint_stops_or_goes_on(own_root, monkeypatch):
     monkeypatch.setattr(store, "write_bytes", full)
     with pytest.raises(CheckpointFailed, match="No space left"):
         TrainingLoop(ScriptedAgent(), TINY, total_timesteps=100, checkpoint_freq=10, name="full").run()
-    loop = TrainingLoop(ScriptedAgent(), TINY, total_timesteps=100, checkpoint_freq=50, name="on", on_failure="continue")
+    loop = TrainingLoop(
+        ScriptedAgent(), TINY, total_timesteps=100, checkpoint_freq=50, name="on", on_failure="continue"
+    )
     assert loop.run().env_steps == 100
     warnings = [record for record in read_journal(own_root / "runs/on/journal.jsonl") if record["kind"] == "warning"]
     assert "No space left" in warnings[0]["message"]
@@ -528,7 +538,9 @@ def test_max_seconds_can_be_raised_to_go_on(own_root):
     slow.before_iteration = lambda iteration: time.sleep(0.05)
     TrainingLoop(slow, TINY, total_timesteps=100, name="slow", max_seconds=0.1).run()
     assert not Root().find("slow").status().is_finished
-    statistics = TrainingLoop(ScriptedAgent(), TINY, total_timesteps=100, name="slow", max_seconds=60, resume=True).run()
+    statistics = TrainingLoop(
+        ScriptedAgent(), TINY, total_timesteps=100, name="slow", max_seconds=60, resume=True
+    ).run()
     assert statistics.env_steps == 100
 
 

@@ -6,7 +6,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from rltrack.errors import ConfigurationError, MissingExtra, did_you_mean
 
@@ -134,8 +134,24 @@ def model_arguments(
                 f"Allowed: {', '.join(sorted(allowed))}."
             )
         reader = _READERS.get(key)
+        if reader is None:
+            _check_kind(algorithm, model_class, key, value)
         arguments[key] = reader(value, action_space) if reader else _plain(key, value)
     return arguments
+
+
+def _check_kind(algorithm: Algorithm, model_class: type[Any], key: str, value: Any) -> None:
+    """Refuse a text where the algorithm's own annotation has none: it would fail deep inside the first update."""
+    if not isinstance(value, str):
+        return
+    try:
+        hint = get_type_hints(model_class.__init__).get(key, Any)
+    except NameError:  # an annotation that only a type checker can resolve
+        return
+    kinds = [hint, *get_args(hint)]
+    if Any not in kinds and str not in kinds:
+        wanted = " or ".join(kind.__name__ for kind in kinds if isinstance(kind, type)) or str(hint)
+        raise ConfigurationError(f"Hyperparameter '{key}' is {value!r}, a text; {algorithm.name} wants {wanted}.")
 
 
 def _plain(key: str, value: Any) -> Any:

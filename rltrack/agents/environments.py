@@ -48,7 +48,9 @@ def make_gym_env(env_id: str, kwargs: Mapping[str, Any] | None = None) -> gym.En
             "Write an id that Gymnasium knows, or package:Env-v0 to import the package that registers it."
         ) from None
     except TypeError as error:
-        raise ConfigurationError(f"Environment '{env_id}' does not take {dict(kwargs or {})}: {_one_line(error)}.") from None
+        raise ConfigurationError(
+            f"Environment '{env_id}' does not take {dict(kwargs or {})}: {_one_line(error)}."
+        ) from None
 
 
 def _register_atari(env_id: str) -> None:
@@ -186,7 +188,8 @@ class GymEvaluation:
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, list[Mapping[str, Any]]]:
         """Step each environment, and reset those whose episode ended."""
-        observations, rewards, dones, infos = [], [], [], []
+        observations, rewards, dones = [], [], []
+        infos: list[Mapping[str, Any]] = []
         for env, action in zip(self._envs, actions, strict=True):
             observation, reward, terminated, truncated, info = env.step(action)
             done = bool(terminated or truncated)

@@ -137,7 +137,13 @@ class Agent(Protocol):
         """Collect experience and update, once."""
 
     def predict(
-        self, observation: Any, *, state: Any = None, episode_start: Any = None, deterministic: bool = True, **inputs: Any
+        self,
+        observation: Any,
+        *,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        **inputs: Any,
     ) -> tuple[Any, Any]:
         """Return actions (first axis ``(n_envs,)``) and the policy's next recurrent state.
 

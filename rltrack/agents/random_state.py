@@ -13,7 +13,7 @@ import numpy as np
 
 def capture_random() -> dict[str, Any]:
     """Return the state of Python's, numpy's and (if it is loaded) torch's random streams, as plain data."""
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": {"name": name, "keys": keys, "position": position, "has_gauss": has_gauss, "cached": cached},
@@ -31,9 +31,7 @@ def restore_random(state: dict[str, Any]) -> None:
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     stream = state["numpy"]
-    np.random.set_state(
-        (stream["name"], stream["keys"], stream["position"], stream["has_gauss"], stream["cached"])
-    )
+    np.random.set_state((stream["name"], stream["keys"], stream["position"], stream["has_gauss"], stream["cached"]))
     if "torch" in state:
         import torch
 

@@ -102,11 +102,17 @@ class SB3Agent:
         values = getattr(self.model.logger, "name_to_value", {})
         losses = {**self._writer.losses, **_losses(values)}
         if isinstance(self.model, OnPolicyAlgorithm) and self._iteration % self._log_interval == 0:
-            self.model.dump_logs(self._iteration)  # type: ignore[attr-defined]
+            self.model.dump_logs(self._iteration)
         return IterationStats(self.model.num_timesteps - before, self._writer.take(), losses)
 
     def predict(
-        self, observation: Any, *, state: Any = None, episode_start: Any = None, deterministic: bool = True, **inputs: Any
+        self,
+        observation: Any,
+        *,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        **inputs: Any,
     ) -> tuple[Any, Any]:
         """Act as the model acts; observations come from the evaluation environment, normalised if the model's are."""
         return self.model.predict(
@@ -162,9 +168,9 @@ class SB3Agent:
 
         SB3 counts in episodes for a single environment only; on-policy agents have no choice either.
         """
-        model = self.model
-        if not isinstance(model, OffPolicyAlgorithm) or self.env.num_envs > 1:
+        if not isinstance(self.model, OffPolicyAlgorithm) or self.env.num_envs > 1:
             return False
+        model: Any = self.model
         train_freq = model.train_freq
         if isinstance(train_freq, TrainFreq) and train_freq.unit == TrainFrequencyUnit.STEP:
             steps = model.gradient_steps
@@ -317,7 +323,7 @@ def describe(model: BaseAlgorithm) -> dict[str, Any]:
     """Return what the model is, as plain data: algorithm, arguments of its constructor as resolved, spaces."""
     arguments: dict[str, Any] = {}
     for cls in reversed(type(model).__mro__):
-        for name in inspect.signature(cls.__init__).parameters:
+        for name in inspect.signature(vars(cls).get("__init__", object.__init__)).parameters:
             if name not in ("self", "env", "_init_setup_model", "policy", "args", "kwargs", "supported_action_spaces"):
                 value = getattr(model, name, inspect.Parameter.empty)
                 if value is not inspect.Parameter.empty:
@@ -330,7 +336,9 @@ def describe(model: BaseAlgorithm) -> dict[str, Any]:
         "hyperparameters": arguments,
         "observation_space": str(model.observation_space),
         "action_space": str(model.action_space),
-        "n_parameters": sum(p.numel() for p in model.policy.parameters()) if hasattr(model.policy, "parameters") else None,
+        "n_parameters": sum(p.numel() for p in model.policy.parameters())
+        if hasattr(model.policy, "parameters")
+        else None,
         "device": str(model.device),
     }
     if model.env is not None:
@@ -449,14 +457,13 @@ class _Relay(BaseCallback):
             return True
         step = None
         if observer.wants_steps:
-            step = StepInfo(
-                self.num_timesteps, seen["new_obs"], seen["actions"], seen["rewards"], dones, seen["infos"]
-            )
+            step = StepInfo(self.num_timesteps, seen["new_obs"], seen["actions"], seen["rewards"], dones, seen["infos"])
         observer.on_step(n_envs, step)
         if self._returns is not None:
             rewards = seen["rewards"] if self._normalize is None else self._normalize.get_original_reward()
             self._returns += rewards
-            self._lengths += 1
+            if self._lengths is not None:
+                self._lengths += 1
         if np.any(dones):
             for index in np.flatnonzero(dones):
                 self._report(int(index), seen["infos"][index])

@@ -165,9 +165,9 @@ def _replay_arrays(replay: ReplayBuffer) -> dict[str, Any]:
     """Every array of the buffer whose first axis is the ring, by name; dictionaries of arrays included."""
     arrays: dict[str, Any] = {}
     for name, value in vars(replay).items():
-        if isinstance(value, np.ndarray) and value.shape[:1] == (replay.buffer_size,):
-            arrays[name] = value
-        elif isinstance(value, dict) and value and all(isinstance(item, np.ndarray) for item in value.values()):
+        if (isinstance(value, np.ndarray) and value.shape[:1] == (replay.buffer_size,)) or (
+            isinstance(value, dict) and value and all(isinstance(item, np.ndarray) for item in value.values())
+        ):
             arrays[name] = value
     return arrays
 

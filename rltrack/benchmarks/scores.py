@@ -102,7 +102,9 @@ def run_scores(
                     continue
                 running.remove(entry)
                 if code != 0:
-                    raise RltrackError(f"{case.config} with seed {seed} ended with exit code {code}; see its train.log.")
+                    raise RltrackError(
+                        f"{case.config} with seed {seed} ended with exit code {code}; see its train.log."
+                    )
                 tell(f"{case.config}, seed {seed}: done")
     finally:
         for _, _, process in running:
@@ -175,7 +177,11 @@ def as_markdown(rows: list[dict[str, Any]], command: str) -> str:
             f"{published} | {best:.1f} |"
         )
     versions = ", ".join(f"{name} {number}" for name, number in package_versions().items())
-    lines += ["", f"Python {platform.python_version()}, {versions}; {platform.machine()}, one torch thread per run.", ""]
+    lines += [
+        "",
+        f"Python {platform.python_version()}, {versions}; {platform.machine()}, one torch thread per run.",
+        "",
+    ]
     return "\n".join(lines)
 
 

@@ -169,10 +169,12 @@ def _play(
         observation, rewards, dones, infos = env.step(actions)
         returns += rewards
         lengths += 1
-        for index in np.flatnonzero(dones):
+        for index in map(int, np.flatnonzero(dones)):
             finished: tuple[float, int] | None = float(returns[index]), int(lengths[index])
             returns[index] = lengths[index] = 0
-            if env.reports_episodes:  # a Monitor inside the wrappers knows the raw return, and real ends from lost lives
+            if (
+                env.reports_episodes
+            ):  # a Monitor inside the wrappers knows the raw return, and real ends from lost lives
                 episode = infos[index].get("episode")
                 finished = (float(episode["r"]), int(episode["l"])) if episode else None
             if finished is None:
@@ -184,4 +186,3 @@ def _play(
         if should_abort():
             raise EvaluationInterrupted
     return [results[index] for index in range(len(seeds))]
-

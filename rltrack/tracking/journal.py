@@ -38,7 +38,20 @@ from rltrack.errors import JournalFailed
 
 Record = dict[str, Any]
 
-NUMERIC_FIELDS = ("values", "returns", "lengths", "mean", "std", "median", "iqm", "interval", "score", "numbers", "min", "max")
+NUMERIC_FIELDS = (
+    "values",
+    "returns",
+    "lengths",
+    "mean",
+    "std",
+    "median",
+    "iqm",
+    "interval",
+    "score",
+    "numbers",
+    "min",
+    "max",
+)
 _TEXT_TO_FLOAT = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _TAIL_BYTES = 1 << 16
 

@@ -83,6 +83,9 @@ class MetricsTracker:
         elif kind == "decision":
             self.decisions.append(record)
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._columns
+
     def keys(self) -> list[str]:
         """Return the keys that have values, sorted."""
         return sorted(self._columns)
@@ -143,7 +146,11 @@ class MetricsTracker:
     def to_mapping(self) -> dict[str, Any]:
         """Return everything as plain data that is valid JSON."""
         metrics = {
-            key: {"step": list(steps), "value": [_json_number(v) for v in values], "time": [_json_number(t) for t in times]}
+            key: {
+                "step": list(steps),
+                "value": [_json_number(v) for v in values],
+                "time": [_json_number(t) for t in times],
+            }
             for key, (steps, values, times) in sorted(self._columns.items())
         }
         steps, returns, lengths = zip(*self.episodes, strict=True) if self.episodes else ((), (), ())

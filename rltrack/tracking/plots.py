@@ -21,7 +21,9 @@ _EPISODE_DOTS = 4000
 _WINDOW = 100
 
 
-def draw_run(metrics: MetricsTracker, folder: Path, title: str = "", resources: MetricsTracker | None = None) -> list[Path]:
+def draw_run(
+    metrics: MetricsTracker, folder: Path, title: str = "", resources: MetricsTracker | None = None
+) -> list[Path]:
     """Draw everything there is to draw of a run.
 
     Args:
@@ -38,10 +40,10 @@ def draw_run(metrics: MetricsTracker, folder: Path, title: str = "", resources: 
     drawn = []
     if metrics.evaluations or metrics.episodes:
         drawn.append(_save(_learning_curve(metrics, title), folder / "learning_curve.png"))
-    training = [key for key in metrics.keys() if key.startswith("train/")]
+    training = [key for key in metrics.keys() if key.startswith("train/")]  # noqa: SIM118
     if training:
         drawn.append(_save(_grid(metrics, training, f"{title}: training"), folder / "losses.png"))
-    if "time/fps" in metrics.keys():
+    if "time/fps" in metrics:
         drawn.append(_save(_throughput(metrics, title), folder / "throughput.png"))
     if resources is not None and resources.keys():
         drawn.append(_save(_resources(resources, title), folder / "resources.png"))
@@ -77,7 +79,9 @@ def _learning_curve(metrics: MetricsTracker, title: str) -> Figure:
         shown = slice(None, None, max(1, math.ceil(len(steps) / _EPISODE_DOTS)))
         axes.plot(steps[shown], returns[shown], ".", color="#BBBBBB", markersize=3, label="training episodes", zorder=1)
         if len(returns) >= 2:
-            axes.plot(*_running_mean(metrics), color=COLORS[1], linewidth=1.6, label=f"mean of the last {_WINDOW}", zorder=2)
+            axes.plot(
+                *_running_mean(metrics), color=COLORS[1], linewidth=1.6, label=f"mean of the last {_WINDOW}", zorder=2
+            )
     if metrics.evaluations:
         _evaluation_band(axes, metrics, COLORS[0], "evaluation, mean and 95 % interval")
     axes.set_ylabel("return per episode")
@@ -145,7 +149,13 @@ def _resources(resources: MetricsTracker, title: str) -> Figure:
         for number, key in enumerate(found):
             series = resources.history(key)
             name = key.removeprefix("system/").replace("_", " ").removesuffix(" megabytes").removesuffix(" percentage")
-            axes.plot((series.times - begin) / seconds, series.values, marker=".", color=COLORS[number % len(COLORS)], label=name)
+            axes.plot(
+                (series.times - begin) / seconds,
+                series.values,
+                marker=".",
+                color=COLORS[number % len(COLORS)],
+                label=name,
+            )
         axes.set_ylabel(label)
         axes.set_ylim(0, 1.15 * max(1.0, *(float(resources.history(key).values.max()) for key in found)))
         axes.legend(frameon=False, fontsize=8)

@@ -124,9 +124,7 @@ def _deliver_to_mlflow(
     sink.open(first["run_id"], run.name, int(first["time"] * 1000), _tags(run, status, params))
     sink.params(params)
     rows = (
-        (key, value, when, step)
-        for values, step, when in _records_of_metrics(run)
-        for key, value in values.items()
+        (key, value, when, step) for values, step, when in _records_of_metrics(run) for key, value in values.items()
     )
     sent = sink.metrics(rows)
     sink.metrics((row["key"], row["value"], row["time"], row["step"]) for row in resources.rows())
@@ -143,7 +141,9 @@ def _deliver_to_mlflow(
 def _params(run: RunDirectory, config: Mapping[str, Any]) -> dict[str, Any]:
     """Every resolved setting under a short name: an algorithm's own hyperparameters without a prefix."""
     agent = (run.configuration_record() or {}).get("agent") or {}
-    params: dict[str, Any] = {key: agent[key] for key in ("algorithm", "policy", "environment", "n_envs") if key in agent}
+    params: dict[str, Any] = {
+        key: agent[key] for key in ("algorithm", "policy", "environment", "n_envs") if key in agent
+    }
     params["seed"] = config.get("seed")
     params |= {key: value for key, value in (agent.get("hyperparameters") or {}).items() if key not in params}
     for section in ("environment", "training", "evaluation", "checkpoints"):
@@ -170,15 +170,23 @@ def _tags(run: RunDirectory, status: RunStatus, params: Mapping[str, Any]) -> di
 
 
 def _description(run: RunDirectory, status: RunStatus, metrics: MetricsTracker) -> str:
-    lines = [f"**{run.name}**: {status.state} at {status.env_steps:,} env steps" + (f" ({status.reason})." if status.reason else ".")]
+    lines = [
+        f"**{run.name}**: {status.state} at {status.env_steps:,} env steps"
+        + (f" ({status.reason})." if status.reason else ".")
+    ]
     if metrics.evaluations:
         lines += ["", "| env steps | mean return | 95 % interval | IQM |", "|---|---|---|---|"]
         shown: list[Record] = metrics.evaluations[-10:]
         for record in shown:
             low, high = record["interval"]
-            lines.append(f"| {record['step']:,} | {record['mean']:.5g} | {low:.5g} to {high:.5g} | {record['iqm']:.5g} |")
+            lines.append(
+                f"| {record['step']:,} | {record['mean']:.5g} | {low:.5g} to {high:.5g} | {record['iqm']:.5g} |"
+            )
     if metrics.decisions:
-        lines += ["", *(f"- {item['step']:,}: {item['decision']}: {item['reason']}" for item in metrics.decisions[-10:])]
+        lines += [
+            "",
+            *(f"- {item['step']:,}: {item['decision']}: {item['reason']}" for item in metrics.decisions[-10:]),
+        ]
     return "\n".join(lines)
 
 

@@ -113,8 +113,8 @@ class Control:
             if callable(chained) and chained is not signal.default_int_handler:
                 chained(number, frame)
 
-        for number in _SIGNALS:
-            signal.signal(number, handle)
+        for wanted in _SIGNALS:
+            signal.signal(wanted, handle)
         try:
             yield
         finally:

@@ -76,8 +76,12 @@ class HookList:
             ConfigurationError: If it listens to nothing, to an unknown moment, or with the wrong arguments.
         """
         if isinstance(hook, type):
-            raise ConfigurationError(f"The hook {hook.__name__} is a class. Pass an object: add_hook({hook.__name__}()).")
-        found = {name: getattr(hook, name) for name in dir(hook) if name.startswith("on_") and callable(getattr(hook, name))}
+            raise ConfigurationError(
+                f"The hook {hook.__name__} is a class. Pass an object: add_hook({hook.__name__}())."
+            )
+        found = {
+            name: getattr(hook, name) for name in dir(hook) if name.startswith("on_") and callable(getattr(hook, name))
+        }
         for name in found.keys() - EVENTS.keys():
             raise ConfigurationError(
                 f"{type(hook).__name__}.{name} is never called.{did_you_mean(name, EVENTS)} "

@@ -98,7 +98,7 @@ class TrainingProgress:
         now = time.monotonic() if current_time is None else current_time
         marks = self._marks
         marks.append((now, self.env_steps, self.episodes, self.remaining))
-        while len(marks) > 2 and now - marks[1][0] > _RATE_SECONDS:
+        while len(marks) > 2 and now - marks[1][0] >= _RATE_SECONDS:
             marks.popleft()
         then, steps, episodes, remaining = marks[0]
         seconds = now - then

@@ -125,7 +125,9 @@ class RunSession:
         if not session.is_finished:
             directory.write_config({**config, "name": directory.name})
         if session.is_new:
-            session.journal.note("configuration", run_id=uuid.uuid4().hex, identity=_plain(identity), agent=_plain(agent))
+            session.journal.note(
+                "configuration", run_id=uuid.uuid4().hex, identity=_plain(identity), agent=_plain(agent)
+            )
         return session
 
     def restore(self) -> tuple[Version, State, list[str]] | None:

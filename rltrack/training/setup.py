@@ -67,7 +67,9 @@ class SetUp:
             EvaluationInterrupted: If `should_abort` said so.
         """
         if self._evaluation is None:
-            raise EvaluationUnavailable("This training has no evaluation. Set eval_freq, and pass eval_env= if it asks for one.")
+            raise EvaluationUnavailable(
+                "This training has no evaluation. Set eval_freq, and pass eval_env= if it asks for one."
+            )
         return play_episodes(
             self.agent,
             self._evaluation,
@@ -131,7 +133,9 @@ def set_up(loop: TrainingLoop, agent: Any, env: Any, eval_env: Any) -> SetUp:
 
 def _check_strategy(loop: TrainingLoop, agent: Any) -> None:
     if isinstance(loop.strategy, Adaptive):
-        missing = [name for name in ("capture", "restore", "scale_learning_rate") if not callable(getattr(agent, name, None))]
+        missing = [
+            name for name in ("capture", "restore", "scale_learning_rate") if not callable(getattr(agent, name, None))
+        ]
         if missing:
             raise ConfigurationError(
                 f"Strategy 'adaptive' lowers the learning rate and goes back to the best version, for which "
@@ -140,9 +144,11 @@ def _check_strategy(loop: TrainingLoop, agent: Any) -> None:
 
 
 def _update_per_episode(loop: TrainingLoop, agent: Any) -> list[str]:
-    if loop.strategy.updates_per_episode and callable(getattr(agent, "update_per_episode", None)):
-        if not agent.update_per_episode():
-            return ["EPISODIC: the agent goes on updating by steps (on-policy, or several environments); budget and marks are episodes"]
+    can_choose = loop.strategy.updates_per_episode and callable(getattr(agent, "update_per_episode", None))
+    if can_choose and not agent.update_per_episode():
+        return [
+            "EPISODIC: the agent goes on updating by steps (on-policy, or several environments); budget and marks are episodes"
+        ]
     return []
 
 

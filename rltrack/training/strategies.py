@@ -294,7 +294,9 @@ class Adaptive(Strategy):
     def _collapse(self, high: float, best_low: float) -> Decision:
         found = f"the interval's upper end {high:.6g} is below the best interval's lower end {best_low:.6g}"
         if self.restores >= self.MAX_RESTORES:
-            return Decision("collapse", f"{found}; the best version came back {self.restores} times already, so no more")
+            return Decision(
+                "collapse", f"{found}; the best version came back {self.restores} times already, so no more"
+            )
         self.restores += 1
         self.without_best = 0
         self.learning_rate_scale *= 0.5

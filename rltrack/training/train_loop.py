@@ -14,14 +14,28 @@ from rltrack.errors import CheckpointFailed, ConfigurationError, JournalFailed, 
 from rltrack.evaluation.episodes import Evaluation, EvaluationInterrupted
 from rltrack.tracking.metrics import MetricsTracker
 from rltrack.training.control import Control, IterationAbandoned
-from rltrack.training.hooks import EarlyStoppingHook, HookList
+from rltrack.training.hooks import EarlyStoppingHook, HookList, LoggingHook, TrainingHook
 from rltrack.training.progress import TrainingProgress, TrainingState, TrainingStatistics, has_converged
 from rltrack.training.reporter import ProgressReporter, format_duration
 from rltrack.training.setup import SetUp, set_up
-from rltrack.training.strategies import NEVER, Decision, Mark, make_strategy
+from rltrack.training.strategies import NEVER, Decision, Mark, TrainingStrategy, make_strategy
 
 if TYPE_CHECKING:
     from rltrack.checkpoints import Version
+
+__all__ = [
+    "EarlyStoppingHook",
+    "LoggingHook",
+    "MetricsTracker",
+    "ProgressReporter",
+    "TrainingHook",
+    "TrainingLoop",
+    "TrainingProgress",
+    "TrainingState",
+    "TrainingStatistics",
+    "TrainingStrategy",
+    "create_training_loop",
+]
 
 _RESOURCES_EVERY_SECONDS = 5.0
 _MEMORY_EVERY_SECONDS = 1.0
@@ -301,7 +315,10 @@ class TrainingLoop:
             try:
                 self.train_chunk(self._next_mark())
             except IterationAbandoned as abandoned:
-                return TrainingState.STOPPED, f"{self.control.reason}; the iteration in flight was abandoned ({abandoned})"
+                return (
+                    TrainingState.STOPPED,
+                    f"{self.control.reason}; the iteration in flight was abandoned ({abandoned})",
+                )
 
     def _iterate(self) -> None:
         parts = self._ready()
@@ -360,8 +377,10 @@ class TrainingLoop:
         if self._next_checkpoint.is_reached(self.progress):
             return True
         seconds = self.settings.training.checkpoint_seconds
-        return seconds is not None and time.monotonic() - self._saved_time >= seconds and self._saved_at != (
-            self.progress.env_steps
+        return (
+            seconds is not None
+            and time.monotonic() - self._saved_time >= seconds
+            and self._saved_at != (self.progress.env_steps)
         )
 
     def _wants_to_leave(self) -> bool:
@@ -558,7 +577,9 @@ def _refuse_nonfinite(losses: Mapping[str, float], env_steps: int) -> None:
             )
 
 
-def create_training_loop(agent: Any, env: Any, config: Mapping[str, Any] | LoopSettings, **options: Any) -> TrainingLoop:
+def create_training_loop(
+    agent: Any, env: Any, config: Mapping[str, Any] | LoopSettings, **options: Any
+) -> TrainingLoop:
     """Build a TrainingLoop from a flat dictionary, such as ``{"strategy": "adaptive", "total_timesteps": 100_000}``.
 
     Args:
@@ -573,5 +594,7 @@ def create_training_loop(agent: Any, env: Any, config: Mapping[str, Any] | LoopS
     if isinstance(config, LoopSettings):
         return TrainingLoop(agent, env, settings=config, **options)
     if not isinstance(config, Mapping):
-        raise ConfigurationError(f"config is a {type(config).__name__}; pass a dictionary such as {{'total_timesteps': 10_000}}.")
+        raise ConfigurationError(
+            f"config is a {type(config).__name__}; pass a dictionary such as {{'total_timesteps': 10_000}}."
+        )
     return TrainingLoop(agent, env, **{**config, **options})

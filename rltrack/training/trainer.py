@@ -98,7 +98,9 @@ def config_of(run: RunDirectory) -> TrainingConfig:
     return TrainingConfig.from_mapping(data, source=str(run.config_file))
 
 
-def _agent_of(run: RunDirectory, version: str | int, n_envs: int | None = None) -> tuple[Agent, Any, Version, TrainingConfig]:
+def _agent_of(
+    run: RunDirectory, version: str | int, n_envs: int | None = None
+) -> tuple[Agent, Any, Version, TrainingConfig]:
     config = config_of(run)
     store = run.store()
     found = store.find(version)
@@ -107,7 +109,9 @@ def _agent_of(run: RunDirectory, version: str | int, n_envs: int | None = None) 
         update={"environment": config.environment.model_copy(update={"n_envs": n_envs or 1, "vectorization": "dummy"})}
     )
     with untouched_random_streams(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # SB3's advice on batch sizes is about training, not about one environment to act in
+        warnings.simplefilter(
+            "ignore"
+        )  # SB3's advice on batch sizes is about training, not about one environment to act in
         agent, env = build_agent(single)
     agent.restore(state)  # type: ignore[attr-defined]
     return agent, env, found, config

@@ -74,7 +74,14 @@ class ScriptedAgent:
             done = terminated or truncated
             step = None
             if observer.wants_steps:
-                step = StepInfo(self.total, observation[None], np.array([[self.skill]]), np.array([reward]), np.array([done]), [info])
+                step = StepInfo(
+                    self.total,
+                    observation[None],
+                    np.array([[self.skill]]),
+                    np.array([reward]),
+                    np.array([done]),
+                    [info],
+                )
             observer.on_step(1, step)
             if done:
                 observer.on_episode_end(EpisodeInfo(episode_return, length, self.total))
@@ -85,7 +92,9 @@ class ScriptedAgent:
         if self.iteration == self.weights_break_at:
             self.skill = float("nan")
         loss = self.losses[min(self.iteration, len(self.losses)) - 1]
-        return IterationStats(self.steps, [(self.total, {"train/loss": loss, "train/skill": self.skill})], {"train/loss": loss})
+        return IterationStats(
+            self.steps, [(self.total, {"train/loss": loss, "train/skill": self.skill})], {"train/loss": loss}
+        )
 
     def predict(self, observation, *, state=None, episode_start=None, deterministic=True, **inputs):
         return np.full((len(observation), 1), self.skill, np.float32), None

@@ -52,7 +52,7 @@ def _create(root: Path, database: Path) -> None:
     draft, complete = root / ".mlflow-draft.db", root / ".mlflow-complete.db"
     for leftover in root.glob(".mlflow-*.db*"):
         leftover.unlink()
-    store = SqlAlchemyStore(f"sqlite:///{draft}", (root / "artifacts").as_uri())
+    store = SqlAlchemyStore(f"sqlite:///{draft}", (root / "artifacts").as_uri())  # type: ignore[no-untyped-call]
     store.engine.dispose()
     with contextlib.closing(sqlite3.connect(draft)) as source, contextlib.closing(sqlite3.connect(complete)) as target:
         source.backup(target)

@@ -22,7 +22,13 @@ BATCH = 1000
 _MAX_KEY, _MAX_PARAM, _MAX_TAG = 250, 6000, 5000
 _FORBIDDEN = re.compile(r"[^/\w.\- :]")
 
-STATUS = {"completed": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "interrupted": "FAILED", "running": "RUNNING"}
+STATUS = {
+    "completed": "FINISHED",
+    "stopped": "KILLED",
+    "failed": "FAILED",
+    "interrupted": "FAILED",
+    "running": "RUNNING",
+}
 
 
 class MlflowSink:

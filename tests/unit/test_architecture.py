@@ -1,0 +1,64 @@
+"""Who may import whom."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "rltrack"
+ALLOWED = {
+    "torch": ("agents/",),
+    "stable_baselines3": ("agents/",),
+    "sb3_contrib": ("agents/",),
+    "sbx": ("agents/",),
+    "mlflow": ("tracking/sinks/", "registry/"),
+    "prefect": ("flows/",),
+}
+
+
+def imports(path: Path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_imports_stay_in_their_rooms(package):
+    found = [
+        f"{path.relative_to(PACKAGE)}: {name}"
+        for path in PACKAGE.rglob("*.py")
+        for name in imports(path)
+        if name.split(".")[0] == package and not str(path.relative_to(PACKAGE)).startswith(ALLOWED[package])
+    ]
+    assert found == []
+
+
+def test_pure_modules_know_no_others():
+    for module in ("evaluation/statistics.py", "checkpoints/retention.py", "checkpoints/encoding.py"):
+        own = [
+            name for name in imports(PACKAGE / module) if name.startswith("rltrack") and "checkpoints.store" not in name
+        ]
+        assert own == [], module
+
+
+def test_every_public_name_is_there():
+    import rltrack
+
+    for name in rltrack.__all__:
+        assert getattr(rltrack, name) is not None
+    with pytest.raises(AttributeError):
+        _ = rltrack.nothing
+
+
+def test_seed_names_are_importable_from_the_loops_module():
+    from rltrack.training import train_loop
+
+    for name in (
+        "TrainingLoop", "TrainingStrategy", "TrainingProgress", "TrainingStatistics", "TrainingState", "ProgressReporter",
+        "LoggingHook", "EarlyStoppingHook", "TrainingHook", "MetricsTracker", "create_training_loop",
+    ):  # fmt: skip
+        assert hasattr(train_loop, name), name

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import math
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from rltrack.checkpoints import CheckpointStore, Retention
+from rltrack.checkpoints.encoding import decode, encode, find_nonfinite
+from rltrack.checkpoints.store import Version
+from rltrack.errors import CheckpointCorrupt, CheckpointFailed, CheckpointNotFound
+
+LEAVES = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
+    | arrays(st.sampled_from([np.float32, np.float64, np.int64, np.uint8, np.bool_]), array_shapes(min_dims=0, min_side=0))
+)  # fmt: skip
+TREES = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text() | st.integers(), inner),
+    max_leaves=12,
+)
+
+
+def same(one, other):
+    if isinstance(one, np.ndarray):
+        return (
+            isinstance(other, np.ndarray)
+            and one.dtype == other.dtype
+            and np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+        )
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return type(one) is type(other) and len(one) == len(other) and all(map(same, one, other))
+    return type(one) is type(other) and one == other
+
+
+@given(TREES)
+def test_state_comes_back_as_it_was(tree):
+    assert same(decode(*encode(tree)), tree)
+
+
+def test_nan_and_scalars_come_back():
+    tree = {"a": math.nan, "b": -math.inf, "c": np.float32(2.5), "d": np.array(3)}
+    back = decode(*encode(tree))
+    assert math.isnan(back["a"])
+    assert back["b"] == -math.inf
+    assert isinstance(back["c"], np.float32)
+    assert back["d"].shape == ()
+
+
+def test_what_is_not_data_is_refused_with_its_path():
+    with pytest.raises(TypeError, match=r"/a/1: a builtins\.set"):
+        encode({"a": [1, {3}]})
+    with pytest.raises(TypeError, match="objects"):
+        encode({"a": np.array([object()])})
+
+
+def test_find_nonfinite_names_paths():
+    assert find_nonfinite({"w": np.array([1.0, np.nan]), "n": 3, "i": np.array([1]), "x": [math.inf]}) == ["w", "x/0"]
+
+
+def state(value=1.0, loop=True):
+    return {"policy": {"w": np.full(3, value)}, **({"loop": {"n": value}} if loop else {})}
+
+
+def test_commit_find_read(tmp_path):
+    store = CheckpointStore(tmp_path / "c", Retention(keep_last=3, keep_best=1))
+    store.commit(state(1), env_steps=100)
+    store.commit(state(2, loop=False), env_steps=200, score=5.0)
+    store.commit(state(3), env_steps=300)
+    assert [version.name for version in store.versions()] == ["v1", "v2", "v3"]
+    assert store.find("best").name == store.find("v2").name == store.find(200).name == "v2"
+    assert store.find("last").env_steps == 300
+    assert store.read(store.find("v1"))["policy"]["w"].tolist() == [1, 1, 1]
+    for selector, message in (
+        ("v9", r"committed: v1 \(100 env steps\)"),
+        ("250", "300 env steps"),
+        ("newest", "Use last, best"),
+    ):
+        with pytest.raises(CheckpointNotFound, match=message):
+            store.find(selector)
+
+
+def version(number, score, resumable):
+    return Version(number, None, number, ("loop",) if resumable else ("policy",), score, 0.0)
+
+
+@given(
+    st.lists(st.tuples(st.none() | st.floats(-10, 10), st.booleans()), min_size=1),
+    st.integers(1, 5),
+    st.integers(0, 3),
+)
+def test_retention_keeps_the_newest_and_the_best(items, keep_last, keep_best):
+    versions = [version(number, score, resumable) for number, (score, resumable) in enumerate(items, start=1)]
+    gone = {item.number for item in Retention(keep_last, keep_best).superseded(versions)}
+    resumable = [item.number for item in versions if item.is_resumable]
+    assert not gone & set(resumable[-keep_last:])
+    scored = [item for item in versions if item.score is not None]
+    if keep_best and scored:
+        best = max(item.score for item in scored)
+        assert next(item.number for item in scored if item.score == best) not in gone
+    assert len(versions) - len(gone) <= keep_last + keep_best
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "swap", "no manifest", "torn manifest"])
+def test_a_damaged_version_is_passed_over(tmp_path, damage):
+    store = CheckpointStore(tmp_path, Retention(keep_last=5))
+    store.commit(state(1), env_steps=100)
+    newest = store.commit(state(2), env_steps=200)
+    target = newest.path / "policy.safetensors"
+    if damage == "flip":
+        data = bytearray(target.read_bytes())
+        data[-1] ^= 1
+        target.write_bytes(data)
+    elif damage == "truncate":
+        os.truncate(target, 5)
+    elif damage == "delete":
+        target.unlink()
+    elif damage == "swap":
+        target.write_bytes((store.versions()[0].path / "policy.safetensors").read_bytes())
+    elif damage == "no manifest":
+        (newest.path / "manifest.json").unlink()
+    else:
+        os.truncate(newest.path / "manifest.json", 30)
+    good, found, problems = store.newest_good()
+    assert good.env_steps == 100
+    assert found["policy"]["w"].tolist() == [1, 1, 1]
+    assert bool(problems) == (damage not in ("no manifest", "torn manifest"))
+    assert store.commit(state(3), env_steps=300).number > newest.number, "numbers are never used twice"
+
+
+def test_nothing_good_is_an_error_not_a_fresh_start(tmp_path):
+    store = CheckpointStore(tmp_path)
+    assert store.newest_good() is None
+    only = store.commit(state(), env_steps=1)
+    (only.path / "loop.json").write_text("{}")
+    with pytest.raises(CheckpointCorrupt, match=r"loop\.json does not match"):
+        store.newest_good()
+
+
+def test_a_full_disk_leaves_the_earlier_versions(tmp_path, monkeypatch):
+    store = CheckpointStore(tmp_path)
+    store.commit(state(1), env_steps=1)
+    from rltrack.checkpoints import store as module
+
+    real, calls = module.write_bytes, []
+
+    def fails(path, data):
+        calls.append(path)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        real(path, data)
+
+    monkeypatch.setattr(module, "write_bytes", fails)
+    with pytest.raises(CheckpointFailed, match="Earlier versions are untouched"):
+        store.commit(state(2), env_steps=2)
+    assert [item.env_steps for item in store.versions()] == [1]
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_a_newer_format_is_not_misread(tmp_path):
+    store = CheckpointStore(tmp_path)
+    newest = store.commit(state(), env_steps=1)
+    manifest = newest.path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 99'))
+    assert store.versions() == []

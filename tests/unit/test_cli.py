@@ -1,0 +1,217 @@
+"""The command line: what a person types, what comes out, and that bad input leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rltrack.cli import run_command
+
+pytest.importorskip("stable_baselines3")
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A root with two small runs, and their names."""
+    root = tmp_path_factory.mktemp("cli") / "mlruns"
+    config = root.parent / "small.yaml"
+    config.write_text(
+        "agent: {algorithm: PPO, hyperparameters: {n_steps: 32, batch_size: 32, n_epochs: 2}}\n"
+        "environment: {id: CartPole-v1, n_envs: 2}\n"
+        "training: {total_timesteps: 256, eval_freq: 128}\n"
+        "evaluation: {episodes: 2}\n"
+    )
+    patch = pytest.MonkeyPatch()
+    patch.setattr("rltrack.tracking.delivery.deliver", lambda run: None)
+    for seed in (0, 1):
+        assert (
+            run_command(["train", str(config), "--root", str(root), "--set", f"seed={seed}", "--name", f"run{seed}"])
+            == 0
+        )
+    patch.undo()
+    return root, config
+
+
+def test_runs_show_eval_export_plot(trained, capsys, tmp_path):
+    root, _ = trained
+    assert run_command(["--root", str(root), "runs", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["name"], row["state"], row["env_steps"]) for row in rows] == [
+        ("run0", "completed", 256),
+        ("run1", "completed", 256),
+    ]
+    assert run_command(["runs", "--root", str(root)]) == 0
+    assert "run0" in capsys.readouterr().out
+
+    assert run_command(["show", "run0", "--json", f"--root={root}"]) == 0
+    details = json.loads(capsys.readouterr().out)
+    assert details["attempts"] == 1
+    assert [item["step"] for item in details["evaluations"]] == [128, 256]
+    assert run_command(["show", "run0", "--root", str(root)]) == 0
+    assert "Versions" in capsys.readouterr().out
+
+    for selector in ("run0", "run0@last", "run0@256"):
+        assert run_command(["eval", selector, "--episodes", "3", "--json", "--root", str(root)]) == 0
+        assert len(json.loads(capsys.readouterr().out)["returns"]) == 3
+
+    assert (
+        run_command(["export", "run0", "--format", "json", "--output", str(tmp_path / "e.json"), "--root", str(root)])
+        == 0
+    )
+    assert json.loads((tmp_path / "e.json").read_text())["metrics"]["eval/mean_reward"]["step"] == [128, 256]
+    assert run_command(["plot", "run0", "run1", "--output", str(tmp_path / "both.png"), "--root", str(root)]) == 0
+    assert (tmp_path / "both.png").stat().st_size > 5000
+
+
+def test_training_a_finished_run_again_says_so(trained, capsys):
+    root, config = trained
+    assert run_command(["train", str(config), "--set", "seed=0", "--name", "run0", "--root", str(root)]) == 0
+    assert "finished before" in capsys.readouterr().out
+    assert run_command(["resume", "run0", "--root", str(root)]) == 0
+    assert run_command(["train", str(config), "--set", "seed=5", "--name", "run0", "--root", str(root)]) == 2
+    assert "seed: 0 → 5" in capsys.readouterr().err
+
+
+def test_config_prints_what_is_resolved_and_the_schema(trained, capsys):
+    _, config = trained
+    assert run_command(["config", str(config), "--set", "agent.threads=2"]) == 0
+    assert "threads: 2" in capsys.readouterr().out
+    assert run_command(["config", "--schema"]) == 0
+    assert "agent" in json.loads(capsys.readouterr().out)["properties"]
+
+
+BASE = ["train", "--algo", "ppo", "--env", "CartPole-v1", "--timesteps", "64"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "Nothing to train"),
+        (["train", "--algo", "poo", "--env", "CartPole-v1"], "Did you mean 'PPO'"),
+        (["train", "--algo", "ppo", "--env", "CartPol-v1"], "Did you mean 'CartPole-v1'"),
+        (
+            ["train", "--algo", "sac", "--env", "CartPole-v1"],
+            "SAC supports the action spaces Box, but CartPole-v1 has Discrete(2)",
+        ),
+        ([*BASE, "--set", "agent.hyperparameters.n_step=5"], "Did you mean 'n_steps'"),
+        ([*BASE, "--set", "agent.hyperparameters.learning_rate={cosine: 1}"], "Known schedules: linear"),
+        ([*BASE, "--set", "agent.hyperparameters.gamma=hello"], "gamma' is 'hello', a text; PPO wants float"),
+        ([*BASE, "--set", "agent.policy=MlpPolicyy"], "refuses these settings"),
+        ([*BASE, "--set", "agent.device=gpu7"], "Unknown agent.device"),
+        ([*BASE, "--set", "training.strategy=episodic"], "needs total_episodes"),
+        ([*BASE, "--set", "training.eval_frq=5"], "Did you mean 'eval_freq'"),
+        ([*BASE, "--timesteps", "-5"], "greater than or equal to 1"),
+        ([*BASE, "--timesteps", "5e3"], "timesteps"),
+        ([*BASE, "--name", "../escape"], "not allowed"),
+        ([*BASE, "--name", "a/b"], "not allowed"),
+        ([*BASE, "--set", "environment.wrappers=[nowhere.Wrapper]"], "cannot import 'nowhere'"),
+        ([*BASE, "--set", "environment.wrappers=[gymnasium.wrappers.FlattenObs]"], "Did you mean"),
+        ([*BASE, "--set", "environment.kwargs={nope: 1}"], "does not take"),
+        (["train", "--algo", "ppo", "--env", "nopackage:X-v0"], "nopackage"),
+        (["train", "missing.yaml"], "No configuration file"),
+        (["train", "--algo", "ppo"], "Nothing to train"),
+        (["show", "nothing"], "No run 'nothing'"),
+        (["resume", "nothing"], "No run 'nothing'"),
+        (["eval", "nothing"], "No run 'nothing'"),
+        (["frobnicate"], "frobnicate"),
+        (["train", "--wrong"], "--wrong"),
+    ],
+)
+def test_bad_input_is_one_message_and_leaves_no_run(arguments, message, own_root, capsys):
+    code = run_command(arguments)
+    shown = capsys.readouterr().err
+    assert code in (1, 2)
+    assert message in " ".join(shown.replace("│", " ").split())
+    assert "Traceback" not in shown
+    assert not any(path.is_dir() for path in (own_root / "runs").glob("*"))
+
+
+def test_missing_extras_name_the_command(own_root, capsys, monkeypatch):
+    import importlib
+
+    real = importlib.import_module
+
+    def without_contrib(name, *more):
+        if name.startswith("sb3_contrib"):
+            raise ModuleNotFoundError(f"No module named '{name}'")
+        return real(name, *more)
+
+    monkeypatch.setattr(importlib, "import_module", without_contrib)
+    assert run_command(["train", "--algo", "tqc", "--env", "Pendulum-v1"]) == 2
+    assert "pip install 'rltrack[contrib]'" in capsys.readouterr().err
+    assert not any((own_root / "runs").glob("*"))
+
+
+def test_missing_environment_packages_name_the_extra(own_root, capsys):
+    try:
+        import Box2D  # noqa: F401
+
+        pytest.skip("Box2D is installed here")
+    except ImportError:
+        pass
+    assert run_command(["train", "--algo", "ppo", "--env", "LunarLander-v3"]) == 2
+    assert "pip install 'rltrack[box2d]'" in capsys.readouterr().err
+
+
+def test_wrong_versions_and_formats(trained, capsys):
+    root, _ = trained
+    assert run_command(["eval", "run0@v99", "--root", str(root)]) == 1
+    assert "committed: v" in capsys.readouterr().err
+    assert run_command(["eval", "run0@newest", "--root", str(root)]) == 1
+    assert run_command(["eval", "run0", "--episodes", "0", "--root", str(root)]) == 2
+    assert run_command(["export", "run0", "--format", "xml", "--root", str(root)]) == 2
+
+
+def test_a_root_that_cannot_be_written(tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("")
+    assert run_command([*BASE, "--root", str(file)]) == 1
+    assert "cannot be written" in capsys.readouterr().err
+    if os.geteuid() != 0:
+        locked = tmp_path / "locked"
+        locked.mkdir(mode=stat.S_IRUSR | stat.S_IXUSR)
+        assert run_command([*BASE, "--root", str(locked)]) == 1
+
+
+def test_a_held_run_is_refused(trained, capsys):
+    from rltrack.runs import Root
+
+    root, config = trained
+    with Root(root).find("run1").lock():
+        assert run_command(["train", str(config), "--set", "seed=1", "--name", "run1", "--root", str(root)]) == 1
+    assert f"process {os.getpid()}" in capsys.readouterr().err
+
+
+def test_doctor(capsys, monkeypatch):
+    assert run_command(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "stable-baselines3" in out
+    assert "All is well" in out
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert run_command(["doctor"]) == 1
+    assert "127.0.0.1:9 does not answer" in capsys.readouterr().out
+
+
+def test_help_loads_neither_torch_nor_mlflow():
+    code = (
+        "import sys\nfrom rltrack.cli import run_command\nassert run_command(['--help']) == 0\n"
+        "found = {'torch', 'mlflow', 'prefect', 'numpy', 'stable_baselines3', 'pydantic'} & set(sys.modules)\n"
+        "assert not found, found"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
+def test_python_m(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-m", "rltrack", "runs", "--root", str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0
+    assert "No runs under" in result.stdout

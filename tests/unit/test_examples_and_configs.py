@@ -1,0 +1,41 @@
+"""Each configuration in configs/ builds; each shipped preset of an installed environment builds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rltrack.config import TrainingConfig
+
+pytest.importorskip("stable_baselines3")
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_builds_and_trains_an_iteration(path):
+    from rltrack import Trainer
+
+    overrides = ["training.total_timesteps=64", "training.eval_freq=null", "name=try"]
+    assert Trainer(TrainingConfig.from_file(path, overrides)).train().env_steps >= 64
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "env_id"),
+    [
+        ("PPO", "Pendulum-v1"), ("PPO", "Acrobot-v1"), ("A2C", "MountainCar-v0"), ("DQN", "MountainCar-v0"),
+        ("TD3", "MountainCarContinuous-v0"), ("DDPG", "Pendulum-v1"), ("TQC", "Pendulum-v1"), ("TRPO", "CartPole-v1"),
+        ("QRDQN", "CartPole-v1"), ("ARS", "Pendulum-v1"), ("RecurrentPPO", "Acrobot-v1"), ("CrossQ", "Pendulum-v1"),
+    ],
+)  # fmt: skip
+def test_zoo_preset_builds(algorithm, env_id):
+    pytest.importorskip("rl_zoo3")
+    pytest.importorskip("sb3_contrib")
+    from rltrack.agents import build_agent
+
+    config = TrainingConfig.from_mapping(
+        {"agent": {"algorithm": algorithm, "preset": "zoo"}, "environment": {"id": env_id}}
+    )
+    _, env = build_agent(config)
+    assert config.training.total_timesteps >= 10_000
+    env.close()
