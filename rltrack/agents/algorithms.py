@@ -6,7 +6,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from rltrack.errors import ConfigurationError, MissingExtra, did_you_mean
 
@@ -144,10 +144,9 @@ def _check_kind(algorithm: Algorithm, model_class: type[Any], key: str, value: A
     """Refuse a text where the algorithm's own annotation has none: it would fail deep inside the first update."""
     if not isinstance(value, str):
         return
-    try:
-        hint = get_type_hints(model_class.__init__).get(key, Any)
-    except NameError:  # an annotation that only a type checker can resolve
-        return
+    hint = inspect.signature(model_class.__init__).parameters[key].annotation
+    if isinstance(hint, str) or hint is inspect.Parameter.empty:
+        return  # an annotation that only a type checker can resolve
     kinds = [hint, *get_args(hint)]
     if Any not in kinds and str not in kinds:
         wanted = " or ".join(kind.__name__ for kind in kinds if isinstance(kind, type)) or str(hint)
