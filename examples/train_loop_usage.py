@@ -38,8 +38,17 @@ def basic() -> TrainingStatistics:
 
 def episodic() -> TrainingStatistics:
     """Train for a number of episodes; an off-policy agent updates once per episode."""
-    agent = DQN("MlpPolicy", "CartPole-v1", learning_starts=200, learning_rate=1e-3, seed=0)
-    loop = TrainingLoop(agent, "CartPole-v1", strategy=TrainingStrategy.EPISODIC, total_episodes=120, eval_freq=60)
+    agent = DQN(
+        "MlpPolicy",
+        "CartPole-v1",
+        learning_rate=2.3e-3,
+        learning_starts=200,
+        target_update_interval=50,
+        train_freq=1,
+        exploration_fraction=0.5,
+        seed=0,
+    )
+    loop = TrainingLoop(agent, "CartPole-v1", strategy=TrainingStrategy.EPISODIC, total_episodes=150, eval_freq=50)
     return loop.run()
 
 

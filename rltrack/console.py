@@ -231,10 +231,9 @@ def print_summary(run: RunDirectory, statistics: TrainingStatistics, delivered: 
     if statistics.state.value == "stopped":
         rows.append(("go on", f"rltrack resume {run.name}"))
     out.print()
-    table = Table.grid(padding=(0, 2))
-    for label, value in rows:
-        table.add_row(label, value)
-    out.print(table)
+    width = max(len(label) for label, _ in rows)
+    for label, value in rows:  # not in a table, which would break commands that one wants to copy
+        out.print(f"{label:<{width}}  {value}", highlight=False, markup=False)
 
 
 def _mlflow_command(uri: str) -> str:
