@@ -70,6 +70,12 @@ def train(
     env: Annotated[str | None, typer.Option(help="Environment id, such as CartPole-v1.", show_default=False)] = None,
     timesteps: Annotated[int | None, typer.Option(help="Budget in env steps.", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default=False)] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="RUN[@VERSION]", help="Begin a new run with that version's policy.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Train an agent, from a configuration or from a few options.
 
@@ -77,8 +83,9 @@ def train(
     rltrack train configs/cartpole_ppo.yaml
     rltrack train configs/cartpole_ppo.yaml --set seed=1 --set training.total_timesteps=50000
     rltrack train --algo ppo --env CartPole-v1 --timesteps 100000 --seed 0
+    rltrack train --from cartpole-ppo@best --timesteps 50000
     """
-    _train(_configuration(config, overrides or [], name, algo, env, timesteps, seed))
+    _train(_configuration(config, overrides or [], name, algo, env, timesteps, seed, start_from))
 
 
 @app.command()
@@ -251,16 +258,19 @@ def _configuration(
     env: str | None,
     timesteps: int | None,
     seed: int | None,
+    start_from: str | None = None,
 ) -> TrainingConfig:
-    """A file with options over it, or options alone."""
+    """A file with options over it, or options alone; or the settings of the run that is begun from."""
     from rltrack.config import TrainingConfig, apply_overrides, read_yaml
 
-    if file is None and not (algo and env):
+    data: dict[str, Any] = {} if file is None else read_yaml(file)
+    if start_from is not None:
+        data = _settings_of_origin(start_from, data)
+    elif file is None and not (algo and env):
         raise ConfigurationError(
             "Nothing to train. Give a configuration file, or --algo and --env: "
             "rltrack train --algo ppo --env CartPole-v1 --timesteps 100000."
         )
-    data: dict[str, Any] = {} if file is None else read_yaml(file)
     for path, value in (
         ("agent.algorithm", algo),
         ("environment.id", env),
@@ -274,9 +284,19 @@ def _configuration(
             for section in sections:
                 node = node.setdefault(section, {})
             node[last] = value
-    if file is None:
+    if file is None and start_from is None:
         data.setdefault("training", {}).setdefault("total_timesteps", 100_000)
     return TrainingConfig.from_mapping(apply_overrides(data, overrides), source=str(file or "options"))
+
+
+def _settings_of_origin(start_from: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Settings of the run that is begun from where no file gives others; the version is written out, as it may move."""
+    from rltrack.training.trainer import config_of
+
+    origin, _, version = start_from.partition("@")
+    run = _root().find(origin)
+    data = given or {**config_of(run).to_mapping(), "name": None}
+    return {**data, "start_from": f"{origin}@{run.store().find(version or 'last').name}"}
 
 
 def _train(config: TrainingConfig) -> None:

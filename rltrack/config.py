@@ -248,6 +248,9 @@ class TrainingConfig(LoopSettings):
         None, description="The run's name under the root; omitted: made from algorithm, environment and seed."
     )
     seed: int = Field(0, ge=0, le=2**32 - 1, description="Seed of everything random in training.")
+    start_from: str | None = Field(
+        None, description="RUN@version: begin with the weights, optimizer and normalisation of another run's version."
+    )
     agent: AgentConfig
     environment: EnvironmentConfig
 

@@ -368,3 +368,29 @@ def test_run_sets_handlers_back():
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     TrainingLoop(small_ppo(), total_timesteps=64, tracking=False).run()
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_new_run_begins_with_another_runs_policy(own_root):
+    Trainer(config_of(name="origin")).train()
+    warm = Trainer(
+        config_of(name="warm", start_from="origin@last", training={"total_timesteps": 64, "eval_freq": None})
+    )
+    seen = {}
+
+    class First:
+        def on_training_start(self, progress):
+            seen.update(warm.loop._parts.agent.capture())
+
+    warm.loop.add_hook(First())
+    assert warm.train().env_steps == 64
+    origin = Root().find("origin").store()
+    kept = origin.read(origin.find("last"))
+    for key, value in kept["policy"]["policy"].items():
+        np.testing.assert_array_equal(seen["policy"]["policy"][key], value)
+    assert (
+        seen["optimizer"]["policy.optimizer"]["state"].keys() == kept["optimizer"]["policy.optimizer"]["state"].keys()
+    )
+    assert seen["counters"]["num_timesteps"] == 0
+    with pytest.raises(rltrack.RltrackError, match="No run 'nowhere'"):
+        Trainer(config_of(name="lost", start_from="nowhere")).train()
+    assert not Root().exists("lost")

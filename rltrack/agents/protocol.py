@@ -124,7 +124,7 @@ class Agent(Protocol):
       back, and leaves the others as they are.
     - ``make_evaluation_env(env, n_envs) -> EvaluationEnvironment``: for agents whose environments need preparation.
     - ``scale_learning_rate(factor)``: multiply the scheduled learning rate from now on (the ADAPTIVE strategy).
-    - ``update_per_episode() -> bool``: from now on one iteration is one episode (EPISODIC); False if it cannot.
+    - ``update_per_episode() -> str | None``: from now on one iteration is one episode (EPISODIC); a text says why not.
     - ``set_log_interval(n)``: log every n iterations or episodes.
     - ``describe() -> dict``: algorithm, hyperparameters, environment and spaces, for the record.
     - ``release()``: put back what ``bind`` changed outside the agent.

@@ -163,13 +163,12 @@ class SB3Agent:
         inner = schedule.schedule if isinstance(schedule, ScaledSchedule) else schedule
         self.model.lr_schedule = ScaledSchedule(inner, factor)
 
-    def update_per_episode(self) -> bool:
-        """Make one iteration one episode, with as many updates per env step as before.
-
-        SB3 counts in episodes for a single environment only; on-policy agents have no choice either.
-        """
-        if not isinstance(self.model, OffPolicyAlgorithm) or self.env.num_envs > 1:
-            return False
+    def update_per_episode(self) -> str | None:
+        """Make one iteration of an off-policy agent one episode, with as many updates per env step as before."""
+        if not isinstance(self.model, OffPolicyAlgorithm):
+            return None
+        if self.env.num_envs > 1:
+            return f"SB3 counts in episodes for a single environment only, and here are {self.env.num_envs}"
         model: Any = self.model
         train_freq = model.train_freq
         if isinstance(train_freq, TrainFreq) and train_freq.unit == TrainFrequencyUnit.STEP:
@@ -182,7 +181,7 @@ class SB3Agent:
                 self._updates_per_step = None
 
             self._undo.append(put_back)
-        return True
+        return None
 
     def set_log_interval(self, interval: int) -> None:
         """Log every `interval` iterations (on-policy) or finished episodes (off-policy)."""

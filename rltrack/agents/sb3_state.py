@@ -18,6 +18,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
 
+from rltrack.agents import sbx_state
 from rltrack.agents.protocol import State
 from rltrack.agents.random_state import capture_random, restore_random
 from rltrack.errors import ConfigurationError
@@ -34,8 +35,9 @@ _COUNTERS = (
 
 def capture(model: BaseAlgorithm) -> State:
     """Return the complete state of the model, without its environments."""
-    state_dicts, variables = model._get_torch_save_params()
-    policy: dict[str, Any] = {}
+    jax = sbx_state.is_sbx(model)
+    state_dicts, variables = ([], []) if jax else model._get_torch_save_params()
+    policy: dict[str, Any] = sbx_state.capture(model) if jax else {}
     optimizer: dict[str, Any] = {}
     for name in state_dicts:
         owner = _resolve(model, name)
@@ -65,7 +67,7 @@ def restore(model: BaseAlgorithm, state: State) -> None:
         ConfigurationError: If the state belongs to a model of another shape.
     """
     if "policy" in state:
-        _restore_tensors(model, state["policy"])
+        (sbx_state.restore if sbx_state.is_sbx(model) else _restore_tensors)(model, state["policy"])
     if "optimizer" in state:
         _restore_tensors(model, state["optimizer"])
     normalize = unwrap_vec_normalize(model.env) if model.env is not None else None

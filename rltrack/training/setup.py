@@ -144,12 +144,12 @@ def _check_strategy(loop: TrainingLoop, agent: Any) -> None:
 
 
 def _update_per_episode(loop: TrainingLoop, agent: Any) -> list[str]:
-    can_choose = loop.strategy.updates_per_episode and callable(getattr(agent, "update_per_episode", None))
-    if can_choose and not agent.update_per_episode():
-        return [
-            "EPISODIC: the agent goes on updating by steps (on-policy, or several environments); budget and marks are episodes"
-        ]
-    return []
+    if not loop.strategy.updates_per_episode:
+        return []
+    why_not = _call(agent, "update_per_episode")
+    return (
+        [f"EPISODIC: the agent goes on updating by steps: {why_not}; budget and marks are episodes"] if why_not else []
+    )
 
 
 def _evaluation(
@@ -250,6 +250,8 @@ def _start_attempt(loop: TrainingLoop, parts: SetUp, notes: list[str]) -> None:
             parts.scale_learning_rate(scale)
     else:
         loop.begin_at(None)
+        if loop.start_from is not None:
+            parts.restore(loop.start_from)
         if not session.is_new:
             session.journal.resume_from(1, exact=True)
     if not parts.can_capture:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rltrack.agents.protocol import LEARNER_PARTS, POLICY_PARTS, EpisodeInfo, IterationStats, StepInfo
+from rltrack.agents.protocol import LEARNER_PARTS, POLICY_PARTS, EpisodeInfo, IterationStats, State, StepInfo
 from rltrack.config import LoopSettings
 from rltrack.errors import CheckpointFailed, ConfigurationError, JournalFailed, MemoryLimitExceeded, TrainingDiverged
 from rltrack.evaluation.episodes import Evaluation, EvaluationInterrupted
@@ -111,6 +111,8 @@ class TrainingLoop:
         self.reporter = reporter or ProgressReporter()
         self.name, self.root, self.may_resume, self.tracking = name, root, resume, tracking
         self.seed, self.identity, self.config = seed, identity, config
+        self.start_from: State | None = None
+        """Parts of another run's state to begin with; only a run without a version of its own takes them."""
         self.was_finished = False
         """Whether the run was finished before, so that nothing was trained."""
         self._given = (agent, env, eval_env)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rltrack.agents import POLICY_PARTS, Agent, build_agent
+from rltrack.agents import LEARNER_PARTS, POLICY_PARTS, Agent, State, build_agent
 from rltrack.agents.random_state import untouched_random_streams
 from rltrack.checkpoints import Version
 from rltrack.config import TrainingConfig, identity
@@ -75,12 +75,29 @@ class Trainer:
             MissingExtra: If a package is missing.
             NameTaken: If the name belongs to a run with another configuration.
         """
-        Root(self.root).check_writable()
+        root = Root(self.root)
+        root.check_writable()
+        if self.config.start_from is not None:
+            self.loop.start_from = starting_state(root, self.config.start_from)
         agent, env = build_agent(self.config)
         try:
             return self.loop.run(agent, env)
         finally:
             env.close()
+
+
+def starting_state(root: Root, start_from: str) -> State:
+    """Return what a new run takes over from ``RUN`` or ``RUN@version``: weights, optimizer, normalisation.
+
+    The newest resumable version is the default. A best version holds no optimizer; the new run's is then fresh.
+
+    Raises:
+        RunNotFound: If there is no such run.
+        CheckpointNotFound: If there is no such version.
+    """
+    name, _, version = start_from.partition("@")
+    store = root.find(name).store()
+    return store.read(store.find(version or "last"), LEARNER_PARTS)
 
 
 def config_of(run: RunDirectory) -> TrainingConfig:
