@@ -227,7 +227,10 @@ def print_summary(run: RunDirectory, statistics: TrainingStatistics, delivered: 
     else:
         reason = result["error"] if result and result["error"] else "the delivery still goes on"
         rows.append(("MLflow", f"not delivered yet ({reason}); see {_short(run.path / 'sync.log')}"))
-    rows.append(("in Python", f'rltrack.load_agent("{run.name}")'))
+    labels = [label for label, _ in rows]
+    if "last version" in labels:
+        which = "" if "best version" in labels else ', version="last"'
+        rows.append(("in Python", f'rltrack.load_agent("{run.name}"{which})'))
     if statistics.state.value == "stopped":
         rows.append(("go on", f"rltrack resume {run.name}"))
     out.print()

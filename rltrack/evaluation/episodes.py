@@ -146,6 +146,34 @@ def play_episodes(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluator:
+    """An agent, where it is judged, and on which episodes.
+
+    Attributes:
+        agent: Whose policy plays.
+        env: Where; returns are raw.
+        seeds: One per episode, the same for each evaluation of a run.
+        deterministic: Act by the policy's mode.
+    """
+
+    agent: Agent
+    env: EvaluationEnvironment
+    seeds: Sequence[int]
+    deterministic: bool = True
+
+    def evaluate(self, env_steps: int, should_abort: Callable[[], bool]) -> Evaluation:
+        """Play the episodes; see `play_episodes`."""
+        return play_episodes(
+            self.agent,
+            self.env,
+            self.seeds,
+            env_steps=env_steps,
+            deterministic=self.deterministic,
+            should_abort=should_abort,
+        )
+
+
 def _play(
     agent: Agent,
     env: EvaluationEnvironment,

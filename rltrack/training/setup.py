@@ -11,9 +11,9 @@ from rltrack.agents import as_agent
 from rltrack.agents.environments import default_evaluation, make_gym_env
 from rltrack.agents.protocol import Agent, EvaluationEnvironment, State
 from rltrack.agents.random_state import untouched_random_streams
-from rltrack.config import EvaluationSection, identity
+from rltrack.config import identity
 from rltrack.errors import ConfigurationError, EvaluationUnavailable
-from rltrack.evaluation.episodes import Evaluation, episode_seeds, play_episodes
+from rltrack.evaluation.episodes import Evaluation, Evaluator, episode_seeds
 from rltrack.tracking.metrics import MetricsTracker
 from rltrack.training.progress import TrainingState
 from rltrack.training.session import RunSession
@@ -29,35 +29,30 @@ _logger = logging.getLogger("rltrack")
 class SetUp:
     """What a training loop works with. `close` undoes it.
 
-    Attributes:
+    Args:
         agent: The bound agent.
         session: The open run.
-        can_evaluate: Whether there is an environment for evaluation.
-        can_capture: Whether the agent's state can be taken and put back.
+        evaluator: Judges the policy; None where there is no environment for it.
         needs_learner: Whether the best policy is kept with its optimizer, for the ADAPTIVE strategy to return to.
+        resources: What to release in the end.
     """
 
-    def __init__(self, agent: Agent, session: RunSession, resources: contextlib.ExitStack) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        session: RunSession,
+        evaluator: Evaluator | None,
+        *,
+        needs_learner: bool,
+        resources: contextlib.ExitStack,
+    ) -> None:
         self.agent: Any = agent
         self.session = session
+        self.evaluator = evaluator
+        self.needs_learner = needs_learner
         self.can_capture = callable(getattr(agent, "capture", None)) and callable(getattr(agent, "restore", None))
-        self.needs_learner = False
         self.closed = False
         self._resources = resources
-        self._evaluation: EvaluationEnvironment | None = None
-        self._seeds: list[int] = []
-        self._deterministic = True
-
-    def use_for_evaluation(self, env: EvaluationEnvironment, section: EvaluationSection, seed: int) -> None:
-        """Evaluate in this environment from now on."""
-        self._evaluation = env
-        self._seeds = episode_seeds(seed, section.episodes)
-        self._deterministic = section.deterministic
-
-    @property
-    def can_evaluate(self) -> bool:
-        """Whether there is an environment for evaluation."""
-        return self._evaluation is not None
 
     def evaluate(self, env_steps: int, should_abort: Callable[[], bool]) -> Evaluation:
         """Play the evaluation's episodes.
@@ -66,18 +61,11 @@ class SetUp:
             EvaluationUnavailable: If there is no environment for it.
             EvaluationInterrupted: If `should_abort` said so.
         """
-        if self._evaluation is None:
+        if self.evaluator is None:
             raise EvaluationUnavailable(
                 "This training has no evaluation. Set eval_freq, and pass eval_env= if it asks for one."
             )
-        return play_episodes(
-            self.agent,
-            self._evaluation,
-            self._seeds,
-            env_steps=env_steps,
-            deterministic=self._deterministic,
-            should_abort=should_abort,
-        )
+        return self.evaluator.evaluate(env_steps, should_abort)
 
     def capture(self) -> State:
         """Return the agent's state."""
@@ -111,23 +99,28 @@ def set_up(loop: TrainingLoop, agent: Any, env: Any, eval_env: Any) -> SetUp:
         _call(adapted, "set_log_interval", loop.settings.tracking.log_interval)
         if callable(getattr(adapted, "release", None)):
             resources.callback(adapted.release)  # type: ignore[attr-defined]
-        adapted.bind(env if _is_sb3(adapted) else _plain_env(env), loop.seed)
+        adapted.bind(env if _prepares_environments(adapted) else _plain_env(env), loop.seed)
         notes = _update_per_episode(loop, adapted)
-        evaluation, why_not = _evaluation(loop, adapted, env, eval_env)
-        if evaluation is not None:
-            resources.callback(evaluation.close)
+        evaluation_env, why_not = _evaluation_env(loop, adapted, env, eval_env)
+        evaluator = None
+        if evaluation_env is not None:
+            resources.callback(evaluation_env.close)
+            section = loop.settings.evaluation
+            seeds = episode_seeds(loop.seed or 0, section.episodes)
+            evaluator = Evaluator(adapted, evaluation_env, seeds, section.deterministic)
         session = _open_session(loop, adapted)
         resources.callback(session.close)
-        parts = SetUp(adapted, session, contextlib.ExitStack())
-        parts.needs_learner = isinstance(loop.strategy, Adaptive)
-        if evaluation is not None:
-            parts.use_for_evaluation(evaluation, loop.settings.evaluation, loop.seed or 0)
+        needs_learner = isinstance(loop.strategy, Adaptive)
+        parts = SetUp(adapted, session, evaluator, needs_learner=needs_learner, resources=resources.pop_all())
+    try:
         _load_history(loop, session)
         if session.is_finished:
             _report_finished(loop, session)
         else:
             _start_attempt(loop, parts, [*notes, *([why_not] if why_not else [])])
-        parts._resources = resources.pop_all()
+    except BaseException:
+        parts.close()
+        raise
     return parts
 
 
@@ -152,7 +145,7 @@ def _update_per_episode(loop: TrainingLoop, agent: Any) -> list[str]:
     )
 
 
-def _evaluation(
+def _evaluation_env(
     loop: TrainingLoop, agent: Any, env: Any, eval_env: Any
 ) -> tuple[EvaluationEnvironment | None, str | None]:
     """Build the evaluation environment; where none can be built, say why, or refuse if something needs it."""
@@ -223,7 +216,6 @@ def _report_finished(loop: TrainingLoop, session: RunSession) -> None:
     loop.statistics.state, loop.statistics.reason = loop.progress.state, status.reason
     loop.statistics.env_steps, loop.statistics.episodes = status.env_steps, len(loop.metrics.episodes)
     loop.fill_statistics()
-    session.close()
 
 
 def _start_attempt(loop: TrainingLoop, parts: SetUp, notes: list[str]) -> None:
@@ -253,7 +245,9 @@ def _start_attempt(loop: TrainingLoop, parts: SetUp, notes: list[str]) -> None:
         if loop.start_from is not None:
             parts.restore(loop.start_from)
         if not session.is_new:
-            session.journal.resume_from(1, exact=True)
+            exact = False
+            notes.append("Begun anew: the attempts before left no checkpoint")
+            session.journal.resume_from(1, exact=False)
     if not parts.can_capture:
         notes.append(f"{type(parts.agent).__name__} has no capture() and restore(): there will be no checkpoints")
     session.begin_attempt(version, exact=exact, seed=loop.seed)
@@ -267,7 +261,7 @@ def _call(agent: Any, method: str, *arguments: Any) -> Any:
     return found(*arguments) if callable(found) else None
 
 
-def _is_sb3(agent: Any) -> bool:
+def _prepares_environments(agent: Any) -> bool:
     """Whether the agent prepares its environment itself."""
     return callable(getattr(agent, "make_evaluation_env", None))
 

@@ -306,7 +306,7 @@ class TrainingLoop:
                 self.evaluate()
             outcome = self._outcome()
             if outcome is not None:
-                if outcome[0] is TrainingState.COMPLETED and self._ready().can_evaluate and not self._is_evaluated():
+                if outcome[0] is TrainingState.COMPLETED and self._ready().evaluator and not self._is_evaluated():
                     self.evaluate()
                 if self._saved_at != self.progress.env_steps:
                     self.checkpoint()
@@ -366,11 +366,11 @@ class TrainingLoop:
         }
 
     def _next_mark(self) -> Mark:
-        evaluation = self._next_evaluation if self._ready().can_evaluate else NEVER
+        evaluation = self._next_evaluation if self._ready().evaluator else NEVER
         return evaluation.earliest(self._next_checkpoint).earliest(self.strategy.budget.mark)
 
     def _evaluation_is_due(self) -> bool:
-        return self._ready().can_evaluate and self._next_evaluation.is_reached(self.progress)
+        return self._ready().evaluator is not None and self._next_evaluation.is_reached(self.progress)
 
     def _is_evaluated(self) -> bool:
         return self._evaluated_at == self.progress.env_steps

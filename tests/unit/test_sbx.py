@@ -36,7 +36,7 @@ def test_same_as_learn_and_back_from_a_version(algorithm, env, options):
             "agent": {"algorithm": algorithm, "hyperparameters": options},
             "environment": {"id": env},
             "training": {"total_timesteps": 128, "eval_freq": None},
-        }  # fmt: skip
+        }
     )
     trainer.train()
     loaded = load_agent("x", version="last")
