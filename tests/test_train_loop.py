@@ -69,6 +69,7 @@ def config_of(**changes):
     return TrainingConfig.from_mapping({**data, **changes})
 
 
+@pytest.mark.slow
 def test_from_model_to_mlflow_and_tensorboard(delivery, own_root):
     """The whole way: one run, its numbers in MLflow and TensorBoard once, its artifacts, its status."""
     loop = TrainingLoop(
@@ -338,6 +339,7 @@ def start_script(root, *arguments):
     raise AssertionError("the script ended early")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_stop_at_the_next_boundary_with_a_checkpoint(number, own_root):
     process = start_script(own_root)
@@ -352,6 +354,7 @@ def test_signals_stop_at_the_next_boundary_with_a_checkpoint(number, own_root):
     assert "signal" in kinds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["deadline", "second SIGINT"])
 def test_an_iteration_that_does_not_end_is_abandoned(how, own_root):
     process = start_script(own_root, "stuck")

@@ -86,6 +86,7 @@ def test_agent_and_env_given_to_run():
     assert statistics.env_steps == 5_000, "the first evaluation, a twentieth of the budget"
 
 
+@pytest.mark.slow
 def test_create_from_the_seeds_dictionary(tmp_path, delivery):
     config = {
         "strategy": "adaptive",
@@ -386,7 +387,7 @@ def test_memory_limit_writes_a_checkpoint_and_says_so(own_root):
         loop.run()
     run = Root().find("memory")
     assert run.status().state == "failed"
-    assert run.store().find("last").env_steps > 0
+    assert run.store().find("last").is_resumable
 
 
 def test_a_failing_checkpoint_stops_or_goes_on(own_root, monkeypatch):

@@ -7,38 +7,27 @@ that the result is bit-identical (``tests/resume/test_same_as_learn.py`` holds t
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import KVWriter, Logger
-from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
-from stable_baselines3.common.vec_env import (
-    DummyVecEnv,
-    VecEnv,
-    VecEnvWrapper,
-    VecFrameStack,
-    VecMonitor,
-    VecNormalize,
-    VecTransposeImage,
-    unwrap_vec_normalize,
-)
+from stable_baselines3.common.vec_env import VecEnv
 
 from rltrack.agents import sb3_state
 from rltrack.agents.algorithms import ScaledSchedule
-from rltrack.agents.environments import SeededEpisodes, make_gym_env, rebuild
-from rltrack.agents.protocol import EpisodeInfo, IterationStats, Observer, State, StepInfo
+from rltrack.agents.environments import SeededEpisodes
+from rltrack.agents.protocol import EpisodeInfo, IterationStats, Observer, State
 from rltrack.agents.random_state import untouched_random_streams
+from rltrack.agents.sb3_environments import SB3Evaluation, made, mirror, one_env, same_env, spec_of
+from rltrack.agents.sb3_observing import MetricsCollector, Relay, losses_in
 from rltrack.errors import ConfigurationError, EvaluationUnavailable
 
 _KNOWN_PACKAGES = ("stable_baselines3.", "sb3_contrib.", "sbx.")
@@ -70,8 +59,8 @@ class SB3Agent:
         self._iteration = 0
         self._remaining = 1.0
         self._updates_per_step: float | None = None
-        self._relay = _Relay()
-        self._writer = _Collector()
+        self._relay = Relay()
+        self._writer = MetricsCollector()
         self._undo: list[Callable[[], None]] = []
 
     # ---- the Agent protocol: what every agent has ----
@@ -100,7 +89,7 @@ class SB3Agent:
             self._iterate(self)
         self._relay.observer = None
         values = getattr(self.model.logger, "name_to_value", {})
-        losses = {**self._writer.losses, **_losses(values)}
+        losses = {**self._writer.losses, **losses_in(values)}
         if isinstance(self.model, OnPolicyAlgorithm) and self._iteration % self._log_interval == 0:
             self.model.dump_logs(self._iteration)
         return IterationStats(self.model.num_timesteps - before, self._writer.take(), losses)
@@ -144,11 +133,11 @@ class SB3Agent:
         """
         with untouched_random_streams():
             if env is not None:
-                venv = env if isinstance(env, VecEnv) else _one_env(SeededEpisodes(_made(env)))
+                venv = env if isinstance(env, VecEnv) else one_env(SeededEpisodes(made(env)))
             elif self._eval_env_builder is not None:
                 venv = self._eval_env_builder(n_envs, SeededEpisodes)
             else:
-                venv = self._mirror(n_envs)
+                venv = mirror(self.env, n_envs)
             venv = self.model._wrap_env(venv, monitor_wrapper=False)
         if venv.observation_space != self.env.observation_space:
             raise EvaluationUnavailable(
@@ -206,15 +195,15 @@ class SB3Agent:
 
     def _set_env(self, env: Any) -> None:
         model = self.model
-        if env is None or _same_env(model.env, env):
+        if env is None or same_env(model.env, env):
             if model.env is None:
                 raise ConfigurationError("Neither the model nor TrainingLoop has an environment. Pass env=.")
             return
-        model.set_env(_one_env(env) if not isinstance(env, VecEnv) else env, force_reset=True)
+        model.set_env(one_env(env) if not isinstance(env, VecEnv) else env, force_reset=True)
 
     def _attach_logger(self) -> None:
         model = self.model
-        self._writer = _Collector()
+        self._writer = MetricsCollector()
         if model._custom_logger:
             formats = model.logger.output_formats
             formats.append(self._writer)
@@ -244,79 +233,6 @@ class SB3Agent:
         finally:
             del self.model._update_current_progress_remaining
 
-    def _mirror(self, n_envs: int) -> VecEnv:
-        """Build a chain of wrappers like the training environment's around environments of its own."""
-        chain: list[VecEnvWrapper] = []
-        inner: VecEnv = self.env
-        while isinstance(inner, VecEnvWrapper):
-            chain.append(inner)
-            inner = inner.venv
-        spec = _spec_of(inner)
-        envs = [Monitor(SeededEpisodes(rebuild(spec, inner))) for _ in range(n_envs)]
-        venv: VecEnv = DummyVecEnv([lambda env=env: env for env in envs])  # type: ignore[misc]
-        for wrapper in reversed(chain):
-            if isinstance(wrapper, VecNormalize):
-                venv = _like(wrapper, venv)
-            elif isinstance(wrapper, VecFrameStack):
-                venv = VecFrameStack(venv, wrapper.stacked_obs.n_stack)
-            elif not isinstance(wrapper, VecTransposeImage | VecMonitor):
-                raise EvaluationUnavailable(
-                    f"The training environment is wrapped in {type(wrapper).__name__}, which cannot be built again for "
-                    "evaluation. Pass eval_env=."
-                )
-        return venv
-
-
-class SB3Evaluation:
-    """A ``VecEnv`` for evaluation: one seed per episode, normalisation frozen at the training's statistics."""
-
-    def __init__(self, venv: VecEnv, training: VecEnv, model: BaseAlgorithm) -> None:
-        self.venv = venv
-        self.n_envs = venv.num_envs
-        self.reports_episodes = _is_monitored(venv)
-        self._training = training
-        self._masked = "action_masks" in inspect.signature(model.predict).parameters
-
-    def start(self, seeds: Sequence[Sequence[int]]) -> Any:
-        """Take over the training's statistics, seed the episodes and reset."""
-        ours, theirs = unwrap_vec_normalize(self.venv), unwrap_vec_normalize(self._training)
-        if ours is not None:
-            ours.training = False
-            ours.norm_reward = False
-            if theirs is not None and ours is not theirs:
-                ours.obs_rms = theirs.obs_rms
-                ours.ret_rms = theirs.ret_rms
-        if self._seedable:
-            for index, own in enumerate(seeds):
-                self.venv.env_method("set_episode_seeds", list(own), indices=[index])
-        else:
-            self.venv.seed(int(seeds[0][0]))
-        return self.venv.reset()
-
-    @property
-    def _seedable(self) -> bool:
-        try:
-            return all(self.venv.env_is_wrapped(SeededEpisodes))
-        except (AttributeError, NotImplementedError):
-            return False
-
-    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, Sequence[Mapping[str, Any]]]:
-        """Step all environments."""
-        observations, rewards, dones, infos = self.venv.step(actions)
-        return observations, np.asarray(rewards), np.asarray(dones), infos
-
-    def prediction_inputs(self) -> dict[str, Any]:
-        """Return the action masks, for algorithms that use them in environments that have them."""
-        if not self._masked:
-            return {}
-        from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
-
-        return {"action_masks": get_action_masks(self.venv)} if is_masking_supported(self.venv) else {}
-
-    def close(self) -> None:
-        """Close the environments."""
-        self.venv.close()
-
 
 def describe(model: BaseAlgorithm) -> dict[str, Any]:
     """Return what the model is, as plain data: algorithm, arguments of its constructor as resolved, spaces."""
@@ -341,7 +257,7 @@ def describe(model: BaseAlgorithm) -> dict[str, Any]:
         "device": str(model.device),
     }
     if model.env is not None:
-        spec = _spec_of(model.env)
+        spec = spec_of(model.env)
         description["environment"] = spec.id if spec is not None else type(model.env.unwrapped).__name__
         description["n_envs"] = model.env.num_envs
     return description
@@ -426,180 +342,3 @@ def _iterate_ars(agent: SB3Agent) -> None:
         observer.on_episode_end(EpisodeInfo(float(episode["r"]), int(episode["l"]), model.num_timesteps))
     if model._n_updates % agent._log_interval == 0:
         model.dump_logs()
-
-
-class _Relay(BaseCallback):
-    """SB3's callback: passes each step and each episode's end to the observer. Never stops anything."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.observer: Any = None
-        self.schedule: Any = None
-        self._returns: np.ndarray | None = None
-        self._lengths: np.ndarray | None = None
-        self._normalize: VecNormalize | None = None
-
-    def prepare(self, env: VecEnv) -> None:
-        """Find out whether the environment reports its episodes, or we must add them up."""
-        monitored = _is_monitored(env)
-        self._returns = None if monitored else np.zeros(env.num_envs)
-        self._lengths = None if monitored else np.zeros(env.num_envs, dtype=int)
-        self._normalize = unwrap_vec_normalize(env)
-
-    def _on_step(self) -> bool:
-        observer = self.observer
-        seen = self.locals
-        dones = seen.get("dones")
-        n_envs = self.training_env.num_envs
-        if dones is None:  # ARS steps inside evaluate_policy, and tells only that it stepped
-            observer.on_step(n_envs, None)
-            return True
-        step = None
-        if observer.wants_steps:
-            step = StepInfo(self.num_timesteps, seen["new_obs"], seen["actions"], seen["rewards"], dones, seen["infos"])
-        observer.on_step(n_envs, step)
-        if self._returns is not None:
-            rewards = seen["rewards"] if self._normalize is None else self._normalize.get_original_reward()
-            self._returns += rewards
-            if self._lengths is not None:
-                self._lengths += 1
-        if np.any(dones):
-            for index in np.flatnonzero(dones):
-                self._report(int(index), seen["infos"][index])
-        return True
-
-    def _report(self, index: int, info: Mapping[str, Any]) -> None:
-        if self._returns is not None and self._lengths is not None:
-            result = float(self._returns[index]), int(self._lengths[index])
-            self._returns[index] = self._lengths[index] = 0
-        elif "episode" in info:
-            result = float(info["episode"]["r"]), int(info["episode"]["l"])
-        else:
-            return  # a wrapper ended the episode (a life lost), the environment did not
-        self.observer.on_episode_end(EpisodeInfo(*result, env_steps=self.num_timesteps, env_index=index))
-
-
-class _Collector(KVWriter):
-    """Takes what the model logs. Times are left out: the loop measures its own."""
-
-    def __init__(self) -> None:
-        self._taken: list[tuple[int, dict[str, float]]] = []
-        self.losses: dict[str, float] = {}
-
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Keep the numbers of one dump."""
-        values: dict[str, float] = {}
-        for key, value in key_values.items():
-            if key.startswith("time/") or "mlflow" in (key_excluded.get(key) or ()):
-                continue
-            number = _number(value)
-            if number is not None:
-                values[key] = number
-        self.losses.update(_losses(values))
-        if values:
-            self._taken.append((int(step), values))
-
-    def take(self) -> list[tuple[int, dict[str, float]]]:
-        """Return what was logged since the last call."""
-        taken, self._taken, self.losses = self._taken, [], {}
-        return taken
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, str | bool):
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
-
-
-def _losses(values: Mapping[str, Any]) -> dict[str, float]:
-    """Explained variance and means over nothing are NaN legitimately; losses never are."""
-    found = {}
-    for key, value in values.items():
-        if key.startswith("train/") and "loss" in key:
-            number = _number(value)
-            if number is not None:
-                found[key] = number
-    return found
-
-
-# ---- environments given by the user ----
-
-
-def _spec_of(env: VecEnv) -> Any:
-    """Return the Gymnasium specification of the sub-environments without SB3's Monitor, or None."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            spec = env.get_attr("spec")[0]
-        except Exception:  # whatever a VecEnv without sub-environments raises: it has no specification to show
-            return None
-    if spec is None:
-        return None
-    kept = tuple(wrapper for wrapper in spec.additional_wrappers if wrapper.name != Monitor.class_name())
-    return dataclasses.replace(spec, additional_wrappers=kept)
-
-
-def _made(env: Any) -> Any:
-    return make_gym_env(env) if isinstance(env, str) else env
-
-
-def _one_env(env: Any) -> VecEnv:
-    env = monitored = _made(env)
-    while hasattr(monitored, "env") and not isinstance(monitored, Monitor):
-        monitored = monitored.env
-    return DummyVecEnv([lambda: env if isinstance(monitored, Monitor) else Monitor(env)])
-
-
-def _same_env(own: VecEnv | None, given: Any) -> bool:
-    """Whether the model already trains in the given environment, or in one of the given id."""
-    if own is None:
-        return False
-    layer: Any = own
-    while isinstance(layer, VecEnvWrapper):
-        if layer is given:
-            return True
-        layer = layer.venv
-    if layer is given:
-        return True
-    if isinstance(given, VecEnv) or not isinstance(layer, DummyVecEnv):
-        return False
-    if isinstance(given, str):
-        specs = [getattr(env, "spec", None) for env in layer.envs]
-        return all(spec is not None and spec.id == given for spec in specs)
-    chain: Any = layer.envs[0]
-    while chain is not given and hasattr(chain, "env"):
-        chain = chain.env
-    return len(layer.envs) == 1 and chain is given
-
-
-def _is_monitored(env: VecEnv) -> bool:
-    layer: Any = env
-    while isinstance(layer, VecEnvWrapper):
-        if isinstance(layer, VecMonitor):
-            return True
-        layer = layer.venv
-    try:
-        return all(env.env_is_wrapped(Monitor))
-    except (AttributeError, NotImplementedError):
-        return False
-
-
-def _like(wrapper: VecNormalize, venv: VecEnv) -> VecNormalize:
-    return VecNormalize(
-        venv,
-        training=False,
-        norm_obs=wrapper.norm_obs,
-        norm_reward=False,
-        clip_obs=wrapper.clip_obs,
-        epsilon=wrapper.epsilon,
-        norm_obs_keys=wrapper.norm_obs_keys,
-    )
-
-
-__all__ = ["SB3Agent", "SB3Evaluation", "describe"]

@@ -14,6 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     from rltrack.agents.protocol import EpisodeInfo
     from rltrack.evaluation.episodes import Evaluation
+    from rltrack.tracking.metrics import MetricsTracker
     from rltrack.tracking.resources import Resources, ResourceSampler
 
 WINDOW = 100
@@ -196,6 +197,21 @@ class TrainingStatistics:
     episode_lengths: list[int] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     convergence_threshold: float | None = None
+
+    def take(self, progress: TrainingProgress, metrics: MetricsTracker, reason: str) -> None:
+        """Take over how training ended, and its whole history from the records."""
+        from rltrack.evaluation.episodes import Evaluation
+
+        self.state, self.reason = progress.state, reason
+        self.env_steps, self.iterations, self.seconds = (
+            progress.env_steps,
+            progress.iterations,
+            progress.elapsed_seconds,
+        )
+        self.episode_returns = [episode[1] for episode in metrics.episodes]
+        self.episode_lengths = [episode[2] for episode in metrics.episodes]
+        self.episodes = max(progress.episodes, len(self.episode_returns))
+        self.evaluations = [Evaluation.from_record(record) for record in metrics.evaluations]
 
     @property
     def best_evaluation(self) -> Evaluation | None:

@@ -213,9 +213,7 @@ def _report_finished(loop: TrainingLoop, session: RunSession) -> None:
     loop.was_finished = True
     loop.progress.state = TrainingState(status.state)
     loop.progress.env_steps = status.env_steps
-    loop.statistics.state, loop.statistics.reason = loop.progress.state, status.reason
-    loop.statistics.env_steps, loop.statistics.episodes = status.env_steps, len(loop.metrics.episodes)
-    loop.fill_statistics()
+    loop.statistics.take(loop.progress, loop.metrics, status.reason)
 
 
 def _start_attempt(loop: TrainingLoop, parts: SetUp, notes: list[str]) -> None:

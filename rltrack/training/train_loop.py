@@ -8,13 +8,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rltrack.agents.protocol import LEARNER_PARTS, POLICY_PARTS, EpisodeInfo, IterationStats, State, StepInfo
+from rltrack.agents.protocol import LEARNER_PARTS, POLICY_PARTS, IterationStats, State
 from rltrack.config import LoopSettings
-from rltrack.errors import CheckpointFailed, ConfigurationError, JournalFailed, MemoryLimitExceeded, TrainingDiverged
+from rltrack.errors import CheckpointFailed, ConfigurationError, JournalFailed, MemoryLimitExceeded
 from rltrack.evaluation.episodes import Evaluation, EvaluationInterrupted
 from rltrack.tracking.metrics import MetricsTracker
 from rltrack.training.control import Control, IterationAbandoned
 from rltrack.training.hooks import EarlyStoppingHook, HookList, LoggingHook, TrainingHook
+from rltrack.training.limits import ResourceWatch, refuse_nonfinite_losses, refuse_nonfinite_weights
+from rltrack.training.observer import ProgressObserver
 from rltrack.training.progress import TrainingProgress, TrainingState, TrainingStatistics, has_converged
 from rltrack.training.reporter import ProgressReporter, format_duration
 from rltrack.training.setup import SetUp, set_up
@@ -37,8 +39,6 @@ __all__ = [
     "create_training_loop",
 ]
 
-_RESOURCES_EVERY_SECONDS = 5.0
-_MEMORY_EVERY_SECONDS = 1.0
 _logger = logging.getLogger("rltrack")
 
 
@@ -120,10 +120,10 @@ class TrainingLoop:
         self._delivery: Any = None
         self._next_evaluation = self._next_checkpoint = NEVER
         self._evaluated_at = self._saved_at = -1
-        self._episodes: list[EpisodeInfo] = []
         self._done: str | None = None
-        self._over_memory: str | None = None
-        self._tick = self._saved_time = self._looked_at_memory = self._sampled_resources = 0.0
+        self._observer: ProgressObserver
+        self._watch = ResourceWatch(self.progress, self.settings.training.memory_limit_mb)
+        self._tick = self._saved_time = 0.0
         if self.settings.training.enable_early_stopping:
             training = self.settings.training
             self.add_hook(EarlyStoppingHook(training.patience, training.min_improvement))
@@ -295,10 +295,11 @@ class TrainingLoop:
         progress.state = TrainingState.RUNNING
         self._tick = self._saved_time = time.monotonic()
         progress.update_performance_stats(self._tick)
+        self._observer = ProgressObserver(progress, self.hooks, self.strategy.remaining, parts.agent.set_schedule)
         parts.agent.set_schedule(self.strategy.remaining(progress))
         self.reporter.start(self.statistics.run or "training", progress)
         self.hooks.call("on_training_start", progress)
-        self._sample_resources(self._tick)
+        self._watch.look(parts.session.write_resources)
 
     def _train(self) -> tuple[TrainingState, str]:
         while True:
@@ -310,7 +311,8 @@ class TrainingLoop:
                     self.evaluate()
                 if self._saved_at != self.progress.env_steps:
                     self.checkpoint()
-                self._raise_if_over_memory()
+                if self._watch.exceeded is not None:
+                    raise MemoryLimitExceeded(f"At {self.progress.env_steps} env steps {self._watch.exceeded}")
                 return outcome
             if self._checkpoint_is_due():
                 self.checkpoint()
@@ -324,15 +326,14 @@ class TrainingLoop:
 
     def _iterate(self) -> None:
         parts = self._ready()
-        self._episodes.clear()
         with self.control.abandonable():
-            stats = parts.agent.advance(_Observer(self, parts.agent))
+            stats = parts.agent.advance(self._observer)
         self.progress.iterations += 1
         self._advance_clock()
         self._record(stats)
-        _refuse_nonfinite(stats.losses, self.progress.env_steps)
+        refuse_nonfinite_losses(stats.losses, self.progress.env_steps)
         self.hooks.call("on_iteration_end", self.progress, stats)
-        self._look_at_resources()
+        self._watch.look(parts.session.write_resources)
         self.reporter.update(self.progress)
 
     def _advance_clock(self) -> None:
@@ -344,13 +345,14 @@ class TrainingLoop:
 
     def _record(self, stats: IterationStats) -> None:
         journal, progress = self._ready().session.journal, self.progress
-        if self._episodes:
+        episodes = self._observer.take_episodes()
+        if episodes:
             journal.write(
                 "episodes",
                 progress.env_steps,
-                returns=[episode.episode_return for episode in self._episodes],
-                lengths=[episode.length for episode in self._episodes],
-                steps=[episode.env_steps for episode in self._episodes],
+                returns=[episode.episode_return for episode in episodes],
+                lengths=[episode.length for episode in episodes],
+                steps=[episode.env_steps for episode in episodes],
             )
         for index, (step, values) in enumerate(stats.metrics, start=1):
             last = index == len(stats.metrics)
@@ -391,8 +393,8 @@ class TrainingLoop:
 
     def _outcome(self) -> tuple[TrainingState, str] | None:
         """Return how training ends here, or None if it goes on."""
-        if self._over_memory is not None:
-            return TrainingState.FAILED, self._over_memory
+        if self._watch.exceeded is not None:
+            return TrainingState.FAILED, self._watch.exceeded
         if self.control.should_stop:
             return TrainingState.STOPPED, self.control.reason or "stopped"
         reason = self._done or self.progress.stop_reason or self.strategy.spent(self.progress)
@@ -422,14 +424,7 @@ class TrainingLoop:
             self._commit({part: state[part] for part in wanted if part in state}, score)
 
     def _commit(self, state: dict[str, Any], score: float | None) -> Version | None:
-        from rltrack.checkpoints.encoding import find_nonfinite
-
-        bad = find_nonfinite(state.get("policy"))
-        if bad:
-            raise TrainingDiverged(
-                f"Weights became NaN or infinite before {self.progress.env_steps} env steps: {', '.join(bad[:5])}. No version "
-                "was written. Lower the learning rate or normalise observations and rewards."
-            )
+        refuse_nonfinite_weights(state, self.progress.env_steps)
         try:
             version = self._ready().session.commit(state, env_steps=self.progress.env_steps, score=score)
         except CheckpointFailed as error:
@@ -451,30 +446,6 @@ class TrainingLoop:
         progress.restart_clock()
         self._tick = time.monotonic()
         self.hooks.call("on_resume", progress)
-
-    def _look_at_resources(self) -> None:
-        now, limit = time.monotonic(), self.settings.training.memory_limit_mb
-        if limit is not None and now - self._looked_at_memory >= _MEMORY_EVERY_SECONDS:
-            self._looked_at_memory = now
-            used = self._sample_resources(now)
-            if used > limit:
-                self._over_memory = (
-                    f"training holds {used:,.0f} MB, memory_limit_mb is {limit:,.0f}. A checkpoint was written; give it more "
-                    "memory, fewer environments or a smaller buffer, and resume."
-                )
-        elif now - self._sampled_resources >= _RESOURCES_EVERY_SECONDS:
-            self._sample_resources(now)
-
-    def _sample_resources(self, now: float) -> float:
-        resources = self.progress.update_resource_usage()
-        if now - self._sampled_resources >= _RESOURCES_EVERY_SECONDS:
-            self._sampled_resources = now
-            self._ready().session.write_resources(resources, self.progress.env_steps)
-        return resources.memory_mb
-
-    def _raise_if_over_memory(self) -> None:
-        if self._over_memory is not None:
-            raise MemoryLimitExceeded(f"At {self.progress.env_steps} env steps {self._over_memory}")
 
     def _fail(self, error: BaseException) -> None:
         """Tell everybody, record it, and leave the raising to the caller."""
@@ -500,18 +471,8 @@ class TrainingLoop:
             goes_on=progress.state is not TrainingState.COMPLETED or "max_seconds" in reason,
         )
         parts.session.journal.sync()
-        statistics.state, statistics.reason = progress.state, reason
-        statistics.env_steps, statistics.episodes = progress.env_steps, progress.episodes
-        statistics.iterations, statistics.seconds = progress.iterations, progress.elapsed_seconds
-        self.fill_statistics()
+        statistics.take(progress, self.metrics, reason)
         self.reporter.say(f"{reason}; {format_duration(progress.elapsed_seconds)} of training")
-
-    def fill_statistics(self) -> None:
-        """Take the history of episodes and evaluations over from the records."""
-        statistics = self.statistics
-        statistics.episode_returns = [episode[1] for episode in self.metrics.episodes]
-        statistics.episode_lengths = [episode[2] for episode in self.metrics.episodes]
-        statistics.evaluations = [Evaluation.from_record(record) for record in self.metrics.evaluations]
 
     def begin_at(self, loop: Mapping[str, Any] | None) -> None:
         """Take the first marks from a checkpoint, or from the strategy where training begins anew."""
@@ -545,38 +506,6 @@ class TrainingLoop:
         if self._parts is None:
             raise ConfigurationError("Call run() or set_up() first.")
         return self._parts
-
-
-class _Observer:
-    """Counts what happens inside an iteration, and tells the hooks."""
-
-    def __init__(self, loop: TrainingLoop, agent: Any) -> None:
-        self.wants_steps = loop.hooks.listens_to("on_step")
-        self._tell_episodes = loop.hooks.listens_to("on_episode_end")
-        self._progress, self._hooks, self._episodes = loop.progress, loop.hooks, loop._episodes
-        self._remaining, self._set_schedule = loop.strategy.remaining, agent.set_schedule
-
-    def on_step(self, env_steps: int, step: StepInfo | None) -> None:
-        self._progress.env_steps += env_steps
-        self._set_schedule(self._remaining(self._progress))
-        if self.wants_steps:
-            self._hooks.call("on_step", self._progress, step)
-
-    def on_episode_end(self, episode: EpisodeInfo) -> None:
-        self._progress.add_episode(episode)
-        self._set_schedule(self._remaining(self._progress))
-        self._episodes.append(episode)
-        if self._tell_episodes:
-            self._hooks.call("on_episode_end", self._progress, episode)
-
-
-def _refuse_nonfinite(losses: Mapping[str, float], env_steps: int) -> None:
-    for key, value in losses.items():
-        if value - value != 0.0:  # NaN and infinities
-            raise TrainingDiverged(
-                f"{key} is {value} at {env_steps} env steps. The last version is good; lower the learning rate or normalise "
-                "observations and rewards, and start anew or from that version."
-            )
 
 
 def create_training_loop(

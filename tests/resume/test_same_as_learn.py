@@ -83,7 +83,12 @@ def leaves(model):
     return found
 
 
-@pytest.mark.parametrize("case", CASES)
+FAST = ("ppo", "a2c", "dqn", "ddpg", "qrdqn", "maskable-ppo", "ars")
+
+
+@pytest.mark.parametrize(
+    "case", [case if case in FAST else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+)
 def test_chunks_equal_learn(case):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -12,6 +12,7 @@ pytest.importorskip("stable_baselines3")
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config_builds_and_trains_an_iteration(path):
     from rltrack import Trainer

@@ -1,0 +1,174 @@
+"""SB3's vectorised environments: recognised, wrapped, and built again for evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecEnv,
+    VecEnvWrapper,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+    VecTransposeImage,
+    unwrap_vec_normalize,
+)
+
+from rltrack.agents.environments import SeededEpisodes, make_gym_env, rebuild
+from rltrack.errors import EvaluationUnavailable
+
+
+class SB3Evaluation:
+    """A ``VecEnv`` for evaluation: one seed per episode, normalisation frozen at the training's statistics."""
+
+    def __init__(self, venv: VecEnv, training: VecEnv, model: BaseAlgorithm) -> None:
+        self.venv = venv
+        self.n_envs = venv.num_envs
+        self.reports_episodes = is_monitored(venv)
+        self._training = training
+        self._masked = "action_masks" in inspect.signature(model.predict).parameters
+
+    def start(self, seeds: Sequence[Sequence[int]]) -> Any:
+        """Take over the training's statistics, seed the episodes and reset."""
+        ours, theirs = unwrap_vec_normalize(self.venv), unwrap_vec_normalize(self._training)
+        if ours is not None:
+            ours.training = False
+            ours.norm_reward = False
+            if theirs is not None and ours is not theirs:
+                ours.obs_rms = theirs.obs_rms
+                ours.ret_rms = theirs.ret_rms
+        if self._seedable:
+            for index, own in enumerate(seeds):
+                self.venv.env_method("set_episode_seeds", list(own), indices=[index])
+        else:
+            self.venv.seed(int(seeds[0][0]))
+        return self.venv.reset()
+
+    @property
+    def _seedable(self) -> bool:
+        try:
+            return all(self.venv.env_is_wrapped(SeededEpisodes))
+        except (AttributeError, NotImplementedError):
+            return False
+
+    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, Sequence[Mapping[str, Any]]]:
+        """Step all environments."""
+        observations, rewards, dones, infos = self.venv.step(actions)
+        return observations, np.asarray(rewards), np.asarray(dones), infos
+
+    def prediction_inputs(self) -> dict[str, Any]:
+        """Return the action masks, for algorithms that use them in environments that have them."""
+        if not self._masked:
+            return {}
+        from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
+
+        return {"action_masks": get_action_masks(self.venv)} if is_masking_supported(self.venv) else {}
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.venv.close()
+
+
+def mirror(training: VecEnv, n_envs: int) -> VecEnv:
+    """Build a chain of wrappers like the training environment's around environments of its own."""
+    chain: list[VecEnvWrapper] = []
+    inner: VecEnv = training
+    while isinstance(inner, VecEnvWrapper):
+        chain.append(inner)
+        inner = inner.venv
+    spec = spec_of(inner)
+    envs = [Monitor(SeededEpisodes(rebuild(spec, inner))) for _ in range(n_envs)]
+    venv: VecEnv = DummyVecEnv([lambda env=env: env for env in envs])  # type: ignore[misc]
+    for wrapper in reversed(chain):
+        if isinstance(wrapper, VecNormalize):
+            venv = _like(wrapper, venv)
+        elif isinstance(wrapper, VecFrameStack):
+            venv = VecFrameStack(venv, wrapper.stacked_obs.n_stack)
+        elif not isinstance(wrapper, VecTransposeImage | VecMonitor):
+            raise EvaluationUnavailable(
+                f"The training environment is wrapped in {type(wrapper).__name__}, which cannot be built again for "
+                "evaluation. Pass eval_env=."
+            )
+    return venv
+
+
+def spec_of(env: VecEnv) -> Any:
+    """Return the Gymnasium specification of the sub-environments without SB3's Monitor, or None."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            spec = env.get_attr("spec")[0]
+        except Exception:  # whatever a VecEnv without sub-environments raises: it has no specification to show
+            return None
+    if spec is None:
+        return None
+    kept = tuple(wrapper for wrapper in spec.additional_wrappers if wrapper.name != Monitor.class_name())
+    return dataclasses.replace(spec, additional_wrappers=kept)
+
+
+def made(env: Any) -> Any:
+    """Return an environment; an id is made into one."""
+    return make_gym_env(env) if isinstance(env, str) else env
+
+
+def one_env(env: Any) -> VecEnv:
+    """Return a single environment (or one of an id) as a vectorised one, under a Monitor."""
+    env = monitored = made(env)
+    while hasattr(monitored, "env") and not isinstance(monitored, Monitor):
+        monitored = monitored.env
+    return DummyVecEnv([lambda: env if isinstance(monitored, Monitor) else Monitor(env)])
+
+
+def same_env(own: VecEnv | None, given: Any) -> bool:
+    """Whether the model already trains in the given environment, or in one of the given id."""
+    if own is None:
+        return False
+    layer: Any = own
+    while isinstance(layer, VecEnvWrapper):
+        if layer is given:
+            return True
+        layer = layer.venv
+    if layer is given:
+        return True
+    if isinstance(given, VecEnv) or not isinstance(layer, DummyVecEnv):
+        return False
+    if isinstance(given, str):
+        specs = [getattr(env, "spec", None) for env in layer.envs]
+        return all(spec is not None and spec.id == given for spec in specs)
+    chain: Any = layer.envs[0]
+    while chain is not given and hasattr(chain, "env"):
+        chain = chain.env
+    return len(layer.envs) == 1 and chain is given
+
+
+def is_monitored(env: VecEnv) -> bool:
+    """Whether its infos carry each episode's raw return and length."""
+    layer: Any = env
+    while isinstance(layer, VecEnvWrapper):
+        if isinstance(layer, VecMonitor):
+            return True
+        layer = layer.venv
+    try:
+        return all(env.env_is_wrapped(Monitor))
+    except (AttributeError, NotImplementedError):
+        return False
+
+
+def _like(wrapper: VecNormalize, venv: VecEnv) -> VecNormalize:
+    return VecNormalize(
+        venv,
+        training=False,
+        norm_obs=wrapper.norm_obs,
+        norm_reward=False,
+        clip_obs=wrapper.clip_obs,
+        epsilon=wrapper.epsilon,
+        norm_obs_keys=wrapper.norm_obs_keys,
+    )

@@ -1,0 +1,55 @@
+"""Counts what happens inside an iteration, and tells the hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rltrack.agents.protocol import EpisodeInfo, StepInfo
+    from rltrack.training.hooks import HookList
+    from rltrack.training.progress import TrainingProgress
+
+
+class ProgressObserver:
+    """Hears the agent's steps and episodes; keeps progress and schedule up to date within an iteration.
+
+    Args:
+        progress: What is counted.
+        hooks: Who is told.
+        remaining: Gives the fraction of the budget that is left.
+        set_schedule: Takes it.
+    """
+
+    def __init__(
+        self,
+        progress: TrainingProgress,
+        hooks: HookList,
+        remaining: Callable[[TrainingProgress], float],
+        set_schedule: Callable[[float], None],
+    ) -> None:
+        self.wants_steps = hooks.listens_to("on_step")
+        self._tell_episodes = hooks.listens_to("on_episode_end")
+        self._progress, self._hooks = progress, hooks
+        self._remaining, self._set_schedule = remaining, set_schedule
+        self._episodes: list[EpisodeInfo] = []
+
+    def on_step(self, env_steps: int, step: StepInfo | None) -> None:
+        """Count a step of the environments."""
+        self._progress.env_steps += env_steps
+        self._set_schedule(self._remaining(self._progress))
+        if self.wants_steps:
+            self._hooks.call("on_step", self._progress, step)
+
+    def on_episode_end(self, episode: EpisodeInfo) -> None:
+        """Count a finished episode; a schedule may follow episodes."""
+        self._progress.add_episode(episode)
+        self._set_schedule(self._remaining(self._progress))
+        self._episodes.append(episode)
+        if self._tell_episodes:
+            self._hooks.call("on_episode_end", self._progress, episode)
+
+    def take_episodes(self) -> list[EpisodeInfo]:
+        """Return the episodes that ended since the last call."""
+        taken, self._episodes = self._episodes, []
+        return taken
