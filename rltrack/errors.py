@@ -50,6 +50,10 @@ class CheckpointFailed(RltrackError, OSError):
     """A version could not be written."""
 
 
+class NotCapturable(RltrackError, TypeError):
+    """The inside of an environment cannot be taken, so that a resume begins a new episode."""
+
+
 class JournalFailed(RltrackError, OSError):
     """The journal could not be written; training cannot go on without it."""
 

@@ -217,9 +217,6 @@ def test_load_agent_gives_back_the_normalised_model(own_root):
 
 
 def test_trainer_resumes_and_refuses_another_configuration(own_root):
-    def stopper(progress, info):
-        raise KeyboardInterrupt
-
     first = Trainer(config_of(name="one", training={"total_timesteps": 512, "checkpoint_freq": 64}))
     first.loop.add_hook(
         type("Stop", (), {"on_iteration_end": lambda self, p, i: p.env_steps >= 192 and first.loop.stop()})()
@@ -235,7 +232,7 @@ def test_trainer_resumes_and_refuses_another_configuration(own_root):
     assert statistics.env_steps == 512
     attempts = [record for record in read_journal(Root().find("one").journal_file) if record["kind"] == "attempt"]
     assert [record["env_steps"] for record in attempts] == [0, 192]
-    assert attempts[1]["exact"] is False, "the environments are not part of a version yet, and the record says so"
+    assert attempts[1]["exact"] is True
     steps = [record["step"] for record in read_journal(Root().find("one").journal_file) if record["kind"] == "metrics"]
     assert steps == sorted(set(steps))
 

@@ -18,7 +18,8 @@ import numpy as np
 State = dict[str, Any]
 """Captured state by part. Leaves are numbers, strings, bytes, ``None`` and numpy arrays in dicts, lists and tuples.
 
-Known parts: ``policy`` (weights), ``optimizer``, ``normalization``, ``counters``, ``random``, ``buffers``. The first three
+Known parts: ``policy`` (weights), ``optimizer``, ``normalization``, ``counters``, ``random``, ``buffers``, ``rollout``,
+``environment``. The first three
 are what a policy needs to come back after a collapse; a checkpoint holds all of them.
 """
 
@@ -122,10 +123,15 @@ class Agent(Protocol):
 
     - ``capture() -> State`` and ``restore(state)``: the complete state at a boundary. ``restore`` gets the parts to put
       back, and leaves the others as they are.
+    - ``capture_parts(parts) -> State``: some parts only, where that is cheaper than all of them.
     - ``make_evaluation_env(env, n_envs) -> EvaluationEnvironment``: for agents whose environments need preparation.
     - ``scale_learning_rate(factor)``: multiply the scheduled learning rate from now on (the ADAPTIVE strategy).
     - ``update_per_episode() -> str | None``: from now on one iteration is one episode (EPISODIC); a text says why not.
     - ``set_log_interval(n)``: log every n iterations or episodes.
+    - ``why_not_exact() -> str | None``: why a resume would differ from a run that was never interrupted; without this
+      method a resume is labelled as not exact.
+    - ``is_seeded() -> bool``: whether it would begin alike if it began again.
+    - ``numerics() -> dict``: what decides about bits beside versions; compared on resume.
     - ``describe() -> dict``: algorithm, hyperparameters, environment and spaces, for the record.
     - ``release()``: put back what ``bind`` changed outside the agent.
     """

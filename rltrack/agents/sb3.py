@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,14 +21,14 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv
 
-from rltrack.agents import sb3_state
+from rltrack.agents import env_state, sb3_state
 from rltrack.agents.algorithms import ScaledSchedule
 from rltrack.agents.environments import SeededEpisodes
 from rltrack.agents.protocol import EpisodeInfo, IterationStats, Observer, State
 from rltrack.agents.random_state import untouched_random_streams
 from rltrack.agents.sb3_environments import SB3Evaluation, made, mirror, one_env, same_env, spec_of
 from rltrack.agents.sb3_observing import MetricsCollector, Relay, losses_in
-from rltrack.errors import ConfigurationError, EvaluationUnavailable
+from rltrack.errors import ConfigurationError, EvaluationUnavailable, NotCapturable
 
 _KNOWN_PACKAGES = ("stable_baselines3.", "sb3_contrib.", "sbx.")
 _NO_TOTAL = 2**62  # `_setup_learn` wants a total; schedules follow ours (`set_schedule`), so that it is never read
@@ -115,10 +115,14 @@ class SB3Agent:
     # ---- what an agent may have ----
 
     def capture(self) -> State:
-        """Return the state of everything but the environments (see `sb3_state`)."""
+        """Return the complete state, environments included where they can be taken (see `sb3_state`)."""
         state = sb3_state.capture(self.model)
         state["counters"]["iteration"] = self._iteration
         return state
+
+    def capture_parts(self, parts: Collection[str]) -> State:
+        """Return some parts of the state, without the cost of the others."""
+        return sb3_state.capture(self.model, parts)
 
     def restore(self, state: State) -> None:
         """Overwrite the given parts in place."""
@@ -145,6 +149,26 @@ class SB3Agent:
                 f"{self.env.observation_space}. Pass an eval_env= that is wrapped as the training environment is."
             )
         return SB3Evaluation(venv, self.env, self.model)
+
+    def why_not_exact(self) -> str | None:
+        """Return why a resume cannot be exact, or None; found out by taking the environments' state."""
+        try:
+            env_state.capture(self.env)
+        except NotCapturable as error:
+            return f"the environments begin a new episode: {error}"
+        return None
+
+    def is_seeded(self) -> bool:
+        """Whether the model would begin alike if it began again."""
+        return self.model.seed is not None
+
+    def numerics(self) -> dict[str, Any]:
+        """Return what else decides about bits: threads, instruction set, device."""
+        return {
+            "threads": torch.get_num_threads(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "device": str(self.model.device),
+        }
 
     def scale_learning_rate(self, factor: float) -> None:
         """Multiply the model's learning-rate schedule by `factor` from now on."""

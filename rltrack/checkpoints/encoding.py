@@ -6,7 +6,6 @@ Types come back as they were: tuples as tuples, integer keys as integers, NaN an
 
 from __future__ import annotations
 
-import base64
 import math
 from typing import Any
 
@@ -50,18 +49,20 @@ def find_nonfinite(tree: Any, path: str = "") -> list[str]:
 def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
     if value is None or isinstance(value, bool | str):
         return value
-    if isinstance(value, int):
-        return value if -(2**63) <= value < 2**64 else {"$int": str(value)}
-    if isinstance(value, float):
-        return value if math.isfinite(value) else {"$float": str(value)}
-    if isinstance(value, np.ndarray | np.generic):
+    if isinstance(value, np.ndarray | np.generic):  # before float, which np.float64 derives from
         key = path or "/"
         if np.asarray(value).dtype == object:
             raise TypeError(f"{path}: an array of Python objects cannot be stored")
         arrays[key] = np.ascontiguousarray(value)
         return {"$array": key, "$shape": list(np.shape(value)), "$scalar": isinstance(value, np.generic)}
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**64 else {"$int": str(value)}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"$float": str(value)}
     if isinstance(value, bytes):
-        return {"$bytes": base64.b64encode(value).decode()}
+        key = path or "/"
+        arrays[key] = np.frombuffer(value, dtype=np.uint8)
+        return {"$bytes": key}
     if isinstance(value, tuple):
         return {"$tuple": [_encode(item, f"{path}/{index}", arrays) for index, item in enumerate(value)]}
     if isinstance(value, list):
@@ -92,5 +93,5 @@ def _decode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if "$int" in value:
         return int(value["$int"])
     if "$bytes" in value:
-        return base64.b64decode(value["$bytes"])
+        return arrays[value["$bytes"]].tobytes()
     return {key: _decode(item, arrays) for key, item in value.items()}

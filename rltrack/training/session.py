@@ -38,6 +38,7 @@ class RunSession:
         store: The run's versions.
         attempt: 1 for the first process, and so on.
         status_before: How the run stood before this process; None for a new one.
+        last_attempt: The record of the attempt before; None for the first.
         is_finished: Whether the run was finished before; nothing is left to train.
     """
 
@@ -63,10 +64,11 @@ class RunSession:
         self.store = CheckpointStore(
             directory.path / "checkpoints", Retention(checkpoints.keep_last, checkpoints.keep_best)
         )
-        self.attempt = 1
         self.is_new = known is None
-        if known is not None:
-            self.attempt += sum(record["kind"] == "attempt" for record in read_journal(directory.journal_file))
+        records = () if known is None else read_journal(directory.journal_file)
+        attempts = [record for record in records if record["kind"] == "attempt"]
+        self.attempt = len(attempts) + 1
+        self.last_attempt = attempts[-1] if attempts else None
 
     @classmethod
     def open(
@@ -153,7 +155,9 @@ class RunSession:
             versions=package_versions(),
         )
 
-    def commit(self, state: State, *, env_steps: int, score: float | None) -> Version:
+    def commit(
+        self, state: State, *, env_steps: int, score: float | None, numerics: Mapping[str, Any] | None = None
+    ) -> Version:
         """Fsync the journal, then commit a version that knows the journal's position, then record it."""
         self.journal.sync()
         details = {
@@ -161,6 +165,7 @@ class RunSession:
             "identity": self.identity_hash,
             "attempt": self.attempt,
             "versions": package_versions(),
+            "numerics": dict(numerics or {}),
         }
         version = self.store.commit(state, env_steps=env_steps, score=score, details=details)
         self.journal.note(

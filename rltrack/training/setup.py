@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rltrack.agents import as_agent
@@ -16,10 +16,11 @@ from rltrack.errors import ConfigurationError, EvaluationUnavailable
 from rltrack.evaluation.episodes import Evaluation, Evaluator, episode_seeds
 from rltrack.tracking.metrics import MetricsTracker
 from rltrack.training.progress import TrainingState
-from rltrack.training.session import RunSession
+from rltrack.training.session import RunSession, package_versions
 from rltrack.training.strategies import Adaptive
 
 if TYPE_CHECKING:
+    from rltrack.checkpoints import Version
     from rltrack.training.train_loop import TrainingLoop
 
 MAX_EVAL_ENVS = 10
@@ -67,14 +68,20 @@ class SetUp:
             )
         return self.evaluator.evaluate(env_steps, should_abort)
 
-    def capture(self) -> State:
-        """Return the agent's state."""
+    def capture(self, parts: Sequence[str] | None = None) -> State:
+        """Return the agent's state: the given parts, or all of them."""
+        if parts is not None and callable(getattr(self.agent, "capture_parts", None)):
+            return dict(self.agent.capture_parts(parts))
         state: State = self.agent.capture()
-        return state
+        return {part: value for part, value in state.items() if parts is None or part in parts}
 
     def restore(self, state: State) -> None:
         """Put parts of the agent's state back."""
         self.agent.restore(state)
+
+    def numerics(self) -> dict[str, Any]:
+        """Return what decides about bits beside the versions of packages."""
+        return dict(_call(self.agent, "numerics") or {})
 
     def scale_learning_rate(self, factor: float) -> None:
         """Set the factor on the agent's learning rate."""
@@ -222,16 +229,17 @@ def _start_attempt(loop: TrainingLoop, parts: SetUp, notes: list[str]) -> None:
     version, exact = None, True
     if newest is not None:
         version, state, problems = newest
-        if loop.settings.checkpoints.resume == "strict":
+        differences = _why_not_exact(parts, version, state)
+        exact = not differences
+        if differences and loop.settings.checkpoints.resume == "strict":
             raise ConfigurationError(
-                f"Run {session.directory.name} cannot be resumed exactly: the inside of its environments is not part of its "
-                "checkpoints. Set checkpoints.resume to exact to go on with a new episode, which is labelled."
+                f"Run {session.directory.name} cannot be resumed exactly: {'; '.join(differences)}. Set checkpoints.resume to "
+                "exact to go on all the same; the run is then labelled."
             )
-        exact = False
         notes += [f"A damaged version was passed over: {problem}" for problem in problems]
-        notes.append(
-            f"Resumed from {version.name} at {version.env_steps:,} env steps, not exactly: the environments begin a new episode"
-        )
+        if differences:
+            at = f"{version.name} at {version.env_steps:,} env steps"
+            notes.append(f"Resumed from {at}, not exactly: {'; '.join(differences)}")
         loop.begin_at(state.pop("loop"))
         parts.restore(state)
         session.journal.resume_from(int(version.details["journal"]["next_seq"]), exact=exact)
@@ -242,16 +250,35 @@ def _start_attempt(loop: TrainingLoop, parts: SetUp, notes: list[str]) -> None:
         loop.begin_at(None)
         if loop.start_from is not None:
             parts.restore(loop.start_from)
-        if not session.is_new:
-            exact = False
+        if session.last_attempt is not None:
+            alike = session.last_attempt["versions"] == package_versions() and bool(_call(parts.agent, "is_seeded"))
+            exact = alike and session.last_attempt["exact"]
             notes.append("Begun anew: the attempts before left no checkpoint")
-            session.journal.resume_from(1, exact=False)
+            session.journal.resume_from(1, exact=exact)
     if not parts.can_capture:
         notes.append(f"{type(parts.agent).__name__} has no capture() and restore(): there will be no checkpoints")
     session.begin_attempt(version, exact=exact, seed=loop.seed)
     for note in notes:
         _logger.warning(note)
         session.journal.note("warning", message=note)
+
+
+def _why_not_exact(parts: SetUp, version: Version, state: State) -> list[str]:
+    """Return what makes a resume from this version differ from a run that was never interrupted."""
+    if not callable(getattr(parts.agent, "why_not_exact", None)):
+        return [f"{type(parts.agent).__name__} does not say that its state is complete (why_not_exact)"]
+    reasons = []
+    why_not = parts.agent.why_not_exact()
+    if why_not is not None or state.get("environment") is None:
+        reasons.append(why_not or "the version holds no environments")
+    before = {**version.details["versions"], **version.details["numerics"]}
+    now = {**package_versions(), **parts.numerics()}
+    reasons += [
+        f"{key} was {before.get(key, 'absent')}, now {now.get(key, 'absent')}"
+        for key in sorted(before.keys() | now.keys())
+        if key != "rltrack" and before.get(key) != now.get(key)
+    ]
+    return reasons
 
 
 def _call(agent: Any, method: str, *arguments: Any) -> Any:

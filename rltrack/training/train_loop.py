@@ -419,14 +419,15 @@ class TrainingLoop:
     def _keep_policy(self, score: float) -> None:
         parts = self._ready()
         if parts.can_capture and self.settings.checkpoints.keep_best:
-            wanted = LEARNER_PARTS if parts.needs_learner else POLICY_PARTS
-            state = parts.capture()
-            self._commit({part: state[part] for part in wanted if part in state}, score)
+            self._commit(parts.capture(LEARNER_PARTS if parts.needs_learner else POLICY_PARTS), score)
 
     def _commit(self, state: dict[str, Any], score: float | None) -> Version | None:
         refuse_nonfinite_weights(state, self.progress.env_steps)
         try:
-            version = self._ready().session.commit(state, env_steps=self.progress.env_steps, score=score)
+            parts = self._ready()
+            version = parts.session.commit(
+                state, env_steps=self.progress.env_steps, score=score, numerics=parts.numerics()
+            )
         except CheckpointFailed as error:
             if self.settings.checkpoints.on_failure == "stop":
                 raise

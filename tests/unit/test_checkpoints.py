@@ -45,11 +45,12 @@ def test_state_comes_back_as_it_was(tree):
 
 
 def test_nan_and_scalars_come_back():
-    tree = {"a": math.nan, "b": -math.inf, "c": np.float32(2.5), "d": np.array(3)}
+    tree = {"a": math.nan, "b": -math.inf, "c": np.float32(2.5), "e": np.float64(1.5), "d": np.array(3)}
     back = decode(*encode(tree))
     assert math.isnan(back["a"])
     assert back["b"] == -math.inf
     assert isinstance(back["c"], np.float32)
+    assert isinstance(back["e"], np.float64)
     assert back["d"].shape == ()
 
 
