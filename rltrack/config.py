@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -469,8 +468,3 @@ def _fields_at(model: type[BaseModel], path: Sequence[Any]) -> list[str]:
         candidates = [field.annotation, *get_args(field.annotation)]
         current = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
     return list(current.model_fields) if current is not None and hasattr(current, "model_fields") else []
-
-
-def is_finite_number(value: Any) -> bool:
-    """Whether a value is a real number, neither NaN nor infinite."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

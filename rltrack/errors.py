@@ -70,10 +70,6 @@ class EvaluationUnavailable(RltrackError, RuntimeError):
     """An evaluation was asked for, but no environment for it could be built."""
 
 
-class TrackingFailed(RltrackError, RuntimeError):
-    """The journal could not be delivered to MLflow or TensorBoard."""
-
-
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the nearest allowed names, or an empty string."""
     by_lower = {str(item).lower(): str(item) for item in allowed}

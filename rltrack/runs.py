@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import os
 import re
-import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -261,8 +260,3 @@ class Root:
                 return RunDirectory(path)
             except FileExistsError:
                 number += 1
-
-
-def remove(run: RunDirectory) -> None:
-    """Delete a run's folder."""
-    shutil.rmtree(run.path, ignore_errors=True)

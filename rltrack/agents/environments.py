@@ -7,7 +7,6 @@ has a meaning. Evaluation has environments of its own, never the training ones, 
 from __future__ import annotations
 
 import importlib
-import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -239,9 +238,3 @@ def default_evaluation(env: Any, n_envs: int) -> GymEvaluation:
     if isinstance(env, str):
         return GymEvaluation([make_gym_env(env) for _ in range(n_envs)])
     return GymEvaluation([rebuild(getattr(env, "spec", None), env) for _ in range(n_envs)])
-
-
-def is_vec_env(env: Any) -> bool:
-    """Whether this is an SB3 ``VecEnv``, without loading SB3 where nobody has."""
-    module = sys.modules.get("stable_baselines3.common.vec_env.base_vec_env")
-    return module is not None and isinstance(env, module.VecEnv)

@@ -19,7 +19,7 @@ from typing import Any
 
 import orjson
 
-from rltrack.agents.protocol import POLICY_PARTS, State
+from rltrack.agents.protocol import State
 from rltrack.checkpoints import encoding
 from rltrack.checkpoints.retention import Retention, best_first
 from rltrack.errors import CheckpointCorrupt, CheckpointFailed, CheckpointNotFound
@@ -194,10 +194,6 @@ class CheckpointStore:
             except Exception as error:
                 raise CheckpointCorrupt(f"{version.path / part} cannot be read: {error}.") from error
         return state
-
-    def read_policy(self, version: Version) -> State:
-        """Return what it takes to act: weights and normalisation statistics."""
-        return self.read(version, POLICY_PARTS)
 
     def newest_good(self) -> tuple[Version, State, list[str]] | None:
         """Return the newest resumable version that verifies, its state, and what was wrong with newer ones."""

@@ -22,11 +22,6 @@ class Delivery:
         except subprocess.TimeoutExpired:
             return False
 
-    @property
-    def is_running(self) -> bool:
-        """Whether it goes on."""
-        return self._process.poll() is None
-
 
 def deliver(run: RunDirectory) -> Delivery:
     """Start delivering; its messages go to ``sync.log`` in the run's folder.

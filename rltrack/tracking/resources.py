@@ -62,13 +62,8 @@ class ResourceSampler:
         self._process = psutil.Process(pid or os.getpid())
         self._workers: list[psutil.Process] = []
         self._workers_at = float("-inf")
-        self._ignored: set[int] = set()
         age = time.time() - self._process.create_time()
         self._cpu = (time.monotonic() - age, 0.0)
-
-    def ignore(self, pid: int) -> None:
-        """Leave a child process out: it is not part of training."""
-        self._ignored.add(pid)
 
     def memory_mb(self) -> float:
         """Return the resident memory of the process and its workers, in MB."""
@@ -108,8 +103,7 @@ class ResourceSampler:
         if now - self._workers_at > _CHILDREN_EVERY_SECONDS:
             self._workers_at = now
             with contextlib.suppress(psutil.Error):
-                children = self._process.children(recursive=True)
-                self._workers = [child for child in children if child.pid not in self._ignored]
+                self._workers = self._process.children(recursive=True)
         return self._workers
 
 
