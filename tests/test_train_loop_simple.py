@@ -105,33 +105,46 @@ def test_create_from_the_seeds_dictionary(tmp_path, delivery):
 
 
 def test_stop_pause_resume_from_another_thread():
-    hook, loop = RecordingHook(), loop_of(total_timesteps=10**9)
-    loop.add_hook(hook)
+    class Events:
+        def __init__(self):
+            self.iterated, self.paused, self.resumed = threading.Event(), threading.Event(), threading.Event()
+            self.pauses = 0
+
+        def on_iteration_end(self, progress, iteration_info):
+            self.iterated.set()
+
+        def on_pause(self, progress):
+            self.pauses += 1
+            self.paused.set()
+
+        def on_resume(self, progress):
+            self.iterated.clear()
+            self.resumed.set()
+
+    events, seen = Events(), []
+    loop = loop_of(total_timesteps=10**9, hooks=[events])
 
     def drive():
-        while "on_iteration_end" not in hook.names():
-            time.sleep(0.01)
+        assert events.iterated.wait(30)
         loop.pause()
-        while "on_pause" not in hook.names():
-            time.sleep(0.01)
-        paused_at = loop.progress.env_steps
+        assert events.paused.wait(30)
+        before = loop.progress.env_steps
         time.sleep(0.3)
-        seen.append((paused_at, loop.progress.env_steps, loop.progress.state))
+        seen.append((before, loop.progress.env_steps, loop.progress.state))
         loop.resume()
-        while hook.names()[-1] != "on_iteration_end":
-            time.sleep(0.01)
+        assert events.resumed.wait(30)
+        seen.append(events.iterated.wait(30))
         loop.stop("enough")
 
-    seen: list = []
     thread = threading.Thread(target=drive)
     thread.start()
     statistics = loop.run()
     thread.join()
-    assert seen[0][0] == seen[0][1]
-    assert seen[0][2] is TrainingState.PAUSED
+    assert seen == [(seen[0][0], seen[0][0], TrainingState.PAUSED), True]
     assert statistics.state is TrainingState.STOPPED
     assert statistics.reason == "enough"
-    assert hook.names().count("on_pause") == hook.names().count("on_resume") == 1
+    assert statistics.env_steps > seen[0][0]
+    assert events.pauses == 1
 
 
 def test_stop_before_run_trains_nothing():

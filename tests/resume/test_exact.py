@@ -23,7 +23,7 @@ from tests.resume.test_same_as_learn import CASES, build
 sb3 = pytest.importorskip("stable_baselines3")
 PROJECT = Path(__file__).resolve().parents[2]
 WALL_CLOCK = ("time", "seconds")
-FAST = ("ppo", "a2c", "dqn-3-envs", "sac", "td3-2-envs", "recurrent-ppo")
+FAST = ("ppo", "a2c", "dqn-3-envs")
 
 
 def records(name):

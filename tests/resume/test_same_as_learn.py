@@ -83,7 +83,7 @@ def leaves(model):
     return found
 
 
-FAST = ("ppo", "a2c", "dqn", "ddpg", "qrdqn", "maskable-ppo", "ars")
+FAST = ("ppo", "a2c", "dqn", "maskable-ppo", "ars")
 
 
 @pytest.mark.parametrize(
