@@ -219,7 +219,7 @@ def print_summary(run: RunDirectory, statistics: TrainingStatistics, delivered: 
     curve = run.exports / "learning_curve.png"
     if curve.exists():
         rows.append(("plot", _short(curve)))
-    rows.append(("TensorBoard", f"{_program('tensorboard')} --logdir {_short(_tensorboard_folder(run))}"))
+    rows.append(("TensorBoard", f"{_program('tensorboard')} --logdir {_short(run.tensorboard)}"))
     result = read_result(run)
     if delivered and result is not None and not result["error"]:
         uri = result["mlflow"]["tracking_uri"]
@@ -251,11 +251,6 @@ def _program(name: str) -> str:
     if on_path and Path(on_path) == beside:
         return name
     return _short(beside) if beside.exists() else name
-
-
-def _tensorboard_folder(run: RunDirectory) -> Path:
-    wanted = (run.read_config().get("tracking") or {}).get("tensorboard_log_dir")
-    return Path(wanted) / run.name if wanted else run.tensorboard
 
 
 def _short(path: Path) -> str:

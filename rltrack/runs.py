@@ -97,8 +97,9 @@ class RunDirectory:
 
     @property
     def tensorboard(self) -> Path:
-        """TensorBoard events."""
-        return self.path / "tensorboard"
+        """TensorBoard events: in the run's folder, unless its configuration names another."""
+        wanted = (self.read_config().get("tracking") or {}).get("tensorboard_log_dir")
+        return Path(wanted) / self.name if wanted else self.path / "tensorboard"
 
     def store(self, retention: Retention | None = None) -> CheckpointStore:
         """Return the run's versions."""

@@ -33,6 +33,7 @@ from rltrack.errors import (
 )
 from rltrack.runs import Root
 from rltrack.tracking.journal import read_journal
+from rltrack.training.strategies import Mark
 from tests.support.agents import TINY, RecordingHook, ScriptedAgent, TinyEnv
 
 
@@ -593,3 +594,39 @@ def test_neither_torch_nor_sb3_is_loaded():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
+
+
+def test_the_verbs_one_by_one(own_root):
+    """As a flow calls them: set up, begin, chunk by chunk, finish."""
+    agent = ScriptedAgent()
+    loop = TrainingLoop(agent, TINY, total_timesteps=100, name="verbs")
+    loop.set_up()
+    with pytest.raises(ConfigurationError, match=r"begin\(\)"):
+        loop.train_chunk(Mark(env_steps=50))
+    loop.begin()
+    loop.train_chunk(Mark(env_steps=50))
+    loop.train_chunk(Mark(env_steps=50))
+    assert agent.total == 50, "a finished chunk does nothing"
+    assert loop.checkpoint().env_steps == 50
+    loop.finish(TrainingState.STOPPED, "enough")
+    loop.close()
+    assert Root().find("verbs").status().state == "stopped"
+
+
+def test_a_run_that_was_killed_after_its_early_stop_does_not_go_on(own_root):
+    """The decision to stop is part of the version, as the end may not have been recorded."""
+
+    def loop():
+        return TrainingLoop(
+            ScriptedAgent([0.5]), TINY, total_timesteps=5000, eval_freq=10, enable_early_stopping=True, patience=2,
+            name="early", resume=True,
+        )  # fmt: skip
+
+    first = loop()
+    first.finish = lambda state, reason: (_ for _ in ()).throw(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    assert Root().find("early").store().find("last").env_steps == 30
+    statistics = loop().run()
+    assert statistics.env_steps == 30
+    assert "early stopping" in statistics.reason

@@ -35,7 +35,7 @@ def sync(run: RunDirectory, tell: Callable[[str], None] = print) -> dict[str, An
     resources = _resources(run)
     status = run.status()
     plots = _export(run, metrics, resources)
-    _write_tensorboard(run, status, plots)
+    _write_tensorboard(run, status, resources, plots)
     result: dict[str, Any] = {"time": time.time(), "error": None}
     for attempt in range(1, _TRIES + 1):
         try:
@@ -85,20 +85,19 @@ def _records_of_metrics(run: RunDirectory) -> Iterator[tuple[Mapping[str, float]
             yield evaluation_metrics(record), record["step"], record["time"]
 
 
-def _write_tensorboard(run: RunDirectory, status: RunStatus, plots: list[Path]) -> None:
+def _write_tensorboard(run: RunDirectory, status: RunStatus, resources: MetricsTracker, plots: list[Path]) -> None:
     """Write the whole run anew, and put it in the place of what was there: no step is doubled or missing."""
     from rltrack.tracking.sinks.tensorboard import TensorBoardSink, finite, replace_folder
 
     config = run.read_config()
-    wanted = (config.get("tracking") or {}).get("tensorboard_log_dir")
-    target = Path(wanted) / run.name if wanted else run.tensorboard
+    target = run.tensorboard
     target.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=target.parent))
     sink = TensorBoardSink(draft)
     for values, step, when in _records_of_metrics(run):
         sink.scalars(finite(values), step, when)
-    for number, record in enumerate(read_journal(run.resources_file) if run.resources_file.exists() else ()):
-        sink.scalars(finite(record["values"]), number, record["time"])
+    for row in resources.rows():
+        sink.scalars(finite({row["key"]: row["value"]}), row["step"], row["time"])
     for plot in plots:
         sink.image(f"plots/{plot.stem}", plot.read_bytes(), status.env_steps)
     sink.text("configuration", "```yaml\n" + run.config_file.read_text() + "```")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rltrack.agents.protocol import LEARNER_PARTS, POLICY_PARTS, IterationStats, State
+from rltrack.agents.protocol import LEARNER_PARTS, POLICY_PARTS, EpisodeInfo, IterationStats, State
 from rltrack.config import LoopSettings
 from rltrack.errors import CheckpointFailed, ConfigurationError, JournalFailed, MemoryLimitExceeded
 from rltrack.evaluation.episodes import Evaluation, EvaluationInterrupted
@@ -121,7 +121,7 @@ class TrainingLoop:
         self._next_evaluation = self._next_checkpoint = NEVER
         self._evaluated_at = self._saved_at = -1
         self._done: str | None = None
-        self._observer: ProgressObserver
+        self._observer: ProgressObserver | None = None
         self._watch = ResourceWatch(self.progress, self.settings.training.memory_limit_mb)
         self._tick = self._saved_time = 0.0
         if self.settings.training.enable_early_stopping:
@@ -177,7 +177,7 @@ class TrainingLoop:
             return self.statistics
         try:
             with self.control.signals():
-                self._begin()
+                self.begin()
                 state, reason = self._train()
                 self.finish(state, reason)
         except BaseException as error:
@@ -210,13 +210,28 @@ class TrainingLoop:
         given_agent, given_env, eval_env = self._given
         self._parts = set_up(self, agent or given_agent, given_env if env is None else env, eval_env)
 
+    def begin(self) -> None:
+        """Start the clock and tell the hooks; comes after `set_up` and before the first chunk."""
+        parts, progress = self._ready(), self.progress
+        progress.state = TrainingState.RUNNING
+        self._tick = self._saved_time = time.monotonic()
+        progress.update_performance_stats(self._tick)
+        self._observer = ProgressObserver(progress, self.hooks, self.strategy.remaining, parts.agent.set_schedule)
+        parts.agent.set_schedule(self.strategy.remaining(progress))
+        self.reporter.start(self.statistics.run or "training", progress)
+        self.hooks.call("on_training_start", progress)
+        self._watch.look(parts.session.write_resources)
+
     def train_chunk(self, mark: Mark) -> None:
         """Train until a mark is reached or something asks to stop; does nothing where it is reached already."""
+        observer = self._observer
+        if observer is None:
+            raise ConfigurationError("Call begin() after set_up() and before the first chunk.")
         while not mark.is_reached(self.progress) and not self._wants_to_leave():
             if self.control.should_pause:
                 self._pause()
             else:
-                self._iterate()
+                self._iterate(observer)
 
     def evaluate(self) -> Evaluation | None:
         """Evaluate the policy as it is, keep it if it is the best so far, and let the strategy answer.
@@ -264,7 +279,7 @@ class TrainingLoop:
             "strategy": self.strategy.state_dict(),
             "hooks": self.hooks.state_dict(),
             "next_evaluation": [self._next_evaluation.env_steps, self._next_evaluation.episodes],
-            "next_checkpoint": [self._next_checkpoint.env_steps, self._next_checkpoint.episodes],
+            "done": self._done or self.progress.stop_reason,
         }
         return self._commit({**parts.capture(), "loop": loop}, None)
 
@@ -290,17 +305,6 @@ class TrainingLoop:
 
     # ---- inside ----
 
-    def _begin(self) -> None:
-        parts, progress = self._ready(), self.progress
-        progress.state = TrainingState.RUNNING
-        self._tick = self._saved_time = time.monotonic()
-        progress.update_performance_stats(self._tick)
-        self._observer = ProgressObserver(progress, self.hooks, self.strategy.remaining, parts.agent.set_schedule)
-        parts.agent.set_schedule(self.strategy.remaining(progress))
-        self.reporter.start(self.statistics.run or "training", progress)
-        self.hooks.call("on_training_start", progress)
-        self._watch.look(parts.session.write_resources)
-
     def _train(self) -> tuple[TrainingState, str]:
         while True:
             if self._evaluation_is_due():
@@ -324,13 +328,13 @@ class TrainingLoop:
                     f"{self.control.reason}; the iteration in flight was abandoned ({abandoned})",
                 )
 
-    def _iterate(self) -> None:
+    def _iterate(self, observer: ProgressObserver) -> None:
         parts = self._ready()
         with self.control.abandonable():
-            stats = parts.agent.advance(self._observer)
+            stats = parts.agent.advance(observer)
         self.progress.iterations += 1
         self._advance_clock()
-        self._record(stats)
+        self._record(stats, observer.take_episodes())
         refuse_nonfinite_losses(stats.losses, self.progress.env_steps)
         self.hooks.call("on_iteration_end", self.progress, stats)
         self._watch.look(parts.session.write_resources)
@@ -343,9 +347,8 @@ class TrainingLoop:
         progress.remaining = min(max(self.strategy.remaining(progress), 0.0), 1.0)
         progress.update_performance_stats(now)
 
-    def _record(self, stats: IterationStats) -> None:
+    def _record(self, stats: IterationStats, episodes: list[EpisodeInfo]) -> None:
         journal, progress = self._ready().session.journal, self.progress
-        episodes = self._observer.take_episodes()
         if episodes:
             journal.write(
                 "episodes",
@@ -384,7 +387,7 @@ class TrainingLoop:
         return (
             seconds is not None
             and time.monotonic() - self._saved_time >= seconds
-            and self._saved_at != (self.progress.env_steps)
+            and self._saved_at != self.progress.env_steps
         )
 
     def _wants_to_leave(self) -> bool:
@@ -485,6 +488,7 @@ class TrainingLoop:
         self.strategy.load_state_dict(loop["strategy"])
         self.hooks.load_state_dict(loop["hooks"])
         self._next_evaluation = Mark(*loop["next_evaluation"])
+        self._done = loop["done"]
         self._next_checkpoint = self.strategy.next_checkpoint(self.progress)
         self._saved_at = self.progress.env_steps
         last = self.progress.last_evaluation
