@@ -23,6 +23,9 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 DEFAULT_TOTAL_TIMESTEPS = 100_000
 """Budget of a bare ``TrainingLoop()`` to which neither a strategy nor a budget is given, in env steps."""
 
+MAX_EVAL_ENVS = 10
+"""Parallel environments of an evaluation, unless it names a number."""
+
 StrategyName = Literal["timestep_based", "episodic", "mixed", "adaptive"]
 
 
@@ -155,7 +158,16 @@ class EvaluationSection(Section):
     episodes: int = Field(20, ge=1, le=100_000, description="Episodes of each evaluation.")
     deterministic: bool = Field(True, description="Act by the policy's mode rather than by a sample.")
     n_envs: int | None = Field(None, ge=1, le=256, description="Parallel environments; omitted: up to 10.")
-    beside_training: Literal[False] = Field(False, description="Evaluate between iterations (the only way so far).")
+    beside_training: bool = Field(
+        False,
+        description="Evaluate in a process of its own while training goes on; a result has its consequences at the next "
+        "evaluation, always the same, however long it takes.",
+    )
+
+    @property
+    def parallel(self) -> int:
+        """Number of environments to play in."""
+        return self.n_envs or min(self.episodes, MAX_EVAL_ENVS)
 
 
 class CheckpointsSection(Section):
@@ -163,6 +175,19 @@ class CheckpointsSection(Section):
 
     keep_last: int = _operational(2, ge=1, le=10_000, description="Newest resumable versions to keep.")
     keep_best: int = _operational(1, ge=0, le=10_000, description="Best versions by evaluation to keep.")
+    keep_every: int | None = _operational(
+        None, ge=1, le=10**12, description="Env steps: keep one resumable version of each such stretch for good."
+    )
+    cut_freq: int | None = Field(
+        None,
+        ge=1,
+        le=10**12,
+        description="Env steps: end all episodes and build the environments anew at such marks, and checkpoint only there. For "
+        "simulators whose inside can be neither taken nor replayed. It changes learning; keep it at 20 episodes or more.",
+    )
+    probe: bool = _operational(
+        True, description="Build two scratch environments at the start, to find out how their inside can be taken."
+    )
     store: None = _operational(None, description="Versions are kept in the run's folder.")
     resume: Literal["exact", "strict"] = _operational(
         "exact", description="'strict' refuses to resume where the result could differ; 'exact' goes on and says so."

@@ -54,6 +54,10 @@ class NotCapturable(RltrackError, TypeError):
     """The inside of an environment cannot be taken, so that a resume begins a new episode."""
 
 
+class ResumeMismatch(RltrackError, RuntimeError):
+    """Restoring an environment did not give what was recorded, so that an exact resume is not possible."""
+
+
 class JournalFailed(RltrackError, OSError):
     """The journal could not be written; training cannot go on without it."""
 

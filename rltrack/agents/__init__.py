@@ -37,6 +37,7 @@ __all__ = [
     "StepInfo",
     "as_agent",
     "build_agent",
+    "build_for_acting",
 ]
 
 
@@ -72,5 +73,16 @@ def build_agent(config: TrainingConfig) -> tuple[Agent, Any]:
         MissingExtra: If a package is missing.
     """
     from rltrack.agents.factory import build
+
+    return build(config)
+
+
+def build_for_acting(config: TrainingConfig) -> tuple[Any, Any]:
+    """Build the agent in a single environment, to restore a policy into and to act.
+
+    Returns:
+        The agent, and its environment.
+    """
+    from rltrack.agents.factory import build_for_acting as build
 
     return build(config)

@@ -140,7 +140,7 @@ def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: in
         n_envs=config.n_envs if n_envs is None else n_envs,
         seed=seed,
         env_kwargs=dict(config.kwargs),
-        wrapper_class=wrapper_stack(config.wrappers),
+        wrapper_class=_with_state_access(config, wrapper_stack(config.wrappers)),
         vec_env_cls=SubprocVecEnv if config.vectorization == "subproc" else DummyVecEnv,
     )
     if config.normalize:
@@ -150,6 +150,24 @@ def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: in
     if config.frame_stack:
         venv = VecFrameStack(venv, config.frame_stack)
     return venv
+
+
+def _with_state_access(config: EnvironmentConfig, wrap: Callable[[Any], Any] | None) -> Callable[[Any], Any] | None:
+    """Make the inside of environments in worker processes reachable."""
+    if config.vectorization != "subproc":
+        return wrap
+    from rltrack.agents.env_state import StateAccess
+
+    def build_again() -> Any:
+        venv = make_vec_env_from(config.model_copy(update={"vectorization": "dummy"}), None, n_envs=1)
+        while hasattr(venv, "venv"):
+            venv = venv.venv
+        return venv.envs[0]
+
+    def around(env: Any) -> Any:
+        return StateAccess(wrap(env) if wrap else env, build_again)
+
+    return around
 
 
 class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from rltrack.agents.algorithms import check_action_space, find_algorithm, model_arguments
 from rltrack.agents.environments import make_gym_env, make_vec_env_from, wrapper_stack
+from rltrack.agents.random_state import untouched_random_streams
 from rltrack.agents.sb3 import SB3Agent
 from rltrack.config import TrainingConfig
 from rltrack.errors import ConfigurationError
@@ -66,7 +68,19 @@ def build(config: TrainingConfig) -> tuple[SB3Agent, Any]:
         ) from error
     finally:
         torch.set_num_threads(threads)
-    return SB3Agent(model, threads=config.agent.threads, eval_env_builder=evaluation), model.env
+    agent = SB3Agent(model, threads=config.agent.threads, eval_env_builder=evaluation, probe=config.checkpoints.probe)
+    return agent, model.env
+
+
+def build_for_acting(config: TrainingConfig) -> tuple[SB3Agent, Any]:
+    """Build the agent in a single environment, to restore a policy into and to act; torch's threads become the agent's."""
+    single = config.environment.model_copy(update={"n_envs": 1, "vectorization": "dummy"})
+    with untouched_random_streams(), warnings.catch_warnings():
+        # SB3's advice on batch sizes is about training, not about one environment to act in
+        warnings.simplefilter("ignore")
+        agent, env = build(config.model_copy(update={"environment": single}))
+    torch.set_num_threads(config.agent.threads)
+    return agent, env
 
 
 def _check_device(device: str) -> None:

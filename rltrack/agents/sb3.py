@@ -13,24 +13,29 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
-from rltrack.agents import env_state, sb3_state
+from rltrack.agents import sb3_state
 from rltrack.agents.algorithms import ScaledSchedule
-from rltrack.agents.environments import SeededEpisodes
+from rltrack.agents.env_state import TrainingEnvs
+from rltrack.agents.environments import SeededEpisodes, rebuild
 from rltrack.agents.protocol import EpisodeInfo, IterationStats, Observer, State
 from rltrack.agents.random_state import untouched_random_streams
 from rltrack.agents.sb3_environments import SB3Evaluation, made, mirror, one_env, same_env, spec_of
 from rltrack.agents.sb3_observing import MetricsCollector, Relay, losses_in
-from rltrack.errors import ConfigurationError, EvaluationUnavailable, NotCapturable
+from rltrack.agents.sb3_replay import ReplayState, end_episodes
+from rltrack.errors import ConfigurationError, EvaluationUnavailable, ResumeMismatch
 
 _KNOWN_PACKAGES = ("stable_baselines3.", "sb3_contrib.", "sbx.")
+_PARTS = ("policy", "optimizer", "normalization", "counters", "random", "rollout", "environment", "buffers")
 _NO_TOTAL = 2**62  # `_setup_learn` wants a total; schedules follow ours (`set_schedule`), so that it is never read
 
 
@@ -42,6 +47,7 @@ class SB3Agent:
         threads: Torch threads while this agent is bound. One repeats, and is fastest for small networks.
         eval_env_builder: Builds an evaluation ``VecEnv`` of n environments, each around ``prepare(env)``; without one,
             environments are rebuilt from the specification that the training environment carries.
+        probe: Whether two scratch copies of the environment may be built to find out how its inside can be taken.
     """
 
     def __init__(
@@ -50,8 +56,13 @@ class SB3Agent:
         *,
         threads: int = 1,
         eval_env_builder: Callable[[int, Callable[[Any], Any]], VecEnv] | None = None,
+        probe: bool = True,
     ) -> None:
         self.model = model
+        self._probe = probe
+        self._cuts = False
+        self._envs: TrainingEnvs | None = None
+        self._replay: ReplayState | None = None
         self._threads = threads
         self._eval_env_builder = eval_env_builder
         self._iterate = _iteration_of(model)
@@ -71,12 +82,17 @@ class SB3Agent:
         torch.set_num_threads(self._threads)
         self._undo.append(lambda: torch.set_num_threads(threads))
         self._set_env(env)
+        self._envs = TrainingEnvs(self.env, self._build_one(), cut=self._cuts, wants_probe=self._probe)
+        self._undo.append(self._envs.release)
+        self._envs.prepare()
         if seed is not None:
             self.model.set_random_seed(seed)
         self._attach_logger()
         _, callback = self.model._setup_learn(_NO_TOTAL, self._relay, True, type(self.model).__name__, False)
         self._relay = callback  # type: ignore[assignment]
         self._relay.prepare(self.env)
+        self._envs.settle()
+        self._replay = ReplayState(self.model)
         self._iteration = 0
         self._remaining = 1.0
         self._relay.on_training_start({}, {})
@@ -84,6 +100,7 @@ class SB3Agent:
     def advance(self, observer: Observer) -> IterationStats:
         """Collect a rollout and update, once."""
         before = self.model.num_timesteps
+        self._bound_envs.forget_cut()
         self._relay.observer = observer
         with self._our_schedule():
             self._iterate(self)
@@ -115,19 +132,62 @@ class SB3Agent:
     # ---- what an agent may have ----
 
     def capture(self) -> State:
-        """Return the complete state, environments included where they can be taken (see `sb3_state`)."""
-        state = sb3_state.capture(self.model)
-        state["counters"]["iteration"] = self._iteration
-        return state
+        """Return the complete state, environments included where they can be taken (see `TrainingEnvs`)."""
+        return self.capture_parts(_PARTS)
 
     def capture_parts(self, parts: Collection[str]) -> State:
         """Return some parts of the state, without the cost of the others."""
-        return sb3_state.capture(self.model, parts)
+        assert self._replay is not None, "bind() comes first"
+        state = sb3_state.capture(self.model, parts)
+        if "counters" in parts:
+            state["counters"]["iteration"] = self._iteration
+        if "buffers" in parts:
+            state["buffers"] = {"replay": self._replay.capture()}
+        if "environment" in parts:
+            state["environment"] = self._bound_envs.capture()
+            objects = self._replay.capture_objects()
+            if objects is not None and state["environment"] is not None:
+                state["environment"]["replay_objects"] = objects
+        return state
 
     def restore(self, state: State) -> None:
-        """Overwrite the given parts in place."""
-        sb3_state.restore(self.model, state)
+        """Overwrite the given parts in place.
+
+        Raises:
+            ResumeMismatch: If the environments did not come to where they were; they begin a new episode.
+        """
+        try:
+            sb3_state.restore(self.model, state, self._envs, self._replay)
+        except ResumeMismatch:
+            self.model._last_obs = self.env.reset()  # type: ignore[assignment]
+            raise
+        objects = (state.get("environment") or {}).get("replay_objects")
+        if objects is not None and self._replay is not None:
+            self._replay.restore_objects(objects)
         self._iteration = state.get("counters", {}).get("iteration", self._iteration)
+
+    def cut_environments(self) -> str | None:
+        """From the next `bind` on, take part by cuts instead of by taking the environments' state."""
+        self._cuts = True
+        return None
+
+    def cut(self) -> None:
+        """End every episode here, build the environments anew, and reset them with seeds made from the env steps."""
+        model: Any = self.model
+        end_episodes(model)
+        model._last_obs = self._bound_envs.cut([model.seed or 0, model.num_timesteps])
+        model._last_episode_starts = np.ones((self.env.num_envs,), dtype=bool)
+        normalize = model._vec_normalize_env
+        if normalize is not None:
+            model._last_original_obs = normalize.get_original_obs()
+        if model.__dict__.get("_last_lstm_states") is not None:
+            kind = type(model._last_lstm_states)
+            model._last_lstm_states = kind(
+                *(tuple(torch.zeros_like(one) for one in part) for part in model._last_lstm_states)
+            )
+        noise = getattr(model, "action_noise", None)
+        if noise is not None:
+            noise.reset()
 
     def make_evaluation_env(self, env: Any, n_envs: int) -> SB3Evaluation:
         """Build environments like the training ones, or take the given `env`, with frozen normalisation.
@@ -151,12 +211,13 @@ class SB3Agent:
         return SB3Evaluation(venv, self.env, self.model)
 
     def why_not_exact(self) -> str | None:
-        """Return why a resume cannot be exact, or None; found out by taking the environments' state."""
-        try:
-            env_state.capture(self.env)
-        except NotCapturable as error:
-            return f"the environments begin a new episode: {error}"
-        return None
+        """Return why a resume cannot be exact, or None."""
+        envs = self._bound_envs
+        return f"the environments begin a new episode: {envs.reason}" if envs.tier == "inexact" else None
+
+    def describe_resume(self) -> dict[str, Any]:
+        """Return by which tier the environments take part in a resume, and why (`TrainingEnvs.describe`)."""
+        return self._bound_envs.describe()
 
     def is_seeded(self) -> bool:
         """Whether the model would begin alike if it began again."""
@@ -210,6 +271,19 @@ class SB3Agent:
             self._undo.pop()()
 
     # ---- inside ----
+
+    @property
+    def _bound_envs(self) -> TrainingEnvs:
+        assert self._envs is not None, "bind() comes first"
+        return self._envs
+
+    def _build_one(self) -> Callable[[], Any] | None:
+        """Return a function that builds one environment as training has them, or None if nobody can."""
+        if self._eval_env_builder is not None:
+            build = self._eval_env_builder
+            return lambda: _first_env(build(1, lambda env: env))
+        spec = spec_of(self.env)
+        return None if spec is None else lambda: Monitor(rebuild(spec, self.env))
 
     @property
     def env(self) -> VecEnv:
@@ -303,6 +377,13 @@ def _readable(value: Any) -> Any:
     if inner is not None:
         return str(getattr(inner, "val", inner))
     return str(value).partition(" at 0x")[0]
+
+
+def _first_env(venv: VecEnv) -> Any:
+    layer: Any = venv
+    while isinstance(layer, VecEnvWrapper):
+        layer = layer.venv
+    return layer.envs[0]
 
 
 # ---- the body of learn(), once ----

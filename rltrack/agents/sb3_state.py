@@ -3,8 +3,8 @@
 Restoring never goes through SB3's ``load``, which rewinds every random stream to the start of the run. A model is built
 fresh from its configuration and then overwritten in place, so that what is shared inside it stays shared.
 
-The part ``environment`` is None where the environments cannot be taken (`env_state`). After a restore they then begin a new
-episode, and the resume is labelled as not exact.
+The part ``environment`` is taken by `env_state.TrainingEnvs`; where it is missing, the environments begin a new episode and
+nothing that belongs to the old one is put back.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
 
-from rltrack.agents import env_state, sbx_state
+from rltrack.agents import sbx_state
+from rltrack.agents.env_state import TrainingEnvs
 from rltrack.agents.protocol import State
 from rltrack.agents.random_state import capture_random, restore_random
-from rltrack.errors import ConfigurationError, NotCapturable
+from rltrack.agents.sb3_replay import ReplayState
+from rltrack.errors import ConfigurationError
 
 _COUNTERS = (
     "num_timesteps",
@@ -61,24 +62,24 @@ def _capture_counters(model: BaseAlgorithm) -> dict[str, Any]:
     return counters
 
 
-def _capture_buffers(model: BaseAlgorithm) -> dict[str, Any]:
-    replay = getattr(model, "replay_buffer", None)
-    return {"replay": _capture_replay(replay)} if isinstance(replay, ReplayBuffer) else {}
-
-
-def _capture_environment(model: BaseAlgorithm) -> dict[str, Any] | None:
-    try:
-        return None if model.env is None else env_state.capture(model.env)
-    except NotCapturable:
-        return None
-
-
-def restore(model: BaseAlgorithm, state: State) -> None:
+def restore(
+    model: BaseAlgorithm, state: State, envs: TrainingEnvs | None = None, replay: ReplayState | None = None
+) -> None:
     """Overwrite the given parts of the model; random streams come last.
+
+    Args:
+        model: Built as the one that was captured.
+        state: The parts to put back.
+        envs: Its environments, for the part ``environment``.
+        replay: Its replay buffer, for the part ``buffers``.
 
     Raises:
         ConfigurationError: If the state belongs to a model of another shape.
+        NotCapturable: If the environments were built otherwise.
+        ResumeMismatch: If the environments did not come to where they were.
     """
+    if state.get("environment") is not None and envs is not None:
+        envs.restore(state["environment"])
     if "policy" in state:
         (sbx_state.restore if sbx_state.is_sbx(model) else _restore_tensors)(model, state["policy"])
     if "optimizer" in state:
@@ -94,12 +95,10 @@ def restore(model: BaseAlgorithm, state: State) -> None:
         for name in _COUNTERS:
             if name in counters:
                 setattr(model, name, counters[name])
-    if state.get("environment") is not None and model.env is not None:
-        env_state.restore(model.env, state["environment"])
+    if state.get("environment") is not None and envs is not None:
         _restore_rollout(model, state["rollout"])
-    replay = getattr(model, "replay_buffer", None)
-    if isinstance(replay, ReplayBuffer) and "replay" in state.get("buffers", {}):
-        _restore_replay(replay, state["buffers"]["replay"])
+    if replay is not None and "replay" in state.get("buffers", {}):
+        replay.restore(state["buffers"]["replay"])
     if "random" in state:
         restore_random(state["random"])
 
@@ -246,48 +245,6 @@ def _restore_normalization(normalize: VecNormalize, saved: dict[str, Any]) -> No
         normalize.returns = np.array(saved["running_returns"])
 
 
-def _replay_arrays(replay: ReplayBuffer) -> dict[str, Any]:
-    """Every array of the buffer whose first axis is the ring, by name; dictionaries of arrays included."""
-    arrays: dict[str, Any] = {}
-    for name, value in vars(replay).items():
-        if (isinstance(value, np.ndarray) and value.shape[:1] == (replay.buffer_size,)) or (
-            isinstance(value, dict) and value and all(isinstance(item, np.ndarray) for item in value.values())
-        ):
-            arrays[name] = value
-    return arrays
-
-
-def _capture_replay(replay: ReplayBuffer) -> dict[str, Any]:
-    # one row more than `pos`: a memory-optimised buffer keeps the newest next observation there
-    rows = replay.buffer_size if replay.full else min(replay.pos + 1, replay.buffer_size)
-    saved: dict[str, Any] = {"pos": int(replay.pos), "full": bool(replay.full), "arrays": {}}
-    for name, value in _replay_arrays(replay).items():
-        saved["arrays"][name] = (
-            {key: item[:rows].copy() for key, item in value.items()} if isinstance(value, dict) else value[:rows].copy()
-        )
-    current = getattr(replay, "_current_ep_start", None)  # HER's running episodes
-    if current is not None:
-        saved["current_episode_start"] = np.array(current)
-    return saved
-
-
-def _restore_replay(replay: ReplayBuffer, saved: dict[str, Any]) -> None:
-    arrays = _replay_arrays(replay)
-    for name, value in saved["arrays"].items():
-        parts = value.items() if isinstance(value, dict) else [(None, value)]
-        for key, rows in parts:
-            target = arrays[name] if key is None else arrays[name][key]
-            if len(rows) > len(target):
-                raise ConfigurationError(
-                    f"The saved replay buffer has {len(rows)} rows, this one {len(target)}. Build the agent with the "
-                    "buffer_size with which it was saved."
-                )
-            target[: len(rows)] = rows
-    replay.pos, replay.full = saved["pos"], saved["full"]
-    if "current_episode_start" in saved:
-        replay._current_ep_start = np.array(saved["current_episode_start"])  # type: ignore[attr-defined]
-
-
 _PARTS: dict[str, Callable[[BaseAlgorithm], Any]] = {
     "policy": _capture_policy,
     "optimizer": _capture_optimizers,
@@ -295,6 +252,4 @@ _PARTS: dict[str, Callable[[BaseAlgorithm], Any]] = {
     "counters": _capture_counters,
     "random": lambda model: capture_random(),
     "rollout": _capture_rollout,
-    "environment": _capture_environment,
-    "buffers": _capture_buffers,
 }

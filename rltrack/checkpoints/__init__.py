@@ -2,5 +2,6 @@
 
 from rltrack.checkpoints.retention import Retention, best_first
 from rltrack.checkpoints.store import CheckpointStore, Version
+from rltrack.checkpoints.writer import CheckpointWriter
 
-__all__ = ["CheckpointStore", "Retention", "Version", "best_first"]
+__all__ = ["CheckpointStore", "CheckpointWriter", "Retention", "Version", "best_first"]

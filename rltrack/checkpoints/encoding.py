@@ -1,36 +1,59 @@
 """Nested state as plain data: a JSON skeleton, and arrays in safetensors. Reading it runs no code.
 
-Leaves are ``None``, booleans, numbers, strings, bytes and numpy arrays or scalars, in dictionaries, lists and tuples.
-Types come back as they were: tuples as tuples, integer keys as integers, NaN and infinities as themselves.
+Leaves are ``None``, booleans, numbers, strings, bytes and numpy arrays or scalars, in dictionaries, lists and tuples; and
+rings, whose rows are kept elsewhere (`segments`). Types come back as they were: tuples as tuples, integer keys as integers,
+NaN and infinities as themselves.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from rltrack.agents.rings import Ring
+
 _SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
-def encode(tree: Any) -> tuple[bytes, bytes]:
-    """Return the skeleton (JSON) and the arrays (safetensors) of a nested state.
+class Encoded(NamedTuple):
+    """A nested state as bytes.
+
+    Attributes:
+        skeleton: JSON.
+        tensors: Safetensors.
+        rings: The rings in it, by path; their rows are not in the bytes.
+    """
+
+    skeleton: bytes
+    tensors: bytes
+    rings: Mapping[str, Ring]
+
+
+def encode(tree: Any) -> Encoded:
+    """Return a nested state as bytes.
 
     Raises:
         TypeError: If a leaf is of another type; its path is named.
     """
-    arrays: dict[str, np.ndarray] = {}
-    skeleton = _encode(tree, "", arrays)
-    return orjson.dumps(skeleton), save_tensors(arrays)
+    leaves = _Leaves({}, {})
+    skeleton = _encode(tree, "", leaves)
+    return Encoded(orjson.dumps(skeleton), save_tensors(leaves.arrays), leaves.rings)
 
 
-def decode(skeleton: bytes, tensors: bytes) -> Any:
-    """Return what `encode` took."""
-    return _decode(orjson.loads(skeleton), load_tensors(tensors))
+def decode(skeleton: bytes, tensors: bytes, rings: Mapping[str, Any] | None = None) -> Any:
+    """Return what `encode` took, with `rings` by their paths."""
+    return _decode(orjson.loads(skeleton), _Leaves(load_tensors(tensors), dict(rings or {})))
+
+
+class _Leaves(NamedTuple):
+    arrays: dict[str, np.ndarray]
+    rings: dict[str, Any]
 
 
 def find_nonfinite(tree: Any, path: str = "") -> list[str]:
@@ -46,14 +69,17 @@ def find_nonfinite(tree: Any, path: str = "") -> list[str]:
     return []
 
 
-def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+def _encode(value: Any, path: str, leaves: _Leaves) -> Any:
     if value is None or isinstance(value, bool | str):
         return value
+    if isinstance(value, Ring):
+        leaves.rings[path] = value
+        return {"$ring": path}
     if isinstance(value, np.ndarray | np.generic):  # before float, which np.float64 derives from
         key = path or "/"
         if np.asarray(value).dtype == object:
             raise TypeError(f"{path}: an array of Python objects cannot be stored")
-        arrays[key] = np.ascontiguousarray(value)
+        leaves.arrays[key] = np.ascontiguousarray(value)
         return {"$array": key, "$shape": list(np.shape(value)), "$scalar": isinstance(value, np.generic)}
     if isinstance(value, int):
         return value if -(2**63) <= value < 2**64 else {"$int": str(value)}
@@ -61,37 +87,39 @@ def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
         return value if math.isfinite(value) else {"$float": str(value)}
     if isinstance(value, bytes):
         key = path or "/"
-        arrays[key] = np.frombuffer(value, dtype=np.uint8)
+        leaves.arrays[key] = np.frombuffer(value, dtype=np.uint8)
         return {"$bytes": key}
     if isinstance(value, tuple):
-        return {"$tuple": [_encode(item, f"{path}/{index}", arrays) for index, item in enumerate(value)]}
+        return {"$tuple": [_encode(item, f"{path}/{index}", leaves) for index, item in enumerate(value)]}
     if isinstance(value, list):
-        return [_encode(item, f"{path}/{index}", arrays) for index, item in enumerate(value)]
+        return [_encode(item, f"{path}/{index}", leaves) for index, item in enumerate(value)]
     if isinstance(value, dict):
         plain = all(isinstance(key, str) and not key.startswith("$") for key in value)
         if plain:
-            return {key: _encode(item, f"{path}/{key}", arrays) for key, item in value.items()}
-        pairs = [[_encode(key, path, arrays), _encode(item, f"{path}/{key}", arrays)] for key, item in value.items()]
+            return {key: _encode(item, f"{path}/{key}", leaves) for key, item in value.items()}
+        pairs = [[_encode(key, path, leaves), _encode(item, f"{path}/{key}", leaves)] for key, item in value.items()]
         return {"$pairs": pairs}
     raise TypeError(f"{path or '/'}: a {type(value).__module__}.{type(value).__qualname__} cannot be stored as data")
 
 
-def _decode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+def _decode(value: Any, leaves: _Leaves) -> Any:
     if isinstance(value, list):
-        return [_decode(item, arrays) for item in value]
+        return [_decode(item, leaves) for item in value]
     if not isinstance(value, dict):
         return value
     if "$array" in value:
-        array = arrays[value["$array"]].reshape(value["$shape"])
+        array = leaves.arrays[value["$array"]].reshape(value["$shape"])
         return array[()] if value["$scalar"] else array
+    if "$ring" in value:
+        return leaves.rings[value["$ring"]]
     if "$tuple" in value:
-        return tuple(_decode(item, arrays) for item in value["$tuple"])
+        return tuple(_decode(item, leaves) for item in value["$tuple"])
     if "$pairs" in value:
-        return {_decode(key, arrays): _decode(item, arrays) for key, item in value["$pairs"]}
+        return {_decode(key, leaves): _decode(item, leaves) for key, item in value["$pairs"]}
     if "$float" in value:
         return _SPECIAL[value["$float"]]
     if "$int" in value:
         return int(value["$int"])
     if "$bytes" in value:
-        return arrays[value["$bytes"]].tobytes()
-    return {key: _decode(item, arrays) for key, item in value.items()}
+        return leaves.arrays[value["$bytes"]].tobytes()
+    return {key: _decode(item, leaves) for key, item in value.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,21 +12,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Keep the newest resumable versions, and the best ones by their evaluation.
+    """Keep the newest resumable versions, the best ones by their evaluation, and one now and then for good.
 
     Attributes:
         keep_last: Newest resumable versions to keep, at least 1.
         keep_best: Versions with the highest mean return to keep.
+        keep_every: Env steps; the first resumable version of each such stretch is kept for good. None for none.
     """
 
     keep_last: int = 2
     keep_best: int = 1
+    keep_every: int | None = None
 
-    def superseded(self, versions: Sequence[Version]) -> list[Version]:
-        """Return the versions that may go, oldest first; `versions` are all committed ones."""
+    def superseded(self, versions: Sequence[Version], pinned: Collection[int] = ()) -> list[Version]:
+        """Return the versions that may go, oldest first.
+
+        Args:
+            versions: All committed ones.
+            pinned: Numbers of those that a person wants to keep.
+        """
         resumable = [version for version in versions if version.is_resumable]
-        kept = {version.number for version in resumable[-self.keep_last :]}
+        kept = {version.number for version in resumable[-self.keep_last :]} | set(pinned)
         kept |= {version.number for version in best_first(versions)[: self.keep_best]}
+        if self.keep_every is not None:
+            stretches: dict[int, int] = {}
+            for version in resumable:
+                stretches.setdefault(version.env_steps // self.keep_every, version.number)
+            stretches.pop(0, None)
+            kept |= set(stretches.values())
         return [version for version in versions if version.number not in kept]
 
 

@@ -1,18 +1,20 @@
 """Committed versions of a run: written whole or not at all, verified when read.
 
 ``checkpoints/v000012/`` holds a manifest and, for each part of the state, ``<part>.json`` (skeleton) and
-``<part>.safetensors`` (arrays). A version is written to a temporary folder, fsynced, renamed, and the folder fsynced:
-what has no valid manifest, or a file that does not match its SHA-256, is not a checkpoint.
+``<part>.safetensors`` (arrays); the rows of replay buffers are in ``checkpoints/segments/``. A version is written to a
+temporary folder, fsynced, renamed, and the folder fsynced: what has no valid manifest, or a file that does not match its
+SHA-256, is not a checkpoint.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,17 @@ from typing import Any
 import orjson
 
 from rltrack.agents.protocol import State
-from rltrack.checkpoints import encoding
+from rltrack.checkpoints import encoding, segments
 from rltrack.checkpoints.retention import Retention, best_first
-from rltrack.errors import CheckpointCorrupt, CheckpointFailed, CheckpointNotFound
-from rltrack.files import fsync_directory, write_bytes
+from rltrack.checkpoints.segments import NewRows, Segment, StoredRing
+from rltrack.errors import CheckpointCorrupt, CheckpointFailed, CheckpointNotFound, RltrackError
+from rltrack.files import fsync_directory, replace_text, write_bytes
 
 FORMAT_VERSION = 1
-_FOLDER = re.compile(r"v(\d{6,})")
+MANIFEST = "manifest.json"
+_FOLDER = re.compile(r"(?:damaged-)?v(\d{6,})")
+_DAMAGED = "damaged-"
+_PINS = "pins.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +44,7 @@ class Version:
         path: Its folder.
         env_steps: Env steps of the run at its boundary.
         parts: Which parts of the state it holds.
-        score: Mean return of the evaluation at its boundary, in reward units; None without one.
+        score: Mean return of the evaluation of this policy, in reward units; None without one.
         created: Unix time, seconds.
         details: The rest of the manifest.
     """
@@ -63,12 +69,35 @@ class Version:
 
     @property
     def size_bytes(self) -> int:
-        """Size of its files."""
-        return sum(int(entry["bytes"]) for entry in self.details.get("files", {}).values())
+        """Size of its own files and of the segments that it refers to."""
+        own = sum(int(entry["bytes"]) for entry in self.details.get("files", {}).values())
+        return own + sum(segment.bytes for segment in self.segments())
+
+    def rings(self) -> dict[str, StoredRing]:
+        """Return its rings by ``part:path``."""
+        folder = self.path.parent / segments.FOLDER
+        return {key: StoredRing.of(folder, entry) for key, entry in self.details.get("rings", {}).items()}
+
+    def segments(self) -> list[Segment]:
+        """Return the segments that it refers to."""
+        return [segment for ring in self.rings().values() for segment in ring.segments]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A version as bytes, ready to be written by another thread."""
+
+    number: int
+    env_steps: int
+    score: float | None
+    parts: tuple[str, ...]
+    files: Mapping[str, bytes]
+    rings: Mapping[str, NewRows]
+    details: Mapping[str, Any]
 
 
 class CheckpointStore:
-    """The versions of one run, in a folder.
+    """The versions of one run, in a folder. One process writes; `prepare` and `write` are called in the same order.
 
     Args:
         folder: Where the versions are; made when the first one is committed.
@@ -78,77 +107,177 @@ class CheckpointStore:
     def __init__(self, folder: str | Path, retention: Retention | None = None) -> None:
         self.folder = Path(folder)
         self.retention = retention or Retention()
+        self._number: int | None = None
+        self._stored: dict[str, tuple[Segment, ...]] = {}
+        self._promised: dict[int, set[str]] = {}  # segments that prepared versions will refer to
+
+    # ---- writing ----
 
     def commit(
         self, state: State, *, env_steps: int, score: float | None = None, details: Mapping[str, Any] | None = None
     ) -> Version:
-        """Write a version, and delete what it supersedes.
+        """Write a version, and delete what it supersedes; see `prepare` and `write`."""
+        return self.write(self.prepare(state, env_steps=env_steps, score=score, details=details))
+
+    def prepare(
+        self, state: State, *, env_steps: int, score: float | None = None, details: Mapping[str, Any] | None = None
+    ) -> Prepared:
+        """Serialise a state: all that training must wait for.
 
         Args:
             state: Parts of the state; with a part ``loop`` it can be resumed.
             env_steps: Env steps of the run.
             score: Mean return of an evaluation of exactly this policy.
             details: More for the manifest, as plain data.
+        """
+        files: dict[str, bytes] = {}
+        rings: dict[str, NewRows] = {}
+        for part, tree in state.items():
+            encoded = encoding.encode(tree)
+            files[f"{part}.json"], files[f"{part}.safetensors"] = encoded.skeleton, encoded.tensors
+            for path, ring in encoded.rings.items():
+                rings[f"{part}:{path}"] = segments.new_rows(ring, self._stored.get(f"{part}:{path}", ()))
+        number = self._next_number()
+        self._promised[number] = {segment.file for new in rings.values() for segment in new.kept}
+        return Prepared(number, env_steps, score, tuple(state), files, rings, details or {})
+
+    def write(self, prepared: Prepared) -> Version:
+        """Write a prepared version, and delete what it supersedes.
 
         Raises:
             CheckpointFailed: If it cannot be written; the versions before it are untouched.
         """
         try:
-            version = self._write(state, env_steps, score, details or {})
-        except OSError as error:
+            version = self._write(prepared)
+        except (OSError, CheckpointCorrupt) as error:
+            self._stored = {}
             raise CheckpointFailed(
-                f"The checkpoint at {env_steps} env steps could not be written to {self.folder}: {error}. Earlier versions "
-                "are untouched. Free some space or mend the folder, then resume the run."
+                f"The checkpoint at {prepared.env_steps} env steps could not be written to {self.folder}: {error}. Earlier "
+                "versions are untouched. Free some space or mend the folder, then resume the run."
             ) from error
-        for old in self.retention.superseded(self.versions()):
-            shutil.rmtree(old.path, ignore_errors=True)
+        finally:
+            self._promised.pop(prepared.number, None)
+        with contextlib.suppress(OSError):
+            self.prune()
         return version
 
-    def _write(self, state: State, env_steps: int, score: float | None, details: Mapping[str, Any]) -> Version:
+    def _write(self, prepared: Prepared) -> Version:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self.folder.glob(".tmp-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        number = max((_number_of(path) for path in self.folder.iterdir()), default=0) + 1
-        temporary = self.folder / f".tmp-v{number:06d}"
+        for leftover in (*self.folder.glob(".tmp-*"), *self._segments_folder.glob(".tmp-*")):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        temporary = self.folder / f".tmp-v{prepared.number:06d}"
         temporary.mkdir()
-        files: dict[str, dict[str, Any]] = {}
         try:
-            for part, tree in state.items():
-                for suffix, data in zip((".json", ".safetensors"), encoding.encode(tree), strict=True):
-                    write_bytes(temporary / f"{part}{suffix}", data)
-                    files[f"{part}{suffix}"] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+            rings = self._write_rings(prepared)
+            files: dict[str, dict[str, Any]] = {}
+            for name, data in prepared.files.items():
+                write_bytes(temporary / name, data)
+                files[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
             manifest = {
                 "format": FORMAT_VERSION,
-                "number": number,
-                "env_steps": env_steps,
-                "score": score,
+                "number": prepared.number,
+                "env_steps": prepared.env_steps,
+                "score": prepared.score,
                 "created": time.time(),
-                "parts": list(state),
+                "parts": list(prepared.parts),
                 "files": files,
-                **details,
+                "rings": {key: ring.entry() for key, ring in rings.items()},
+                **prepared.details,
             }
-            write_bytes(temporary / "manifest.json", orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
+            write_bytes(temporary / MANIFEST, seal(manifest))
             fsync_directory(temporary)
-            final = self.folder / f"v{number:06d}"
+            final = self.folder / f"v{prepared.number:06d}"
             os.rename(temporary, final)
             fsync_directory(self.folder)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        return _version(final, manifest)
+        self._stored |= {key: ring.segments for key, ring in rings.items()}
+        return _version(final, orjson.loads(orjson.dumps(manifest)))
+
+    def _write_rings(self, prepared: Prepared) -> dict[str, StoredRing]:
+        folder = self._segments_folder
+        found: dict[str, StoredRing] = {}
+        for index, (key, new) in enumerate(prepared.rings.items()):
+            folder.mkdir(exist_ok=True)
+            stored = list(new.kept)
+            missing = [segment.file for segment in stored if not (folder / segment.file).is_file()]
+            if missing:
+                raise CheckpointCorrupt(f"{folder / missing[0]} is missing")
+            stem = f"v{prepared.number:06d}-{index}"
+            if new.data is not None:
+                stored.append(self._write_segment(f"{stem}.safetensors", new.data, new.first, new.last))
+            while (at := segments.pair_to_merge(stored)) is not None:
+                one, other = stored[at : at + 2]
+                name = f"{stem}-{one.first}-{other.last}.safetensors"
+                data = segments.merged(folder, one, other)
+                stored[at : at + 2] = [self._write_segment(name, data, one.first, other.last)]
+            first = max(0, new.last - new.capacity)
+            found[key] = StoredRing(folder, tuple(stored), first, new.last, new.capacity)
+            fsync_directory(folder)
+        return found
+
+    def _write_segment(self, name: str, data: bytes, first: int, last: int) -> Segment:
+        temporary = self._segments_folder / f".tmp-{name}"
+        write_bytes(temporary, data)
+        os.rename(temporary, self._segments_folder / name)
+        return segments.segment_of(name, data, first, last)
+
+    def _next_number(self) -> int:
+        if self._number is None:
+            paths = self.folder.iterdir() if self.folder.is_dir() else ()
+            self._number = max((_number_of(path) for path in paths), default=0)
+        self._number += 1
+        return self._number
+
+    @property
+    def _segments_folder(self) -> Path:
+        return self.folder / segments.FOLDER
+
+    # ---- keeping ----
+
+    def prune(self) -> list[Version]:
+        """Delete the versions that are superseded and the segments that no version refers to; return the versions."""
+        versions = self.versions()
+        superseded = self.retention.superseded(versions, self.pinned())
+        for old in superseded:
+            doomed = old.path.with_name(
+                f".tmp-{old.path.name}"
+            )  # in one step, so that no half of a version is ever seen
+            os.rename(old.path, doomed)
+            shutil.rmtree(doomed)
+        used = {segment.file for version in versions if version not in superseded for segment in version.segments()}
+        used |= {file for promised in list(self._promised.values()) for file in promised}
+        if self._segments_folder.is_dir() and not self._unreadable():
+            for path in self._segments_folder.iterdir():
+                if path.name not in used:
+                    path.unlink()
+        return superseded
+
+    def pinned(self) -> set[int]:
+        """Return the numbers of the versions that are kept until they are unpinned."""
+        try:
+            return {int(number) for number in orjson.loads((self.folder / _PINS).read_bytes())}
+        except FileNotFoundError:
+            return set()
+        except (ValueError, TypeError) as error:
+            raise CheckpointCorrupt(
+                f"{self.folder / _PINS} is not a list of numbers: {error}. Mend or delete it."
+            ) from None
+
+    def pin(self, version: Version) -> None:
+        """Keep a version whatever retention says."""
+        replace_text(self.folder / _PINS, orjson.dumps(sorted(self.pinned() | {version.number})).decode())
+
+    def unpin(self, version: Version) -> None:
+        """Leave a version to retention again."""
+        replace_text(self.folder / _PINS, orjson.dumps(sorted(self.pinned() - {version.number})).decode())
+
+    # ---- finding and reading ----
 
     def versions(self) -> list[Version]:
-        """Return the versions with a readable manifest, oldest first. Their files are not verified here."""
-        if not self.folder.is_dir():
-            return []
-        found = []
-        for path in sorted(self.folder.iterdir(), key=_number_of):
-            if _number_of(path):
-                try:
-                    found.append(_version(path, orjson.loads((path / "manifest.json").read_bytes())))
-                except (OSError, KeyError, TypeError, ValueError):
-                    continue
-        return found
+        """Return the versions with a valid manifest, oldest first. Their other files are not verified here."""
+        return [found for found in self._scan() if isinstance(found, Version)]
 
     def find(self, selector: str | int = "last") -> Version:
         """Return the version that a selector names.
@@ -180,27 +309,49 @@ class CheckpointStore:
             raise CheckpointNotFound(f"No committed {missing} in {self.folder}; committed: {committed}.")
         return found[0]
 
-    def read(self, version: Version, parts: Sequence[str] | None = None) -> State:
+    def read(self, version: Version, parts: Collection[str] | None = None) -> State:
         """Return parts of a version's state (all of them by default), verified against the manifest.
 
         Raises:
             CheckpointCorrupt: If a file is missing or does not match; it is named.
         """
         state: State = {}
-        for part in version.parts if parts is None else [part for part in parts if part in version.parts]:
-            skeleton, tensors = (self._verified(version, f"{part}{suffix}") for suffix in (".json", ".safetensors"))
+        for part in version.parts if parts is None else [part for part in version.parts if part in parts]:
+            skeleton, tensors = (_verified(version, f"{part}{suffix}") for suffix in (".json", ".safetensors"))
+            rings = {key.partition(":")[2]: ring for key, ring in version.rings().items() if key.startswith(f"{part}:")}
+            for ring in rings.values():
+                ring.verify()
             try:
-                state[part] = encoding.decode(skeleton, tensors)
+                state[part] = encoding.decode(skeleton, tensors, rings)
             except Exception as error:
                 raise CheckpointCorrupt(f"{version.path / part} cannot be read: {error}.") from error
         return state
 
+    def verify(self, version: Version) -> str | None:
+        """Return what is wrong with a version, or None."""
+        try:
+            self.read(version)
+        except CheckpointCorrupt as error:
+            return str(error)
+        return None
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with folders that have no valid manifest."""
+        return [str(found) for found in self._scan() if isinstance(found, CheckpointCorrupt)]
+
     def newest_good(self) -> tuple[Version, State, list[str]] | None:
-        """Return the newest resumable version that verifies, its state, and what was wrong with newer ones."""
+        """Return the newest resumable version that verifies, its state, and what was wrong with newer ones.
+
+        Raises:
+            CheckpointCorrupt: If there are versions, and none verifies.
+        """
         problems: list[str] = []
-        for version in reversed([version for version in self.versions() if version.is_resumable]):
+        for found in reversed(self._scan()):
             try:
-                return version, self.read(version), problems
+                if isinstance(found, CheckpointCorrupt):
+                    raise found
+                if found.is_resumable:
+                    return found, self.read(found), problems
             except CheckpointCorrupt as error:
                 problems.append(str(error))
         if problems:
@@ -210,15 +361,67 @@ class CheckpointStore:
             )
         return None
 
-    def _verified(self, version: Version, file: str) -> bytes:
-        entry = version.details["files"].get(file)
+    def resume_from(self, version: Version) -> None:
+        """Go on from a version: newer ones that do not verify are set aside, and its segments are built upon."""
+        for found in self.folder.iterdir() if self.folder.is_dir() else ():
+            if _number_of(found) > version.number and not found.name.startswith(_DAMAGED):
+                newer = self._read_manifest(found)
+                if isinstance(newer, CheckpointCorrupt) or self.verify(newer) is not None:
+                    os.rename(found, found.with_name(f"{_DAMAGED}{found.name}"))
+        self._stored = {key: ring.segments for key, ring in version.rings().items()}
+
+    def _scan(self) -> list[Version | CheckpointCorrupt]:
+        if not self.folder.is_dir():
+            return []
+        paths = [path for path in self.folder.iterdir() if _number_of(path) and not path.name.startswith(_DAMAGED)]
+        return [self._read_manifest(path) for path in sorted(paths, key=_number_of)]
+
+    def _unreadable(self) -> bool:
+        return any(isinstance(found, CheckpointCorrupt) for found in self._scan())
+
+    def _read_manifest(self, path: Path) -> Version | CheckpointCorrupt:
         try:
-            data = (version.path / file).read_bytes()
-        except OSError as error:
-            raise CheckpointCorrupt(f"{version.path / file} cannot be read: {error.strerror}.") from error
-        if entry is None or hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            raise CheckpointCorrupt(f"{version.path / file} does not match the SHA-256 in its manifest.")
-        return data
+            manifest = unseal((path / MANIFEST).read_bytes())
+            if manifest["number"] != _number_of(path):
+                return CheckpointCorrupt(f"{path} holds the manifest of v{manifest['number']}.")
+            return _version(path, manifest)
+        except RltrackError as error:
+            return CheckpointCorrupt(f"{path / MANIFEST}: {error}")
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            return CheckpointCorrupt(f"{path / MANIFEST} cannot be read: {error}.")
+
+
+def seal(manifest: Mapping[str, Any]) -> bytes:
+    """Return a manifest as JSON with a SHA-256 of itself."""
+    return orjson.dumps({**manifest, "sha256": _sha256_of(manifest)}, option=orjson.OPT_INDENT_2)
+
+
+def unseal(data: bytes) -> dict[str, Any]:
+    """Return what `seal` took.
+
+    Raises:
+        CheckpointCorrupt: If it does not match its SHA-256, or is of a newer format.
+    """
+    manifest: dict[str, Any] = orjson.loads(data)
+    sealed = manifest.pop("sha256", None)
+    if int(manifest["format"]) > FORMAT_VERSION:
+        raise CheckpointCorrupt(
+            f"format {manifest['format']} is newer than this rltrack, which reads up to {FORMAT_VERSION}; install a newer one."
+        )
+    if sealed != _sha256_of(manifest):
+        raise CheckpointCorrupt("does not match its own SHA-256.")
+    return manifest
+
+
+def _sha256_of(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _verified(version: Version, file: str) -> bytes:
+    entry = version.details["files"].get(file)
+    if entry is None:
+        raise CheckpointCorrupt(f"{version.path / file} is not in its manifest.")
+    return segments.read_verified(version.path / file, entry["sha256"])
 
 
 def _number_of(path: Path) -> int:
@@ -227,8 +430,6 @@ def _number_of(path: Path) -> int:
 
 
 def _version(path: Path, manifest: Mapping[str, Any]) -> Version:
-    if manifest["format"] > FORMAT_VERSION:
-        raise ValueError(f"format {manifest['format']} is newer than this rltrack")
     return Version(
         number=int(manifest["number"]),
         path=path,

@@ -10,14 +10,14 @@ import socket
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rltrack.checkpoints import CheckpointStore, Retention, Version
+from rltrack.checkpoints import CheckpointStore, CheckpointWriter, Retention, Version
 from rltrack.config import differences, identity_hash
-from rltrack.errors import CheckpointNotFound, NameTaken
+from rltrack.errors import CheckpointCorrupt, CheckpointFailed, CheckpointNotFound, NameTaken
 from rltrack.runs import Root, RunDirectory
 from rltrack.tracking.journal import Journal, encode_record, read_journal
 
@@ -61,10 +61,12 @@ class RunSession:
             self._open.close()
             raise
         self.identity_hash = identity_hash(identity)
-        self.store = CheckpointStore(
-            directory.path / "checkpoints", Retention(checkpoints.keep_last, checkpoints.keep_best)
-        )
+        retention = Retention(checkpoints.keep_last, checkpoints.keep_best, checkpoints.keep_every)
+        self.store = CheckpointStore(directory.path / "checkpoints", retention)
+        self._writer = CheckpointWriter(self.store, self.journal.sync)
+        self._open.callback(self._writer.close)
         self.is_new = known is None
+        self.run_id = uuid.uuid4().hex if known is None else known["run_id"]
         records = () if known is None else read_journal(directory.journal_file)
         attempts = [record for record in records if record["kind"] == "attempt"]
         self.attempt = len(attempts) + 1
@@ -127,27 +129,36 @@ class RunSession:
         if not session.is_finished:
             directory.write_config({**config, "name": directory.name})
         if session.is_new:
-            session.journal.note(
-                "configuration", run_id=uuid.uuid4().hex, identity=_plain(identity), agent=_plain(agent)
-            )
+            session.journal.note("configuration", run_id=session.run_id, identity=_plain(identity), agent=_plain(agent))
         return session
 
     def restore(self) -> tuple[Version, State, list[str]] | None:
         """Return the newest good version with its state, and what was wrong with newer ones; None without any.
 
         Raises:
-            CheckpointCorrupt: If there are versions, and none verifies.
+            CheckpointCorrupt: If there are versions, and none verifies; or if it belongs to another run.
         """
-        return self.store.newest_good()
+        found = self.store.newest_good()
+        if found is not None:
+            version = found[0]
+            if version.details["run_id"] != self.run_id:
+                raise CheckpointCorrupt(
+                    f"{version.path} belongs to another run ({version.details['run_id']}, this one is {self.run_id}). Remove it."
+                )
+            self.store.resume_from(version)
+        return found
 
-    def begin_attempt(self, resumed_from: Version | None, *, exact: bool, seed: int | None) -> None:
-        """Record that this process begins."""
+    def begin_attempt(
+        self, resumed_from: Version | None, *, exact: bool, seed: int | None, environments: Mapping[str, Any] | None
+    ) -> None:
+        """Record that this process begins, and by which tier its environments take part in a resume."""
         self.journal.note(
             "attempt",
             number=self.attempt,
             resumed_from=resumed_from.name if resumed_from else None,
             env_steps=resumed_from.env_steps if resumed_from else 0,
             exact=exact,
+            environments=environments,
             seed=seed,
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -156,25 +167,52 @@ class RunSession:
         )
 
     def commit(
-        self, state: State, *, env_steps: int, score: float | None, numerics: Mapping[str, Any] | None = None
-    ) -> Version:
-        """Fsync the journal, then commit a version that knows the journal's position, then record it."""
-        self.journal.sync()
+        self,
+        state: State,
+        *,
+        env_steps: int,
+        score: float | None,
+        numerics: Mapping[str, Any] | None = None,
+        environments: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Serialise a version that knows the journal's position; a thread fsyncs the journal and commits. See `settle`."""
         details = {
             "journal": self.journal.position,
+            "run_id": self.run_id,
             "identity": self.identity_hash,
             "attempt": self.attempt,
             "versions": package_versions(),
             "numerics": dict(numerics or {}),
+            "environments": dict(environments or {}),
         }
-        version = self.store.commit(state, env_steps=env_steps, score=score, details=details)
-        self.journal.note(
-            "checkpoint", step=env_steps, version=version.name, score=score, resumable=version.is_resumable
-        )
-        return version
+        self._writer.submit(self.store.prepare(state, env_steps=env_steps, score=score, details=details))
+
+    def settle(self, *, wait: bool = False) -> Iterator[Version | CheckpointFailed]:
+        """Record the versions that were committed since the last call, and yield them, or why one was not.
+
+        Args:
+            wait: Whether to wait for those that are on their way.
+
+        Raises:
+            JournalFailed: If the journal could not be fsynced before a commit.
+        """
+        for future in self._writer.take(wait=wait):
+            try:
+                version = future.result()
+            except CheckpointFailed as error:
+                yield error
+                continue
+            self.journal.note(
+                "checkpoint",
+                step=version.env_steps,
+                version=version.name,
+                score=version.score,
+                resumable=version.is_resumable,
+            )
+            yield version
 
     def best(self) -> Version | None:
-        """Return the best version, or None."""
+        """Return the best committed version, or None."""
         try:
             return self.store.find("best")
         except CheckpointNotFound:

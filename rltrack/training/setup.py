@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rltrack.agents import as_agent
 from rltrack.agents.environments import default_evaluation, make_gym_env
-from rltrack.agents.protocol import Agent, EvaluationEnvironment, State
+from rltrack.agents.protocol import LEARNER_PARTS, POLICY_PARTS, Agent, EvaluationEnvironment, State
 from rltrack.agents.random_state import untouched_random_streams
 from rltrack.config import identity
-from rltrack.errors import ConfigurationError, EvaluationUnavailable
-from rltrack.evaluation.episodes import Evaluation, Evaluator, episode_seeds
+from rltrack.errors import ConfigurationError, EvaluationUnavailable, NotCapturable, ResumeMismatch
+from rltrack.evaluation.episodes import Evaluator, episode_seeds
+from rltrack.evaluation.pending import EvaluationBeside, EvaluationHere, PendingEvaluation, Player
 from rltrack.tracking.metrics import MetricsTracker
 from rltrack.training.progress import TrainingState
 from rltrack.training.session import RunSession, package_versions
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from rltrack.checkpoints import Version
     from rltrack.training.train_loop import TrainingLoop
 
-MAX_EVAL_ENVS = 10
 _logger = logging.getLogger("rltrack")
 
 
@@ -34,6 +34,7 @@ class SetUp:
         agent: The bound agent.
         session: The open run.
         evaluator: Judges the policy; None where there is no environment for it.
+        player: Evaluates beside training; None to evaluate between iterations.
         needs_learner: Whether the best policy is kept with its optimizer, for the ADAPTIVE strategy to return to.
         resources: What to release in the end.
     """
@@ -43,6 +44,7 @@ class SetUp:
         agent: Agent,
         session: RunSession,
         evaluator: Evaluator | None,
+        player: Player | None,
         *,
         needs_learner: bool,
         resources: contextlib.ExitStack,
@@ -50,23 +52,30 @@ class SetUp:
         self.agent: Any = agent
         self.session = session
         self.evaluator = evaluator
-        self.needs_learner = needs_learner
+        self.evaluates_beside = player is not None
+        self.best_parts = LEARNER_PARTS if needs_learner else POLICY_PARTS
+        self._player = player
         self.can_capture = callable(getattr(agent, "capture", None)) and callable(getattr(agent, "restore", None))
         self.closed = False
         self._resources = resources
 
-    def evaluate(self, env_steps: int, should_abort: Callable[[], bool]) -> Evaluation:
-        """Play the evaluation's episodes.
+    def begin_evaluation(self, env_steps: int, policy: State | None = None) -> PendingEvaluation:
+        """Begin to play the evaluation's episodes.
+
+        Args:
+            env_steps: Env steps of training at which the policy was frozen.
+            policy: Its parts; None for the agent's own, as they are.
 
         Raises:
             EvaluationUnavailable: If there is no environment for it.
-            EvaluationInterrupted: If `should_abort` said so.
         """
         if self.evaluator is None:
             raise EvaluationUnavailable(
                 "This training has no evaluation. Set eval_freq, and pass eval_env= if it asks for one."
             )
-        return self.evaluator.evaluate(env_steps, should_abort)
+        if self._player is None:
+            return EvaluationHere(self.evaluator, env_steps)
+        return EvaluationBeside(self._player, env_steps, policy or self.capture(self.best_parts))
 
     def capture(self, parts: Sequence[str] | None = None) -> State:
         """Return the agent's state: the given parts, or all of them."""
@@ -78,6 +87,17 @@ class SetUp:
     def restore(self, state: State) -> None:
         """Put parts of the agent's state back."""
         self.agent.restore(state)
+
+    def why_not_exact(self) -> str | None:
+        """Return why a resume would differ from a run that was never interrupted, or None."""
+        if not callable(getattr(self.agent, "why_not_exact", None)):
+            return f"{type(self.agent).__name__} does not say that its state is complete (why_not_exact)"
+        return self.agent.why_not_exact()  # type: ignore[no-any-return]
+
+    def describe_resume(self) -> dict[str, Any] | None:
+        """Return by which tier the environments take part in a resume, if the agent knows."""
+        described = _call(self.agent, "describe_resume")
+        return None if described is None else dict(described)
 
     def numerics(self) -> dict[str, Any]:
         """Return what decides about bits beside the versions of packages."""
@@ -104,6 +124,13 @@ def set_up(loop: TrainingLoop, agent: Any, env: Any, eval_env: Any) -> SetUp:
     _check_strategy(loop, adapted)
     with contextlib.ExitStack() as resources:
         _call(adapted, "set_log_interval", loop.settings.tracking.log_interval)
+        if loop.settings.checkpoints.cut_freq is not None and not callable(getattr(adapted, "cut_environments", None)):
+            raise ConfigurationError(
+                f"checkpoints.cut_freq needs an agent that can cut its environments; {type(adapted).__name__} has no "
+                "cut_environments()."
+            )
+        if loop.settings.checkpoints.cut_freq is not None:
+            _call(adapted, "cut_environments")
         if callable(getattr(adapted, "release", None)):
             resources.callback(adapted.release)  # type: ignore[attr-defined]
         adapted.bind(env if _prepares_environments(adapted) else _plain_env(env), loop.seed)
@@ -118,7 +145,11 @@ def set_up(loop: TrainingLoop, agent: Any, env: Any, eval_env: Any) -> SetUp:
         session = _open_session(loop, adapted)
         resources.callback(session.close)
         needs_learner = isinstance(loop.strategy, Adaptive)
-        parts = SetUp(adapted, session, evaluator, needs_learner=needs_learner, resources=resources.pop_all())
+        player = None
+        if loop.settings.evaluation.beside_training and evaluator is not None:
+            player = Player(loop.config or {}, list(evaluator.seeds))
+            resources.callback(player.close)
+        parts = SetUp(adapted, session, evaluator, player, needs_learner=needs_learner, resources=resources.pop_all())
     try:
         _load_history(loop, session)
         if session.is_finished:
@@ -159,7 +190,7 @@ def _evaluation_env(
     if not loop.settings.training.evaluates:
         return None, None
     section = loop.settings.evaluation
-    n_envs = section.n_envs or min(section.episodes, MAX_EVAL_ENVS)
+    n_envs = section.parallel
     try:
         with untouched_random_streams():
             if callable(getattr(agent, "make_evaluation_env", None)):
@@ -229,25 +260,26 @@ def _start_attempt(loop: TrainingLoop, parts: SetUp, notes: list[str]) -> None:
     version, exact = None, True
     if newest is not None:
         version, state, problems = newest
-        differences = _why_not_exact(parts, version, state)
-        exact = not differences
-        if differences and loop.settings.checkpoints.resume == "strict":
-            raise ConfigurationError(
-                f"Run {session.directory.name} cannot be resumed exactly: {'; '.join(differences)}. Set checkpoints.resume to "
-                "exact to go on all the same; the run is then labelled."
-            )
         notes += [f"A damaged version was passed over: {problem}" for problem in problems]
+        differences = _why_not_exact(parts, version, state)
+        _refuse_if_strict(loop, session, differences)
+        try:
+            parts.restore({part: value for part, value in state.items() if part != "loop"})
+        except (ResumeMismatch, NotCapturable) as error:
+            differences.append(f"the environments begin a new episode: {error}")
+            _refuse_if_strict(loop, session, differences)
+            parts.restore({part: value for part, value in state.items() if part not in ("loop", "environment")})
+        loop.begin_at(parts, state["loop"])
+        exact = not differences
         if differences:
             at = f"{version.name} at {version.env_steps:,} env steps"
             notes.append(f"Resumed from {at}, not exactly: {'; '.join(differences)}")
-        loop.begin_at(state.pop("loop"))
-        parts.restore(state)
         session.journal.resume_from(int(version.details["journal"]["next_seq"]), exact=exact)
         scale = getattr(loop.strategy, "learning_rate_scale", 1.0)
         if scale != 1.0:
             parts.scale_learning_rate(scale)
     else:
-        loop.begin_at(None)
+        loop.begin_at(parts, None)
         if loop.start_from is not None:
             parts.restore(loop.start_from)
         if session.last_attempt is not None:
@@ -257,18 +289,24 @@ def _start_attempt(loop: TrainingLoop, parts: SetUp, notes: list[str]) -> None:
             session.journal.resume_from(1, exact=exact)
     if not parts.can_capture:
         notes.append(f"{type(parts.agent).__name__} has no capture() and restore(): there will be no checkpoints")
-    session.begin_attempt(version, exact=exact, seed=loop.seed)
+    session.begin_attempt(version, exact=exact, seed=loop.seed, environments=parts.describe_resume())
     for note in notes:
         _logger.warning(note)
         session.journal.note("warning", message=note)
 
 
+def _refuse_if_strict(loop: TrainingLoop, session: RunSession, differences: Sequence[str]) -> None:
+    if differences and loop.settings.checkpoints.resume == "strict":
+        raise ConfigurationError(
+            f"Run {session.directory.name} cannot be resumed exactly: {'; '.join(differences)}. Set checkpoints.resume to "
+            "exact to go on all the same; the run is then labelled."
+        )
+
+
 def _why_not_exact(parts: SetUp, version: Version, state: State) -> list[str]:
     """Return what makes a resume from this version differ from a run that was never interrupted."""
-    if not callable(getattr(parts.agent, "why_not_exact", None)):
-        return [f"{type(parts.agent).__name__} does not say that its state is complete (why_not_exact)"]
     reasons = []
-    why_not = parts.agent.why_not_exact()
+    why_not = parts.why_not_exact()
     if why_not is not None or state.get("environment") is None:
         reasons.append(why_not or "the version holds no environments")
     before = {**version.details["versions"], **version.details["numerics"]}

@@ -8,14 +8,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rltrack.agents.protocol import LEARNER_PARTS, POLICY_PARTS, EpisodeInfo, IterationStats, State
+from rltrack.agents.protocol import LEARNER_PARTS, EpisodeInfo, IterationStats, State
 from rltrack.config import LoopSettings
-from rltrack.errors import CheckpointFailed, ConfigurationError, JournalFailed, MemoryLimitExceeded
+from rltrack.errors import ConfigurationError, JournalFailed, MemoryLimitExceeded
 from rltrack.evaluation.episodes import Evaluation, EvaluationInterrupted
+from rltrack.evaluation.pending import PendingEvaluation
 from rltrack.tracking.metrics import MetricsTracker
+from rltrack.training.checkpointing import Checkpointing
 from rltrack.training.control import Control, IterationAbandoned
 from rltrack.training.hooks import EarlyStoppingHook, HookList, LoggingHook, TrainingHook
-from rltrack.training.limits import ResourceWatch, refuse_nonfinite_losses, refuse_nonfinite_weights
+from rltrack.training.limits import ResourceWatch, refuse_nonfinite_losses
 from rltrack.training.observer import ProgressObserver
 from rltrack.training.progress import TrainingProgress, TrainingState, TrainingStatistics, has_converged
 from rltrack.training.reporter import ProgressReporter, format_duration
@@ -118,12 +120,15 @@ class TrainingLoop:
         self._given = (agent, env, eval_env)
         self._parts: SetUp | None = None
         self._delivery: Any = None
-        self._next_evaluation = self._next_checkpoint = NEVER
-        self._evaluated_at = self._saved_at = -1
+        self._next_evaluation = NEVER
+        self._evaluated_at = -1
+        self._pending: PendingEvaluation | None = None
+        self._checkpointing: Checkpointing | None = None
         self._done: str | None = None
+        self._resumed_at: int | None = None
         self._observer: ProgressObserver | None = None
         self._watch = ResourceWatch(self.progress, self.settings.training.memory_limit_mb)
-        self._tick = self._saved_time = 0.0
+        self._tick = 0.0
         if self.settings.training.enable_early_stopping:
             training = self.settings.training
             self.add_hook(EarlyStoppingHook(training.patience, training.min_improvement))
@@ -209,12 +214,23 @@ class TrainingLoop:
             raise ConfigurationError("This TrainingLoop is in use or was used. Make a new one for another training.")
         given_agent, given_env, eval_env = self._given
         self._parts = set_up(self, agent or given_agent, given_env if env is None else env, eval_env)
+        self._checkpointing = Checkpointing(
+            self._parts,
+            self.progress,
+            self.strategy,
+            self.settings,
+            describe_loop=self._state_dict,
+            committed=lambda version: self.hooks.call("on_checkpoint", self.progress, version),
+            warn=self._warn,
+        )
+        if self._resumed_at is not None:
+            self._checkpointing.begin_at(self._resumed_at)
 
     def begin(self) -> None:
         """Start the clock and tell the hooks; comes after `set_up` and before the first chunk."""
         parts, progress = self._ready(), self.progress
         progress.state = TrainingState.RUNNING
-        self._tick = self._saved_time = time.monotonic()
+        self._tick = time.monotonic()
         progress.update_performance_stats(self._tick)
         self._observer = ProgressObserver(progress, self.hooks, self.strategy.remaining, parts.agent.set_schedule)
         parts.agent.set_schedule(self.strategy.remaining(progress))
@@ -236,56 +252,37 @@ class TrainingLoop:
     def evaluate(self) -> Evaluation | None:
         """Evaluate the policy as it is, keep it if it is the best so far, and let the strategy answer.
 
+        Beside training (``evaluation.beside_training``) this begins the evaluation, and takes in the one before.
+
         Returns:
-            The evaluation; None if it was interrupted by a request to stop.
+            The evaluation that was taken in; None without one, or if a request to stop came first.
         """
         parts, progress = self._ready(), self.progress
         progress.state = TrainingState.EVALUATING
         self.reporter.update(progress)
         try:
-            evaluation = parts.evaluate(progress.env_steps, lambda: self.control.should_stop)
-        except EvaluationInterrupted:
-            return None
+            taken_in = self._take_in_pending()
+            if self._pending is None and self._done is None:
+                self._pending = parts.begin_evaluation(progress.env_steps)
+                self._evaluated_at = progress.env_steps
+                if not parts.evaluates_beside:
+                    taken_in = self._take_in_pending()
         finally:
             progress.state = TrainingState.RUNNING
             progress.restart_clock()
-        best = progress.best_evaluation is None or evaluation.mean > progress.best_evaluation.mean
-        parts.session.journal.write("evaluation", progress.env_steps, **evaluation.to_record())
-        progress.last_evaluation = evaluation
-        if best:
-            progress.best_evaluation = evaluation
-            self._keep_policy(evaluation.mean)
-        self.reporter.report_evaluation(evaluation, best=best)
-        self.hooks.call("on_evaluation_end", progress, evaluation)
-        decision = self.strategy.on_evaluation(evaluation)
-        if decision is not None:
-            self._carry_out(decision)
-        if has_converged(evaluation, self.settings.training.convergence_threshold):
-            threshold = self.settings.training.convergence_threshold
-            self._done = f"converged: the interval's lower end {evaluation.interval.low:.6g} reaches {threshold:g}"
-        self._evaluated_at = progress.env_steps
-        self._next_evaluation = self.strategy.next_evaluation(progress)
-        return evaluation
+        if self._evaluated_at == progress.env_steps:
+            self._next_evaluation = self.strategy.next_evaluation(progress)
+        return taken_in
 
     def checkpoint(self) -> Version | None:
         """Commit a version from which training can go on; None if the agent cannot be captured, or as configured."""
-        self._saved_at, self._saved_time = self.progress.env_steps, time.monotonic()
-        self._next_checkpoint = self.strategy.next_checkpoint(self.progress)
-        parts = self._ready()
-        if not parts.can_capture:
-            return None
-        loop = {
-            "progress": self.progress.state_dict(),
-            "strategy": self.strategy.state_dict(),
-            "hooks": self.hooks.state_dict(),
-            "next_evaluation": [self._next_evaluation.env_steps, self._next_evaluation.episodes],
-            "done": self._done or self.progress.stop_reason,
-        }
-        return self._commit({**parts.capture(), "loop": loop}, None)
+        self._saving.save()
+        return self._saving.settle(wait=True)
 
     def finish(self, state: TrainingState, reason: str) -> None:
         """Record how training ended."""
         progress = self.progress
+        self._saving.settle(wait=True)
         progress.state = state
         self.hooks.call("on_training_end", progress)
         self._record_end(reason)
@@ -311,15 +308,14 @@ class TrainingLoop:
                 self.evaluate()
             outcome = self._outcome()
             if outcome is not None:
-                if outcome[0] is TrainingState.COMPLETED and self._ready().evaluator and not self._is_evaluated():
-                    self.evaluate()
-                if self._saved_at != self.progress.env_steps:
-                    self.checkpoint()
+                if outcome[0] is TrainingState.COMPLETED and self._ready().evaluator and not self._evaluate_finally():
+                    outcome = self._outcome() or outcome  # asked to stop meanwhile: a resume evaluates
+                self._saving.save_at_end(completed=outcome[0] is TrainingState.COMPLETED)
                 if self._watch.exceeded is not None:
                     raise MemoryLimitExceeded(f"At {self.progress.env_steps} env steps {self._watch.exceeded}")
                 return outcome
-            if self._checkpoint_is_due():
-                self.checkpoint()
+            if self._saving.is_due:
+                self._saving.save()
             try:
                 self.train_chunk(self._next_mark())
             except IterationAbandoned as abandoned:
@@ -337,6 +333,7 @@ class TrainingLoop:
         self._record(stats, observer.take_episodes())
         refuse_nonfinite_losses(stats.losses, self.progress.env_steps)
         self.hooks.call("on_iteration_end", self.progress, stats)
+        self._saving.settle()
         self._watch.look(parts.session.write_resources)
         self.reporter.update(self.progress)
 
@@ -372,27 +369,56 @@ class TrainingLoop:
 
     def _next_mark(self) -> Mark:
         evaluation = self._next_evaluation if self._ready().evaluator else NEVER
-        return evaluation.earliest(self._next_checkpoint).earliest(self.strategy.budget.mark)
+        return evaluation.earliest(self._saving.next_mark).earliest(self.strategy.budget.mark)
 
     def _evaluation_is_due(self) -> bool:
         return self._ready().evaluator is not None and self._next_evaluation.is_reached(self.progress)
 
-    def _is_evaluated(self) -> bool:
-        return self._evaluated_at == self.progress.env_steps
+    def _evaluate_finally(self) -> bool:
+        """Evaluate the final policy, and take in what is pending; False if a request to stop came first."""
+        if self._evaluated_at != self.progress.env_steps:
+            self.evaluate()
+        self._take_in_pending()
+        return self._pending is None and (self._evaluated_at == self.progress.env_steps or self._done is not None)
 
-    def _checkpoint_is_due(self) -> bool:
-        if self._next_checkpoint.is_reached(self.progress):
-            return True
-        seconds = self.settings.training.checkpoint_seconds
-        return (
-            seconds is not None
-            and time.monotonic() - self._saved_time >= seconds
-            and self._saved_at != self.progress.env_steps
-        )
+    def _take_in_pending(self) -> Evaluation | None:
+        """Wait for the pending evaluation, record it, and let it have its consequences; None without a result."""
+        pending = self._pending
+        if pending is None:
+            return None
+        try:
+            evaluation = pending.result(lambda: self.control.should_stop)
+        except EvaluationInterrupted:
+            if not self._ready().evaluates_beside:  # begun again when training goes on
+                self._pending, self._evaluated_at = None, -1
+            return None
+        self._pending = None
+        self._take_in(evaluation, pending.policy)
+        return evaluation
+
+    def _take_in(self, evaluation: Evaluation, policy: State | None) -> None:
+        parts, progress = self._ready(), self.progress
+        best = progress.best_evaluation is None or evaluation.mean > progress.best_evaluation.mean
+        parts.session.journal.write("evaluation", evaluation.env_steps, **evaluation.to_record())
+        progress.last_evaluation = evaluation
+        if best:
+            progress.best_evaluation = evaluation
+            if policy is None and parts.can_capture:
+                policy = parts.capture(parts.best_parts)
+            if policy is not None:
+                self._saving.keep_policy(policy, evaluation.env_steps, evaluation.mean)
+        self.reporter.report_evaluation(evaluation, best=best)
+        self.hooks.call("on_evaluation_end", progress, evaluation)
+        decision = self.strategy.on_evaluation(evaluation)
+        if decision is not None:
+            self._carry_out(decision)
+        if has_converged(evaluation, self.settings.training.convergence_threshold):
+            threshold = self.settings.training.convergence_threshold
+            self._done = f"converged: the interval's lower end {evaluation.interval.low:.6g} reaches {threshold:g}"
 
     def _wants_to_leave(self) -> bool:
         """Whether there is something to do at this boundary before training goes on."""
-        return self._outcome() is not None or self._checkpoint_is_due()
+        return self._outcome() is not None or self._saving.is_due
 
     def _outcome(self) -> tuple[TrainingState, str] | None:
         """Return how training ends here, or None if it goes on."""
@@ -411,6 +437,7 @@ class TrainingLoop:
         )
         self.reporter.say(f"{decision.name}: {decision.reason}", show=decision.name not in ("steady", "improving"))
         if decision.restore_best:
+            self._saving.settle(wait=True)
             best = parts.session.best()
             if best is not None:
                 parts.restore(parts.session.store.read(best, LEARNER_PARTS))
@@ -418,26 +445,6 @@ class TrainingLoop:
             parts.scale_learning_rate(decision.learning_rate_scale)
         if decision.stop:
             self._done = f"{decision.name}: {decision.reason}"
-
-    def _keep_policy(self, score: float) -> None:
-        parts = self._ready()
-        if parts.can_capture and self.settings.checkpoints.keep_best:
-            self._commit(parts.capture(LEARNER_PARTS if parts.needs_learner else POLICY_PARTS), score)
-
-    def _commit(self, state: dict[str, Any], score: float | None) -> Version | None:
-        refuse_nonfinite_weights(state, self.progress.env_steps)
-        try:
-            parts = self._ready()
-            version = parts.session.commit(
-                state, env_steps=self.progress.env_steps, score=score, numerics=parts.numerics()
-            )
-        except CheckpointFailed as error:
-            if self.settings.checkpoints.on_failure == "stop":
-                raise
-            self._warn(f"{error} Training goes on, as checkpoints.on_failure says.")
-            return None
-        self.hooks.call("on_checkpoint", self.progress, version)
-        return version
 
     def _pause(self) -> None:
         progress = self.progress
@@ -478,21 +485,32 @@ class TrainingLoop:
         statistics.take(progress, self.metrics, reason)
         self.reporter.say(f"{reason}; {format_duration(progress.elapsed_seconds)} of training")
 
-    def begin_at(self, loop: Mapping[str, Any] | None) -> None:
-        """Take the first marks from a checkpoint, or from the strategy where training begins anew."""
+    def _state_dict(self) -> dict[str, Any]:
+        """Everything but the agent that a version holds."""
+        return {
+            "progress": self.progress.state_dict(),
+            "strategy": self.strategy.state_dict(),
+            "hooks": self.hooks.state_dict(),
+            "next_evaluation": [self._next_evaluation.env_steps, self._next_evaluation.episodes],
+            "evaluated_at": self._evaluated_at,
+            "pending": self._pending.state_dict() if self._pending else None,
+            "done": self._done or self.progress.stop_reason,
+        }
+
+    def begin_at(self, parts: SetUp, loop: Mapping[str, Any] | None) -> None:
+        """Take over what a checkpoint held (`_state_dict`), or begin where there is none."""
         if loop is None:
             self._next_evaluation = self.strategy.next_evaluation(self.progress)
-            self._next_checkpoint = self.strategy.next_checkpoint(self.progress)
             return
         self.progress.load_state_dict(loop["progress"])
         self.strategy.load_state_dict(loop["strategy"])
         self.hooks.load_state_dict(loop["hooks"])
         self._next_evaluation = Mark(*loop["next_evaluation"])
+        self._evaluated_at = loop["evaluated_at"]
         self._done = loop["done"]
-        self._next_checkpoint = self.strategy.next_checkpoint(self.progress)
-        self._saved_at = self.progress.env_steps
-        last = self.progress.last_evaluation
-        self._evaluated_at = last.env_steps if last else -1
+        self._resumed_at = self.progress.env_steps
+        if loop["pending"] is not None:
+            self._pending = parts.begin_evaluation(**loop["pending"])
 
     def _evaluate_by_default(self) -> None:
         training = self.settings.training.with_evaluations(20)
@@ -506,6 +524,12 @@ class TrainingLoop:
     def _heard_signal(self, name: str) -> None:
         if self._parts is not None and not self._parts.closed:
             self._parts.session.journal.note("signal", name=name)
+
+    @property
+    def _saving(self) -> Checkpointing:
+        if self._checkpointing is None:
+            raise ConfigurationError("Call run() or set_up() first.")
+        return self._checkpointing
 
     def _ready(self) -> SetUp:
         if self._parts is None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rltrack.agents import LEARNER_PARTS, POLICY_PARTS, Agent, State, build_agent
-from rltrack.agents.random_state import untouched_random_streams
+from rltrack.agents import LEARNER_PARTS, POLICY_PARTS, State, build_agent, build_for_acting
 from rltrack.checkpoints import Version
-from rltrack.config import TrainingConfig, identity
+from rltrack.config import MAX_EVAL_ENVS, TrainingConfig, identity
 from rltrack.errors import ConfigurationError
 from rltrack.evaluation.episodes import EVALUATION_STREAM, Evaluation, episode_seeds, play_episodes
 from rltrack.runs import Root, RunDirectory
@@ -115,22 +113,13 @@ def config_of(run: RunDirectory) -> TrainingConfig:
     return TrainingConfig.from_mapping(data, source=str(run.config_file))
 
 
-def _agent_of(
-    run: RunDirectory, version: str | int, n_envs: int | None = None
-) -> tuple[Agent, Any, Version, TrainingConfig]:
+def _agent_of(run: RunDirectory, version: str | int) -> tuple[Any, Any, Version, TrainingConfig]:
     config = config_of(run)
     store = run.store()
     found = store.find(version)
     state = store.read(found, POLICY_PARTS)
-    single = config.model_copy(
-        update={"environment": config.environment.model_copy(update={"n_envs": n_envs or 1, "vectorization": "dummy"})}
-    )
-    with untouched_random_streams(), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # SB3's advice on batch sizes is about training, not about one environment to act in
-        agent, env = build_agent(single)
-    agent.restore(state)  # type: ignore[attr-defined]
+    agent, env = build_for_acting(config)
+    agent.restore(state)
     return agent, env, found, config
 
 
@@ -151,7 +140,7 @@ def load_agent(run: str, version: str | int = "best", root: str | Path | None = 
         CheckpointNotFound: If there is no such version; the committed ones are named.
     """
     agent, _, _, _ = _agent_of(Root(root).find(run), version)
-    model: Any = agent.model  # type: ignore[attr-defined]
+    model: Any = agent.model
     normalize = model.get_vec_normalize_env()
     if normalize is not None:
         normalize.training = False
@@ -184,7 +173,7 @@ def evaluate_run(
         raise ConfigurationError(f"episodes is {episodes}; play at least 1.")
     agent, env, found, config = _agent_of(run, version)
     try:
-        evaluation_env = agent.make_evaluation_env(None, min(episodes, 10))  # type: ignore[attr-defined]
+        evaluation_env = agent.make_evaluation_env(None, min(episodes, MAX_EVAL_ENVS))
         try:
             own_seed = config.seed ^ EVALUATION_STREAM if seed is None else seed
             seeds = episode_seeds(own_seed, episodes)

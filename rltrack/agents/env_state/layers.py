@@ -1,0 +1,259 @@
+"""Layers of environments, from the outermost wrapper to each environment's own: taken whole, and put back in place.
+
+One pickle stream holds the attributes of every layer, so that objects that two layers share stay shared. What must stay
+live is left where it is: the layers themselves, spaces (their random streams are taken apart), simulators (their contents
+are taken apart), specifications, functions, modules and open files.
+
+Reading a stream runs code, as any pickle does: it is a part of its own that only a resume reads.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import time
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnvWrapper
+
+from rltrack.agents.env_state import simulators
+from rltrack.agents.env_state.recorder import Recorder, recorder_of
+from rltrack.errors import NotCapturable
+
+_STAYS = (
+    EnvSpec, Recorder, types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, io.IOBase, type
+)  # fmt: skip
+_STAYING_MODULES = ("pygame", "glfw", "OpenGL", "gymnasium.envs.mujoco.mujoco_rendering", "multiprocessing")
+_STAYING_NAMES = {
+    DummyVecEnv: ("envs",),
+    SubprocVecEnv: ("remotes", "work_remotes", "processes"),
+    VecEnvWrapper: ("class_attributes",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CoreMethod:
+    """How the innermost layer, the environment itself, is taken.
+
+    Attributes:
+        name: ``attributes`` (all of them), ``own`` (its get_state and set_state), or ``replay`` (of the running episode).
+        take: From the environment to something that can be pickled.
+        put: The way back.
+    """
+
+    name: str
+    take: Callable[[Any], Any]
+    put: Callable[[Any, Any], None]
+
+
+def gym_layers(env: Any) -> Iterator[Any]:
+    """Yield the layers of a Gymnasium environment, outermost first."""
+    while True:
+        yield env
+        if not isinstance(env, gym.Wrapper):
+            return
+        env = env.env
+
+
+def capture(layers: list[Any], cores: list[Any], method: str) -> dict[str, Any]:
+    """Return the state of `layers`.
+
+    Args:
+        layers: Every layer, in an order that depends on the construction only.
+        cores: Those of them that are an environment itself.
+        method: How these are taken; a name in `METHODS`.
+
+    Raises:
+        NotCapturable: If an attribute cannot be pickled; it is named.
+    """
+    spaces = _spaces(layers)
+    contents = [METHODS[method].take(layer) if _among(layer, cores) else _attributes(layer) for layer in layers]
+    buffer = io.BytesIO()
+    pickler = _Pickler(buffer, layers, spaces)
+    try:
+        pickler.dump(contents)
+    except Exception as error:
+        raise NotCapturable(_culprit(layers, spaces, contents, error)) from None
+    return {
+        "method": method,
+        "pickle": buffer.getvalue(),
+        "layers": [type(layer).__name__ for layer in layers],
+        "names": [sorted(vars(layer)) for layer in layers],
+        "spaces": [_stream(space) for space in spaces],
+        "simulators": [simulators.take(simulator) for simulator in pickler.simulators],
+        "time": time.time(),
+    }
+
+
+def restore(layers: list[Any], cores: list[Any], state: dict[str, Any]) -> None:
+    """Put the state back into layers that were built as the first ones were.
+
+    Raises:
+        NotCapturable: If they were built otherwise.
+        ResumeMismatch: If replaying an episode did not give what was recorded.
+    """
+    spaces = _spaces(layers)
+    names = [type(layer).__name__ for layer in layers]
+    if names != state["layers"] or len(spaces) != len(state["spaces"]):
+        raise NotCapturable(
+            f"The environment was saved with the layers {' > '.join(state['layers'])}; now it has {' > '.join(names)}. Build it "
+            "as the first time."
+        )
+    live = _live_simulators(layers, cores, spaces, state["method"])
+    if len(live) != len(state["simulators"]):
+        raise NotCapturable(
+            f"The environment was saved with {len(state['simulators'])} simulators; now it has {len(live)}. Build it as the "
+            "first time."
+        )
+    contents = _Unpickler(io.BytesIO(state["pickle"]), layers, spaces, live).load()
+    for simulator, saved in zip(live, state["simulators"], strict=True):
+        simulators.put(simulator, saved)
+    method = METHODS[state["method"]]
+    away = time.time() - state["time"]
+    for layer, saved, known in zip(layers, contents, state["names"], strict=True):
+        if _among(layer, cores):
+            method.put(layer, saved)
+        else:
+            _put_attributes(layer, saved)
+        if method.name == "attributes" or not _among(layer, cores):
+            for name in [name for name in _attributes(layer) if name not in known]:
+                del vars(layer)[name]
+        if "t_start" in saved:  # a Monitor's clock goes on as if no time had passed
+            layer.t_start += away
+    for space, stream in zip(spaces, state["spaces"], strict=True):
+        if stream is None:
+            space._np_random = None  # type: ignore[assignment]
+        else:
+            space.np_random.bit_generator.state = stream
+
+
+def _among(layer: Any, cores: list[Any]) -> bool:
+    return any(layer is core for core in cores)
+
+
+def _attributes(layer: Any) -> dict[str, Any]:
+    staying = [name for cls, names in _STAYING_NAMES.items() if isinstance(layer, cls) for name in names]
+    return {
+        name: value
+        for name, value in vars(layer).items()
+        if name not in staying
+        and not isinstance(value, (*_STAYS, gym.Space))
+        and not type(value).__module__.startswith(_STAYING_MODULES)
+    }
+
+
+def _put_attributes(layer: Any, attributes: dict[str, Any]) -> None:
+    vars(layer).update(attributes)
+
+
+def has_own_state(core: Any) -> bool:
+    """Whether an environment offers ``get_state() -> state`` and ``set_state(state)``."""
+    import inspect
+
+    try:
+        get = inspect.signature(core.get_state).parameters.values()
+        put = list(inspect.signature(core.set_state).parameters.values())
+    except (AttributeError, TypeError, ValueError):
+        return False
+    needed = [
+        one for one in put if one.default is one.empty and one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
+    ]
+    return all(one.default is not one.empty for one in get) and len(needed) == 1
+
+
+def _take_own(core: Any) -> dict[str, Any]:
+    return {"state": core.get_state(), "np_random": vars(core).get("_np_random")}
+
+
+def _put_own(core: Any, saved: dict[str, Any]) -> None:
+    core.set_state(saved["state"])
+    core._np_random = saved["np_random"]
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        CoreMethod("attributes", _attributes, _put_attributes),
+        CoreMethod("own", _take_own, _put_own),
+        CoreMethod(
+            "replay", lambda core: recorder_of(core).capture(), lambda core, saved: recorder_of(core).replay(saved)
+        ),
+    )
+}
+"""How an environment itself may be taken, by name."""
+
+
+def _spaces(layers: list[Any]) -> list[gym.Space[Any]]:
+    """Every space that a layer holds, nested ones too, each once, in an order that depends on the construction only."""
+    found: dict[int, gym.Space[Any]] = {}
+
+    def add(value: Any) -> None:
+        if isinstance(value, gym.Space) and id(value) not in found:
+            found[id(value)] = value
+            inner = getattr(value, "spaces", ())
+            for item in inner.values() if isinstance(inner, dict) else inner:
+                add(item)
+
+    for layer in layers:
+        for _, value in sorted(vars(layer).items()):
+            add(value)
+    return list(found.values())
+
+
+def _stream(space: gym.Space[Any]) -> Any:
+    generator = space._np_random
+    return None if generator is None else generator.bit_generator.state
+
+
+def _live_simulators(layers: list[Any], cores: list[Any], spaces: list[Any], method: str) -> list[Any]:
+    """The simulators of the layers as they are now, in the order in which a stream meets them."""
+    whole = method == "attributes"
+    contents = [_attributes(layer) if whole or not _among(layer, cores) else {} for layer in layers]
+    pickler = _Pickler(io.BytesIO(), layers, spaces)
+    pickler.dump(contents)
+    return pickler.simulators
+
+
+class _Pickler(pickle.Pickler):
+    """Writes references to what stays live, and remembers the simulators it meets."""
+
+    def __init__(self, buffer: io.BytesIO, layers: list[Any], spaces: list[Any]) -> None:
+        super().__init__(buffer, protocol=5)
+        self._live = {id(value): ("layer", index) for index, value in enumerate(layers)}
+        self._live |= {id(value): ("space", index) for index, value in enumerate(spaces)}
+        self.simulators: list[Any] = []
+
+    def persistent_id(self, value: Any) -> tuple[str, int] | None:
+        known = self._live.get(id(value))
+        if known is None and simulators.is_simulator(value):
+            known = self._live[id(value)] = ("simulator", len(self.simulators))
+            self.simulators.append(value)
+        return known
+
+
+class _Unpickler(pickle.Unpickler):
+    """Resolves references to what is live now."""
+
+    def __init__(self, buffer: io.BytesIO, layers: list[Any], spaces: list[Any], simulators: list[Any]) -> None:
+        super().__init__(buffer)
+        self._live = {"layer": layers, "space": spaces, "simulator": simulators}
+
+    def persistent_load(self, reference: Any) -> Any:
+        kind, index = reference
+        return self._live[kind][index]
+
+
+def _culprit(layers: list[Any], spaces: list[Any], contents: list[dict[str, Any]], error: Exception) -> str:
+    """Name the first attribute that cannot be pickled."""
+    for layer, attributes in zip(layers, contents, strict=True):
+        for name, value in attributes.items():
+            try:
+                _Pickler(io.BytesIO(), layers, spaces).dump(value)
+            except Exception as own:
+                return f"{type(layer).__name__}.{name} is a {type(value).__name__}, which cannot be pickled ({own})."
+    return f"The environment cannot be pickled: {error}."

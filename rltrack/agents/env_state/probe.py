@@ -1,0 +1,119 @@
+"""Find out, on two scratch copies, how an environment can be taken so that it goes on as if nothing had happened.
+
+One copy plays, is taken, and plays on. The other, played elsewhere before, gets that state and the same actions. Only where
+every observation, reward and flag has the same bits is a method good.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from rltrack.agents.env_state import layers
+from rltrack.agents.env_state.recorder import digest, record
+from rltrack.agents.random_state import capture_random, restore_random, untouched_random_streams
+from rltrack.errors import NotCapturable, ResumeMismatch
+
+_BEFORE, _AFTER, _ELSEWHERE = 25, 30, 40
+"""Env steps before the state is taken, after it, and of the other copy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a probe found.
+
+    Attributes:
+        method: A name in ``layers.METHODS``; None where none works.
+        reasons: Why the methods before it do not work, in words.
+    """
+
+    method: str | None
+    reasons: tuple[str, ...]
+
+
+def candidates(core: Any) -> tuple[str, ...]:
+    """Return the methods worth trying, best first."""
+    return (*(["own"] if layers.has_own_state(core) else []), "attributes", "replay")
+
+
+def probe(build: Callable[[], gym.Env[Any, Any]]) -> Finding:
+    """Try the methods on two copies of an environment; random streams of this process stay as they are.
+
+    Args:
+        build: Builds a copy, wrapped as in training.
+
+    Raises:
+        Exception: Whatever building, resetting or stepping raises.
+    """
+    with untouched_random_streams():
+        one, other = build(), build()
+        try:
+            for env in (one, other):
+                record(env.unwrapped)
+            actions = _actions(one, _BEFORE + _AFTER + _ELSEWHERE)
+            reasons: list[str] = []
+            for method in candidates(one.unwrapped):
+                try:
+                    if _works(method, one, other, actions):
+                        return Finding(method, tuple(reasons))
+                    reasons.append(f"{method}: a copy that took over the state went on differently")
+                except (NotCapturable, ResumeMismatch) as error:
+                    reasons.append(f"{method}: {error}")
+            return Finding(None, tuple(reasons))
+        finally:
+            one.close()
+            other.close()
+
+
+def _works(method: str, one: Any, other: Any, actions: Sequence[Any]) -> bool:
+    first, second = list(layers.gym_layers(one)), list(layers.gym_layers(other))
+    one.reset(seed=1)
+    _play(one, actions[:_BEFORE])
+    state, random = layers.capture(first, [one.unwrapped], method), capture_random()
+    expected = _play_on(one, actions)
+    other.reset(seed=2)
+    _play(other, actions[_BEFORE + _AFTER :])
+    np.random.random_sample(7)
+    layers.restore(second, [other.unwrapped], state)
+    restore_random(random)
+    return _play_on(other, actions) == expected
+
+
+def _play_on(env: Any, actions: Sequence[Any]) -> list[bytes]:
+    """Go on with the episode, and into the next one."""
+    ours = actions[_BEFORE : _BEFORE + _AFTER]
+    half = len(ours) // 2
+    return [*_play(env, ours[:half]), digest(env.reset()[0]), *_play(env, ours[half:])]
+
+
+def _play(env: Any, actions: Sequence[Any]) -> list[bytes]:
+    seen = []
+    for action in actions:
+        observation, reward, terminated, truncated, _ = env.step(_allowed(env, action))
+        seen.append(digest((observation, reward, terminated, truncated)))
+        if terminated or truncated:
+            seen.append(digest(env.reset()[0]))
+    return seen
+
+
+def _actions(env: Any, number: int) -> list[Any]:
+    space = copy.deepcopy(env.action_space)
+    space.seed(0)
+    return [space.sample() for _ in range(number)]
+
+
+def _allowed(env: Any, action: Any) -> Any:
+    """Keep to the masks of an environment that has them."""
+    try:
+        mask = np.asarray(env.get_wrapper_attr("action_masks")())
+    except (AttributeError, TypeError):
+        return action
+    if not isinstance(env.action_space, gym.spaces.Discrete) or mask[int(action)]:
+        return action
+    possible = np.flatnonzero(mask)
+    return possible[int(action) % len(possible)] if len(possible) else action

@@ -1,0 +1,77 @@
+"""A wrapper through which a training process reaches the inside of an environment that lives in another process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from rltrack.agents.env_state import layers
+from rltrack.agents.env_state.recorder import record, recorder_of
+from rltrack.agents.random_state import capture_random, restore_random
+from rltrack.errors import NotCapturable
+
+
+class StateAccess(gym.Wrapper[Any, Any, Any, Any]):
+    """Put outermost around an environment in a worker process, so that its run resumes exactly.
+
+    With SB3: ``make_vec_env(id, n_envs, vec_env_cls=SubprocVecEnv, wrapper_class=StateAccess)``. An environment from a
+    configuration with ``vectorization: subproc`` has it already.
+
+    Args:
+        env: The environment.
+        build: Builds another one like it; needed for ``checkpoints.cut_freq`` only.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], build: Callable[[], gym.Env[Any, Any]] | None = None) -> None:
+        super().__init__(env)
+        self._build = build
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset; in a worker process a seed also seeds the process-wide streams, which environments may draw from."""
+        if seed is not None and multiprocessing.parent_process() is not None:
+            random.seed(seed)
+            np.random.seed(seed)
+        return self.env.reset(seed=seed, options=options)
+
+    def rebuild(self, seed: int) -> None:
+        """Replace the environment by a new one whose spaces are seeded; reset it before anything else.
+
+        Raises:
+            NotCapturable: If nobody said how to build one.
+        """
+        if self._build is None:
+            raise NotCapturable("StateAccess was not told how to build this environment anew: StateAccess(env, build).")
+        self.env.close()
+        self.env = seed_spaces(self._build(), seed)
+
+    def record_episodes(self, wanted: bool) -> None:
+        """Begin or stop to record what a replay needs."""
+        if wanted:
+            record(self.unwrapped)
+        else:
+            recorder_of(self.unwrapped).remove()
+
+    def capture_state(self, method: str) -> dict[str, Any]:
+        """Return the state of the environment and of this process's random streams; see `layers.capture`."""
+        return {"layers": layers.capture(self._layers, [self.unwrapped], method), "random": capture_random()}
+
+    def restore_state(self, state: dict[str, Any]) -> None:
+        """Put back what `capture_state` returned."""
+        layers.restore(self._layers, [self.unwrapped], state["layers"])
+        restore_random(state["random"])
+
+    @property
+    def _layers(self) -> list[Any]:
+        return list(layers.gym_layers(self))
+
+
+def seed_spaces(env: gym.Env[Any, Any], seed: int) -> gym.Env[Any, Any]:
+    """Seed both spaces of an environment, which some environments draw from; return it."""
+    env.action_space.seed(seed)
+    env.observation_space.seed(seed)
+    return env

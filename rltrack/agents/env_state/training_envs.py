@@ -1,0 +1,270 @@
+"""The vectorised training environments of a run: by which tier they take part in an exact resume, taken and put back.
+
+=============  ==================================================================================================
+tier           what a version holds
+=============  ==================================================================================================
+``capture``    the inside of each environment, whole, or what its own ``get_state()`` returns
+``replay``     the actions since each environment's last reset; replaying them must give the recorded bits
+``cut``        nothing but a seed: at marks every environment is built anew and reset (opt-in: learning notices)
+``inexact``    nothing: after a resume the environments begin a new episode, and the run is labelled
+=============  ==================================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
+
+from rltrack.agents.env_state import layers
+from rltrack.agents.env_state.probe import Finding, candidates, probe
+from rltrack.agents.env_state.recorder import digest, record, recorder_of
+from rltrack.agents.env_state.state_access import seed_spaces
+from rltrack.errors import ConfigurationError, NotCapturable, ResumeMismatch
+
+
+class TrainingEnvs:
+    """Takes and puts back the state of a vectorised environment.
+
+    Args:
+        venv: The outermost layer.
+        build: Builds one environment as the training ones were built, in this process; None where nobody can.
+        cut: Whether the tier is ``cut``.
+        wants_probe: Whether scratch copies may be built to find out what works.
+
+    Attributes:
+        tier: ``capture``, ``replay``, ``cut`` or ``inexact``.
+        reason: Why the tiers before it are not possible; empty for ``capture``.
+        is_probed: Whether scratch copies have shown that it works.
+    """
+
+    def __init__(
+        self,
+        venv: VecEnv,
+        build: Callable[[], gym.Env[Any, Any]] | None,
+        *,
+        cut: bool = False,
+        wants_probe: bool = True,
+    ) -> None:
+        self.venv = venv
+        self._vec_layers = list(_vec_layers(venv))
+        self._base: Any = self._vec_layers[-1]
+        self._build = build
+        self._wants_probe = wants_probe
+        self._method: str | None = None
+        self._last_cut: dict[str, Any] | None = None
+        self.tier = "cut" if cut else "inexact"
+        self.reason = ""
+        self.is_probed = False
+
+    # ---- getting to know them ----
+
+    def prepare(self) -> None:
+        """Find out the tier; call it before the first reset.
+
+        Raises:
+            ConfigurationError: If the tier is ``cut`` and the environments cannot be built anew.
+        """
+        if self.tier == "cut":
+            self._refuse_impossible_cut()
+            return
+        if isinstance(self._base, SubprocVecEnv) and not self._base.has_attr("capture_state"):
+            self.reason = (
+                "the environments live in other processes; build them with wrapper_class=rltrack.agents.StateAccess"
+            )
+            return
+        if not isinstance(self._base, DummyVecEnv | SubprocVecEnv):
+            if layers.has_own_state(self._base):
+                self._choose("own", "")
+            else:
+                self.reason = (
+                    f"{type(self._base).__name__} is neither a DummyVecEnv nor a SubprocVecEnv, and has no get_state() and "
+                    "set_state(state)"
+                )
+            return
+        finding = self._probe()
+        if finding is not None:
+            self.is_probed = True
+            if finding.method is not None:
+                self._choose(finding.method, "; ".join(finding.reasons))
+            else:
+                self.reason = "; ".join(finding.reasons)
+        if finding is None or finding.method == "replay":
+            self._record(True)
+
+    def settle(self) -> None:
+        """Call it after the first reset: what no probe could find out is tried on the environments themselves."""
+        if self.tier != "inexact" or self.reason:
+            return
+        reasons = []
+        tried = (
+            candidates(self._base.envs[0].unwrapped)
+            if isinstance(self._base, DummyVecEnv)
+            else ("attributes", "replay")
+        )
+        for method in tried:
+            try:
+                self._capture(method)
+            except NotCapturable as error:
+                reasons.append(f"{method}: {error}")
+                continue
+            self._choose(method, "; ".join(reasons))
+            if method != "replay":
+                self._record(False)
+            return
+        self.reason = "; ".join(reasons)
+
+    def describe(self) -> dict[str, Any]:
+        """Return tier, method, whether a probe has shown it, and the reason, for the record."""
+        return {"tier": self.tier, "method": self._method, "probed": self.is_probed, "reason": self.reason}
+
+    def release(self) -> None:
+        """Stop recording."""
+        if isinstance(self._base, DummyVecEnv):
+            for env in self._base.envs:
+                try:
+                    recorder_of(env.unwrapped).remove()
+                except NotCapturable:
+                    continue
+
+    # ---- taking and putting back ----
+
+    def capture(self) -> dict[str, Any] | None:
+        """Return the state; None where it cannot be taken. If it could be so far, the tier becomes ``inexact``."""
+        if self.tier == "cut":
+            return None if self._last_cut is None else {**self._vec_state(), "cut": self._last_cut}
+        if self._method is None:
+            return None
+        try:
+            return self._capture(self._method)
+        except NotCapturable as error:
+            self.tier, self.reason = "inexact", str(error)
+            return None
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Put the state back into environments that were built, and reset once, as the first ones were.
+
+        Raises:
+            NotCapturable: If they were built otherwise.
+            ResumeMismatch: If they did not come to where they were.
+        """
+        if "cut" in state:
+            self._go_to_cut(state["cut"])
+        if "workers" in state:
+            for index, worker in enumerate(state["workers"]):
+                self.venv.env_method("restore_state", worker, indices=[index])
+        cores = [] if "cut" in state else self._cores()
+        layers.restore(self._vec_layers if "cut" in state else self._all_layers(), cores, state["layers"])
+
+    def cut(self, seed: Sequence[int]) -> Any:
+        """Truncate every episode, build the environments anew, and reset them.
+
+        Args:
+            seed: Made from the run's seed and its env steps only.
+
+        Returns:
+            The first observations.
+        """
+        seeds = [int(part) for part in np.random.SeedSequence(seed).generate_state(self.venv.num_envs) >> 1]
+        self._rebuild(seeds)
+        began: list[bytes] = []
+        base_reset = self._base.reset
+
+        def reset() -> Any:
+            observations = base_reset()
+            began.append(digest(observations))
+            return observations
+
+        self._base.reset = reset
+        try:
+            observations = self.venv.reset()
+        finally:
+            del self._base.reset
+        self._last_cut = {"seeds": seeds, "digest": began[-1]}
+        return observations
+
+    def forget_cut(self) -> None:
+        """Training goes on: the environments are no longer where the last cut left them."""
+        self._last_cut = None
+
+    # ---- inside ----
+
+    def _choose(self, method: str, reason: str) -> None:
+        self._method, self.reason = method, reason
+        self.tier = "replay" if method == "replay" else "capture"
+
+    def _probe(self) -> Finding | None:
+        if self._build is None or not self._wants_probe:
+            return None
+        try:
+            return probe(self._build)
+        except Exception:  # a scratch copy that cannot be built or played says nothing about the training environments
+            return None
+
+    def _record(self, wanted: bool) -> None:
+        if isinstance(self._base, DummyVecEnv):
+            for env in self._base.envs:
+                record(env.unwrapped) if wanted else recorder_of(env.unwrapped).remove()
+        else:
+            self.venv.env_method("record_episodes", wanted)
+
+    def _cores(self) -> list[Any]:
+        return [env.unwrapped for env in self._base.envs] if isinstance(self._base, DummyVecEnv) else [self._base]
+
+    def _all_layers(self) -> list[Any]:
+        if not isinstance(self._base, DummyVecEnv):
+            return self._vec_layers
+        return [*self._vec_layers, *(layer for env in self._base.envs for layer in layers.gym_layers(env))]
+
+    def _capture(self, method: str) -> dict[str, Any]:
+        if isinstance(self._base, SubprocVecEnv):
+            try:
+                workers = self.venv.env_method("capture_state", method)
+            except EOFError:
+                raise NotCapturable("A worker process ended when its environment was to be taken.") from None
+            return {**self._vec_state(), "workers": workers}
+        return {"layers": layers.capture(self._all_layers(), self._cores(), method)}
+
+    def _vec_state(self) -> dict[str, Any]:
+        return {"layers": layers.capture(self._vec_layers, [], "attributes")}
+
+    def _refuse_impossible_cut(self) -> None:
+        if isinstance(self._base, DummyVecEnv) and self._build is not None:
+            return
+        if isinstance(self._base, SubprocVecEnv) and self._base.has_attr("rebuild"):
+            return
+        raise ConfigurationError(
+            "checkpoints.cut_freq builds the environments anew, which needs environments made by gymnasium.make or from a "
+            "configuration. Leave cut_freq out, or register the environment and make it by its id."
+        )
+
+    def _rebuild(self, seeds: list[int]) -> None:
+        """Build every environment anew; the next reset uses the seeds."""
+        for index, seed in enumerate(seeds):
+            if isinstance(self._base, DummyVecEnv):
+                assert self._build is not None, "prepare() saw to it"
+                self._base.envs[index].close()
+                self._base.envs[index] = seed_spaces(self._build(), seed)
+            else:
+                self.venv.env_method("rebuild", seed, indices=[index])
+        self._base._seeds = list(seeds)
+
+    def _go_to_cut(self, cut: dict[str, Any]) -> None:
+        self._rebuild(cut["seeds"])
+        if digest(self._base.reset()) != cut["digest"]:
+            raise ResumeMismatch(
+                "Environments that were built anew and reset with the same seed began otherwise than recorded: they depend on "
+                "something outside themselves."
+            )
+        self._last_cut = cut
+
+
+def _vec_layers(venv: VecEnv) -> Iterator[Any]:
+    layer: Any = venv
+    while isinstance(layer, VecEnvWrapper):
+        yield layer
+        layer = layer.venv
+    yield layer
