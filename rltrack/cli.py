@@ -89,16 +89,33 @@ def train(
 
 
 @app.command()
-def resume(run: RunName, overrides: Overrides = None) -> None:
+def resume(
+    run: RunName,
+    overrides: Overrides = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Fetch the run from this remote store first, if it went on elsewhere.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
     """Go on with a run from its newest version.
 
     \b
     rltrack resume cartpole-ppo
     rltrack resume cartpole-ppo --set training.memory_limit_mb=4000
+    rltrack resume cartpole-ppo --store s3://bucket/runs
     """
     from rltrack.config import TrainingConfig, apply_overrides
     from rltrack.training.trainer import config_of
 
+    if store is not None:
+        from rltrack.training.session import fetch
+
+        fetch(_root(), run, store)
+        overrides = [*(overrides or []), f"checkpoints.store={store}"]
     found = _root().find(run)
     data = config_of(found).to_mapping()
     _train(TrainingConfig.from_mapping({**apply_overrides(data, overrides or []), "name": run}, source=f"run {run}"))
@@ -120,6 +137,73 @@ def show(run: RunName, as_json: AsJson = False) -> None:
 
     details = console.run_details(_root().find(run))
     _print_json(details) if as_json else console.print_details(details)
+
+
+@app.command()
+def checkpoints(
+    run: RunName,
+    verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare its SHA-256.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete what the run's checkpoints.keep_* no longer keep.")
+    ] = False,
+    pin: Annotated[
+        list[str] | None, typer.Option(metavar="VERSION", help="Keep a version for good: v12, best or env steps.")
+    ] = None,
+    unpin: Annotated[list[str] | None, typer.Option(metavar="VERSION", help="Leave it to retention again.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List a run's versions; verify, prune or pin them.
+
+    \b
+    rltrack checkpoints cartpole-ppo
+    rltrack checkpoints cartpole-ppo --verify
+    rltrack checkpoints cartpole-ppo --pin v12 --prune
+    """
+    from rltrack import console
+
+    found = _root().find(run)
+    rows, problems = console.checkpoint_rows(found, verify=verify, prune=prune, pin=pin or (), unpin=unpin or ())
+    _print_json(rows) if as_json else console.print_checkpoints(rows, problems, verified=verify)
+    if problems or any(row["problem"] for row in rows):
+        raise typer.Exit(EXIT_ERROR)
+
+
+@app.command("verify-resume")
+def verify_resume(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    algo: Annotated[str | None, typer.Option(help="Algorithm, such as ppo.", show_default=False)] = None,
+    env: Annotated[str | None, typer.Option(help="Environment id.", show_default=False)] = None,
+    timesteps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Env steps; default: a few iterations after any warm-up.", show_default=False),
+    ] = None,
+    kills: Annotated[int, typer.Option(min=1, help="How often to kill the second training.")] = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Show that a resume is exact: train whole, train again with kills, and compare bit by bit.
+
+    \b
+    rltrack verify-resume configs/cartpole_ppo.yaml
+    rltrack verify-resume --algo sac --env Pendulum-v1 --kills 3
+    """
+    import dataclasses
+
+    from rltrack.training.verify import verify_resume as verify
+
+    resolved = _configuration(config, overrides or [], None, algo, env, None, None)
+    found = verify(resolved, timesteps=timesteps, kills=kills, tell=lambda text: typer.echo(text, err=True))
+    if as_json:
+        _print_json(dataclasses.asdict(found))
+    else:
+        for note in found.notes:
+            typer.echo(f"note: {note}")
+        what = f"{found.env_steps:,} env steps, {found.kills} kills, {found.compared:,} leaves, environments by {found.tier}"
+        typer.echo(
+            f"exact: {what}" if found.difference is None else f"NOT exact: {what}\nfirst difference: {found.difference}"
+        )
+    if found.difference is not None:
+        raise typer.Exit(EXIT_ERROR)
 
 
 @app.command("eval")

@@ -188,7 +188,12 @@ class CheckpointsSection(Section):
     probe: bool = _operational(
         True, description="Build two scratch environments at the start, to find out how their inside can be taken."
     )
-    store: None = _operational(None, description="Versions are kept in the run's folder.")
+    store: str | None = _operational(
+        None,
+        pattern=r"^[a-z][a-z0-9+.-]*://.+",
+        description="A remote copy of the run, by any fsspec URL: s3://bucket/prefix, file:///mnt/runs. Another machine goes on "
+        "from it. Needs RLTRACK_SIGNING_KEY.",
+    )
     resume: Literal["exact", "strict"] = _operational(
         "exact", description="'strict' refuses to resume where the result could differ; 'exact' goes on and says so."
     )

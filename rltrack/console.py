@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from rltrack.checkpoints import best_first
+from rltrack.checkpoints import Retention, best_first
 from rltrack.errors import CheckpointNotFound
 from rltrack.tracking.journal import read_journal
 from rltrack.tracking.sync import read_result
@@ -79,6 +79,8 @@ def run_details(run: RunDirectory) -> dict[str, Any]:
     """Return everything about one run as plain data."""
     status = run.status()
     evaluations, warnings, decisions, errors, attempts = [], [], [], [], 0
+    environments: dict[str, Any] | None = None
+    exact = True
     for record in read_journal(run.journal_file):
         kind = record["kind"]
         if kind == "evaluation":
@@ -91,6 +93,7 @@ def run_details(run: RunDirectory) -> dict[str, Any]:
             errors.append(f"{record['error']}: {record['message']}")
         elif kind == "attempt":
             attempts += 1
+            environments, exact = record["environments"], exact and record["exact"]
     versions = [
         {
             "name": version.name,
@@ -108,6 +111,8 @@ def run_details(run: RunDirectory) -> dict[str, Any]:
         "reason": status.reason,
         "env_steps": status.env_steps,
         "attempts": attempts,
+        "exact": exact,
+        "environments": environments,
         "config": run.read_config(),
         "evaluations": evaluations,
         "versions": versions,
@@ -129,6 +134,7 @@ def print_details(details: dict[str, Any]) -> None:
         f"{details['env_steps']:,} env steps in {details['attempts']} attempt(s); {details['directory']}",
         highlight=False,
     )
+    out.print(_resume_line(details), highlight=False)
     if details["evaluations"]:
         table = Table(box=None, header_style="bold", pad_edge=False, title="Evaluations", title_justify="left")
         for column in ("env steps", "mean return", "95 % interval", "IQM"):
@@ -262,3 +268,90 @@ def _short(path: Path) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.5g}"
+
+
+def _resume_line(details: dict[str, Any]) -> str:
+    """How a resume of this run comes out, and how those before did."""
+    environments = details["environments"] or {"tier": "unknown", "reason": ""}
+    tier, reason = environments["tier"], environments["reason"]
+    how = {
+        "capture": "exact: the environments' inside is in each version",
+        "replay": "exact: each environment's running episode is replayed",
+        "cut": "exact: the environments are built anew at marks, and versions taken there",
+        "inexact": f"not exact: the environments begin a new episode ({reason})",
+    }.get(tier, "not known to be exact")
+    return f"resume: {how}" + ("" if details["exact"] else "; an earlier resume was not exact")
+
+
+def checkpoint_rows(
+    run: RunDirectory, *, verify: bool, prune: bool, pin: Sequence[str], unpin: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Pin, unpin and prune as asked; return one mapping per version, and what is wrong with folders that are none.
+
+    Raises:
+        CheckpointNotFound: If a version to pin or unpin does not exist.
+        RunBusy: If the run is being trained, and is to be pruned.
+    """
+    section = (run.read_config().get("checkpoints") or {}) if run.config_file.exists() else {}
+    kept = {key: section[key] for key in ("keep_last", "keep_best", "keep_every") if section.get(key) is not None}
+    store = run.store(Retention(**kept))
+    for selector in pin:
+        store.pin(store.find(selector))
+    for selector in unpin:
+        store.unpin(store.find(selector))
+    if prune:
+        with run.lock():
+            store.prune()
+    pinned = store.pinned()
+    rows = [
+        {
+            "name": version.name,
+            "env_steps": version.env_steps,
+            "score": version.score,
+            "resumable": version.is_resumable,
+            "environments": (version.details.get("environments") or {}).get("tier"),
+            "attempt": version.details.get("attempt"),
+            "created": version.created,
+            "bytes": version.size_bytes,
+            "pinned": version.number in pinned,
+            "problem": store.verify(version) if verify else None,
+        }
+        for version in store.versions()
+    ]
+    return rows, store.problems()
+
+
+def print_checkpoints(rows: Sequence[dict[str, Any]], problems: Sequence[str], *, verified: bool) -> None:
+    """Print the versions as a table, and what is wrong below it."""
+    out = _out()
+    if not rows and not problems:
+        out.print("No versions yet.")
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column, justify in (("version", "left"), ("env steps", "right"), ("mean return", "right"), ("holds", "left"),
+                            ("size", "right"), ("written", "right"), ("", "left")):  # fmt: skip
+        table.add_column(column, justify=justify, no_wrap=True, overflow="ignore")  # type: ignore[arg-type]
+    for row in rows:
+        marks = ["pinned"] if row["pinned"] else []
+        if verified:
+            marks.append("[red]damaged[/]" if row["problem"] else "[green]verified[/]")
+        table.add_row(
+            row["name"],
+            f"{row['env_steps']:,}",
+            _number(row["score"]),
+            f"everything, environments by {row['environments'] or 'nothing'}" if row["resumable"] else "policy",
+            _size(row["bytes"]),
+            f"{format_duration(max(time.time() - row['created'], 0))} ago",
+            " ".join(marks),
+        )
+    out.print(table)
+    for problem in [*(row["problem"] for row in rows if row["problem"]), *problems]:
+        out.print(f"[red]{problem}[/]")
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

@@ -34,6 +34,10 @@ class RunBusy(RltrackError, BlockingIOError):
     """Another process is training this run."""
 
 
+class RunTakenOver(RunBusy):
+    """A trainer on another machine went on with this run."""
+
+
 class RootNotWritable(RltrackError, PermissionError):
     """The folder in which runs are kept cannot be written."""
 

@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
+from rltrack.agents.env_state import StateAccess
 from rltrack.agents.environments import SeededEpisodes, make_gym_env, rebuild
 from rltrack.errors import EvaluationUnavailable
 
@@ -101,7 +102,7 @@ def mirror(training: VecEnv, n_envs: int) -> VecEnv:
 
 
 def spec_of(env: VecEnv) -> Any:
-    """Return the Gymnasium specification of the sub-environments without SB3's Monitor, or None."""
+    """Return the Gymnasium specification of the sub-environments without SB3's Monitor and our access, or None."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -110,7 +111,8 @@ def spec_of(env: VecEnv) -> Any:
             return None
     if spec is None:
         return None
-    kept = tuple(wrapper for wrapper in spec.additional_wrappers if wrapper.name != Monitor.class_name())
+    ours = (Monitor.class_name(), StateAccess.class_name())
+    kept = tuple(wrapper for wrapper in spec.additional_wrappers if wrapper.name not in ours)
     return dataclasses.replace(spec, additional_wrappers=kept)
 
 

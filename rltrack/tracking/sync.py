@@ -165,6 +165,10 @@ def _tags(run: RunDirectory, status: RunStatus, params: Mapping[str, Any]) -> di
         "mlflow.source.name": "rltrack",
         "mlflow.source.type": "JOB",
     }
+    attempts = [record for record in read_journal(run.journal_file) if record["kind"] == "attempt"]
+    if attempts:
+        tags["rltrack.resume"] = (attempts[-1]["environments"] or {}).get("tier", "unknown")
+        tags["rltrack.exact"] = str(all(record["exact"] for record in attempts)).lower()
     return tags | {key: str(params[key]) for key in ("algorithm", "environment", "seed") if key in params}
 
 

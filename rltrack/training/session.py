@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import platform
 import shutil
@@ -16,8 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rltrack.checkpoints import CheckpointStore, CheckpointWriter, Retention, Version
+from rltrack.checkpoints.mirror import Mirror, read_state, write_state
+from rltrack.checkpoints.remote import Claim, RemoteRun, signing_key
 from rltrack.config import differences, identity_hash
-from rltrack.errors import CheckpointCorrupt, CheckpointFailed, CheckpointNotFound, NameTaken
+from rltrack.errors import (
+    CheckpointCorrupt,
+    CheckpointFailed,
+    CheckpointNotFound,
+    ConfigurationError,
+    NameTaken,
+    RunNotFound,
+)
 from rltrack.runs import Root, RunDirectory
 from rltrack.tracking.journal import Journal, encode_record, read_journal
 
@@ -25,6 +35,10 @@ if TYPE_CHECKING:
     from rltrack.agents.protocol import State
     from rltrack.config import CheckpointsSection
     from rltrack.tracking.resources import Resources
+
+MIRROR_SECONDS = 60.0
+"""How long the end of a run waits for its copy in a remote store."""
+_logger = logging.getLogger("rltrack")
 
 RECORDED_PACKAGES = ("rltrack", "stable-baselines3", "sb3-contrib", "sbx-rl", "gymnasium", "torch", "numpy")
 
@@ -43,13 +57,24 @@ class RunSession:
     """
 
     def __init__(
-        self, directory: RunDirectory, identity: Mapping[str, Any], checkpoints: CheckpointsSection, *, temporary: bool
+        self,
+        directory: RunDirectory,
+        identity: Mapping[str, Any],
+        checkpoints: CheckpointsSection,
+        *,
+        remote: RemoteRun | None = None,
+        temporary: bool,
     ) -> None:
         self.directory = directory
+        self.is_mirrored = True
         self._temporary = temporary
+        self._remote = remote
+        self._mirror: Mirror | None = None
         self._open = contextlib.ExitStack()
         self._open.enter_context(directory.lock())
         try:
+            if remote is not None:
+                fetch_if_elsewhere(directory, remote)
             known = directory.configuration_record()
             if known is not None:
                 _same_identity(directory, identity, known["identity"])
@@ -64,7 +89,6 @@ class RunSession:
         retention = Retention(checkpoints.keep_last, checkpoints.keep_best, checkpoints.keep_every)
         self.store = CheckpointStore(directory.path / "checkpoints", retention)
         self._writer = CheckpointWriter(self.store, self.journal.sync)
-        self._open.callback(self._writer.close)
         self.is_new = known is None
         self.run_id = uuid.uuid4().hex if known is None else known["run_id"]
         records = () if known is None else read_journal(directory.journal_file)
@@ -108,11 +132,16 @@ class RunSession:
             home = Root(tempfile.mkdtemp(prefix="rltrack-"))
             return cls._begin(home.create("untracked", ""), identity, config, agent, checkpoints, temporary=True)
         home = Root(root)
-        if name is not None and home.exists(name) and not may_exist:
+        remote = None if checkpoints.store is None else open_remote(checkpoints.store, name)
+        exists = name is not None and (home.exists(name) or (remote is not None and bool(remote.claims())))
+        if exists and not may_exist:
             raise NameTaken(
-                f"A run '{name}' exists under {home.path}. Choose another name, or pass resume=True to go on with it."
+                f"A run '{name}' exists under {home.path}{f' or in {remote.url}' if remote else ''}. Choose another name, or "
+                "pass resume=True to go on with it."
             )
-        return cls._begin(home.create(name, base_name), identity, config, agent, checkpoints, temporary=False)
+        return cls._begin(
+            home.create(name, base_name), identity, config, agent, checkpoints, remote=remote, temporary=False
+        )
 
     @classmethod
     def _begin(
@@ -123,9 +152,10 @@ class RunSession:
         agent: Mapping[str, Any],
         checkpoints: CheckpointsSection,
         *,
+        remote: RemoteRun | None = None,
         temporary: bool,
     ) -> RunSession:
-        session = cls(directory, identity, checkpoints, temporary=temporary)
+        session = cls(directory, identity, checkpoints, remote=remote, temporary=temporary)
         if not session.is_finished:
             directory.write_config({**config, "name": directory.name})
         if session.is_new:
@@ -151,7 +181,19 @@ class RunSession:
     def begin_attempt(
         self, resumed_from: Version | None, *, exact: bool, seed: int | None, environments: Mapping[str, Any] | None
     ) -> None:
-        """Record that this process begins, and by which tier its environments take part in a resume."""
+        """Record that this process begins, and by which tier its environments take part in a resume.
+
+        Raises:
+            RunTakenOver: If another machine begins the same attempt.
+        """
+        if self._remote is not None:
+            claims = self._remote.claims()
+            number = max(self.attempt, claims[-1].attempt + 1 if claims else 1)
+            resumed = resumed_from.number if resumed_from else 0
+            claim = Claim(number, resumed, self._remote.journal_bytes(), socket.gethostname())
+            self._remote.claim(claim)
+            self.attempt = number
+            self._mirror = Mirror(self._remote, self.directory.path, claim)
         self.journal.note(
             "attempt",
             number=self.attempt,
@@ -195,7 +237,11 @@ class RunSession:
 
         Raises:
             JournalFailed: If the journal could not be fsynced before a commit.
+            RunTakenOver: If another machine went on with the run.
         """
+        if self._mirror is not None:
+            for problem in self._mirror.take_problems():
+                self.journal.note("warning", message=problem)
         for future in self._writer.take(wait=wait):
             try:
                 version = future.result()
@@ -209,6 +255,8 @@ class RunSession:
                 score=version.score,
                 resumable=version.is_resumable,
             )
+            if self._mirror is not None:
+                self._mirror.wake()
             yield version
 
     def best(self) -> Version | None:
@@ -225,10 +273,70 @@ class RunSession:
             file.write(encode_record(record))
 
     def close(self) -> None:
-        """Release the journal and the lock; a temporary folder is removed."""
+        """Wait for what is on its way to the disk and to the store; release the journal and the lock."""
+        self._writer.close()
+        if self._mirror is not None:
+            self.is_mirrored = self._mirror.close(MIRROR_SECONDS)
         self._open.close()
         if self._temporary:
             shutil.rmtree(self.directory.root, ignore_errors=True)
+
+
+def open_remote(url: str, name: str | None) -> RemoteRun:
+    """Return a run's copy in a remote store.
+
+    Raises:
+        ConfigurationError: If the run has no name, or there is no key to sign with.
+        MissingExtra: If nothing installed can read such a URL.
+    """
+    if name is None:
+        raise ConfigurationError(
+            f"checkpoints.store ({url}) needs a run name, by which another machine finds the run again. Set name."
+        )
+    return RemoteRun(url, name, signing_key())
+
+
+def fetch(root: Root, name: str, url: str) -> None:
+    """Copy a run from a remote store to this root, if it is not here in its newest state.
+
+    Raises:
+        RunNotFound: If the store has no such run.
+        RunBusy: If it is being trained here.
+    """
+    remote = open_remote(url, name)
+    if not remote.claims():
+        raise RunNotFound(f"{url} holds no run '{name}'. Runs get there with checkpoints.store={url}.")
+    directory = root.create(name, "")
+    with directory.lock():
+        fetch_if_elsewhere(directory, remote)
+
+
+def fetch_if_elsewhere(directory: RunDirectory, remote: RemoteRun) -> None:
+    """Copy the run from the remote store if it went on elsewhere since it was last here, or never was here.
+
+    What is here and stale is kept aside.
+
+    Raises:
+        NameTaken: If another run of this name is here.
+        CheckpointCorrupt: If a signature in the store does not hold.
+    """
+    claims = remote.claims()
+    attempt, _ = read_state(directory.path)
+    if not claims or (claims[-1].attempt <= attempt and directory.journal_file.exists()):
+        return
+    if directory.journal_file.exists():
+        if not attempt:
+            raise NameTaken(
+                f"{remote.url} holds another run of the name {directory.name} than {directory.path}. Choose another."
+            )
+        aside = directory.path / f"stale-{attempt:06d}"
+        aside.mkdir()
+        for path in list(directory.path.iterdir()):
+            if path != aside and path.name != "lock":
+                path.rename(aside / path.name)
+    shutil.rmtree(directory.path / "checkpoints", ignore_errors=True)  # of a copy that was cut short
+    size = remote.download(directory.path, _logger.warning)
+    write_state(directory.path, claims[-1].attempt, size)
 
 
 def package_versions() -> dict[str, str]:

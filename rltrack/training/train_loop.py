@@ -115,6 +115,8 @@ class TrainingLoop:
         self.seed, self.identity, self.config = seed, identity, config
         self.start_from: State | None = None
         """Parts of another run's state to begin with; only a run without a version of its own takes them."""
+        self.delivers = tracking
+        """Whether the records go to MLflow and TensorBoard when training has ended."""
         self.was_finished = False
         """Whether the run was finished before, so that nothing was trained."""
         self._given = (agent, env, eval_env)
@@ -295,7 +297,12 @@ class TrainingLoop:
         parts.close()
         statistics = self.statistics
         self.reporter.close(self.progress, f"{statistics.state.value}: {statistics.reason}")
-        if self.tracking and self.progress.state.is_final:
+        if not parts.session.is_mirrored:
+            _logger.warning(
+                f"{self.settings.checkpoints.store} lacks the newest records of this run. They are delivered to MLflow when it has "
+                "them, so that another machine that goes on doubles nothing; resume the run to try again."
+            )
+        elif self.delivers and self.progress.state.is_final:
             from rltrack.tracking.delivery import deliver
 
             self._delivery = deliver(parts.session.directory)

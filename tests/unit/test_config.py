@@ -95,7 +95,7 @@ def test_round_trip(seed, total, limit, strategy, hyperparameters):
         ({"training": {"total_timesteps": 100, "patience": -1}}, "training.patience"),
         ({"seed": -1}, "'seed'"),
         ({"name": "../x"}, "not allowed"),
-        ({"evaluation": {"beside_training": True}}, "beside_training"),
+        ({"evaluation": {"beside_training": "often"}}, "beside_training"),
         ({"training": {"total_timesteps": float("inf")}}, "total_timesteps"),
     ],
 )

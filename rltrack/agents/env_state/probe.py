@@ -1,12 +1,13 @@
 """Find out, on two scratch copies, how an environment can be taken so that it goes on as if nothing had happened.
 
-One copy plays, is taken, and plays on. The other, played elsewhere before, gets that state and the same actions. Only where
-every observation, reward and flag has the same bits is a method good.
+One copy plays through some episodes, is taken, and plays on. The other, played elsewhere before, gets that state and the
+same actions. Only where every observation, reward and flag has the same bits is a method good.
 """
 
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,9 @@ from rltrack.agents.random_state import capture_random, restore_random, untouche
 from rltrack.errors import NotCapturable, ResumeMismatch
 
 _BEFORE, _AFTER, _ELSEWHERE = 25, 30, 40
-"""Env steps before the state is taken, after it, and of the other copy."""
+"""Env steps of the episode before its state is taken, after it, and of the other copy."""
+_HISTORY, _HISTORY_SECONDS = 300, 0.3
+"""Env steps of earlier episodes, at most, and seconds: a reset that does not reset everything shows only after some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,12 @@ def probe(build: Callable[[], gym.Env[Any, Any]]) -> Finding:
 def _works(method: str, one: Any, other: Any, actions: Sequence[Any]) -> bool:
     first, second = list(layers.gym_layers(one)), list(layers.gym_layers(other))
     one.reset(seed=1)
+    until = time.monotonic() + _HISTORY_SECONDS
+    for index in range(_HISTORY):
+        _play(one, [actions[index % len(actions)]])
+        if time.monotonic() > until:
+            break
+    one.reset()
     _play(one, actions[:_BEFORE])
     state, random = layers.capture(first, [one.unwrapped], method), capture_random()
     expected = _play_on(one, actions)

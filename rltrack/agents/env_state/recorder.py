@@ -62,7 +62,7 @@ class Recorder:
             "arguments": self._arguments,
             "actions": list(self._actions),
             "digest": self._hash.hexdigest(),
-            "after": _streams(self.env),
+            "after": _streams(self.env)["np_random"],  # spaces may be sampled by the agent too
         }
 
     def replay(self, saved: dict[str, Any]) -> None:
@@ -75,7 +75,7 @@ class Recorder:
         self._on_reset(saved["arguments"])
         for action in saved["actions"]:
             self._on_step(action)
-        if self._hash.hexdigest() != saved["digest"] or _streams(self.env) != saved["after"]:
+        if self._hash.hexdigest() != saved["digest"] or _streams(self.env)["np_random"] != saved["after"]:
             raise ResumeMismatch(
                 f"{type(self.env).__name__}: replaying the {len(saved['actions'])} actions since its last reset did not give "
                 "what was recorded: a reset of this environment depends on more than its random stream."

@@ -11,9 +11,9 @@ import gymnasium as gym
 import numpy as np
 
 from rltrack.agents.env_state import layers
-from rltrack.agents.env_state.recorder import record, recorder_of
+from rltrack.agents.env_state.recorder import record
 from rltrack.agents.random_state import capture_random, restore_random
-from rltrack.errors import NotCapturable
+from rltrack.errors import NotCapturable, ResumeMismatch
 
 
 class StateAccess(gym.Wrapper[Any, Any, Any, Any]):
@@ -49,21 +49,25 @@ class StateAccess(gym.Wrapper[Any, Any, Any, Any]):
         self.env.close()
         self.env = seed_spaces(self._build(), seed)
 
-    def record_episodes(self, wanted: bool) -> None:
-        """Begin or stop to record what a replay needs."""
-        if wanted:
-            record(self.unwrapped)
-        else:
-            recorder_of(self.unwrapped).remove()
+    def record_episodes(self) -> None:
+        """Begin to record what a replay needs."""
+        record(self.unwrapped)
 
     def capture_state(self, method: str) -> dict[str, Any]:
-        """Return the state of the environment and of this process's random streams; see `layers.capture`."""
-        return {"layers": layers.capture(self._layers, [self.unwrapped], method), "random": capture_random()}
+        """Return the state of the environment and of this process's random streams (`layers.capture`), or an ``error``."""
+        try:  # what is raised here ends the worker
+            return {"layers": layers.capture(self._layers, [self.unwrapped], method), "random": capture_random()}
+        except NotCapturable as error:
+            return {"error": str(error)}
 
-    def restore_state(self, state: dict[str, Any]) -> None:
-        """Put back what `capture_state` returned."""
-        layers.restore(self._layers, [self.unwrapped], state["layers"])
+    def restore_state(self, state: dict[str, Any]) -> str | None:
+        """Put back what `capture_state` returned; return why that did not work, or None."""
+        try:
+            layers.restore(self._layers, [self.unwrapped], state["layers"])
+        except (NotCapturable, ResumeMismatch) as error:
+            return str(error)
         restore_random(state["random"])
+        return None
 
     @property
     def _layers(self) -> list[Any]:

@@ -20,7 +20,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
 
 from rltrack.agents.env_state import layers
-from rltrack.agents.env_state.probe import Finding, candidates, probe
+from rltrack.agents.env_state.probe import Finding, probe
 from rltrack.agents.env_state.recorder import digest, record, recorder_of
 from rltrack.agents.env_state.state_access import seed_spaces
 from rltrack.errors import ConfigurationError, NotCapturable, ResumeMismatch
@@ -86,36 +86,33 @@ class TrainingEnvs:
                 )
             return
         finding = self._probe()
-        if finding is not None:
-            self.is_probed = True
-            if finding.method is not None:
-                self._choose(finding.method, "; ".join(finding.reasons))
-            else:
-                self.reason = "; ".join(finding.reasons)
-        if finding is None or finding.method == "replay":
-            self._record(True)
+        if finding is None:
+            return
+        self.is_probed = True
+        self.reason = "; ".join(finding.reasons)
+        if finding.method is not None:
+            self._choose(finding.method, self.reason)
+        if finding.method == "replay":
+            self._record()
 
     def settle(self) -> None:
-        """Call it after the first reset: what no probe could find out is tried on the environments themselves."""
+        """Call it after the first reset: what no probe could find out is tried on the environments themselves.
+
+        A replay is not tried: it may give the recorded bits and go on differently, which only a probe finds out.
+        """
         if self.tier != "inexact" or self.reason:
             return
         reasons = []
-        tried = (
-            candidates(self._base.envs[0].unwrapped)
-            if isinstance(self._base, DummyVecEnv)
-            else ("attributes", "replay")
-        )
-        for method in tried:
+        core = self._base.envs[0].unwrapped if isinstance(self._base, DummyVecEnv) else None
+        for method in ("own", "attributes") if core is not None and layers.has_own_state(core) else ("attributes",):
             try:
                 self._capture(method)
             except NotCapturable as error:
                 reasons.append(f"{method}: {error}")
                 continue
             self._choose(method, "; ".join(reasons))
-            if method != "replay":
-                self._record(False)
             return
-        self.reason = "; ".join(reasons)
+        self.reason = f"{'; '.join(reasons)}; and no copy could be built to find out whether it can be replayed"
 
     def describe(self) -> dict[str, Any]:
         """Return tier, method, whether a probe has shown it, and the reason, for the record."""
@@ -155,7 +152,9 @@ class TrainingEnvs:
             self._go_to_cut(state["cut"])
         if "workers" in state:
             for index, worker in enumerate(state["workers"]):
-                self.venv.env_method("restore_state", worker, indices=[index])
+                problem = self.venv.env_method("restore_state", worker, indices=[index])[0]
+                if problem is not None:
+                    raise ResumeMismatch(problem)
         cores = [] if "cut" in state else self._cores()
         layers.restore(self._vec_layers if "cut" in state else self._all_layers(), cores, state["layers"])
 
@@ -204,12 +203,12 @@ class TrainingEnvs:
         except Exception:  # a scratch copy that cannot be built or played says nothing about the training environments
             return None
 
-    def _record(self, wanted: bool) -> None:
+    def _record(self) -> None:
         if isinstance(self._base, DummyVecEnv):
             for env in self._base.envs:
-                record(env.unwrapped) if wanted else recorder_of(env.unwrapped).remove()
+                record(env.unwrapped)
         else:
-            self.venv.env_method("record_episodes", wanted)
+            self.venv.env_method("record_episodes")
 
     def _cores(self) -> list[Any]:
         return [env.unwrapped for env in self._base.envs] if isinstance(self._base, DummyVecEnv) else [self._base]
@@ -221,10 +220,10 @@ class TrainingEnvs:
 
     def _capture(self, method: str) -> dict[str, Any]:
         if isinstance(self._base, SubprocVecEnv):
-            try:
-                workers = self.venv.env_method("capture_state", method)
-            except EOFError:
-                raise NotCapturable("A worker process ended when its environment was to be taken.") from None
+            workers = self.venv.env_method("capture_state", method)
+            problem = next((worker["error"] for worker in workers if "error" in worker), None)
+            if problem is not None:
+                raise NotCapturable(problem)
             return {**self._vec_state(), "workers": workers}
         return {"layers": layers.capture(self._all_layers(), self._cores(), method)}
 

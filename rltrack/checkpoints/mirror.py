@@ -1,0 +1,140 @@
+"""The thread that keeps a run's copy in a remote store up to date while training goes on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import orjson
+
+from rltrack.checkpoints.remote import Claim, RemoteRun
+from rltrack.checkpoints.store import CheckpointStore
+from rltrack.errors import RunTakenOver
+from rltrack.files import replace_text
+
+STATE_FILE = "mirror.json"
+_LONGEST_WAIT = 60.0
+
+
+class Mirror:
+    """Copies versions and journal to a remote store, asynchronously; an outage delays it and stops nothing.
+
+    Args:
+        remote: The copy.
+        folder: The run's folder.
+        claim: This attempt, already made in the store.
+    """
+
+    def __init__(self, remote: RemoteRun, folder: Path, claim: Claim) -> None:
+        self._remote, self._folder, self._claim = remote, folder, claim
+        self._store = CheckpointStore(folder / "checkpoints")
+        self._done = {(number, attempt) for number, attempt in _numbers(remote)}
+        self._position = claim.journal_bytes
+        self._wanted = threading.Event()
+        self._closing = threading.Event()
+        self._finished = threading.Event()
+        self._journal_end: int | None = None
+        self._problems: list[str] = []
+        self._taken_over: RunTakenOver | None = None
+        write_state(folder, claim.attempt, self._position)
+        self._thread = threading.Thread(target=self._run, name="rltrack-mirror", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There is a new version."""
+        self._wanted.set()
+
+    def take_problems(self) -> list[str]:
+        """Return what went wrong since the last call.
+
+        Raises:
+            RunTakenOver: If another machine went on with the run.
+        """
+        if self._taken_over is not None:
+            raise self._taken_over
+        problems, self._problems = self._problems, []
+        return problems
+
+    def close(self, timeout: float) -> bool:
+        """Copy everything up to the end of the journal.
+
+        Args:
+            timeout: Seconds to wait for it.
+
+        Returns:
+            Whether the store has it all.
+        """
+        self._journal_end = (self._folder / "journal.jsonl").stat().st_size
+        self._closing.set()
+        self._wanted.set()
+        return self._finished.wait(timeout)
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._finished.is_set():
+            if failures == 0:
+                self._wanted.wait()
+            self._wanted.clear()
+            closing = self._closing.is_set()
+            try:
+                self._copy(closing)
+            except RunTakenOver as error:
+                self._taken_over = error
+                return
+            except FileNotFoundError:  # superseded here while it was copied: the next one is there
+                failures = 1
+                continue
+            except Exception as error:  # whatever the store's client raises: an outage, a refusal
+                failures += 1
+                if failures in (1, 5):
+                    self._problems.append(
+                        f"The remote store {self._remote.url} cannot be written: {error}. Trying again."
+                    )
+                self._closing.wait(min(_LONGEST_WAIT, 2.0 ** (failures - 1)))
+                if closing:
+                    time.sleep(1.0)
+                continue
+            failures = 0
+            if closing:
+                self._finished.set()
+
+    def _copy(self, closing: bool) -> None:
+        self._remote.check_is_newest(self._claim.attempt)
+        versions = self._store.versions()
+        self._remote.upload_config(self._folder / "config.yaml")
+        fsynced = max((int(version.details["journal"]["bytes"]) for version in versions), default=0)
+        self._copy_journal(self._journal_end if closing and self._journal_end is not None else fsynced)
+        for version in versions:
+            key = version.number, int(version.details["attempt"])
+            if key not in self._done:
+                self._remote.upload_version(version, self._claim.attempt)
+                self._done.add(key)
+        here = {(version.number, int(version.details["attempt"])) for version in versions}
+        if self._done - here:
+            self._remote.delete_except(here)
+            self._done &= here
+        write_state(self._folder, self._claim.attempt, self._position)
+
+    def _copy_journal(self, last: int) -> None:
+        if last > self._position:
+            self._remote.upload_journal(self._folder / "journal.jsonl", self._claim.attempt, self._position, last)
+            self._position = last
+
+
+def _numbers(remote: RemoteRun) -> list[tuple[int, int]]:
+    return [(int(manifest["number"]), int(manifest["attempt"])) for _, manifest in remote.versions()]
+
+
+def write_state(folder: Path, attempt: int, journal_bytes: int) -> None:
+    """Remember which attempt this folder belongs to, and how much of its journal the store has."""
+    replace_text(folder / STATE_FILE, orjson.dumps({"attempt": attempt, "journal_bytes": journal_bytes}).decode())
+
+
+def read_state(folder: Path) -> tuple[int, int]:
+    """Return attempt and bytes of the journal that the store has; zeros where nothing was mirrored from here."""
+    try:
+        state = orjson.loads((folder / STATE_FILE).read_bytes())
+    except FileNotFoundError:
+        return 0, 0
+    return int(state["attempt"]), int(state["journal_bytes"])

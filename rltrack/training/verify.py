@@ -1,0 +1,224 @@
+"""Show that a resume is exact: train whole, train again with kills, compare every leaf of the two.
+
+Each training runs in processes of its own; a kill is a SIGKILL to itself between two checkpoints, so that a stretch is
+trained twice. What the wall clock says is not compared, nor the pickled inside of the environments: had it not come back,
+the rest would differ.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from rltrack.agents import build_agent
+from rltrack.agents.protocol import State
+from rltrack.config import TrainingConfig
+from rltrack.errors import RltrackError
+from rltrack.runs import Root, RunDirectory
+from rltrack.tracking.journal import Record, read_journal
+from rltrack.training.trainer import Trainer
+
+_WALL_CLOCK = ("elapsed_seconds", "seconds", "t", "time")
+_MIN_STEPS, _ITERATIONS, _AFTER_WARM_UP = 500, 6, 600
+"""Env steps at least; iterations of on-policy agents; env steps of off-policy agents after their warm-up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What came out.
+
+    Attributes:
+        difference: The first leaf that differs, with both values; None where the two trainings are bit-identical.
+        compared: Number of leaves that were compared.
+        env_steps: Of each training.
+        kills: How often the second one was killed.
+        tier: By which tier the environments took part.
+        notes: What the killed training had to say.
+    """
+
+    difference: str | None
+    compared: int
+    env_steps: int
+    kills: int
+    tier: str
+    notes: tuple[str, ...]
+
+
+def verify_resume(
+    config: TrainingConfig,
+    *,
+    timesteps: int | None = None,
+    kills: int = 2,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Verification:
+    """Train a configuration whole and in killed pieces, and compare.
+
+    Args:
+        config: What to train; its budget is shortened.
+        timesteps: Env steps; None for a few iterations after any warm-up.
+        kills: How often to kill, at least 1.
+        tell: Told what is going on.
+
+    Raises:
+        RltrackError: If one of the trainings fails.
+    """
+    short = _shortened(config, timesteps, kills)
+    total = short.training.total_timesteps or 0
+    with tempfile.TemporaryDirectory(prefix="rltrack-verify-") as folder:
+        root = Path(folder)
+        tell(f"training {total:,} env steps without interruption")
+        _train(short, root, "whole", None)
+        for kill in range(1, kills + 1):
+            at = round(total * kill / (kills + 1))
+            tell(f"training again; SIGKILL after {at:,} env steps")
+            _train(short, root, "killed", at)
+        tell("training the rest")
+        _train(short, root, "killed", None)
+        whole, killed = (Root(root).find(name) for name in ("whole", "killed"))
+        compared, difference = first_difference(_everything(whole), _everything(killed))
+        notes = tuple(record["message"] for record in read_journal(killed.journal_file) if record["kind"] == "warning")
+        attempts = [record for record in read_journal(killed.journal_file) if record["kind"] == "attempt"]
+        tier = (attempts[-1]["environments"] or {}).get("tier", "unknown")
+        return Verification(difference, compared, total, len(attempts) - 1, tier, notes)
+
+
+def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield path and value of each leaf of a state, but for those of the wall clock and pickles; rings row by row."""
+    if hasattr(tree, "chunks"):
+        chunks = list(tree.chunks())
+        for name in sorted(chunks[0][1]) if chunks else ():
+            yield f"{path}/{name}", np.concatenate([rows[name] for _, rows in chunks])
+        yield f"{path}/written", tree.written
+    elif isinstance(tree, Mapping):
+        for key, item in tree.items():
+            if key not in _WALL_CLOCK and not str(key).startswith("time/"):
+                yield from leaves(item, f"{path}/{key}")
+    elif isinstance(tree, list | tuple):
+        for index, item in enumerate(tree):
+            yield from leaves(item, f"{path}/{index}")
+    else:
+        yield path.lstrip("/"), tree
+
+
+def comparable(state: State) -> dict[str, Any]:
+    """Return the parts of a version that must have the same bits."""
+    return {part: tree for part, tree in state.items() if part != "environment"}
+
+
+def first_difference(one: Any, other: Any) -> tuple[int, str | None]:
+    """Compare two trees.
+
+    Returns:
+        How many leaves were compared, and the first that differs, in words; None if there is none.
+    """
+    left, right = dict(leaves(one)), dict(leaves(other))
+    for path in [*left, *(path for path in right if path not in left)]:
+        if path not in left or path not in right:
+            return len(left), f"{path} is in {'the first' if path in left else 'the second'} only"
+        if not _same(left[path], right[path]):
+            return len(left), f"{path}: {_contrast(left[path], right[path])}"
+    return len(left), None
+
+
+def records_of(run: RunDirectory) -> list[Record]:
+    """Return what training produced: the numbered records of the journal."""
+    return [record for record in read_journal(run.journal_file) if "seq" in record]
+
+
+def _everything(run: RunDirectory) -> dict[str, Any]:
+    store = run.store()
+    return {**comparable(store.read(store.find("last"))), "journal": records_of(run)}
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+    return type(one) is type(other) and (one == other or (one != one and other != other))
+
+
+def _contrast(one: Any, other: Any) -> str:
+    if not isinstance(one, np.ndarray) or not isinstance(other, np.ndarray) or one.shape != other.shape:
+        return f"{_brief(one)} without interruption, {_brief(other)} after kills"
+    differing = np.argwhere(one != other)
+    where = tuple(int(index) for index in differing[0]) if len(differing) else ()
+    share = f"{len(differing)} of {one.size} values"
+    return f"{share} differ, first at {list(where)}: {one[where]!r} without interruption, {other[where]!r} after kills"
+
+
+def _brief(value: Any) -> str:
+    return f"an array {value.dtype} {value.shape}" if isinstance(value, np.ndarray) else repr(value)[:200]
+
+
+def _shortened(config: TrainingConfig, timesteps: int | None, kills: int) -> TrainingConfig:
+    if kills < 1:
+        raise RltrackError(f"kills is {kills}; kill at least once.")
+    if timesteps is None:
+        agent, env = build_agent(config)
+        settings = agent.describe()["hyperparameters"]  # type: ignore[attr-defined]
+        env.close()
+        rollout = int(settings.get("n_steps") or 0) * config.environment.n_envs
+        timesteps = max(_MIN_STEPS, _ITERATIONS * rollout, int(settings.get("learning_starts") or 0) + _AFTER_WARM_UP)
+        timesteps = min(timesteps, config.training.total_timesteps or timesteps)
+    part = max(1, timesteps // (4 * (kills + 1)))
+    training = {
+        **config.training.model_dump(),
+        "total_timesteps": timesteps,
+        "eval_freq": part if config.training.evaluates else None,
+        "checkpoint_freq": part,
+        "checkpoint_seconds": None,
+        "max_seconds": None,
+    }
+    if config.training.strategy in ("episodic", "mixed"):  # cut short by env steps instead
+        training |= {"strategy": "timestep_based", "eval_freq_episodes": None, "checkpoint_freq_episodes": None}
+        training["total_episodes"] = None
+    checkpoints = {**config.checkpoints.model_dump(), "store": None, "keep_last": 2}
+    evaluation = {**config.evaluation.model_dump(), "episodes": min(config.evaluation.episodes, 3)}
+    data = {**config.to_mapping(), "training": training, "checkpoints": checkpoints, "evaluation": evaluation}
+    return TrainingConfig.from_mapping({**data, "start_from": None}, source="verify-resume")
+
+
+def _train(config: TrainingConfig, root: Path, name: str, kill_at: int | None) -> None:
+    job = orjson.dumps({"config": {**config.to_mapping(), "name": name}, "root": str(root), "kill_at": kill_at})
+    done = subprocess.run(
+        [sys.executable, "-m", "rltrack.training.verify"], input=job, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    expected = 0 if kill_at is None else -signal.SIGKILL
+    if done.returncode != expected:
+        messages = done.stderr.decode(errors="replace").strip().splitlines()
+        raise RltrackError(
+            f"A training ended with exit code {done.returncode}, not {expected}: {messages[-1] if messages else 'no message'}"
+        )
+
+
+class _KillAt:
+    """Ends its own process, as a crash would."""
+
+    def __init__(self, env_steps: int) -> None:
+        self._env_steps = env_steps
+
+    def on_iteration_end(self, progress: Any, stats: Any) -> None:
+        if progress.env_steps >= self._env_steps:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main() -> None:
+    """Train what standard input says."""
+    job = orjson.loads(sys.stdin.buffer.read())
+    hooks = [] if job["kill_at"] is None else [_KillAt(job["kill_at"])]
+    trainer = Trainer(TrainingConfig.from_mapping(job["config"]), root=job["root"], hooks=hooks)
+    trainer.loop.delivers = False
+    trainer.train()
+
+
+if __name__ == "__main__":
+    main()
