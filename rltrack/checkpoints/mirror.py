@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 
 from rltrack.checkpoints.remote import Claim, RemoteRun
-from rltrack.checkpoints.store import CheckpointStore
+from rltrack.checkpoints.store import CheckpointStore, Version
 from rltrack.errors import RunTakenOver
 from rltrack.files import replace_text
 
@@ -40,6 +40,7 @@ class Mirror:
         write_state(folder, claim.attempt, self._position)
         self._thread = threading.Thread(target=self._run, name="rltrack-mirror", daemon=True)
         self._thread.start()
+        self.wake()  # what the attempt before did not get there
 
     def wake(self) -> None:
         """There is a new version."""
@@ -68,7 +69,7 @@ class Mirror:
         self._journal_end = (self._folder / "journal.jsonl").stat().st_size
         self._closing.set()
         self._wanted.set()
-        return self._finished.wait(timeout)
+        return self._finished.wait(timeout) and self._taken_over is None
 
     def _run(self) -> None:
         failures = 0
@@ -81,6 +82,7 @@ class Mirror:
                 self._copy(closing)
             except RunTakenOver as error:
                 self._taken_over = error
+                self._finished.set()
                 return
             except FileNotFoundError:  # superseded here while it was copied: the next one is there
                 failures = 1
@@ -103,23 +105,28 @@ class Mirror:
         self._remote.check_is_newest(self._claim.attempt)
         versions = self._store.versions()
         self._remote.upload_config(self._folder / "config.yaml")
-        fsynced = max((int(version.details["journal"]["bytes"]) for version in versions), default=0)
-        self._copy_journal(self._journal_end if closing and self._journal_end is not None else fsynced)
-        for version in versions:
-            key = version.number, int(version.details["attempt"])
-            if key not in self._done:
+        self._copy_journal(max((int(version.details["journal"]["bytes"]) for version in versions), default=0))
+        for version in sorted(versions, key=lambda version: (not version.is_resumable, -version.number)):
+            if _key(version) not in self._done:
                 self._remote.upload_version(version, self._claim.attempt)
-                self._done.add(key)
-        here = {(version.number, int(version.details["attempt"])) for version in versions}
-        if self._done - here:
+                self._done.add(_key(version))
+        here = {_key(version) for version in versions}
+        if self._done - here and any(version.is_resumable for version in versions):
+            self._remote.check_is_newest(self._claim.attempt)
             self._remote.delete_except(here)
             self._done &= here
+        if closing and self._journal_end is not None:  # the record of the end comes after what it ends with
+            self._copy_journal(self._journal_end)
         write_state(self._folder, self._claim.attempt, self._position)
 
     def _copy_journal(self, last: int) -> None:
         if last > self._position:
             self._remote.upload_journal(self._folder / "journal.jsonl", self._claim.attempt, self._position, last)
             self._position = last
+
+
+def _key(version: Version) -> tuple[int, int]:
+    return version.number, int(version.details["attempt"])
 
 
 def _numbers(remote: RemoteRun) -> list[tuple[int, int]]:

@@ -19,6 +19,7 @@ import hashlib
 import hmac
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,17 +205,23 @@ class RemoteRun:
         for name, manifest in self.versions():
             own = checkpoints / name.partition("-")[0]
             tell(f"fetching {own.name} ({int(manifest['env_steps']):,} env steps) from {self.url}")
-            own.mkdir()
-            for entry in manifest["rings"].values():
-                for segment in entry["segments"]:
-                    target = checkpoints / segments.FOLDER / segment["file"]
-                    if not target.exists():
-                        write_bytes(target, self._read(f"segments/{segment['sha256']}.safetensors"))
-            for file in manifest["files"]:
-                write_bytes(own / file, self._read(f"checkpoints/{name}/{file}"))
-            write_bytes(own / MANIFEST, self._read(f"checkpoints/{name}/{MANIFEST}"))
+            try:
+                self._download_version(name, manifest, own)
+            except FileNotFoundError:  # superseded there meanwhile, by a trainer that does not know yet
+                shutil.rmtree(own)
         write_bytes(folder / "journal.jsonl", journal)  # last: with it, there is a run
         return len(journal)
+
+    def _download_version(self, name: str, manifest: Mapping[str, Any], own: Path) -> None:
+        own.mkdir()
+        for entry in manifest["rings"].values():
+            for segment in entry["segments"]:
+                target = own.parent / segments.FOLDER / segment["file"]
+                if not target.exists():
+                    write_bytes(target, self._read(f"segments/{segment['sha256']}.safetensors"))
+        for file in manifest["files"]:
+            write_bytes(own / file, self._read(f"checkpoints/{name}/{file}"))
+        write_bytes(own / MANIFEST, self._read(f"checkpoints/{name}/{MANIFEST}"))
 
     def _journal(self) -> bytes:
         """Put the pieces together; what an attempt wrote beyond where the next one began does not count."""
@@ -238,7 +245,8 @@ class RemoteRun:
         try:
             data = self._read(f"checkpoints/{name}/{MANIFEST}")
             signature = self._read(f"checkpoints/{name}/{MANIFEST}.hmac")
-        except FileNotFoundError:
+            orjson.loads(data)
+        except (FileNotFoundError, ValueError):  # a manifest that was cut short is no JSON
             return None
         if not hmac.compare_digest(signature, self._signature(data)):
             raise CheckpointCorrupt(
@@ -271,7 +279,10 @@ class RemoteRun:
         path = f"{self._path}/{name}"
         if isinstance(self._fs, LocalFileSystem):
             self._fs.makedirs(os.path.dirname(path), exist_ok=True)
-        self._fs.pipe_file(path, data)
+            write_bytes(Path(f"{path}.tmp"), data)
+            os.replace(f"{path}.tmp", path)
+        else:
+            self._fs.pipe_file(path, data)
 
     def _delete(self, name: str) -> None:
         try:
