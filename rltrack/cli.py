@@ -334,6 +334,27 @@ def scores(
         raise typer.Exit(EXIT_ERROR)
 
 
+@benchmark.command("resume")
+def resume_matrix(
+    jobs: Annotated[int, typer.Option(min=1, help="Cases at a time, one core each.")] = 2,
+    only: Annotated[list[str] | None, typer.Option(help="Only this case; may be repeated.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Markdown file to write.", show_default=False)] = None,
+) -> None:
+    """Kill and resume a training of each algorithm and kind of environment, and compare with one that was not.
+
+    All cases take about ten minutes of two cores.
+    """
+    from rltrack.benchmarks.resume import as_markdown, run_matrix
+
+    rows = run_matrix(only or (), jobs=jobs, tell=lambda text: typer.echo(text, err=True))
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(as_markdown(rows))
+    typer.echo(as_markdown(rows))
+    if not all(row.expected for row in rows):
+        raise typer.Exit(EXIT_ERROR)
+
+
 def _configuration(
     file: Path | None,
     overrides: list[str],

@@ -54,12 +54,28 @@ class Verification:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One training, or a piece of one.
+
+    Attributes:
+        config: What to train, with its name.
+        root: Where.
+        kill_at: Env steps after which the process kills itself; None to train to the end.
+    """
+
+    config: TrainingConfig
+    root: Path
+    kill_at: int | None
+
+
 def verify_resume(
     config: TrainingConfig,
     *,
     timesteps: int | None = None,
     kills: int = 2,
     tell: Callable[[str], None] = lambda text: None,
+    run: Callable[[Job], tuple[int, str]] | None = None,
 ) -> Verification:
     """Train a configuration whole and in killed pieces, and compare.
 
@@ -68,6 +84,8 @@ def verify_resume(
         timesteps: Env steps; None for a few iterations after any warm-up.
         kills: How often to kill, at least 1.
         tell: Told what is going on.
+        run: Runs a job in another process; returns its exit code (negative: a signal) and its last message. Omitted: in a
+            new interpreter.
 
     Raises:
         RltrackError: If one of the trainings fails.
@@ -76,14 +94,15 @@ def verify_resume(
     total = short.training.total_timesteps or 0
     with tempfile.TemporaryDirectory(prefix="rltrack-verify-") as folder:
         root = Path(folder)
-        tell(f"training {total:,} env steps without interruption")
-        _train(short, root, "whole", None)
-        for kill in range(1, kills + 1):
-            at = round(total * kill / (kills + 1))
-            tell(f"training again; SIGKILL after {at:,} env steps")
-            _train(short, root, "killed", at)
-        tell("training the rest")
-        _train(short, root, "killed", None)
+        ends: list[int | None] = [round(total * kill / (kills + 1)) for kill in range(1, kills + 1)]
+        for name, kill_at in [("whole", None), *(("killed", end) for end in [*ends, None])]:
+            until = "to its end" if kill_at is None else f"until a SIGKILL after {kill_at:,}"
+            tell(f"{name}: training {total:,} env steps, {until}")
+            job = Job(short.model_copy(update={"name": name}), root, kill_at)
+            code, message = (run or _in_new_interpreter)(job)
+            expected = 0 if kill_at is None else -signal.SIGKILL
+            if code != expected:
+                raise RltrackError(f"A training ended with exit code {code}, not {expected}: {message or 'no message'}")
         whole, killed = (Root(root).find(name) for name in ("whole", "killed"))
         compared, difference = first_difference(_everything(whole), _everything(killed))
         notes = tuple(record["message"] for record in read_journal(killed.journal_file) if record["kind"] == "warning")
@@ -187,17 +206,21 @@ def _shortened(config: TrainingConfig, timesteps: int | None, kills: int) -> Tra
     return TrainingConfig.from_mapping({**data, "start_from": None}, source="verify-resume")
 
 
-def _train(config: TrainingConfig, root: Path, name: str, kill_at: int | None) -> None:
-    job = orjson.dumps({"config": {**config.to_mapping(), "name": name}, "root": str(root), "kill_at": kill_at})
+def _in_new_interpreter(job: Job) -> tuple[int, str]:
+    data = orjson.dumps({"config": job.config.to_mapping(), "root": str(job.root), "kill_at": job.kill_at})
     done = subprocess.run(
-        [sys.executable, "-m", "rltrack.training.verify"], input=job, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [sys.executable, "-m", "rltrack.training.verify"], input=data, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
-    expected = 0 if kill_at is None else -signal.SIGKILL
-    if done.returncode != expected:
-        messages = done.stderr.decode(errors="replace").strip().splitlines()
-        raise RltrackError(
-            f"A training ended with exit code {done.returncode}, not {expected}: {messages[-1] if messages else 'no message'}"
-        )
+    messages = done.stderr.decode(errors="replace").strip().splitlines()
+    return done.returncode, messages[-1] if messages else ""
+
+
+def train(job: Job) -> None:
+    """Do a job in this process."""
+    hooks = [] if job.kill_at is None else [_KillAt(job.kill_at)]
+    trainer = Trainer(job.config, root=job.root, hooks=hooks)
+    trainer.loop.delivers = False
+    trainer.train()
 
 
 class _KillAt:
@@ -214,10 +237,7 @@ class _KillAt:
 def main() -> None:
     """Train what standard input says."""
     job = orjson.loads(sys.stdin.buffer.read())
-    hooks = [] if job["kill_at"] is None else [_KillAt(job["kill_at"])]
-    trainer = Trainer(TrainingConfig.from_mapping(job["config"]), root=job["root"], hooks=hooks)
-    trainer.loop.delivers = False
-    trainer.train()
+    train(Job(TrainingConfig.from_mapping(job["config"]), Path(job["root"]), job["kill_at"]))
 
 
 if __name__ == "__main__":
