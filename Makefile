@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help train test check fast lint types format scores lock clean
+.PHONY: help train test nightly check fast lint types format scores lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,8 +23,11 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 train: $(VENV)/.installed  ## build the environment if needed, then train PPO on CartPole-v1 (CONFIG=... for another)
 	$(BIN)/rltrack train $(CONFIG)
 
-test: $(VENV)/.installed  ## build the environment if needed, then run every test
+test: $(VENV)/.installed  ## build the environment if needed, then run the tests
 	$(BIN)/python -m pytest -n 2
+
+nightly: $(VENV)/.installed  ## the long tests: the whole matrix of exact resume, 500 random kills (about half an hour)
+	$(BIN)/python -m pytest -n 2 -m nightly --timeout 1800
 
 check: lint types fast  ## format, lint, types, fast tests: within a minute
 
@@ -36,7 +39,7 @@ types: $(VENV)/.installed
 	$(BIN)/mypy
 
 fast: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not nightly"
 
 format: $(VENV)/.installed  ## format the code and mend what the linter can
 	$(BIN)/ruff format .

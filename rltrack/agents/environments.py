@@ -7,6 +7,8 @@ has a meaning. Evaluation has environments of its own, never the training ones, 
 from __future__ import annotations
 
 import importlib
+import multiprocessing
+import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -129,6 +131,11 @@ def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: in
     make_gym_env(config.id, config.kwargs).close()  # errors in words, before any worker process starts
 
     def build(**kwargs: Any) -> Any:
+        if (
+            seed is not None and multiprocessing.parent_process() is not None
+        ):  # of a worker, whose streams nobody seeded
+            random.seed(seed)
+            np.random.seed(seed)
         try:
             env = make_gym_env(config.id, {"render_mode": "rgb_array", **kwargs})
         except ConfigurationError:
@@ -140,7 +147,7 @@ def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: in
         n_envs=config.n_envs if n_envs is None else n_envs,
         seed=seed,
         env_kwargs=dict(config.kwargs),
-        wrapper_class=_with_state_access(config, wrapper_stack(config.wrappers)),
+        wrapper_class=_with_state_access(config, seed, wrapper_stack(config.wrappers)),
         vec_env_cls=SubprocVecEnv if config.vectorization == "subproc" else DummyVecEnv,
     )
     if config.normalize:
@@ -152,14 +159,16 @@ def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: in
     return venv
 
 
-def _with_state_access(config: EnvironmentConfig, wrap: Callable[[Any], Any] | None) -> Callable[[Any], Any] | None:
+def _with_state_access(
+    config: EnvironmentConfig, seed: int | None, wrap: Callable[[Any], Any] | None
+) -> Callable[[Any], Any] | None:
     """Make the inside of environments in worker processes reachable."""
     if config.vectorization != "subproc":
         return wrap
     from rltrack.agents.env_state import StateAccess
 
     def build_again() -> Any:
-        venv = make_vec_env_from(config.model_copy(update={"vectorization": "dummy"}), None, n_envs=1)
+        venv = make_vec_env_from(config.model_copy(update={"vectorization": "dummy"}), seed, n_envs=1)
         while hasattr(venv, "venv"):
             venv = venv.venv
         return venv.envs[0]
@@ -182,8 +191,12 @@ class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self._seeds = deque(int(seed) for seed in seeds)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Reset with the next seed of the list, if one is left."""
-        return self.env.reset(seed=self._seeds.popleft() if self._seeds else seed, options=options)
+        """Reset with the next seed of the list, if one is left; spaces too, which some environments draw from."""
+        if self._seeds:
+            seed = self._seeds.popleft()
+            self.env.action_space.seed(seed)
+            self.env.observation_space.seed(seed)
+        return self.env.reset(seed=seed, options=options)
 
 
 class GymEvaluation:

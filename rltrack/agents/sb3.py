@@ -195,20 +195,25 @@ class SB3Agent:
         Raises:
             EvaluationUnavailable: If none can be built.
         """
-        with untouched_random_streams():
+
+        def build() -> VecEnv:
             if env is not None:
                 venv = env if isinstance(env, VecEnv) else one_env(SeededEpisodes(made(env)))
             elif self._eval_env_builder is not None:
                 venv = self._eval_env_builder(n_envs, SeededEpisodes)
             else:
                 venv = mirror(self.env, n_envs)
-            venv = self.model._wrap_env(venv, monitor_wrapper=False)
+            return self.model._wrap_env(venv, monitor_wrapper=False)
+
+        with untouched_random_streams():
+            venv = build()
         if venv.observation_space != self.env.observation_space:
             raise EvaluationUnavailable(
                 f"The evaluation environment has the observation space {venv.observation_space}, training has "
                 f"{self.env.observation_space}. Pass an eval_env= that is wrapped as the training environment is."
             )
-        return SB3Evaluation(venv, self.env, self.model)
+        forgets = self._envs is None or self._envs.tier in ("capture", "replay")
+        return SB3Evaluation(venv, self.env, self.model, None if forgets or env is not None else build)
 
     def why_not_exact(self) -> str | None:
         """Return why a resume cannot be exact, or None."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,16 +22,30 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
-from rltrack.agents.env_state import StateAccess
+from rltrack.agents.env_state import StateAccess, Wrappers
 from rltrack.agents.environments import SeededEpisodes, make_gym_env, rebuild
 from rltrack.errors import EvaluationUnavailable
 
 
 class SB3Evaluation:
-    """A ``VecEnv`` for evaluation: one seed per episode, normalisation frozen at the training's statistics."""
+    """A ``VecEnv`` for evaluation: one seed per episode, normalisation frozen at the training's statistics.
 
-    def __init__(self, venv: VecEnv, training: VecEnv, model: BaseAlgorithm) -> None:
+    Each evaluation begins alike, whatever was played before.
+
+    Args:
+        venv: Where to play.
+        training: Whose statistics to use.
+        model: Whose policy plays.
+        build: Builds `venv` anew for each evaluation but the first, where a reset does not forget the past.
+    """
+
+    def __init__(
+        self, venv: VecEnv, training: VecEnv, model: BaseAlgorithm, build: Callable[[], VecEnv] | None = None
+    ) -> None:
         self.venv = venv
+        self._build = build
+        self._is_new = True
+        self._wrappers = Wrappers(venv)
         self.n_envs = venv.num_envs
         self.reports_episodes = is_monitored(venv)
         self._training = training
@@ -39,6 +53,12 @@ class SB3Evaluation:
 
     def start(self, seeds: Sequence[Sequence[int]]) -> Any:
         """Take over the training's statistics, seed the episodes and reset."""
+        if self._build is not None and not self._is_new:
+            self.venv.close()
+            self.venv = self._build()
+        elif not self._is_new:
+            self._wrappers.restore()
+        self._is_new = False
         ours, theirs = unwrap_vec_normalize(self.venv), unwrap_vec_normalize(self._training)
         if ours is not None:
             ours.training = False

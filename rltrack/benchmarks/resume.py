@@ -6,6 +6,7 @@ with the killed one but what was imported before.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import subprocess
@@ -234,6 +235,19 @@ def as_markdown(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def import_ahead() -> None:
+    """Import here what each fork would import."""
+    for name in (
+        "stable_baselines3",
+        "sb3_contrib",
+        "scipy.stats",
+        "rltrack.agents.factory",
+        "rltrack.tracking.resources",
+    ):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
 def _in_fork(job: Job) -> tuple[int, str]:
     """Train in a fork; return the exit code as `subprocess` has it, and the last line of a failure."""
     reader, writer = os.pipe()
@@ -257,6 +271,7 @@ def _in_fork(job: Job) -> tuple[int, str]:
 
 def main() -> None:
     """Run the case that is named, and print its outcome as JSON."""
+    import_ahead()
     case = BY_NAME[sys.argv[1]]
     config = TrainingConfig.from_mapping(case.config)
     steps = config.training.total_timesteps

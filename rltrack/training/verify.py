@@ -192,7 +192,7 @@ def _shortened(config: TrainingConfig, timesteps: int | None, kills: int) -> Tra
     training = {
         **config.training.model_dump(),
         "total_timesteps": timesteps,
-        "eval_freq": part if config.training.evaluates else None,
+        "eval_freq": max(1, timesteps // 3) if config.training.evaluates else None,
         "checkpoint_freq": part,
         "checkpoint_seconds": None,
         "max_seconds": None,

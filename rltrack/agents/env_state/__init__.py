@@ -5,6 +5,6 @@ replayed, ``probe`` finds out which of these works, ``training_envs`` puts it to
 """
 
 from rltrack.agents.env_state.state_access import StateAccess
-from rltrack.agents.env_state.training_envs import TrainingEnvs
+from rltrack.agents.env_state.training_envs import TrainingEnvs, Wrappers
 
-__all__ = ["StateAccess", "TrainingEnvs"]
+__all__ = ["StateAccess", "TrainingEnvs", "Wrappers"]

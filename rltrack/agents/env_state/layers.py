@@ -41,7 +41,8 @@ class CoreMethod:
     """How the innermost layer, the environment itself, is taken.
 
     Attributes:
-        name: ``attributes`` (all of them), ``own`` (its get_state and set_state), or ``replay`` (of the running episode).
+        name: ``attributes`` (all of them), ``own`` (its get_state and set_state), ``replay`` (of the running episode), or
+            ``leave`` (only the layers around it are taken).
         take: From the environment to something that can be pickled.
         put: The way back.
     """
@@ -179,6 +180,7 @@ METHODS = {
     method.name: method
     for method in (
         CoreMethod("attributes", _attributes, _put_attributes),
+        CoreMethod("leave", lambda core: {}, lambda core, saved: None),
         CoreMethod("own", _take_own, _put_own),
         CoreMethod(
             "replay", lambda core: recorder_of(core).capture(), lambda core, saved: recorder_of(core).replay(saved)

@@ -261,6 +261,29 @@ class TrainingEnvs:
         self._last_cut = cut
 
 
+class Wrappers:
+    """What the layers around the environments hold as it is now, to begin with it again.
+
+    Some wrappers remember across resets (SB3's EpisodicLifeEnv goes on with a game that is not over).
+    """
+
+    def __init__(self, venv: VecEnv) -> None:
+        vec_layers = list(_vec_layers(venv))
+        envs = getattr(vec_layers[-1], "envs", ())
+        self._layers = [*vec_layers, *(layer for env in envs for layer in layers.gym_layers(env))]
+        self._cores = [env.unwrapped for env in envs]
+        self._state: dict[str, Any] | None = None
+        try:
+            self._state = layers.capture(self._layers, self._cores, "leave")
+        except NotCapturable:
+            return
+
+    def restore(self) -> None:
+        """Put it back; does nothing where it could not be taken."""
+        if self._state is not None:
+            layers.restore(self._layers, self._cores, self._state)
+
+
 def _vec_layers(venv: VecEnv) -> Iterator[Any]:
     layer: Any = venv
     while isinstance(layer, VecEnvWrapper):
