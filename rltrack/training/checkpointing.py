@@ -51,6 +51,7 @@ class Checkpointing:
         self._saved_at = -1
         self._saved_time = time.monotonic()
         self._known_inexact = parts.why_not_exact()
+        self._failure: CheckpointFailed | None = None
 
     @property
     def next_mark(self) -> Mark:
@@ -91,13 +92,21 @@ class Checkpointing:
             self._submit(state, self._progress.env_steps, None)
 
     def save_at_end(self, *, completed: bool) -> None:
-        """Take the last version, unless it was taken here; between two cuts only if nothing is left to train."""
+        """Take the last version, unless it was taken here; between two cuts only if nothing is left to train.
+
+        Raises:
+            CheckpointFailed: If the last version could not be written, whatever is configured: there is nothing to go on with,
+                and without it the end of the training would be lost.
+        """
         if not self.is_current and (completed or not self._is_cutting):
             self.save()
         elif self._is_cutting and not self.is_current:
             self._warn(
                 f"Between two cuts no version is taken; a resume begins at the last one, at {self._saved_at:,} env steps."
             )
+        self.settle(wait=True)
+        if self._failure is not None:
+            raise self._failure
 
     def keep_policy(self, state: dict[str, Any], env_steps: int, score: float) -> None:
         """Keep a policy as it was when it was evaluated."""
@@ -118,9 +127,11 @@ class Checkpointing:
             if isinstance(outcome, CheckpointFailed):
                 if self._settings.checkpoints.on_failure == "stop":
                     raise outcome
+                self._failure = outcome
                 self._warn(f"{outcome} Training goes on, as checkpoints.on_failure says.")
             else:
                 newest = outcome
+                self._failure = None if newest.is_resumable else self._failure
                 self._committed(outcome)
         return newest
 
