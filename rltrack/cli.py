@@ -334,6 +334,22 @@ def scores(
         raise typer.Exit(EXIT_ERROR)
 
 
+@benchmark.command()
+def pause(
+    repeats: Annotated[int, typer.Option(min=1, help="Checkpoints of each case.")] = 15,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how long training pauses for a checkpoint, against SB3's own save. Takes a minute, on an idle machine."""
+    import dataclasses
+
+    from rltrack.benchmarks.pause import as_markdown, measure_pauses
+
+    rows = measure_pauses(repeats)
+    _print_json([dataclasses.asdict(row) for row in rows]) if as_json else typer.echo(as_markdown(rows))
+    if not all(row.passed for row in rows):
+        raise typer.Exit(EXIT_ERROR)
+
+
 @benchmark.command("resume")
 def resume_matrix(
     jobs: Annotated[int, typer.Option(min=1, help="Cases at a time, one core each.")] = 2,

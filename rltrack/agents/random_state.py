@@ -14,8 +14,9 @@ import numpy as np
 def capture_random() -> dict[str, Any]:
     """Return the state of Python's, numpy's and (if it is loaded) torch's random streams, as plain data."""
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    version, internal, gauss = random.getstate()
     state: dict[str, Any] = {
-        "python": random.getstate(),
+        "python": (version, np.array(internal, dtype=np.uint32), gauss),
         "numpy": {"name": name, "keys": keys, "position": position, "has_gauss": has_gauss, "cached": cached},
     }
     torch = sys.modules.get("torch")
@@ -29,7 +30,7 @@ def capture_random() -> dict[str, Any]:
 def restore_random(state: dict[str, Any]) -> None:
     """Put back what `capture_random` returned."""
     version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
+    random.setstate((version, tuple(int(word) for word in internal), gauss))
     stream = state["numpy"]
     np.random.set_state((stream["name"], stream["keys"], stream["position"], stream["has_gauss"], stream["cached"]))
     if "torch" in state:

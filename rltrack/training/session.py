@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import platform
@@ -339,9 +340,10 @@ def fetch_if_elsewhere(directory: RunDirectory, remote: RemoteRun) -> None:
     write_state(directory.path, claims[-1].attempt, size)
 
 
-def package_versions() -> dict[str, str]:
+@functools.cache
+def package_versions() -> Mapping[str, str]:
     """Return the installed versions of the packages that decide about bits."""
-    found = {}
+    found: dict[str, str] = {}
     for package in RECORDED_PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
