@@ -23,6 +23,7 @@ from rltrack.agents.protocol import (
 from rltrack.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from rltrack.agents.env_state import StateAccess
     from rltrack.config import TrainingConfig
 
 __all__ = [
@@ -34,11 +35,20 @@ __all__ = [
     "IterationStats",
     "Observer",
     "State",
+    "StateAccess",
     "StepInfo",
     "as_agent",
     "build_agent",
     "build_for_acting",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "StateAccess":  # on demand: it imports SB3
+        from rltrack.agents.env_state import StateAccess
+
+        return StateAccess
+    raise AttributeError(f"module {__name__} has no attribute {name}")
 
 
 def as_agent(agent: Any) -> Agent:
