@@ -329,7 +329,7 @@ def print_checkpoints(rows: Sequence[dict[str, Any]], problems: Sequence[str], *
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column, justify in (("version", "left"), ("env steps", "right"), ("mean return", "right"), ("holds", "left"),
-                            ("size", "right"), ("written", "right"), ("", "left")):  # fmt: skip
+                            ("size", "right"), ("age", "right"), ("", "left")):  # fmt: skip
         table.add_column(column, justify=justify, no_wrap=True, overflow="ignore")  # type: ignore[arg-type]
     for row in rows:
         marks = ["pinned"] if row["pinned"] else []
@@ -339,9 +339,9 @@ def print_checkpoints(rows: Sequence[dict[str, Any]], problems: Sequence[str], *
             row["name"],
             f"{row['env_steps']:,}",
             _number(row["score"]),
-            f"everything, environments by {row['environments'] or 'nothing'}" if row["resumable"] else "policy",
+            f"all, {row['environments'] or 'no env'}" if row["resumable"] else "policy",
             _size(row["bytes"]),
-            f"{format_duration(max(time.time() - row['created'], 0))} ago",
+            format_duration(max(time.time() - row["created"], 0)),
             " ".join(marks),
         )
     out.print(table)

@@ -186,7 +186,8 @@ def _shortened(config: TrainingConfig, timesteps: int | None, kills: int) -> Tra
         settings = agent.describe()["hyperparameters"]  # type: ignore[attr-defined]
         env.close()
         rollout = int(settings.get("n_steps") or 0) * config.environment.n_envs
-        timesteps = max(_MIN_STEPS, _ITERATIONS * rollout, int(settings.get("learning_starts") or 0) + _AFTER_WARM_UP)
+        warm_up = settings.get("learning_starts")
+        timesteps = max(_MIN_STEPS, _ITERATIONS * rollout, 0 if warm_up is None else int(warm_up) + _AFTER_WARM_UP)
         timesteps = min(timesteps, config.training.total_timesteps or timesteps)
     part = max(1, timesteps // (4 * (kills + 1)))
     training = {

@@ -215,3 +215,62 @@ def test_python_m(tmp_path):
     )
     assert result.returncode == 0
     assert "No runs under" in result.stdout
+
+
+def test_checkpoints_are_listed_verified_pinned_and_pruned(own_root, capsys):
+    run_command(["train", "--algo", "ppo", "--env", "CartPole-v1", "--timesteps", "600", "--name", "kept",
+                 "--set", "agent.hyperparameters.n_steps=100", "--set", "training.checkpoint_freq=100",
+                 "--set", "agent.hyperparameters.batch_size=50", "--set", "training.eval_freq=300",
+                 "--set", "evaluation.episodes=2", "--set", "checkpoints.keep_last=4"])  # fmt: skip
+    capsys.readouterr()
+    assert run_command(["checkpoints", "kept", "--verify", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["env_steps"] for row in rows if row["resumable"]] == [300, 400, 500, 600]
+    assert {row["environments"] for row in rows} == {"capture"}
+    config = own_root / "runs" / "kept" / "config.yaml"
+    config.write_text(config.read_text().replace("keep_last: 4", "keep_last: 1"))
+    assert run_command(["checkpoints", "kept", "--pin", "400", "--prune"]) == 0
+    out = capsys.readouterr().out
+    assert "pinned" in out
+    store = own_root / "runs" / "kept" / "checkpoints"
+    run_command(["checkpoints", "kept", "--json"])
+    left = json.loads(capsys.readouterr().out)
+    assert [row["env_steps"] for row in left if row["resumable"]] == [400, 600]
+    damaged = store / f"v{int(left[-1]['name'][1:]):06d}" / "policy.json"
+    damaged.write_text("{}")
+    assert run_command(["checkpoints", "kept", "--verify"]) == 1
+    out = capsys.readouterr().out
+    assert "damaged" in out
+    assert "policy.json does not match" in " ".join(out.split())
+    assert run_command(["checkpoints", "kept", "--pin", "v99"]) == 1
+    assert "committed:" in capsys.readouterr().err
+
+
+def test_show_says_how_a_resume_comes_out(own_root, capsys):
+    run_command(["train", "--algo", "a2c", "--env", "CartPole-v1", "--timesteps", "100", "--name", "shown"])
+    capsys.readouterr()
+    run_command(["show", "shown"])
+    assert "resume: exact: the environments' inside is in each version" in capsys.readouterr().out
+    run_command(["show", "shown", "--json"])
+    details = json.loads(capsys.readouterr().out)
+    assert details["exact"] is True
+    assert details["environments"]["probed"] is True
+
+
+@pytest.mark.slow
+def test_verify_resume(own_root, capsys):
+    settings = ["--set", "agent.hyperparameters.n_steps=32", "--set", "agent.hyperparameters.batch_size=32"]
+    assert run_command(["verify-resume", "--algo", "ppo", "--env", "CartPole-v1", "--kills", "1", *settings]) == 0
+    assert "exact: 500 env steps, 1 kills" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_verify_resume_names_what_differs(own_root, capsys):
+    pytest.importorskip("Box2D")
+    settings = ["--set", "agent.hyperparameters.n_steps=32", "--set", "agent.hyperparameters.batch_size=32"]
+    code = run_command(["verify-resume", "--algo", "ppo", "--env", "BipedalWalker-v3", "--kills", "1", *settings])
+    out = capsys.readouterr().out
+    assert code == 1
+    assert "NOT exact" in out
+    assert "first difference: " in out
+    assert "not exactly: the environments begin a new episode" in out
