@@ -112,7 +112,7 @@ def resume(
     from rltrack.training.trainer import config_of
 
     if store is not None:
-        from rltrack.training.session import fetch
+        from rltrack.training.fetching import fetch
 
         fetch(_root(), run, store)
         overrides = [*(overrides or []), f"checkpoints.store={store}"]

@@ -31,6 +31,7 @@ class Mirror:
         self._store = CheckpointStore(folder / "checkpoints")
         self._done = {(number, attempt) for number, attempt in _numbers(remote)}
         self._position = claim.journal_bytes
+        self._config_is_there = False
         self._wanted = threading.Event()
         self._closing = threading.Event()
         self._finished = threading.Event()
@@ -104,7 +105,9 @@ class Mirror:
     def _copy(self, closing: bool) -> None:
         self._remote.check_is_newest(self._claim.attempt)
         versions = self._store.versions()
-        self._remote.upload_config(self._folder / "config.yaml")
+        if not self._config_is_there:
+            self._remote.upload_config(self._folder / "config.yaml")
+            self._config_is_there = True
         self._copy_journal(max((int(version.details["journal"]["bytes"]) for version in versions), default=0))
         for version in sorted(versions, key=lambda version: (not version.is_resumable, -version.number)):
             if _key(version) not in self._done:
@@ -138,10 +141,9 @@ def write_state(folder: Path, attempt: int, journal_bytes: int) -> None:
     replace_text(folder / STATE_FILE, orjson.dumps({"attempt": attempt, "journal_bytes": journal_bytes}).decode())
 
 
-def read_state(folder: Path) -> tuple[int, int]:
-    """Return attempt and bytes of the journal that the store has; zeros where nothing was mirrored from here."""
+def attempt_of(folder: Path) -> int:
+    """Return the number of the attempt that this folder belongs to; 0 where nothing was mirrored from here."""
     try:
-        state = orjson.loads((folder / STATE_FILE).read_bytes())
+        return int(orjson.loads((folder / STATE_FILE).read_bytes())["attempt"])
     except FileNotFoundError:
-        return 0, 0
-    return int(state["attempt"]), int(state["journal_bytes"])
+        return 0

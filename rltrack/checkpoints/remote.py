@@ -47,12 +47,14 @@ class Claim:
 
     Attributes:
         attempt: 1, 2, 3, …, over all machines.
+        run_id: Of the run; another run of the same name has another.
         resumed_from: Number of the version from which it went on; 0 for none.
         journal_bytes: Size of the journal with which it began, in bytes, as far as the store has it.
         host: Where it runs.
     """
 
     attempt: int
+    run_id: str
     resumed_from: int
     journal_bytes: int
     host: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import os
 import platform
 import shutil
@@ -18,19 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rltrack.checkpoints import CheckpointStore, CheckpointWriter, Retention, Version
-from rltrack.checkpoints.mirror import Mirror, read_state, write_state
-from rltrack.checkpoints.remote import Claim, RemoteRun, signing_key
+from rltrack.checkpoints.mirror import Mirror
+from rltrack.checkpoints.remote import Claim, RemoteRun
 from rltrack.config import differences, identity_hash
 from rltrack.errors import (
     CheckpointCorrupt,
     CheckpointFailed,
     CheckpointNotFound,
-    ConfigurationError,
     NameTaken,
-    RunNotFound,
 )
 from rltrack.runs import Root, RunDirectory
 from rltrack.tracking.journal import Journal, encode_record, read_journal
+from rltrack.training.fetching import fetch_if_elsewhere, open_remote
 
 if TYPE_CHECKING:
     from rltrack.agents.protocol import State
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
 
 MIRROR_SECONDS = 60.0
 """How long the end of a run waits for its copy in a remote store."""
-_logger = logging.getLogger("rltrack")
 
 RECORDED_PACKAGES = ("rltrack", "stable-baselines3", "sb3-contrib", "sbx-rl", "gymnasium", "torch", "numpy")
 
@@ -191,7 +188,7 @@ class RunSession:
             claims = self._remote.claims()
             number = max(self.attempt, claims[-1].attempt + 1 if claims else 1)
             resumed = resumed_from.number if resumed_from else 0
-            claim = Claim(number, resumed, self._remote.journal_bytes(), socket.gethostname())
+            claim = Claim(number, self.run_id, resumed, self._remote.journal_bytes(), socket.gethostname())
             self._remote.claim(claim)
             self.attempt = number
             self._mirror = Mirror(self._remote, self.directory.path, claim)
@@ -281,63 +278,6 @@ class RunSession:
         self._open.close()
         if self._temporary:
             shutil.rmtree(self.directory.root, ignore_errors=True)
-
-
-def open_remote(url: str, name: str | None) -> RemoteRun:
-    """Return a run's copy in a remote store.
-
-    Raises:
-        ConfigurationError: If the run has no name, or there is no key to sign with.
-        MissingExtra: If nothing installed can read such a URL.
-    """
-    if name is None:
-        raise ConfigurationError(
-            f"checkpoints.store ({url}) needs a run name, by which another machine finds the run again. Set name."
-        )
-    return RemoteRun(url, name, signing_key())
-
-
-def fetch(root: Root, name: str, url: str) -> None:
-    """Copy a run from a remote store to this root, if it is not here in its newest state.
-
-    Raises:
-        RunNotFound: If the store has no such run.
-        RunBusy: If it is being trained here.
-    """
-    remote = open_remote(url, name)
-    if not remote.claims():
-        raise RunNotFound(f"{url} holds no run '{name}'. Runs get there with checkpoints.store={url}.")
-    directory = root.create(name, "")
-    with directory.lock():
-        fetch_if_elsewhere(directory, remote)
-
-
-def fetch_if_elsewhere(directory: RunDirectory, remote: RemoteRun) -> None:
-    """Copy the run from the remote store if it went on elsewhere since it was last here, or never was here.
-
-    What is here and stale is kept aside.
-
-    Raises:
-        NameTaken: If another run of this name is here.
-        CheckpointCorrupt: If a signature in the store does not hold.
-    """
-    claims = remote.claims()
-    attempt, _ = read_state(directory.path)
-    if not claims or (claims[-1].attempt <= attempt and directory.journal_file.exists()):
-        return
-    if directory.journal_file.exists():
-        if not attempt:
-            raise NameTaken(
-                f"{remote.url} holds another run of the name {directory.name} than {directory.path}. Choose another."
-            )
-        aside = directory.path / f"stale-{attempt:06d}"
-        aside.mkdir()
-        for path in list(directory.path.iterdir()):
-            if path != aside and path.name != "lock":
-                path.rename(aside / path.name)
-    shutil.rmtree(directory.path / "checkpoints", ignore_errors=True)  # of a copy that was cut short
-    size = remote.download(directory.path, _logger.warning)
-    write_state(directory.path, claims[-1].attempt, size)
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from rltrack.config import TrainingConfig
 from rltrack.errors import CheckpointCorrupt, ConfigurationError, NameTaken, RunNotFound, RunTakenOver
 from rltrack.runs import Root
 from rltrack.tracking.journal import read_journal
-from rltrack.training.session import fetch
+from rltrack.training.fetching import fetch
 from rltrack.training.trainer import Trainer
 from rltrack.training.verify import comparable, first_difference, records_of
 
@@ -167,14 +167,14 @@ def test_a_trainer_thought_dead_cannot_commit(store, tmp_path):
 
 def test_what_an_older_attempt_adds_does_not_count(store):
     remote = RemoteRun(store, "roaming", KEY.encode())
-    remote.claim(Claim(1, 0, 0, "one"))
+    remote.claim(Claim(1, "x", 0, 0, "one"))
     remote._write("journal/000001-000000000000.jsonl", b"from one\n")
-    remote.claim(Claim(2, 0, 4, "two"))
+    remote.claim(Claim(2, "x", 0, 4, "two"))
     remote._write("journal/000002-000000000004.jsonl", b" two\n")
     remote._write("journal/000001-000000000009.jsonl", b"one again\n")
     assert remote._journal() == b"from two\n"
     with pytest.raises(RunTakenOver, match="same moment"):
-        remote.claim(Claim(2, 0, 4, "three"))
+        remote.claim(Claim(2, "x", 0, 4, "three"))
     with pytest.raises(RunTakenOver, match="attempt 2 on two"):
         remote.check_is_newest(1)
 
@@ -204,9 +204,9 @@ def test_fetch(store, tmp_path):
     assert run.status().state == "stopped"
     assert [run.store().verify(version) for version in run.store().versions()].count(None) >= 2
     fetch(root, "roaming", store)  # nothing new
-    own = tmp_path / "c" / "runs" / "roaming"
-    own.mkdir(parents=True)
-    (own / "journal.jsonl").write_text("")
+    other = Trainer(config(), root=tmp_path / "c")
+    stop_at(other, 100)
+    other.train()
     with pytest.raises(NameTaken, match="holds another run of the name roaming"):
         fetch(Root(tmp_path / "c"), "roaming", store)
 
