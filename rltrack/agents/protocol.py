@@ -16,11 +16,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 State = dict[str, Any]
-"""Captured state by part. Leaves are numbers, strings, bytes, ``None`` and numpy arrays in dicts, lists and tuples.
+"""Captured state by part. Leaves are numbers, strings, bytes, ``None`` and numpy arrays in dicts, lists and tuples, and
+`rltrack.agents.rings.Ring` for the rows of a ring buffer, of which a store keeps each once.
 
 Known parts: ``policy`` (weights), ``optimizer``, ``normalization``, ``counters``, ``random``, ``buffers``, ``rollout``,
-``environment``. The first three
-are what a policy needs to come back after a collapse; a checkpoint holds all of them.
+``environment``. The first three are what a policy needs to come back after a collapse; a checkpoint holds all of them.
 """
 
 POLICY_PARTS = ("policy", "normalization")
@@ -132,6 +132,9 @@ class Agent(Protocol):
       method a resume is labelled as not exact.
     - ``is_seeded() -> bool``: whether it would begin alike if it began again.
     - ``numerics() -> dict``: what decides about bits beside versions; compared on resume.
+    - ``allow_probe(allowed)``: before ``bind``, whether scratch environments may be built.
+    - ``cut_environments(wanted)`` and ``cut()``: before ``bind``, whether environments take part by cuts; and one such cut.
+    - ``describe_resume() -> dict``: ``tier`` and ``reason``: how environments take part in a resume, for the record.
     - ``describe() -> dict``: algorithm, hyperparameters, environment and spaces, for the record.
     - ``release()``: put back what ``bind`` changed outside the agent.
     """

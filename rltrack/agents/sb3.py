@@ -47,7 +47,6 @@ class SB3Agent:
         threads: Torch threads while this agent is bound. One repeats, and is fastest for small networks.
         eval_env_builder: Builds an evaluation ``VecEnv`` of n environments, each around ``prepare(env)``; without one,
             environments are rebuilt from the specification that the training environment carries.
-        probe: Whether two scratch copies of the environment may be built to find out how its inside can be taken.
     """
 
     def __init__(
@@ -56,10 +55,9 @@ class SB3Agent:
         *,
         threads: int = 1,
         eval_env_builder: Callable[[int, Callable[[Any], Any]], VecEnv] | None = None,
-        probe: bool = True,
     ) -> None:
         self.model = model
-        self._probe = probe
+        self._probe = True
         self._cuts = False
         self._envs: TrainingEnvs | None = None
         self._replay: ReplayState | None = None
@@ -166,10 +164,13 @@ class SB3Agent:
             self._replay.restore_objects(objects)
         self._iteration = state.get("counters", {}).get("iteration", self._iteration)
 
-    def cut_environments(self) -> str | None:
-        """From the next `bind` on, take part by cuts instead of by taking the environments' state."""
-        self._cuts = True
-        return None
+    def allow_probe(self, allowed: bool) -> None:
+        """Say, before `bind`, whether two scratch copies may be built to find out how environments can be taken."""
+        self._probe = allowed
+
+    def cut_environments(self, wanted: bool) -> None:
+        """Say, before `bind`, whether environments take part by cuts instead of by their state."""
+        self._cuts = wanted
 
     def cut(self) -> None:
         """End every episode here, build the environments anew, and reset them with seeds made from the env steps."""

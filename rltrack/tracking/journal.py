@@ -12,7 +12,8 @@ kind                    fields
 ``decision``            ``step``, ``decision``, ``reason``, ``numbers``
 ``configuration``       ``run_id``, ``identity``, ``agent``: first line of the journal (not numbered)
 ``checkpoint``          ``step``, ``version``, ``score``, ``resumable`` (not numbered: some are due by the clock)
-``attempt``             ``number``, ``resumed_from``, ``exact``, ``host``, ``pid``, ``versions`` (not numbered)
+``attempt``             ``number``, ``resumed_from``, ``exact``, ``environments`` (tier), ``host``, ``pid``, ``versions`` (not
+                        numbered)
 ``warning``             ``message`` (not numbered)
 ``signal``              ``name`` (not numbered)
 ``error``               ``error``, ``message`` (not numbered)

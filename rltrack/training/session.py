@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 import platform
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rltrack.checkpoints import CheckpointStore, CheckpointWriter, Retention, Version
-from rltrack.checkpoints.mirror import Mirror
+from rltrack.checkpoints.mirror import Mirror, attempt_of
 from rltrack.checkpoints.remote import Claim, RemoteRun
 from rltrack.config import differences, identity_hash
 from rltrack.errors import (
@@ -205,6 +206,15 @@ class RunSession:
             python=platform.python_version(),
             versions=package_versions(),
         )
+
+    def finish_copy(self) -> None:
+        """Copy to the remote store what a run that is finished still lacks there; `close` waits for it."""
+        if self._remote is None:
+            return
+        claims = self._remote.claims()
+        if claims and claims[-1].attempt == attempt_of(self.directory.path):
+            rest = dataclasses.replace(claims[-1], journal_bytes=self._remote.journal_bytes())
+            self._mirror = Mirror(self._remote, self.directory.path, rest)
 
     def commit(
         self,

@@ -108,7 +108,7 @@ class SetUp:
         self.agent.scale_learning_rate(factor)
 
     def close(self) -> None:
-        """Release environments, agent and run, in that order."""
+        """Release the run, the environments and the agent, in that order."""
         self.closed = True
         self._resources.close()
 
@@ -124,13 +124,7 @@ def set_up(loop: TrainingLoop, agent: Any, env: Any, eval_env: Any) -> SetUp:
     _check_strategy(loop, adapted)
     with contextlib.ExitStack() as resources:
         _call(adapted, "set_log_interval", loop.settings.tracking.log_interval)
-        if loop.settings.checkpoints.cut_freq is not None and not callable(getattr(adapted, "cut_environments", None)):
-            raise ConfigurationError(
-                f"checkpoints.cut_freq needs an agent that can cut its environments; {type(adapted).__name__} has no "
-                "cut_environments()."
-            )
-        if loop.settings.checkpoints.cut_freq is not None:
-            _call(adapted, "cut_environments")
+        _prepare_checkpoints(loop, adapted)
         if callable(getattr(adapted, "release", None)):
             resources.callback(adapted.release)  # type: ignore[attr-defined]
         adapted.bind(env if _prepares_environments(adapted) else _plain_env(env), loop.seed)
@@ -172,6 +166,18 @@ def _check_strategy(loop: TrainingLoop, agent: Any) -> None:
                 f"Strategy 'adaptive' lowers the learning rate and goes back to the best version, for which "
                 f"{type(agent).__name__} lacks {', '.join(missing)}. Add them, or use another strategy."
             )
+
+
+def _prepare_checkpoints(loop: TrainingLoop, agent: Any) -> None:
+    """Tell the agent how its environments may take part in a resume."""
+    section = loop.settings.checkpoints
+    if section.cut_freq is not None and not callable(getattr(agent, "cut_environments", None)):
+        raise ConfigurationError(
+            f"checkpoints.cut_freq needs an agent that can cut its environments; {type(agent).__name__} has no "
+            "cut_environments()."
+        )
+    _call(agent, "cut_environments", section.cut_freq is not None)
+    _call(agent, "allow_probe", section.probe)
 
 
 def _update_per_episode(loop: TrainingLoop, agent: Any) -> list[str]:
@@ -252,6 +258,7 @@ def _report_finished(loop: TrainingLoop, session: RunSession) -> None:
     loop.progress.state = TrainingState(status.state)
     loop.progress.env_steps = status.env_steps
     loop.statistics.take(loop.progress, loop.metrics, status.reason)
+    session.finish_copy()
 
 
 def _start_attempt(loop: TrainingLoop, parts: SetUp, notes: list[str]) -> None:

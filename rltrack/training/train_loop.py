@@ -179,8 +179,14 @@ class TrainingLoop:
             MemoryLimitExceeded: If `memory_limit_mb` was exceeded; a checkpoint was written.
         """
         self.set_up(agent, env)
-        if self.progress.state.is_final:
-            self._ready().close()
+        if self.progress.state.is_final:  # finished before; what was not delivered then is delivered now
+            from rltrack.tracking.sync import read_result
+
+            parts = self._ready()
+            parts.close()
+            delivered = read_result(parts.session.directory)
+            if delivered is None or delivered["error"] is not None:
+                self._deliver()
             return self.statistics
         try:
             with self.control.signals():
@@ -297,17 +303,22 @@ class TrainingLoop:
         parts.close()
         statistics = self.statistics
         self.reporter.close(self.progress, f"{statistics.state.value}: {statistics.reason}")
-        if not parts.session.is_mirrored:
+        if self.progress.state.is_final:
+            self._deliver()
+
+    # ---- inside ----
+
+    def _deliver(self) -> None:
+        session = self._ready().session
+        if not session.is_mirrored:
             _logger.warning(
                 f"{self.settings.checkpoints.store} lacks the newest records of this run. They are delivered to MLflow when it has "
                 "them, so that another machine that goes on doubles nothing; resume the run to try again."
             )
-        elif self.delivers and self.progress.state.is_final:
+        elif self.delivers:
             from rltrack.tracking.delivery import deliver
 
-            self._delivery = deliver(parts.session.directory)
-
-    # ---- inside ----
+            self._delivery = deliver(session.directory)
 
     def _train(self) -> tuple[TrainingState, str]:
         while True:

@@ -222,13 +222,22 @@ def test_an_outage_stops_nothing_and_says_so(tmp_path, monkeypatch):
             raise ConnectionError("no route to host")
         real(self, version, attempt)
 
+    delivered = []
+    monkeypatch.setattr("rltrack.tracking.delivery.deliver", delivered.append)
     monkeypatch.setattr(RemoteRun, "upload_version", refuses)
     trainer = Trainer(config(store), root=tmp_path / "a")
     assert trainer.train().env_steps == 1200
     run = Root(tmp_path / "a").find("roaming")
     warnings = [record["message"] for record in read_journal(run.journal_file) if record["kind"] == "warning"]
     assert any("no route to host. Trying again" in message for message in warnings)
-    assert trainer.loop._delivery is None, "another machine might go on from what the store has"
+    assert delivered == [], "another machine might go on from what the store has"
+
+    monkeypatch.setattr(RemoteRun, "upload_version", real)
+    again = Trainer(config(store), root=tmp_path / "a")
+    again.train()
+    assert again.loop.was_finished
+    assert delivered == [run]
+    assert RemoteRun(store, "roaming", KEY.encode()).journal_bytes() == run.journal_file.stat().st_size
 
 
 def test_bad_stores_are_refused_before_anything_starts(tmp_path, monkeypatch):
