@@ -24,6 +24,7 @@ _EXTRAS = {
     "contrib": ("sb3_contrib", "TQC, TRPO, RecurrentPPO, MaskablePPO, QRDQN, CrossQ, ARS"),
     "sbx": ("sbx", "SB3's algorithms in JAX"),
     "zoo": ("rl_zoo3", "tuned settings: agent.preset: zoo"),
+    "s3": ("s3fs", "remote copies of runs in S3: checkpoints.store"),
     "mujoco": ("mujoco", "MuJoCo environments"),
     "atari": ("ale_py", "Atari environments"),
     "box2d": ("Box2D", "LunarLander, BipedalWalker, CarRacing"),

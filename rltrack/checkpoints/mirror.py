@@ -14,7 +14,7 @@ from rltrack.errors import RunTakenOver
 from rltrack.files import replace_text
 
 STATE_FILE = "mirror.json"
-_LONGEST_WAIT = 60.0
+_FIRST_WAIT, _LONGEST_WAIT = 0.2, 60.0
 
 
 class Mirror:
@@ -85,18 +85,16 @@ class Mirror:
                 self._taken_over = error
                 self._finished.set()
                 return
-            except FileNotFoundError:  # superseded here while it was copied: the next one is there
-                failures = 1
-                continue
             except Exception as error:  # whatever the store's client raises: an outage, a refusal
                 failures += 1
-                if failures in (1, 5):
+                # a version that was superseded here while it was copied is no problem: the next one is there
+                if failures == 5 or (failures == 1 and not isinstance(error, FileNotFoundError)):
                     self._problems.append(
                         f"The remote store {self._remote.url} cannot be written: {error}. Trying again."
                     )
-                self._closing.wait(min(_LONGEST_WAIT, 2.0 ** (failures - 1)))
-                if closing:
-                    time.sleep(1.0)
+                time.sleep(_FIRST_WAIT) if closing else self._closing.wait(
+                    min(_LONGEST_WAIT, _FIRST_WAIT * 2.0**failures)
+                )
                 continue
             failures = 0
             if closing:

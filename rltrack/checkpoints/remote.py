@@ -79,6 +79,21 @@ class RemoteRun:
                 f"checkpoints.store '{url}': {error}. For s3:// install rltrack[s3]; local folders are file:///path."
             ) from None
 
+    def check_writable(self) -> None:
+        """Find out whether the store is there and takes what is written.
+
+        Raises:
+            ConfigurationError: If not, with the reason.
+        """
+        try:
+            self._write("probe", b"")
+            self._delete("probe")
+        except Exception as error:  # whatever the store's client raises
+            raise ConfigurationError(
+                f"checkpoints.store: {self.url} cannot be written: {type(error).__name__}: {error}. See that it exists, and that "
+                "the credentials allow to write to it."
+            ) from None
+
     # ---- attempts ----
 
     def claims(self) -> list[Claim]:

@@ -132,6 +132,8 @@ class RunSession:
             return cls._begin(home.create("untracked", ""), identity, config, agent, checkpoints, temporary=True)
         home = Root(root)
         remote = None if checkpoints.store is None else open_remote(checkpoints.store, name)
+        if remote is not None:
+            remote.check_writable()
         exists = name is not None and (home.exists(name) or (remote is not None and bool(remote.claims())))
         if exists and not may_exist:
             raise NameTaken(

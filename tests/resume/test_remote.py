@@ -240,6 +240,15 @@ def test_an_outage_stops_nothing_and_says_so(tmp_path, monkeypatch):
     assert RemoteRun(store, "roaming", KEY.encode()).journal_bytes() == run.journal_file.stat().st_size
 
 
+@pytest.mark.slow
+def test_a_bucket_that_does_not_exist_is_refused(store, tmp_path):
+    if store.startswith("file"):
+        pytest.skip("folders are made")
+    with pytest.raises(ConfigurationError, match=r"s3://nobody/x/roaming cannot be written: .*bucket does not exist"):
+        Trainer(config("s3://nobody/x"), root=tmp_path / "a").train()
+    assert not (tmp_path / "a" / "runs").exists() or not list((tmp_path / "a" / "runs").iterdir())
+
+
 def test_bad_stores_are_refused_before_anything_starts(tmp_path, monkeypatch):
     monkeypatch.setenv("RLTRACK_SIGNING_KEY", KEY)
     for url, message in (("bucket/runs", "checkpoints.store"), ("nowhere://x", "nowhere")):
