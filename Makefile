@@ -26,7 +26,7 @@ train: $(VENV)/.installed  ## build the environment if needed, then train PPO on
 test: $(VENV)/.installed  ## build the environment if needed, then run the tests
 	$(BIN)/python -m pytest -n 2
 
-nightly: $(VENV)/.installed  ## the long tests: the whole matrix of exact resume, 500 random kills (about half an hour)
+nightly: $(VENV)/.installed  ## the long tests: the whole matrix of exact resume, 500 random kills (more than an hour)
 	$(BIN)/python -m pytest -n 2 -m nightly --timeout 1800
 
 check: lint types fast  ## format, lint, types, fast tests: within a minute
