@@ -131,9 +131,8 @@ def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: in
     make_gym_env(config.id, config.kwargs).close()  # errors in words, before any worker process starts
 
     def build(**kwargs: Any) -> Any:
-        if (
-            seed is not None and multiprocessing.parent_process() is not None
-        ):  # of a worker, whose streams nobody seeded
+        is_worker = multiprocessing.parent_process() is not None
+        if seed is not None and is_worker:  # nobody else seeds its process-wide streams
             random.seed(seed)
             np.random.seed(seed)
         try:
@@ -168,10 +167,8 @@ def _with_state_access(
     from rltrack.agents.env_state import StateAccess
 
     def build_again() -> Any:
-        venv = make_vec_env_from(config.model_copy(update={"vectorization": "dummy"}), seed, n_envs=1)
-        while hasattr(venv, "venv"):
-            venv = venv.venv
-        return venv.envs[0]
+        here = config.model_copy(update={"vectorization": "dummy"})
+        return make_vec_env_from(here, seed, n_envs=1).unwrapped.envs[0]
 
     def around(env: Any) -> Any:
         return StateAccess(wrap(env) if wrap else env, build_again)

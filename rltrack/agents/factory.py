@@ -68,8 +68,7 @@ def build(config: TrainingConfig) -> tuple[SB3Agent, Any]:
         ) from error
     finally:
         torch.set_num_threads(threads)
-    agent = SB3Agent(model, threads=config.agent.threads, eval_env_builder=evaluation)
-    return agent, model.env
+    return SB3Agent(model, threads=config.agent.threads, eval_env_builder=evaluation), model.env
 
 
 def build_for_acting(config: TrainingConfig) -> tuple[SB3Agent, Any]:

@@ -21,7 +21,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnv
 
 from rltrack.agents import sb3_state
 from rltrack.agents.algorithms import ScaledSchedule
@@ -287,7 +287,7 @@ class SB3Agent:
         """Return a function that builds one environment as training has them, or None if nobody can."""
         if self._eval_env_builder is not None:
             build = self._eval_env_builder
-            return lambda: _first_env(build(1, lambda env: env))
+            return lambda: build(1, lambda env: env).unwrapped.envs[0]  # type: ignore[attr-defined]
         spec = spec_of(self.env)
         return None if spec is None else lambda: Monitor(rebuild(spec, self.env))
 
@@ -383,13 +383,6 @@ def _readable(value: Any) -> Any:
     if inner is not None:
         return str(getattr(inner, "val", inner))
     return str(value).partition(" at 0x")[0]
-
-
-def _first_env(venv: VecEnv) -> Any:
-    layer: Any = venv
-    while isinstance(layer, VecEnvWrapper):
-        layer = layer.venv
-    return layer.envs[0]
 
 
 # ---- the body of learn(), once ----
