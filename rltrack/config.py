@@ -211,6 +211,12 @@ class TrackingSection(Section):
     )
     mlflow_tracking_uri: str | None = _operational(None, description="Omitted: MLFLOW_TRACKING_URI, or the root's own.")
     tensorboard_log_dir: str | None = _operational(None, description="Omitted: tensorboard/ in the run's folder.")
+    tags: dict[str, str] = _operational({}, description="Further tags of the run in MLflow, to group and find runs by.")
+    video: bool = _operational(
+        True,
+        description="Film the best policy when training has ended, where the environment can be rendered. Needs the extra "
+        "'video'.",
+    )
 
 
 class LoopSettings(Section):

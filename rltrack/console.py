@@ -5,17 +5,19 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from rltrack.checkpoints import Retention, best_first
 from rltrack.errors import CheckpointNotFound
+from rltrack.tracking.bookmark import SINKS, is_delivered, read_bookmark
 from rltrack.tracking.journal import read_journal
-from rltrack.tracking.sync import read_result
 from rltrack.training.reporter import format_duration
 
 if TYPE_CHECKING:
@@ -119,7 +121,7 @@ def run_details(run: RunDirectory) -> dict[str, Any]:
         "decisions": decisions,
         "warnings": warnings,
         "errors": errors,
-        "delivery": read_result(run),
+        "delivery": _delivery(run),
         "plots": sorted(str(path) for path in run.exports.glob("*.png")),
     }
 
@@ -160,15 +162,40 @@ def print_details(details: dict[str, Any]) -> None:
             out.print(f"[yellow]{title[:-1]}[/]: {message}", highlight=False)
     for item in details["decisions"]:
         out.print(f"decision at {item['step']:,}: {item['decision']}: {item['reason']}", highlight=False)
-    delivery = details["delivery"]
     out.print()
-    if delivery is None:
-        out.print("MLflow: nothing was delivered yet")
-    elif delivery["error"]:
-        out.print(f"[yellow]MLflow: not delivered[/]: {delivery['error']}", highlight=False)
+    for line in _delivery_lines(details["delivery"]):
+        out.print(line, highlight=False)
+
+
+def _delivery(run: RunDirectory) -> dict[str, Any]:
+    """How far a run is delivered, as plain data."""
+    bookmark = read_bookmark(run)
+    return {
+        "complete": is_delivered(run),
+        "going_on": run.is_shipped(),
+        "journal_bytes": run.journal_file.stat().st_size,
+        **({} if bookmark is None else {name: asdict(getattr(bookmark, name)) for name in SINKS}),
+        "set_aside_file": str(run.set_aside_file) if run.set_aside_file.exists() else None,
+    }
+
+
+def _delivery_lines(delivery: dict[str, Any]) -> Iterator[str]:
+    mlflow = delivery.get("mlflow")
+    if mlflow is None or "run_id" not in mlflow["state"]:
+        yield "MLflow: nothing was delivered yet"
     else:
-        found = delivery["mlflow"]
-        out.print(f"MLflow: run {found['run_id']} in {found['tracking_uri']}", highlight=False)
+        yield f"MLflow: run {mlflow['state']['run_id']} in {mlflow['state']['tracking_uri']}"
+    for name in SINKS:
+        found = delivery.get(name)
+        if found is None:
+            continue
+        missing = delivery["journal_bytes"] - found["journal"]
+        if found["problem"] is not None:
+            yield f"[yellow]{name} takes nothing[/]: {escape(found['problem']['message'])}"
+        if found["set_aside"]:
+            yield f"[yellow]{name} refused {found['set_aside']} values for good[/]; with reasons: {delivery['set_aside_file']}"
+        if missing and not delivery["going_on"]:
+            yield f"{name} lacks {_size(missing)} of the journal; `rltrack sync` delivers"
 
 
 def print_evaluation(record: dict[str, Any]) -> None:
@@ -226,13 +253,14 @@ def print_summary(run: RunDirectory, statistics: TrainingStatistics, delivered: 
     if curve.exists():
         rows.append(("plot", _short(curve)))
     rows.append(("TensorBoard", f"{_program('tensorboard')} --logdir {_short(run.tensorboard)}"))
-    result = read_result(run)
-    if delivered and result is not None and not result["error"]:
-        uri = result["mlflow"]["tracking_uri"]
+    found = read_bookmark(run)
+    uri = None if found is None else found.mlflow.state.get("tracking_uri")
+    if delivered and uri is not None:
         rows.append(("MLflow", _mlflow_command(uri) if uri.startswith("sqlite:") else uri))
     else:
-        reason = result["error"] if result and result["error"] else "the delivery still goes on"
-        rows.append(("MLflow", f"not delivered yet ({reason}); see {_short(run.path / 'sync.log')}"))
+        problem = found.mlflow.problem if found is not None else None
+        reason = problem.message if problem else "the delivery still goes on"
+        rows.append(("MLflow", f"not delivered yet: {reason} (see `rltrack show {run.name}`)"))
     labels = [label for label, _ in rows]
     if "last version" in labels:
         which = "" if "best version" in labels else ', version="last"'

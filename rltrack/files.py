@@ -1,8 +1,10 @@
-"""Writing files so that a reader sees the old content or the new, never half of either."""
+"""Writing files so that a reader sees the old content or the new, never half of either; and locks between processes."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import time
 from pathlib import Path
 
 
@@ -33,3 +35,53 @@ def replace_text(path: Path, text: str) -> None:
     write_bytes(temporary, text.encode())
     os.replace(temporary, path)
     fsync_directory(path.parent)
+
+
+def take_lock(path: Path, wait_seconds: float = 0.0) -> int | None:
+    """Take an exclusive ``flock`` on a file, and write our process id into it.
+
+    Args:
+        path: The file; made if missing.
+        wait_seconds: How long to try. `is_locked` of another process holds the lock for an instant, so a lock that must
+            not fail for that reason waits a little.
+
+    Returns:
+        A descriptor that holds the lock until it is closed; None if another process has it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                return None
+            time.sleep(0.02)
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock now."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def lock_holder(path: Path) -> int | None:
+    """Return the process id that was last written into a lock's file, or None."""
+    try:
+        return int(path.read_bytes())
+    except (OSError, ValueError):
+        return None

@@ -7,7 +7,6 @@ Locks are ``flock``: not for network file systems.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import uuid
@@ -22,7 +21,7 @@ from rltrack.checkpoints.retention import Retention
 from rltrack.checkpoints.store import CheckpointStore
 from rltrack.config import check_run_name
 from rltrack.errors import RootNotWritable, RunBusy, RunNotFound, did_you_mean
-from rltrack.files import replace_text
+from rltrack.files import is_locked, lock_holder, replace_text, take_lock
 from rltrack.tracking.journal import Record, read_journal, read_tail
 
 DEFAULT_ROOT = "mlruns"
@@ -91,6 +90,36 @@ class RunDirectory:
         return self.path / "train.log"
 
     @property
+    def lock_file(self) -> Path:
+        """Held by the process that trains."""
+        return self.path / "lock"
+
+    @property
+    def shipper_lock(self) -> Path:
+        """Held by the process that delivers."""
+        return self.path / "shipper.lock"
+
+    @property
+    def shipper_log(self) -> Path:
+        """What the delivering process said."""
+        return self.path / "shipper.log"
+
+    @property
+    def bookmark_file(self) -> Path:
+        """How far the run is delivered."""
+        return self.path / "delivered.json"
+
+    @property
+    def set_aside_file(self) -> Path:
+        """What MLflow refused for good, with its reasons."""
+        return self.path / "undelivered.jsonl"
+
+    @property
+    def destination_file(self) -> Path:
+        """Where the run's numbers go."""
+        return self.path / "destination.json"
+
+    @property
     def exports(self) -> Path:
         """Plots and exported metrics."""
         return self.path / "exports"
@@ -127,35 +156,24 @@ class RunDirectory:
         Raises:
             RunBusy: If another process holds it.
         """
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = take_lock(self.lock_file, wait_seconds=1.0)
+        if descriptor is None:
+            raise RunBusy(
+                f"Run {self.name} is being trained by process {lock_holder(self.lock_file) or 'unknown'}. Wait for it, stop "
+                "it, or choose another name."
+            )
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
-                raise RunBusy(
-                    f"Run {self.name} is being trained by process {holder or 'unknown'}. Wait for it, stop it, or choose "
-                    "another name."
-                ) from None
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
             yield
         finally:
             os.close(descriptor)
 
     def is_locked(self) -> bool:
         """Whether a process is training it now."""
-        try:
-            descriptor = os.open(self.path / "lock", os.O_RDWR)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return is_locked(self.lock_file)
+
+    def is_shipped(self) -> bool:
+        """Whether a process is delivering it now."""
+        return is_locked(self.shipper_lock)
 
     def status(self, *, held: bool = False) -> RunStatus:
         """Read how the run stands from the end of its journal; with `held`, the caller itself has the lock."""

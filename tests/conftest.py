@@ -24,6 +24,7 @@ def own_root(tmp_path, monkeypatch, request):
     monkeypatch.setenv("RLTRACK_ROOT", str(tmp_path / "mlruns"))
     if "delivery" not in request.fixturenames:
         monkeypatch.setattr("rltrack.tracking.delivery.deliver", lambda run: None)
+        monkeypatch.setattr("rltrack.tracking.delivery.deliver_left_behind", lambda root: 0)
     return tmp_path / "mlruns"
 
 

@@ -32,8 +32,8 @@ from rltrack import (  # noqa: E402
 )
 from rltrack.errors import ConfigurationError  # noqa: E402
 from rltrack.runs import Root  # noqa: E402
+from rltrack.tracking.bookmark import read_bookmark  # noqa: E402
 from rltrack.tracking.journal import read_journal  # noqa: E402
-from rltrack.tracking.sync import read_result  # noqa: E402
 
 PROJECT = Path(__file__).resolve().parents[1]
 SMALL = {"net_arch": [16, 16]}
@@ -84,7 +84,7 @@ def test_from_model_to_mlflow_and_tensorboard(delivery, own_root):
     run = Root().find("whole")
     from mlflow.tracking import MlflowClient
 
-    delivered = read_result(run)["mlflow"]
+    delivered = read_bookmark(run).mlflow.state
     client = MlflowClient(delivered["tracking_uri"])
     found = client.get_run(delivered["run_id"])
     assert found.info.status == "FINISHED"
@@ -105,7 +105,7 @@ def test_from_model_to_mlflow_and_tensorboard(delivery, own_root):
         320,
     ]
     names = {item.path for item in client.list_artifacts(delivered["run_id"])}
-    assert names >= {"config.yaml", "train.log", "plots", "metrics.csv"}
+    assert names >= {"config.yaml", "train.log", "plots"}
     assert "system/process_memory_megabytes" in found.data.metrics
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -114,8 +114,9 @@ def test_from_model_to_mlflow_and_tensorboard(delivery, own_root):
     scalars = [(event.step, event.value) for event in events.Scalars("train/loss")]
     assert scalars == [(step, pytest.approx(value)) for step, value in expected]
 
+    run.bookmark_file.unlink()  # as if nobody remembered that it was delivered
     again = subprocess.run(
-        [sys.executable, "-m", "rltrack.tracking.sync", str(run.path)], timeout=180, capture_output=True
+        [sys.executable, "-m", "rltrack.tracking.shipper", str(run.path)], timeout=180, capture_output=True
     )
     assert again.returncode == 0, again.stderr
     assert len(client.get_metric_history(delivered["run_id"], "train/loss")) == len(expected)

@@ -1,41 +1,99 @@
-"""Starting the delivery of a run's journal to MLflow and TensorBoard, in a process of its own."""
+"""Keeping a run's shipper alive from the training process, and waiting for what it delivers."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
-from rltrack.runs import RunDirectory
+from rltrack.runs import Root, RunDirectory
+from rltrack.tracking.bookmark import is_delivered, read_bookmark
+from rltrack.tracking.resources import not_of_training
+
+_LOOK_SECONDS = 1.0
+_FIRST_WAIT, _LONGEST_WAIT = 5.0, 300.0
+_POLL_SECONDS = 0.05
 
 
 class Delivery:
-    """A delivery under way; training never waits for it unless asked to."""
+    """A run's delivery, seen from the process that trains: it costs a look a second, and never waits.
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
+    Args:
+        run: The run.
+    """
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._run = run
+        self._process: subprocess.Popen[bytes] | None = None
+        self._looked = float("-inf")
+        self._started = float("-inf")
+        self._deaths = 0
+
+    def look(self) -> None:
+        """Start a shipper if there is none; at most once a second, and less often if they keep dying."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = now
+        if self._process is not None and self._process.poll() is not None:
+            self._process = None
+            self._deaths += 1
+        wait = 0.0 if self._deaths == 0 else min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (self._deaths - 1))
+        if self._process is None and now - self._started >= wait and not self._run.is_shipped():
+            self._start()
+
+    def finish(self) -> None:
+        """See to it that somebody delivers the rest, now that training has released the run."""
+        self._looked = float("-inf")
+        self._started = float("-inf")
+        if not is_delivered(self._run):
+            self.look()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the end; return whether everything was delivered."""
-        try:
-            return self._process.wait(timeout) == 0
-        except subprocess.TimeoutExpired:
-            return False
+        """Wait until everything is delivered, or nobody tries any more; return whether it is."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not is_delivered(self._run):
+            if (self._process is None or self._process.poll() is not None) and not self._run.is_shipped():
+                return is_delivered(self._run)
+            found = read_bookmark(self._run)
+            if found is not None and found.mlflow.problem is not None and found.mlflow.problem.kind == "person":
+                return False
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
+
+    def _start(self) -> None:
+        self._started = time.monotonic()
+        self._process = _spawn([str(self._run.path)], self._run.shipper_log)
+        not_of_training(self._process.pid)
 
 
 def deliver(run: RunDirectory) -> Delivery:
-    """Start delivering; its messages go to ``sync.log`` in the run's folder.
+    """Begin to deliver a run."""
+    delivery = Delivery(run)
+    delivery.look()
+    return delivery
 
-    It has a session of its own, so that Ctrl-C at the terminal does not cut it off.
-    """
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
-    with open(run.path / "sync.log", "ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "rltrack.tracking.sync", str(run.path)],
+
+def deliver_left_behind(root: Root) -> int:
+    """Deliver what dead processes left behind, in a process of its own; return how many runs that are."""
+    from rltrack.tracking.shipper import left_behind
+
+    runs = left_behind(root)
+    if runs:
+        _spawn(["--all", str(root.path)], root.path / "deliver.log")
+    return len(runs)
+
+
+def _spawn(arguments: list[str], log_file: Path) -> subprocess.Popen[bytes]:
+    """Start a shipper in a session of its own, so that Ctrl-C at the terminal does not reach it."""
+    with open(log_file, "ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "rltrack.tracking.shipper", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=environment,
         )
-    return Delivery(process)

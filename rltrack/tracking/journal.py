@@ -211,6 +211,34 @@ def read_journal(path: str | Path) -> Iterator[Record]:
                 raise ValueError(f"{path}, line {number}: {error}") from error
 
 
+def read_from(path: str | Path, begin: int, end: int, max_bytes: int = 1 << 18) -> tuple[list[Record], int]:
+    """Return the next whole records of a journal that may still grow.
+
+    Args:
+        path: The journal.
+        begin: Position in bytes at which a record begins.
+        end: Where to stop reading.
+        max_bytes: About how much to read at once; a record that is longer is read whole.
+
+    Returns:
+        The records, and the position after the last of them. A line that is no record stands as one of the kind
+        ``damaged``, with its text.
+    """
+    with open(path, "rb") as file:
+        file.seek(begin)
+        data = file.read(min(max_bytes, max(end - begin, 0)))
+        if not data.endswith(b"\n") and begin + len(data) < end:
+            data += file.readline()[: end - begin - len(data)]
+    whole = data[: data.rfind(b"\n") + 1]
+    records = []
+    for line in whole.split(b"\n")[:-1]:
+        try:
+            records.append(decode_record(line))
+        except ValueError:
+            records.append({"kind": "damaged", "time": 0.0, "text": line.decode(errors="replace")[:1000]})
+    return records, begin + len(whole)
+
+
 def read_tail(path: str | Path, max_bytes: int = _TAIL_BYTES) -> list[Record]:
     """Return the last records, at most `max_bytes` of them, without reading the whole journal."""
     with open(path, "rb") as file:

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from array import array
+from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rltrack.files import replace_text
-from rltrack.tracking.journal import Record, read_journal
+from rltrack.tracking.journal import Record, read_from, read_journal
+
+EPISODE_WINDOW = 100
+"""Training episodes over which a running mean is taken, as in SB3."""
 
 
 class Series(NamedTuple):
@@ -32,27 +36,88 @@ class Series(NamedTuple):
     times: NDArray[np.float64]
 
 
+class _Column:
+    """Steps, values and times of one metric; with a limit, every second point goes whenever there are twice as many."""
+
+    def __init__(self, max_points: int | None) -> None:
+        self.steps, self.values, self.times = array("q"), array("d"), array("d")
+        self.last = math.nan
+        self._max_points = max_points
+        self._stride = 1
+        self._seen = 0
+
+    def append(self, step: int, value: float, time: float) -> None:
+        self.last = value
+        self._seen += 1
+        if (self._seen - 1) % self._stride:
+            return
+        self.steps.append(step)
+        self.values.append(value)
+        self.times.append(time)
+        if self._max_points is not None and len(self.steps) >= 2 * self._max_points:
+            self.steps, self.values, self.times = self.steps[::2], self.values[::2], self.times[::2]
+            self._stride *= 2
+
+
 class MetricsTracker:
     """History per key, with aggregates and exports.
 
     Feed it by hand with `log`, or with a journal's records; the two look alike afterwards. Exports write the whole history
     in one step, so that a resumed run's export has every row once.
+
+    Args:
+        journal: Follow this journal: each question is answered from what it holds by then.
+        max_points: Keep at most twice as many points of each metric, evenly thinned, so that memory is bounded; for plots.
     """
 
-    def __init__(self) -> None:
-        self._columns: dict[str, tuple[array[int], array[float], array[float]]] = {}
-        self.episodes: list[tuple[int, float, int]] = []
-        """Finished training episodes: env steps at the end, return, length."""
-        self.evaluations: list[Record] = []
-        self.decisions: list[Record] = []
+    def __init__(self, journal: str | Path | None = None, max_points: int | None = None) -> None:
+        self._columns: dict[str, _Column] = {}
+        self._max_points = max_points
+        self._episodes: list[tuple[int, float, int]] = []
+        self._recent_returns: deque[float] = deque(maxlen=EPISODE_WINDOW)
+        self._episode_stride, self._episodes_seen = 1, 0
+        self._running = _Column(max_points)
+        self._evaluations: list[Record] = []
+        self._decisions: list[Record] = []
+        self._journal = None if journal is None else Path(journal)
+        self._position = 0
 
     @classmethod
-    def from_journal(cls, path: str | Path) -> MetricsTracker:
+    def from_journal(cls, path: str | Path, max_points: int | None = None) -> MetricsTracker:
         """Read a run's whole history."""
-        tracker = cls()
+        tracker = cls(max_points=max_points)
         for record in read_journal(path):
             tracker.observe(record)
         return tracker
+
+    @property
+    def episodes(self) -> list[tuple[int, float, int]]:
+        """Finished training episodes: env steps at the end, return, length."""
+        self._catch_up()
+        return self._episodes
+
+    @property
+    def evaluations(self) -> list[Record]:
+        """The journal's records of evaluations."""
+        self._catch_up()
+        return self._evaluations
+
+    @property
+    def decisions(self) -> list[Record]:
+        """The journal's records of decisions."""
+        self._catch_up()
+        return self._decisions
+
+    @property
+    def running_returns(self) -> Series:
+        """Mean return of the last 100 training episodes, at the end of each."""
+        self._catch_up()
+        return _series(self._running)
+
+    def detach(self) -> None:
+        """Read what the journal holds now, and follow it no longer: it may go away."""
+        self._catch_up()
+        self._journal = None
 
     def log(self, values: Mapping[str, float], step: int, time: float = math.nan) -> None:
         """Add one value to each of several metrics.
@@ -63,12 +128,10 @@ class MetricsTracker:
             time: Unix seconds; NaN if unknown.
         """
         for key, value in values.items():
-            columns = self._columns.get(key)
-            if columns is None:
-                columns = self._columns[key] = (array("q"), array("d"), array("d"))
-            columns[0].append(int(step))
-            columns[1].append(float(value))
-            columns[2].append(float(time))
+            column = self._columns.get(key)
+            if column is None:
+                column = self._columns[key] = _Column(self._max_points)
+            column.append(int(step), float(value), float(time))
 
     def observe(self, record: Record) -> None:
         """Take over one of the journal's records."""
@@ -76,18 +139,47 @@ class MetricsTracker:
         if kind == "metrics":
             self.log(record["values"], record["step"], record["time"])
         elif kind == "episodes":
-            self.episodes.extend(zip(record["steps"], record["returns"], record["lengths"], strict=True))
+            for episode in zip(record["steps"], record["returns"], record["lengths"], strict=True):
+                self._add_episode(*episode, record["time"])
         elif kind == "evaluation":
-            self.evaluations.append(record)
+            self._evaluations.append(record)
             self.log(evaluation_metrics(record), record["step"], record["time"])
         elif kind == "decision":
-            self.decisions.append(record)
+            self._decisions.append(record)
+
+    def _add_episode(self, step: int, episode_return: float, length: int, time: float) -> None:
+        self._recent_returns.append(episode_return)
+        self._running.append(step, sum(self._recent_returns) / len(self._recent_returns), time)
+        self._episodes_seen += 1
+        if (self._episodes_seen - 1) % self._episode_stride == 0:
+            self._episodes.append((step, episode_return, length))
+            if self._max_points is not None and len(self._episodes) >= 2 * self._max_points:
+                self._episodes = self._episodes[::2]
+                self._episode_stride *= 2
+
+    def _catch_up(self) -> None:
+        """Read what the followed journal has beyond what was read."""
+        if self._journal is None:
+            return
+        try:
+            size = self._journal.stat().st_size
+        except FileNotFoundError:
+            return
+        while self._position < size:
+            records, position = read_from(self._journal, self._position, size)
+            for record in records:
+                self.observe(record)
+            if position == self._position:
+                return
+            self._position = position
 
     def __contains__(self, key: str) -> bool:
+        self._catch_up()
         return key in self._columns
 
     def keys(self) -> list[str]:
         """Return the keys that have values, sorted."""
+        self._catch_up()
         return sorted(self._columns)
 
     def history(self, key: str) -> Series:
@@ -96,14 +188,13 @@ class MetricsTracker:
         Raises:
             KeyError: If it has none; the known keys are named.
         """
-        if key not in self._columns:
+        if key not in self:
             raise KeyError(f"No values of '{key}'. Known: {', '.join(self.keys()) or 'none yet'}.")
-        steps, values, times = self._columns[key]
-        return Series(np.array(steps, dtype=np.int64), np.array(values), np.array(times))
+        return _series(self._columns[key])
 
     def latest(self, key: str) -> float | None:
         """Return the last value of a metric, or None."""
-        return self._columns[key][1][-1] if key in self._columns else None
+        return self._columns[key].last if key in self else None
 
     def aggregate(self, key: str, window: int | None = None) -> dict[str, float]:
         """Return count, mean, std, min, max and last over the newest `window` values (all by default).
@@ -128,7 +219,8 @@ class MetricsTracker:
     def rows(self) -> Iterable[dict[str, Any]]:
         """Yield one row per value: key, step, time, value; by key, then in order of logging."""
         for key in self.keys():
-            for step, value, time in zip(*self._columns[key], strict=True):
+            column = self._columns[key]
+            for step, value, time in zip(column.steps, column.values, column.times, strict=True):
                 yield {"key": key, "step": step, "time": time, "value": value}
 
     def export_csv(self, path: str | Path) -> Path:
@@ -145,13 +237,14 @@ class MetricsTracker:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return everything as plain data that is valid JSON."""
+        self._catch_up()
         metrics = {
             key: {
-                "step": list(steps),
-                "value": [_json_number(v) for v in values],
-                "time": [_json_number(t) for t in times],
+                "step": list(column.steps),
+                "value": [_json_number(v) for v in column.values],
+                "time": [_json_number(t) for t in column.times],
             }
-            for key, (steps, values, times) in sorted(self._columns.items())
+            for key, column in sorted(self._columns.items())
         }
         steps, returns, lengths = zip(*self.episodes, strict=True) if self.episodes else ((), (), ())
         episodes = {"step": list(steps), "return": [_json_number(r) for r in returns], "length": list(lengths)}
@@ -167,6 +260,10 @@ class MetricsTracker:
         from rltrack.tracking.plots import draw_run
 
         return draw_run(self, Path(folder), title)
+
+
+def _series(column: _Column) -> Series:
+    return Series(np.array(column.steps, dtype=np.int64), np.array(column.values), np.array(column.times))
 
 
 def evaluation_metrics(record: Record) -> dict[str, float]:

@@ -12,13 +12,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter
 
+from rltrack.tracking.metrics import EPISODE_WINDOW
+
 if TYPE_CHECKING:
     from rltrack.tracking.metrics import MetricsTracker
 
 # Okabe and Ito's colours, told apart by most colour-blind readers
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _EPISODE_DOTS = 4000
-_WINDOW = 100
 
 
 def draw_run(
@@ -63,8 +64,8 @@ def draw_comparison(runs: Sequence[tuple[str, MetricsTracker]], path: Path) -> P
         if metrics.evaluations:
             _evaluation_band(axes, metrics, color, name)
         elif metrics.episodes:
-            steps, running = _running_mean(metrics)
-            axes.plot(steps, running, color=color, label=f"{name} (training episodes)")
+            running = metrics.running_returns
+            axes.plot(running.steps, running.values, color=color, label=f"{name} (training episodes)")
     axes.set_ylabel("return per episode")
     axes.legend(frameon=False, fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,9 +80,9 @@ def _learning_curve(metrics: MetricsTracker, title: str) -> Figure:
         shown = slice(None, None, max(1, math.ceil(len(steps) / _EPISODE_DOTS)))
         axes.plot(steps[shown], returns[shown], ".", color="#BBBBBB", markersize=3, label="training episodes", zorder=1)
         if len(returns) >= 2:
-            axes.plot(
-                *_running_mean(metrics), color=COLORS[1], linewidth=1.6, label=f"mean of the last {_WINDOW}", zorder=2
-            )
+            running = metrics.running_returns
+            label = f"mean of the last {EPISODE_WINDOW}"
+            axes.plot(running.steps, running.values, color=COLORS[1], linewidth=1.6, label=label, zorder=2)
     if metrics.evaluations:
         _evaluation_band(axes, metrics, COLORS[0], "evaluation, mean and 95 % interval")
     axes.set_ylabel("return per episode")
@@ -95,15 +96,6 @@ def _evaluation_band(axes: Any, metrics: MetricsTracker, color: str, label: str)
     low, high = zip(*(record["interval"] for record in metrics.evaluations), strict=True)
     axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0, zorder=3)
     axes.plot(steps, means, color=color, marker="o", markersize=4, linewidth=1.8, label=label, zorder=4)
-
-
-def _running_mean(metrics: MetricsTracker) -> tuple[np.ndarray, np.ndarray]:
-    steps = np.array([episode[0] for episode in metrics.episodes])
-    returns = np.array([episode[1] for episode in metrics.episodes])
-    sums = np.cumsum(np.insert(returns, 0, 0.0))
-    ends = np.arange(1, len(returns) + 1)
-    begins = np.maximum(ends - _WINDOW, 0)
-    return steps, (sums[ends] - sums[begins]) / (ends - begins)
 
 
 def _grid(metrics: MetricsTracker, keys: Sequence[str], title: str) -> Figure:

@@ -24,7 +24,7 @@ class Resources:
         system_memory_percent: The same, of all its memory.
         system_cpu_percent: CPU use of the whole machine, 100 for all cores busy.
         gpus: One entry per GPU: ``utilization_percentage``, ``memory_usage_megabytes``, ….
-        gpu_allocated_mb: What torch's allocator holds; None without CUDA in use.
+        process_gpu_mb: GPU memory of this process and its environment workers; None without a GPU that tells it.
     """
 
     memory_mb: float
@@ -33,7 +33,7 @@ class Resources:
     system_memory_percent: float
     system_cpu_percent: float
     gpus: tuple[dict[str, float], ...] = ()
-    gpu_allocated_mb: float | None = None
+    process_gpu_mb: float | None = None
 
     def to_metrics(self) -> dict[str, float]:
         """Return the values under the keys that MLflow's page shows as system metrics."""
@@ -46,8 +46,8 @@ class Resources:
         }
         for index, gpu in enumerate(self.gpus):
             metrics.update({f"system/gpu_{index}_{key}": value for key, value in gpu.items()})
-        if self.gpu_allocated_mb is not None:
-            metrics["system/gpu_torch_reserved_megabytes"] = self.gpu_allocated_mb
+        if self.process_gpu_mb is not None:
+            metrics["system/process_gpu_memory_megabytes"] = self.process_gpu_mb
         return metrics
 
     def to_mapping(self) -> dict[str, Any]:
@@ -56,7 +56,14 @@ class Resources:
 
 
 class ResourceSampler:
-    """Looks at a process tree and the machine."""
+    """Looks at a process tree and the machine.
+
+    Args:
+        pid: The process; omitted: this one. The process that delivers its numbers does not count as part of it.
+
+    Raises:
+        psutil.NoSuchProcess: If there is no such process.
+    """
 
     def __init__(self, pid: int | None = None) -> None:
         self._process = psutil.Process(pid or os.getpid())
@@ -86,7 +93,7 @@ class ResourceSampler:
             system_memory_percent=memory.percent,
             system_cpu_percent=psutil.cpu_percent(None),
             gpus=_gpus(),
-            gpu_allocated_mb=_allocator_memory_mb(),
+            process_gpu_mb=_gpu_memory_mb({process.pid for process in [self._process, *self._children()]}),
         )
 
     def _cpu_seconds(self) -> float:
@@ -103,14 +110,28 @@ class ResourceSampler:
         if now - self._workers_at > _CHILDREN_EVERY_SECONDS:
             self._workers_at = now
             with contextlib.suppress(psutil.Error):
-                self._workers = self._process.children(recursive=True)
+                found = self._process.children(recursive=True)
+                self._workers = [process for process in found if not _delivers(process)]
         return self._workers
 
 
-def _allocator_memory_mb() -> float | None:
-    from rltrack.agents.devices import allocator_memory_mb
+_delivering: set[int] = set()
 
-    return allocator_memory_mb()
+
+def not_of_training(session: int) -> None:
+    """Leave a process and its children out of what training uses: they deliver its numbers.
+
+    Args:
+        session: Process id of the leader of their session.
+    """
+    _delivering.add(session)
+
+
+def _delivers(process: psutil.Process) -> bool:
+    try:
+        return os.getsid(process.pid) in _delivering
+    except OSError:
+        return False
 
 
 _nvml: Any = None
@@ -118,23 +139,49 @@ _nvml: Any = None
 
 def _gpus() -> tuple[dict[str, float], ...]:
     """Ask NVML; an empty tuple where there is no GPU or no driver."""
+    found = []
+    for nvml, handle in _gpu_handles():
+        with contextlib.suppress(nvml.NVMLError):  # a GPU that fell off the bus
+            found.append(_gpu(nvml, handle))
+    return tuple(found)
+
+
+def gpu_names() -> list[str]:
+    """Return the models of the machine's GPUs."""
+    return [str(nvml.nvmlDeviceGetName(handle)) for nvml, handle in _gpu_handles()]
+
+
+def _gpu_memory_mb(pids: set[int]) -> float | None:
+    """GPU memory in MB that these processes hold, over all GPUs; None without one that tells it."""
+    total = None
+    for nvml, handle in _gpu_handles():
+        with contextlib.suppress(nvml.NVMLError):
+            held = [
+                process.usedGpuMemory or 0
+                for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+                if process.pid in pids
+            ]
+            total = (total or 0.0) + sum(held) / 1e6
+    return total
+
+
+def _gpu_handles() -> list[tuple[Any, Any]]:
     global _nvml
     if _nvml is False:
-        return ()
+        return []
     try:
         if _nvml is None:
             import pynvml
 
             pynvml.nvmlInit()
             _nvml = pynvml
-        return tuple(_gpu(_nvml, index) for index in range(_nvml.nvmlDeviceGetCount()))
+        return [(_nvml, _nvml.nvmlDeviceGetHandleByIndex(index)) for index in range(_nvml.nvmlDeviceGetCount())]
     except Exception:  # NVML raises its own kinds for a missing driver, a lost GPU, a lack of permission
         _nvml = False
-        return ()
+        return []
 
 
-def _gpu(nvml: Any, index: int) -> dict[str, float]:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+def _gpu(nvml: Any, handle: Any) -> dict[str, float]:
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     found = {
         "memory_usage_megabytes": memory.used / 1e6,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rltrack.checkpoints.encoding import find_nonfinite
 from rltrack.errors import TrainingDiverged
 
 if TYPE_CHECKING:
-    from rltrack.tracking.resources import Resources
     from rltrack.training.progress import TrainingProgress
 
 RESOURCES_EVERY_SECONDS = 5.0
@@ -30,18 +29,15 @@ class ResourceWatch:
         """What was exceeded, in words; None while all is well."""
         self._progress = progress
         self._limit = memory_limit_mb
-        self._looked = self._wrote = float("-inf")
+        self._looked = float("-inf")
 
-    def look(self, write: Callable[[Resources, int], None]) -> None:
-        """Look if it is time to: each second where there is a limit, else every five; tell `write` every five."""
+    def look(self) -> None:
+        """Look if it is time to: each second where there is a limit, else every five."""
         now = time.monotonic()
         if now - self._looked < (RESOURCES_EVERY_SECONDS if self._limit is None else MEMORY_EVERY_SECONDS):
             return
         self._looked = now
         resources = self._progress.update_resource_usage()
-        if now - self._wrote >= RESOURCES_EVERY_SECONDS:
-            self._wrote = now
-            write(resources, self._progress.env_steps)
         if self._limit is not None and resources.memory_mb > self._limit:
             self.exceeded = (
                 f"training holds {resources.memory_mb:,.0f} MB, memory_limit_mb is {self._limit:,.0f}. A checkpoint was "

@@ -78,9 +78,9 @@ class ProgressReporter:
             if logger.getEffectiveLevel() > logging.INFO:
                 logger.setLevel(logging.INFO)
         if self.tensorboard_log_dir is not None:
-            from rltrack.tracking.sinks.tensorboard import TensorBoardSink
+            from rltrack.tracking.sinks.tensorboard import TensorBoardWriter
 
-            self._tensorboard = TensorBoardSink(self.tensorboard_log_dir)
+            self._tensorboard = TensorBoardWriter(self.tensorboard_log_dir)
         if self._wanted is not False and self._terminal:
             self._start_bar(progress)
         self.say(f"{title}: training begins at {progress.env_steps:,} env steps")

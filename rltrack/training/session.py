@@ -10,7 +10,6 @@ import platform
 import shutil
 import socket
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from importlib import metadata
@@ -28,13 +27,12 @@ from rltrack.errors import (
     NameTaken,
 )
 from rltrack.runs import Root, RunDirectory
-from rltrack.tracking.journal import Journal, encode_record, read_journal
+from rltrack.tracking.journal import Journal, read_journal
 from rltrack.training.fetching import fetch_if_elsewhere, open_remote
 
 if TYPE_CHECKING:
     from rltrack.agents.protocol import State
     from rltrack.config import CheckpointsSection
-    from rltrack.tracking.resources import Resources
 
 MIRROR_SECONDS = 60.0
 """How long the end of a run waits for its copy in a remote store."""
@@ -275,12 +273,6 @@ class RunSession:
             return self.store.find("best")
         except CheckpointNotFound:
             return None
-
-    def write_resources(self, resources: Resources, env_steps: int) -> None:
-        """Append a sample; a file of its own, outside the journal."""
-        record = {"time": time.time(), "step": env_steps, "values": resources.to_metrics()}
-        with open(self.directory.resources_file, "ab", buffering=0) as file:
-            file.write(encode_record(record))
 
     def close(self) -> None:
         """Wait for what is on its way to the disk and to the store; release the journal and the lock."""

@@ -15,6 +15,7 @@ from rltrack.config import identity
 from rltrack.errors import ConfigurationError, EvaluationUnavailable, NotCapturable, ResumeMismatch
 from rltrack.evaluation.episodes import Evaluator, episode_seeds
 from rltrack.evaluation.pending import EvaluationBeside, EvaluationHere, PendingEvaluation, Player
+from rltrack.tracking.destination import read_destination, resolve_destination, write_destination
 from rltrack.tracking.metrics import MetricsTracker
 from rltrack.training.progress import TrainingState
 from rltrack.training.session import RunSession, package_versions
@@ -215,6 +216,8 @@ def _evaluation_env(
 def _open_session(loop: TrainingLoop, agent: Any) -> RunSession:
     described = agent.describe() if callable(getattr(agent, "describe", None)) else {"algorithm": type(agent).__name__}
     settings = loop.settings
+    if loop.delivers:
+        resolve_destination(settings.tracking.model_dump())  # a bad address is refused before anything starts
     config: Mapping[str, Any] = loop.config or {
         "seed": loop.seed,
         "agent": described,
@@ -222,7 +225,7 @@ def _open_session(loop: TrainingLoop, agent: Any) -> RunSession:
     }
     own_identity = loop.identity or {"seed": loop.seed, "agent": described, **identity(settings)}
     base = f"{described.get('algorithm', 'run')}-{described.get('environment', 'env')}-s{loop.seed or 0}"
-    return RunSession.open(
+    session = RunSession.open(
         loop.root,
         loop.name,
         base,
@@ -233,20 +236,23 @@ def _open_session(loop: TrainingLoop, agent: Any) -> RunSession:
         may_exist=loop.may_resume,
         tracking=loop.tracking,
     )
+    if loop.delivers:
+        run = session.directory
+        write_destination(run, resolve_destination(settings.tracking.model_dump(), read_destination(run)))
+    return session
 
 
 def _load_history(loop: TrainingLoop, session: RunSession) -> None:
     loop.statistics.run = session.directory.name if loop.tracking else None
-    if not session.is_new:
-        loop.metrics = MetricsTracker.from_journal(session.directory.journal_file)
-    session.journal.listen(loop.metrics.observe)
-    session.journal.listen(
-        lambda record: (
-            loop.reporter.report_metrics(record["values"], record["step"], record["time"])
-            if record["kind"] == "metrics"
-            else None
+    loop.metrics = MetricsTracker(session.directory.journal_file)
+    if loop.reporter.tensorboard_log_dir is not None:
+        session.journal.listen(
+            lambda record: (
+                loop.reporter.report_metrics(record["values"], record["step"], record["time"])
+                if record["kind"] == "metrics"
+                else None
+            )
         )
-    )
     if loop.tracking and loop.reporter.log_file is None:
         loop.reporter.log_file = session.directory.log_file
 

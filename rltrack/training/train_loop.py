@@ -13,6 +13,7 @@ from rltrack.config import LoopSettings
 from rltrack.errors import ConfigurationError, JournalFailed, MemoryLimitExceeded
 from rltrack.evaluation.episodes import Evaluation, EvaluationInterrupted
 from rltrack.evaluation.pending import PendingEvaluation
+from rltrack.tracking import delivery
 from rltrack.tracking.metrics import MetricsTracker
 from rltrack.training.checkpointing import Checkpointing
 from rltrack.training.control import Control, IterationAbandoned
@@ -26,6 +27,7 @@ from rltrack.training.strategies import NEVER, Decision, Mark, TrainingStrategy,
 
 if TYPE_CHECKING:
     from rltrack.checkpoints import Version
+    from rltrack.tracking.delivery import Delivery
 
 __all__ = [
     "EarlyStoppingHook",
@@ -107,6 +109,7 @@ class TrainingLoop:
         self.strategy = make_strategy(self.settings.training)
         self.progress = TrainingProgress()
         self.metrics = MetricsTracker()
+        """The run's whole history so far; read from its journal when asked."""
         self.statistics = TrainingStatistics(convergence_threshold=self.settings.training.convergence_threshold)
         self.control = Control(self._heard_signal)
         self.hooks = HookList()
@@ -121,7 +124,7 @@ class TrainingLoop:
         """Whether the run was finished before, so that nothing was trained."""
         self._given = (agent, env, eval_env)
         self._parts: SetUp | None = None
-        self._delivery: Any = None
+        self._delivery: Delivery | None = None
         self._next_evaluation = NEVER
         self._evaluated_at = -1
         self._pending: PendingEvaluation | None = None
@@ -180,13 +183,8 @@ class TrainingLoop:
         """
         self.set_up(agent, env)
         if self.progress.state.is_final:  # finished before; what was not delivered then is delivered now
-            from rltrack.tracking.sync import read_result
-
-            parts = self._ready()
-            parts.close()
-            delivered = read_result(parts.session.directory)
-            if delivered is None or delivered["error"] is not None:
-                self._deliver()
+            self._ready().close()
+            self._deliver_rest()
             return self.statistics
         try:
             with self.control.signals():
@@ -209,7 +207,7 @@ class TrainingLoop:
         Returns:
             Whether it is there now. If not, it can be delivered later: nothing is lost.
         """
-        return True if self._delivery is None else bool(self._delivery.wait(timeout))
+        return True if self._delivery is None else self._delivery.wait(timeout)
 
     # ---- the verbs, which a flow may call one by one ----
 
@@ -244,7 +242,9 @@ class TrainingLoop:
         parts.agent.set_schedule(self.strategy.remaining(progress))
         self.reporter.start(self.statistics.run or "training", progress)
         self.hooks.call("on_training_start", progress)
-        self._watch.look(parts.session.write_resources)
+        self._watch.look()
+        if self.delivers:
+            self._delivery = delivery.deliver(parts.session.directory)
 
     def train_chunk(self, mark: Mark) -> None:
         """Train until a mark is reached or something asks to stop; does nothing where it is reached already."""
@@ -300,25 +300,28 @@ class TrainingLoop:
         parts = self._parts
         if parts is None or parts.closed:
             return
+        if not self.tracking:
+            self.metrics.detach()  # the journal goes with the temporary folder
         parts.close()
         statistics = self.statistics
         self.reporter.close(self.progress, f"{statistics.state.value}: {statistics.reason}")
         if self.progress.state.is_final:
-            self._deliver()
+            self._deliver_rest()
 
     # ---- inside ----
 
-    def _deliver(self) -> None:
+    def _deliver_rest(self) -> None:
+        """Training has released the run: see to it that what is left is delivered."""
         session = self._ready().session
         if not session.is_mirrored:
             _logger.warning(
                 f"{self.settings.checkpoints.store} lacks the newest records of this run. They are delivered to MLflow when it has "
                 "them, so that another machine that goes on doubles nothing; resume the run to try again."
             )
-        elif self.delivers:
-            from rltrack.tracking.delivery import deliver
-
-            self._delivery = deliver(session.directory)
+        if self.delivers:
+            self._delivery = self._delivery or delivery.deliver(session.directory)
+            if self._delivery is not None:
+                self._delivery.finish()
 
     def _train(self) -> tuple[TrainingState, str]:
         while True:
@@ -352,7 +355,9 @@ class TrainingLoop:
         refuse_nonfinite_losses(stats.losses, self.progress.env_steps)
         self.hooks.call("on_iteration_end", self.progress, stats)
         self._saving.settle()
-        self._watch.look(parts.session.write_resources)
+        self._watch.look()
+        if self._delivery is not None:
+            self._delivery.look()
         self.reporter.update(self.progress)
 
     def _advance_clock(self) -> None:

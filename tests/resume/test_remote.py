@@ -16,7 +16,9 @@ from rltrack.checkpoints.remote import Claim, RemoteRun
 from rltrack.config import TrainingConfig
 from rltrack.errors import CheckpointCorrupt, ConfigurationError, NameTaken, RunNotFound, RunTakenOver
 from rltrack.runs import Root
+from rltrack.tracking.bookmark import read_bookmark
 from rltrack.tracking.journal import read_journal
+from rltrack.tracking.shipper import EXIT_DELIVERED, EXIT_NOT_DELIVERED, ship_run
 from rltrack.training.fetching import fetch
 from rltrack.training.trainer import Trainer
 from rltrack.training.verify import comparable, first_difference, records_of
@@ -222,21 +224,25 @@ def test_an_outage_stops_nothing_and_says_so(tmp_path, monkeypatch):
             raise ConnectionError("no route to host")
         real(self, version, attempt)
 
-    delivered = []
-    monkeypatch.setattr("rltrack.tracking.delivery.deliver", delivered.append)
     monkeypatch.setattr(RemoteRun, "upload_version", refuses)
     trainer = Trainer(config(store), root=tmp_path / "a")
     assert trainer.train().env_steps == 1200
     run = Root(tmp_path / "a").find("roaming")
     warnings = [record["message"] for record in read_journal(run.journal_file) if record["kind"] == "warning"]
     assert any("no route to host. Trying again" in message for message in warnings)
-    assert delivered == [], "another machine might go on from what the store has"
+    assert ship_run(run, patience=0.0) == EXIT_NOT_DELIVERED
+    copied = RemoteRun(store, "roaming", KEY.encode()).journal_bytes()
+    held_back = read_bookmark(run).mlflow
+    assert held_back.journal <= copied < run.journal_file.stat().st_size, (
+        "another machine might go on from what the store has"
+    )
 
     monkeypatch.setattr(RemoteRun, "upload_version", real)
     again = Trainer(config(store), root=tmp_path / "a")
     again.train()
     assert again.loop.was_finished
-    assert delivered == [run]
+    assert ship_run(run, patience=0.0) == EXIT_DELIVERED
+    assert read_bookmark(run).mlflow.journal == run.journal_file.stat().st_size
     assert RemoteRun(store, "roaming", KEY.encode()).journal_bytes() == run.journal_file.stat().st_size
 
 

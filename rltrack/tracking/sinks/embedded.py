@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
+from rltrack.errors import ConfigurationError
+from rltrack.files import replace_text, take_lock
+from rltrack.runs import Root
+from rltrack.tracking.destination import read_destination, write_destination
 
-@contextlib.contextmanager
-def _exclusively(path: Path) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+_CREATION_SECONDS = 120.0
+_PATHS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+    ("model_versions", "source"),
+)
+"""Where MLflow's database holds absolute paths."""
 
 
 def database_path(root: Path) -> Path:
@@ -40,9 +45,14 @@ def ensure_database(root: Path) -> str:
     database = database_path(root)
     if not database.exists():
         root.mkdir(parents=True, exist_ok=True)
-        with _exclusively(root / ".mlflow.lock"):
+        lock = take_lock(root / ".mlflow.lock", _CREATION_SECONDS)
+        if lock is None:
+            raise TimeoutError(f"Another process has been making {database} for {_CREATION_SECONDS:.0f} s")
+        try:
             if not database.exists():
                 _create(root, database)
+        finally:
+            os.close(lock)
     return f"sqlite:///{database}"
 
 
@@ -60,3 +70,57 @@ def _create(root: Path, database: Path) -> None:
     os.replace(complete, database)
     for leftover in root.glob(".mlflow-*.db*"):
         leftover.unlink()
+
+
+def moved_from(root: Path) -> Path | None:
+    """Return where the root was when its database was written, if it is elsewhere now; None if nothing was moved."""
+    database = database_path(root)
+    if not database.exists():
+        return None
+    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=20)) as connection:
+        rows = connection.execute(
+            "SELECT name, artifact_location FROM experiments ORDER BY experiment_id DESC"
+        ).fetchall()
+    for name, location in rows:
+        path = Path(unquote(urlsplit(location).path))
+        if location.startswith("file:") and path.parts[-2:] == ("artifacts", name) and path.parent.parent != root:
+            return path.parent.parent
+    return None
+
+
+def relocate(root: Root) -> tuple[Path, int] | None:
+    """Repair the absolute paths in the database and in the runs' folders after the root was moved.
+
+    Returns:
+        Where the root was, and how many entries were changed; None if nothing had to be.
+
+    Raises:
+        ConfigurationError: If a run is being trained or delivered.
+    """
+    old = moved_from(root.path)
+    if old is None:
+        return None
+    busy = [run.name for run in root.runs() if run.is_locked() or run.is_shipped()]
+    if busy:
+        raise ConfigurationError(f"Runs under {root.path} are in use: {', '.join(busy)}. Wait for them, or stop them.")
+    changed = 0
+    with contextlib.closing(sqlite3.connect(database_path(root.path), timeout=20)) as connection, connection:
+        for before, now in ((old.as_uri(), root.path.as_uri()), (str(old), str(root.path))):
+            for table, column in _PATHS:
+                changed += connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                    (now, len(before) + 1, before, len(before) + 1, f"{before}/"),
+                ).rowcount
+            changed += connection.execute(
+                "UPDATE tags SET value = ? || substr(value, ?) WHERE key = 'rltrack.directory' AND substr(value, 1, ?) = ?",
+                (now, len(before) + 1, len(before) + 1, f"{before}/"),
+            ).rowcount
+    for run in root.runs():
+        if run.bookmark_file.exists() and str(old) in (text := run.bookmark_file.read_text()):
+            replace_text(run.bookmark_file, text.replace(f"{old}/", f"{root.path}/"))
+        destination = read_destination(run)
+        if destination is not None and destination.tracking_uri is not None:
+            uri = destination.tracking_uri.replace(f"{old}/", f"{root.path}/")
+            write_destination(run, replace(destination, tracking_uri=uri))
+    return old, changed

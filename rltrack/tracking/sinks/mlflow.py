@@ -1,106 +1,301 @@
 """Delivers a run to MLflow, exactly once: everything can be sent again without doubling.
 
 Metrics carry the journal's own times, and MLflow drops identical rows. The MLflow run is found again by a tag of ours, so
-that an attempt that died after creating it does not create another.
+that an attempt that died after creating it does not create another. No call is repeated by MLflow's HTTP client itself
+(the process that delivers sees to that), since a repeated ``create_run`` makes two runs.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag, ViewType
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from rltrack.tracking.sinks.embedded import artifact_folder
+from rltrack.tracking.destination import Destination, without_password
+from rltrack.tracking.sinks.base import NotDelivered, Point, Refused
+from rltrack.tracking.sinks.embedded import artifact_folder, ensure_database, moved_from
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from rltrack.tracking.report import RunReport
 
 RUN_TAG = "rltrack.run_id"
 BATCH = 1000
 _MAX_KEY, _MAX_PARAM, _MAX_TAG = 250, 6000, 5000
 _FORBIDDEN = re.compile(r"[^/\w.\- :]")
+_DESCRIPTION = "mlflow.note.content"
 
 STATUS = {
     "completed": "FINISHED",
     "stopped": "KILLED",
     "failed": "FAILED",
-    "interrupted": "FAILED",
-    "running": "RUNNING",
+    "interrupted": "KILLED",
 }
+_NEEDS_A_PERSON = {"UNAUTHENTICATED", "PERMISSION_DENIED", "ENDPOINT_NOT_FOUND", "NOT_FOUND", "RESOURCE_DOES_NOT_EXIST"}
+_BAD_CONTENT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"}
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _explained(method: Callable[Concatenate[MlflowSink, P], T]) -> Callable[Concatenate[MlflowSink, P], T]:
+    """Turn whatever a database or server answers into `NotDelivered`."""
+
+    @functools.wraps(method)
+    def wrapper(self: MlflowSink, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(self, *args, **kwargs)
+        except NotDelivered:
+            raise
+        except Exception as error:
+            raise self._explain(error) from error
+
+    return wrapper
 
 
 class MlflowSink:
     """One run in MLflow.
 
     Args:
-        tracking_uri: Address of the database or server.
-        experiment: Name of the experiment; made if missing.
-        root: The root, for the artifacts of an embedded database; None for a server, which has its own place.
+        destination: Where it goes.
+        root: The root, for its own database and artifacts where the destination names no other.
+        state: ``tracking_uri``, ``experiment_id``, ``run_id``, … as left by the process before.
     """
 
-    def __init__(self, tracking_uri: str, experiment: str, root: Path | None) -> None:
-        self.tracking_uri = tracking_uri
-        self._client = MlflowClient(tracking_uri)
-        self.experiment_id = self._experiment(experiment, root)
-        self.run_id = ""
+    def __init__(self, destination: Destination, root: Path, state: dict[str, Any]) -> None:
+        self._destination, self._root = destination, root
+        self.state = state
+        self._client: Any = None
+        self._known_params: set[str] = set()
 
-    def open(self, own_id: str, name: str, start_ms: int, tags: Mapping[str, str]) -> str:
-        """Find the run with our tag, or create it; return MLflow's id."""
-        found = self._client.search_runs([self.experiment_id], f"tags.`{RUN_TAG}` = '{own_id}'", max_results=1)
-        if found:
-            self.run_id = found[0].info.run_id
-        else:
-            created = self._client.create_run(
-                self.experiment_id, start_time=start_ms, tags={RUN_TAG: own_id}, run_name=name
-            )
-            self.run_id = created.info.run_id
-        self.tags(tags)
-        return self.run_id
+    def is_lost(self, report: RunReport) -> bool:
+        """Whether `state` speaks of another place than the one that the run goes to now."""
+        address = self._destination.shown or f"sqlite:///{self._root / 'mlflow.db'}"
+        wanted = self._destination.mlflow_run_id
+        if "run_id" not in self.state:
+            return False
+        return self.state["tracking_uri"] != address or (wanted is not None and self.state["run_id"] != wanted)
 
-    def tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags; the same key again overwrites."""
-        entities = [RunTag(key, str(value)[:_MAX_TAG]) for key, value in tags.items()]
-        self._client.log_batch(self.run_id, tags=entities)
+    @_explained
+    def open(self, report: RunReport) -> None:
+        """Find the run with our tag, or create it, and say that it is running."""
+        uri = self._destination.tracking_uri or self._own_database()
+        self._client = MlflowClient(uri)
+        run = self._find(report)
+        if run is None:
+            run = self._create(report)
+        elif run.info.lifecycle_stage == "deleted":
+            raise self._deleted(run.info.run_id)
+        self.state.update(
+            tracking_uri=without_password(uri), experiment_id=run.info.experiment_id, run_id=run.info.run_id
+        )
+        self.state.setdefault("artifacts", {})
+        self._known_params = set(run.data.params)
+        if report.status().state == "running" and run.info.status != "RUNNING" and not self._is_borrowed:
+            self._client.update_run(self.run_id, status="RUNNING")
+        self._describe(report)
+        self._log_dataset(report)
 
-    def params(self, params: Mapping[str, Any]) -> None:
-        """Log parameters that are not there yet: MLflow refuses a changed value, and an operational key may change."""
-        known = self._client.get_run(self.run_id).data.params
-        new = [Param(_key(key), str(value)[:_MAX_PARAM]) for key, value in params.items() if _key(key) not in known]
-        for chunk in _chunks(new, 100):
-            self._client.log_batch(self.run_id, params=chunk)
+    @property
+    def run_id(self) -> str:
+        """MLflow's id of the run."""
+        return str(self.state["run_id"])
 
-    def metrics(self, rows: Iterable[tuple[str, float, float, int]]) -> int:
-        """Log ``(key, value, Unix seconds, step)`` in batches; return how many there were."""
-        sent = 0
-        entities = (Metric(_key(key), float(value), int(time * 1000), int(step)) for key, value, time, step in rows)
-        for chunk in _chunks(entities, BATCH):
-            self._client.log_batch(self.run_id, metrics=chunk)
-            sent += len(chunk)
-        return sent
+    @_explained
+    def write(self, points: Sequence[Point]) -> list[Refused]:
+        """Log metrics in batches; one that MLflow refuses for good is found by halving its batch."""
+        rows = (
+            Metric(_key(key), float(value), int(point.time * 1000), int(point.step))
+            for point in points
+            for key, value in point.values_for("mlflow").items()
+        )
+        refused: list[Refused] = []
+        for chunk in _chunks(rows, BATCH):
+            refused += self._log(chunk)
+        return refused
 
-    def artifact(self, path: Path, folder: str | None = None) -> None:
+    @_explained
+    def refresh(self, report: RunReport) -> None:
+        """Show description, tags and plots as they are now."""
+        self._describe(report)
+        self._upload(report)
+
+    @_explained
+    def finish(self, report: RunReport) -> None:
+        """Show the end, with the true status."""
+        self.refresh(report)
+        status = report.status()
+        # a user's own run is ended by the user's program, unless that died
+        if status.state != "running" and (not self._is_borrowed or status.state == "interrupted"):
+            self._client.set_terminated(self.run_id, STATUS[status.state], int(status.last_time * 1000))
+
+    @_explained
+    def add_artifact(self, path: Path, folder: str) -> None:
         """Upload a file; the same name again overwrites."""
         self._client.log_artifact(self.run_id, str(path), folder)
 
-    def close(self, state: str, end_ms: int) -> None:
-        """Set the run's final status."""
-        self._client.set_terminated(self.run_id, STATUS[state], end_ms)
+    def close(self) -> None:
+        """Forget the client."""
+        self._client = None
 
-    def _experiment(self, name: str, root: Path | None) -> str:
+    # ---- inside ----
+
+    def _own_database(self) -> str:
+        uri = ensure_database(self._root)
+        old = moved_from(self._root)
+        if old is not None:
+            raise NotDelivered(
+                f"The root was moved from {old} to {self._root}, and its database still holds the old paths. Repair them with "
+                f"`rltrack relocate --root {self._root}`.",
+                needs_a_person=True,
+            )
+        return uri
+
+    @property
+    def _is_borrowed(self) -> bool:
+        return self._destination.mlflow_run_id is not None
+
+    def _tag(self, report: RunReport) -> str:
+        """What our MLflow run is found by: the run's own id, unless it was asked to be delivered into a new one."""
+        return str(self.state.get("tag", report.run_id))
+
+    def _find(self, report: RunReport) -> Run | None:
+        """Return our run, the active one where there are several; None without any."""
+        known = self._destination.mlflow_run_id or self.state.get("run_id")
+        if known is not None:
+            found: Run = self._client.get_run(known)
+            return found
+        tagged = f"tags.`{RUN_TAG}` = '{self._tag(report)}'"
+        experiment_id = self._experiment_id()
+        active = self._client.search_runs([experiment_id], tagged, max_results=10)
+        if not active:
+            deleted: list[Run] = self._client.search_runs([experiment_id], tagged, ViewType.DELETED_ONLY, max_results=1)
+            return deleted[0] if deleted else None
+        kept: Run
+        kept, *others = sorted(active, key=lambda run: run.info.run_id)
+        for other in others:  # a create_run whose answer was lost, and that was asked again
+            if not other.data.metrics:
+                self._client.delete_run(other.info.run_id)
+        return kept
+
+    def _create(self, report: RunReport) -> Run:
+        created: Run = self._client.create_run(
+            self._experiment_id(),
+            start_time=int(report.start_time * 1000),
+            tags={RUN_TAG: self._tag(report)},
+            run_name=report.run.name,
+        )
+        return created
+
+    def _experiment_id(self) -> str:
+        if self._destination.experiment_id is not None:
+            return self._destination.experiment_id
+        name = self._destination.experiment
         found = self._client.get_experiment_by_name(name)
         if found is None:
-            location = None if root is None else artifact_folder(root, name).as_uri()
+            embedded = self._destination.tracking_uri is None
+            location = artifact_folder(self._root, name).as_uri() if embedded else None
             try:
                 return str(self._client.create_experiment(name, artifact_location=location))
-            except Exception:  # another process may have made it in between; if not, the error comes again below
+            except MlflowException:  # another process may have made it in between; if not, the error comes again below
                 found = self._client.get_experiment_by_name(name)
                 if found is None:
                     raise
+        if found.lifecycle_stage == "deleted":
+            raise NotDelivered(
+                f"The MLflow experiment '{name}' was deleted. Restore it (mlflow experiments restore --experiment-id "
+                f"{found.experiment_id}), or choose another with tracking.experiment; then `rltrack sync --all`.",
+                needs_a_person=True,
+            )
         return str(found.experiment_id)
 
+    def _log(self, rows: list[Metric]) -> list[Refused]:
+        try:
+            self._client.log_batch(self.run_id, metrics=rows)
+            return []
+        except MlflowException as error:
+            if error.error_code not in _BAD_CONTENT:
+                raise
+            self._check_is_active()
+            if len(rows) == 1:
+                row = rows[0]
+                what = {"key": row.key, "value": row.value, "step": row.step, "time": row.timestamp / 1000}
+                return [Refused(what, " ".join(str(error).split())[:500])]
+        middle = len(rows) // 2
+        return self._log(rows[:middle]) + self._log(rows[middle:])
 
+    def _check_is_active(self) -> None:
+        """A deleted run answers like bad content."""
+        if self._client.get_run(self.run_id).info.lifecycle_stage == "deleted":
+            raise self._deleted(self.run_id)
+
+    def _describe(self, report: RunReport) -> None:
+        params = {_key(key): str(value)[:_MAX_PARAM] for key, value in report.params().items()}
+        # MLflow refuses a changed value, and an operational key may change from one attempt to the next
+        new = [Param(key, value) for key, value in params.items() if key not in self._known_params]
+        for chunk in _chunks(new, 100):
+            self._client.log_batch(self.run_id, params=chunk)
+        self._known_params |= params.keys()
+        tags = report.tags() | {RUN_TAG: self._tag(report), _DESCRIPTION: report.description()}
+        if self._is_borrowed:
+            tags = {key: value for key, value in tags.items() if not key.startswith("mlflow.")}
+        entities = [RunTag(key, value[:_MAX_TAG]) for key, value in tags.items()]
+        for chunk in _chunks(entities, 100):
+            self._client.log_batch(self.run_id, tags=chunk)
+
+    def _log_dataset(self, report: RunReport) -> None:
+        """Name the environment as what the run learned from."""
+        params = report.params()
+        if "environment" not in params:
+            return
+        built = {key: str(value) for key, value in params.items() if key.startswith("environment.")}
+        digest = hashlib.sha256(json.dumps(built, sort_keys=True).encode()).hexdigest()[:8]
+        source = json.dumps({"environment": params["environment"]})
+        dataset = Dataset(_key(str(params["environment"])), digest, "gymnasium", source, profile=json.dumps(built))
+        tags = [InputTag("mlflow.data.context", "training")]
+        self._client.log_inputs(self.run_id, datasets=[DatasetInput(dataset, tags)])
+
+    def _upload(self, report: RunReport) -> None:
+        sent = self.state["artifacts"]
+        files = [(path, "") for path in report.documents()] + [(path, "plots") for path in sorted(report.plots)]
+        for path, folder in files:
+            stamp = [path.stat().st_size, path.stat().st_mtime_ns]
+            if sent.get(path.name) != stamp:
+                self._client.log_artifact(self.run_id, str(path), folder or None)
+                sent[path.name] = stamp
+
+    def _deleted(self, run_id: str) -> NotDelivered:
+        return NotDelivered(
+            f"The MLflow run {run_id} was deleted. Restore it (mlflow runs restore --run-id {run_id}) and `rltrack sync "
+            "RUN`, or deliver everything into a new one with `rltrack sync RUN --again`.",
+            needs_a_person=True,
+        )
+
+    def _explain(self, error: Exception) -> NotDelivered:
+        address = self._destination.shown or "the root's own database"
+        text = without_password(" ".join(str(error).split()))[:500]
+        code = error.error_code if isinstance(error, MlflowException) else type(error).__name__
+        advice = {
+            "UNAUTHENTICATED": "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN.",
+            "PERMISSION_DENIED": "Ask for the right to write there, or check the credentials.",
+            "ENDPOINT_NOT_FOUND": "Check the address: it is not MLflow that answers.",
+            "RESOURCE_DOES_NOT_EXIST": "It was there before; `rltrack sync RUN --again` delivers into a new run.",
+        }.get(str(code), "")
+        person = str(code) in _NEEDS_A_PERSON | _BAD_CONTENT or isinstance(error, ImportError)
+        return NotDelivered(f"{address} answers {code}: {text} {advice}".rstrip(), needs_a_person=person)
+
+
+@functools.lru_cache(maxsize=4096)
 def _key(key: str) -> str:
     """Replace what MLflow refuses in a key; one bad key would reject its whole batch."""
     return re.sub(r"/{2,}", "/", _FORBIDDEN.sub("_", key)).replace("..", "__").strip("/")[:_MAX_KEY]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import time as clock
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event
@@ -16,19 +16,59 @@ from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util import tensor_util
 
+from rltrack.tracking.sinks.base import Point, Refused
 
-class TensorBoardSink:
+if TYPE_CHECKING:
+    from rltrack.tracking.report import RunReport
+
+
+class EventFile:
+    """An event file that knows its position, so that what was written after a bookmark can be cut off.
+
+    Args:
+        path: The file; made if missing.
+        position: Where to go on, in bytes; what lies behind it is removed.
+        time: Unix seconds of a new file's first event.
+    """
+
+    def __init__(self, path: Path, position: int, time: float) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        os.ftruncate(descriptor, position)
+        self._file = os.fdopen(descriptor, "r+b", buffering=1 << 16)
+        self._file.seek(position)
+        self._records = RecordWriter(self._file)
+        if position == 0:
+            self.add_event(Event(wall_time=time, file_version="brain.Event:2"))
+
+    def add_event(self, event: Event) -> None:
+        """Append an event."""
+        self._records.write(event.SerializeToString())
+
+    def flush(self) -> int:
+        """Hand everything to the operating system; return the position."""
+        self._file.flush()
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._file.close()
+
+
+class TensorBoardWriter:
     """One event file.
 
     Args:
         log_dir: The folder that TensorBoard shows as one run.
+        writer: Where events go; omitted: a new file, written by a thread.
     """
 
-    def __init__(self, log_dir: str | Path) -> None:
+    def __init__(self, log_dir: str | Path, writer: EventFile | None = None) -> None:
         self.log_dir = Path(log_dir)
-        self._writer = EventFileWriter(str(self.log_dir), max_queue_size=1000, flush_secs=10)
+        self._writer: Any = writer or EventFileWriter(str(self.log_dir), max_queue_size=1000, flush_secs=10)
 
     def scalars(self, values: Mapping[str, float], step: int, time: float | None = None) -> None:
         """Add one value to each of several curves; `step` in env steps, `time` in Unix seconds."""
@@ -36,26 +76,26 @@ class TensorBoardSink:
         event.summary.value.extend(Summary.Value(tag=key, simple_value=float(value)) for key, value in values.items())
         self._writer.add_event(event)
 
-    def text(self, tag: str, markdown: str, step: int = 0) -> None:
+    def text(self, tag: str, markdown: str, step: int, time: float) -> None:
         """Add a text, shown in the TEXT tab."""
         value = Summary.Value(
             tag=tag,
             metadata=text_metadata.create_summary_metadata(display_name=None, description=None),
             tensor=tensor_util.make_tensor_proto(np.array([markdown], dtype=object)),
         )
-        self._add(Summary(value=[value]), step)
+        self._add(Summary(value=[value]), step, time)
 
-    def image(self, tag: str, png: bytes, step: int) -> None:
-        """Add a PNG picture, shown in the IMAGES tab."""
+    def image(self, tag: str, png: bytes, step: int, time: float) -> None:
+        """Add a PNG or an animated GIF, shown in the IMAGES tab."""
         image = Summary.Image(encoded_image_string=png, colorspace=4)
-        self._add(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+        self._add(Summary(value=[Summary.Value(tag=tag, image=image)]), step, time)
 
-    def hyperparameters(self, values: Mapping[str, float | str | bool], metrics: list[str]) -> None:
+    def hyperparameters(self, values: Mapping[str, float | str | bool], metrics: list[str], time: float) -> None:
         """Add hyperparameters, for the HPARAMS tab, which compares runs by `metrics`.
 
         The messages are built by hand, as TensorBoard's own helpers for them need TensorFlow.
         """
-        start = plugin_data_pb2.SessionStartInfo(start_time_secs=clock.time())
+        start = plugin_data_pb2.SessionStartInfo(start_time_secs=time)
         for key, value in values.items():
             if isinstance(value, bool):
                 start.hparams[key].bool_value = value
@@ -67,25 +107,28 @@ class TensorBoardSink:
             hparam_infos=[api_pb2.HParamInfo(name=key) for key in values],
             metric_infos=[api_pb2.MetricInfo(name=api_pb2.MetricName(tag=key)) for key in metrics],
         )
-        end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=clock.time())
-        for tag, content in (
-            (hparams_metadata.EXPERIMENT_TAG, plugin_data_pb2.HParamsPluginData(experiment=experiment)),
-            (hparams_metadata.SESSION_START_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_start_info=start)),
-            (hparams_metadata.SESSION_END_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_end_info=end)),
-        ):
-            value = Summary.Value(
-                tag=tag,
-                metadata=hparams_metadata.create_summary_metadata(content),
-                tensor=hparams_metadata.NULL_TENSOR,
-            )
-            self._add(Summary(value=[value]), 0)
+        self._hparams(hparams_metadata.EXPERIMENT_TAG, plugin_data_pb2.HParamsPluginData(experiment=experiment), time)
+        content = plugin_data_pb2.HParamsPluginData(session_start_info=start)
+        self._hparams(hparams_metadata.SESSION_START_INFO_TAG, content, time)
+
+    def session_end(self, time: float) -> None:
+        """Say in the HPARAMS tab that the run was completed."""
+        end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=time)
+        content = plugin_data_pb2.HParamsPluginData(session_end_info=end)
+        self._hparams(hparams_metadata.SESSION_END_INFO_TAG, content, time)
+
+    def _hparams(self, tag: str, content: Any, time: float) -> None:
+        value = Summary.Value(
+            tag=tag, metadata=hparams_metadata.create_summary_metadata(content), tensor=hparams_metadata.NULL_TENSOR
+        )
+        self._add(Summary(value=[value]), 0, time)
 
     def close(self) -> None:
         """Flush and close the file."""
         self._writer.close()
 
-    def _add(self, content: Summary, step: int) -> None:
-        self._writer.add_event(Event(wall_time=clock.time(), step=int(step), summary=content))
+    def _add(self, content: Summary, step: int, time: float) -> None:
+        self._writer.add_event(Event(wall_time=time, step=int(step), summary=content))
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float]:
@@ -93,12 +136,111 @@ def finite(values: Mapping[str, float]) -> dict[str, float]:
     return {key: value for key, value in values.items() if math.isfinite(value)}
 
 
-def replace_folder(source: Path, target: Path) -> None:
-    """Put the event files in `source` in the place of those in `target`."""
-    target.mkdir(parents=True, exist_ok=True)
-    old = [path for path in target.iterdir() if path.name.startswith("events.out.tfevents.")]
-    for path in source.iterdir():
-        os.replace(path, target / path.name)
-    for path in old:
-        path.unlink(missing_ok=True)
-    shutil.rmtree(source, ignore_errors=True)
+class TensorBoardSink:
+    """Delivers a run to TensorBoard, exactly once: what was written after the bookmark is cut off and written again.
+
+    An event file is only ever appended to, so that a TensorBoard that is open shows the run as it grows. Each time that
+    training goes on after an end it gets a new file.
+
+    Args:
+        state: ``folder``, ``file`` and ``position``, as left by the process before.
+    """
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self.state = state
+        self._file: EventFile | None = None
+        self._writer: TensorBoardWriter | None = None
+
+    def is_lost(self, report: RunReport) -> bool:
+        """Whether the files are not those that `state` speaks of, so that the run must be written anew."""
+        if not self.state:
+            return False
+        files = self.state["files"]
+        folder = report.run.tensorboard
+        if self.state["folder"] != str(folder):
+            return True
+        return any(
+            not (folder / name).exists() or (folder / name).stat().st_size < size for name, size in files.items()
+        )
+
+    def open(self, report: RunReport) -> None:
+        """Go on with the file of the bookmark, or begin one."""
+        folder = report.run.tensorboard
+        folder.mkdir(parents=True, exist_ok=True)
+        if not self.state:
+            for leftover in folder.glob("events.out.tfevents.*"):
+                leftover.unlink()
+            self.state.update(folder=str(folder), files={}, open=False)
+        files: dict[str, int] = self.state["files"]
+        if self.state["open"]:
+            name = max(files)
+            position = files[name]
+        else:
+            name, position = f"events.out.tfevents.{int(report.start_time):010d}.rltrack.{len(files):06d}", 0
+        self._file = EventFile(folder / name, position, report.start_time)
+        self._writer = TensorBoardWriter(folder, self._file)
+        if position == 0:
+            self._begin(self._writer, report, first=not files)
+            self.state["open"] = True
+        self._keep(name)
+
+    def write(self, points: Sequence[Point]) -> list[Refused]:
+        """Append points; NaN and infinities cannot be drawn and are left out."""
+        assert self._writer is not None, "open() comes first"
+        for point in points:
+            values = finite(point.values_for("tensorboard"))
+            if values:
+                self._writer.scalars(values, point.step, point.time)
+        self._keep(max(self.state["files"]))
+        return []
+
+    def refresh(self, report: RunReport) -> None:
+        """Curves grow by themselves."""
+
+    def finish(self, report: RunReport) -> None:
+        """Add the plots, and say that the run was completed."""
+        if not self.state["open"]:
+            self.open(report)
+        assert self._writer is not None, "open() comes first"
+        status = report.status()
+        for plot in report.draw():
+            self._writer.image(f"plots/{plot.stem}", plot.read_bytes(), status.env_steps, status.last_time)
+        if report.metrics.decisions:
+            text = "\n".join(
+                f"- {item['step']:,}: {item['decision']}: {item['reason']}" for item in report.metrics.decisions
+            )
+            self._writer.text("decisions", text, status.env_steps, status.last_time)
+        if status.is_finished:
+            self._writer.session_end(status.last_time)
+        self._keep(max(self.state["files"]))
+        self.state["open"] = False
+        self.close()
+
+    def add_video(self, report: RunReport, gif: Path) -> None:
+        """Add an animated picture in a file of its own, as the run's is closed by then."""
+        folder, status = report.run.tensorboard, report.status()
+        name = f"{max(self.state['files'])}.video"
+        file = EventFile(folder / name, 0, report.start_time)
+        TensorBoardWriter(folder, file).image(f"video/{gif.stem}", gif.read_bytes(), status.env_steps, status.last_time)
+        self.state["files"][name] = file.flush()
+        file.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+        self._file = self._writer = None
+
+    def _begin(self, writer: TensorBoardWriter, report: RunReport, *, first: bool) -> None:
+        if first:
+            plain = {
+                key: value for key, value in report.params().items() if isinstance(value, bool | int | float | str)
+            }
+            writer.hyperparameters(plain, ["eval/mean_reward", "rollout/ep_rew_mean"], report.start_time)
+            if report.run.config_file.exists():
+                text = f"```yaml\n{report.run.config_file.read_text()}```"
+                writer.text("configuration", text, 0, report.start_time)
+
+    def _keep(self, name: str) -> None:
+        assert self._file is not None, "open() comes first"
+        self.state["files"][name] = self._file.flush()

@@ -1,0 +1,106 @@
+"""How far a run is delivered: one small file in its folder, replaced in one step."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rltrack.runs import RunDirectory
+
+_FORMAT = 1
+SINKS = ("mlflow", "tensorboard")
+
+
+@dataclass
+class Problem:
+    """Why nothing is delivered just now.
+
+    Attributes:
+        kind: ``passing`` (tried again by itself), or ``person`` (somebody must do something first).
+        message: What was asked, what was answered, what to do.
+        since: Unix seconds of the first failure in a row.
+    """
+
+    kind: str
+    message: str
+    since: float
+
+
+@dataclass
+class SinkBookmark:
+    """How far one sink is.
+
+    Attributes:
+        journal: Position in the journal up to which it has everything, in bytes.
+        resources: The same for the samples of memory, CPU and GPU.
+        finished_at: Position in the journal at which status and plots were delivered; None before.
+        set_aside: Records it refused for good; they are in ``undelivered.jsonl``.
+        problem: Why it has no more.
+        state: The sink's own: addresses, ids, positions.
+    """
+
+    journal: int = 0
+    resources: int = 0
+    finished_at: int | None = None
+    set_aside: int = 0
+    problem: Problem | None = None
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Bookmark:
+    """How far each sink is.
+
+    Attributes:
+        run_id: Of the run, as in its journal; a bookmark of another run does not count.
+        mlflow: MLflow's.
+        tensorboard: TensorBoard's.
+        context: Facts of the machine and the program at the time of the first attempt.
+    """
+
+    run_id: str
+    mlflow: SinkBookmark = field(default_factory=SinkBookmark)
+    tensorboard: SinkBookmark = field(default_factory=SinkBookmark)
+    context: dict[str, Any] = field(default_factory=dict)
+
+    def is_complete(self, journal_bytes: int) -> bool:
+        """Whether everything is delivered, the final status too."""
+        return all(getattr(self, name).finished_at == journal_bytes for name in SINKS)
+
+    def save(self, path: Path) -> None:
+        """Write it in one step. It is not fsynced: what it lacks after a power cut is delivered again."""
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_text(json.dumps({"format": _FORMAT, **asdict(self)}))
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: Path, run_id: str) -> Bookmark:
+        """Return the bookmark of this run; an empty one where there is none that can be read."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            data = json.loads(path.read_text())
+            if data["format"] == _FORMAT and data["run_id"] == run_id:
+                return cls(run_id, _sink(data["mlflow"]), _sink(data["tensorboard"]), data["context"])
+        return cls(run_id)
+
+
+def _sink(data: dict[str, Any]) -> SinkBookmark:
+    problem = data.pop("problem")
+    return SinkBookmark(**data, problem=Problem(**problem) if problem else None)
+
+
+def read_bookmark(run: RunDirectory) -> Bookmark | None:
+    """Return how far a run is delivered; None if nothing was begun."""
+    first = run.configuration_record()
+    if first is None or not run.bookmark_file.exists():
+        return None
+    return Bookmark.load(run.bookmark_file, first["run_id"])
+
+
+def is_delivered(run: RunDirectory) -> bool:
+    """Whether everything a run recorded is delivered."""
+    found = read_bookmark(run)
+    return found is not None and found.is_complete(run.journal_file.stat().st_size)

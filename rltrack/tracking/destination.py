@@ -1,0 +1,123 @@
+"""Where a run's numbers go: the root's own MLflow database, or what the user set.
+
+What counts, the first that is given: the configuration, what the program set with MLflow's own functions
+(``mlflow.set_tracking_uri``, ``mlflow.set_experiment``, an active run), MLflow's environment variables, where an earlier
+attempt of the same run delivered to, the root's own database. MLflow is asked only if the program imported it itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from rltrack.errors import ConfigurationError
+from rltrack.runs import RunDirectory
+
+DEFAULT_EXPERIMENT = "rltrack"
+_SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)([^/?].*)")
+_PASSWORD = re.compile(r"(//[^/:@]*:)[^/@]+@")
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where numbers go.
+
+    Attributes:
+        tracking_uri: Address of an MLflow server or database; None for the root's own database.
+        experiment: Name of the experiment.
+        experiment_id: Its id, where the user's program gave that instead.
+        mlflow_run_id: A run of the user's own to log into; None for one that is made.
+    """
+
+    tracking_uri: str | None = None
+    experiment: str = DEFAULT_EXPERIMENT
+    experiment_id: str | None = None
+    mlflow_run_id: str | None = None
+
+    @property
+    def shown(self) -> str | None:
+        """The address without its password."""
+        return None if self.tracking_uri is None else without_password(self.tracking_uri)
+
+
+def resolve_destination(tracking: Mapping[str, Any], before: Destination | None = None) -> Destination:
+    """Find out where numbers go, from this process.
+
+    Args:
+        tracking: The configuration's section ``tracking``.
+        before: Where an earlier attempt delivered to.
+
+    Raises:
+        ConfigurationError: If MLflow cannot keep anything at that address.
+    """
+    before = before or Destination()
+    fluent, active = sys.modules.get("mlflow.tracking.fluent"), None
+    service = sys.modules.get("mlflow.tracking._tracking_service.utils")
+    mlflow = sys.modules.get("mlflow")
+    if mlflow is not None and callable(getattr(mlflow, "active_run", None)):
+        active = mlflow.active_run()
+    uri = (
+        tracking.get("mlflow_tracking_uri")
+        or getattr(service, "_tracking_uri", None)
+        or os.environ.get("MLFLOW_TRACKING_URI")
+    )
+    if uri is None and active is not None and mlflow is not None:
+        uri = mlflow.get_tracking_uri()
+    given = tracking.get("experiment")
+    by_id = None if given else getattr(fluent, "_active_experiment_id", None) or os.environ.get("MLFLOW_EXPERIMENT_ID")
+    name = given or os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    own_run = active.info.run_id if active is not None else os.environ.get("MLFLOW_RUN_ID")
+    if uri is None and by_id is None and own_run is None and name is None:
+        return before
+    return Destination(
+        tracking_uri=_checked(str(uri)) if uri is not None else before.tracking_uri,
+        experiment=name or before.experiment,
+        experiment_id=str(by_id) if by_id else None,
+        mlflow_run_id=own_run or before.mlflow_run_id,
+    )
+
+
+def read_destination(run: RunDirectory) -> Destination | None:
+    """Return where the run's last attempt said its numbers go; None before the first."""
+    try:
+        return Destination(**json.loads(run.destination_file.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_destination(run: RunDirectory, destination: Destination) -> None:
+    """Remember it; the file can be read by its owner only, as an address may hold a password."""
+    temporary = run.destination_file.with_suffix(f".{os.getpid()}.tmp")
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(asdict(destination), file)
+    os.replace(temporary, run.destination_file)
+
+
+def without_password(address: str) -> str:
+    """Return an address, or a text that holds one, without its password."""
+    return _PASSWORD.sub(r"\1***@", address)
+
+
+def _checked(uri: str) -> str:
+    """Make a relative sqlite address absolute; refuse what MLflow 3 refuses."""
+    scheme = urlsplit(uri).scheme
+    if scheme in ("", "file") and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() != "true":
+        path = Path(urlsplit(uri).path or uri).absolute()
+        raise ConfigurationError(
+            f"The MLflow tracking URI is {uri!r}: MLflow 3 keeps no runs in plain folders. Use a database, such as "
+            f"sqlite:///{path / 'mlflow.db'}, or a server, such as http://127.0.0.1:5000; or leave it out for the root's own "
+            "database."
+        )
+    relative = _SQLITE.fullmatch(uri)
+    return relative[1] + str(Path(relative[2]).absolute()) if relative else uri

@@ -1,0 +1,227 @@
+"""What MLflow and TensorBoard are told of a run beside its curves: parameters, tags, a description, plots."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import socket
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from rltrack.config import flatten
+from rltrack.runs import RunDirectory, RunStatus
+from rltrack.tracking.destination import without_password
+from rltrack.tracking.journal import Record, read_from
+from rltrack.tracking.metrics import MetricsTracker
+
+_POINTS = 2000
+_SHOWN_EVALUATIONS = 10
+
+
+class RunReport:
+    """Follows a run's records, in bounded memory.
+
+    Args:
+        run: The run.
+        context: Facts of program and machine at the time of the first attempt (`context_now`).
+    """
+
+    def __init__(self, run: RunDirectory, context: Mapping[str, Any]) -> None:
+        self.run = run
+        self.context = context
+        self.metrics = MetricsTracker(max_points=_POINTS)
+        self.resources = MetricsTracker(max_points=_POINTS)
+        self.configuration: Record = run.configuration_record() or {"run_id": run.name, "time": 0.0, "agent": {}}
+        self.config = run.read_config() if run.config_file.exists() else {}
+        self._journal_at = self._resources_at = 0
+        self.plots: list[Path] = []
+        """What was drawn last."""
+        self._drawn_at: tuple[int, int] | None = None
+        self._first_attempt: Record = {}
+        self._last_attempt: Record = {}
+        self._attempts = 0
+        self._exact = True
+        self._error = ""
+
+    def catch_up(self, journal_end: int, resources_end: int) -> bool:
+        """Read on up to these positions; return whether there was anything new."""
+        before = self._journal_at
+        while self._journal_at < journal_end:
+            records, position = read_from(self.run.journal_file, self._journal_at, journal_end)
+            for record in records:
+                self._observe(record)
+            if position == self._journal_at:
+                break
+            self._journal_at = position
+        while self._resources_at < resources_end:
+            records, position = read_from(self.run.resources_file, self._resources_at, resources_end)
+            for record in records:
+                if "values" in record:
+                    self.resources.log(record["values"], record["step"], record["time"])
+            if position == self._resources_at:
+                break
+            self._resources_at = position
+        return self._journal_at > before
+
+    def _observe(self, record: Record) -> None:
+        kind = record["kind"]
+        if kind == "attempt":
+            self._attempts += 1
+            self._first_attempt = self._first_attempt or record
+            self._last_attempt = record
+            self._exact = self._exact and record["exact"]
+            self._error = ""
+        elif kind == "error":
+            self._error = f"{record['error']}: {record['message']}"
+        self.metrics.observe(record)
+        if kind == "evaluation":  # the episodes themselves are in the journal
+            self.metrics.evaluations[-1] = {key: record[key] for key in ("step", "mean", "iqm", "interval")}
+
+    @property
+    def run_id(self) -> str:
+        """The run's own id."""
+        return str(self.configuration["run_id"])
+
+    @property
+    def start_time(self) -> float:
+        """Unix seconds of the first record."""
+        return float(self.configuration["time"])
+
+    def status(self) -> RunStatus:
+        """How the run stands."""
+        return self.run.status()
+
+    def params(self) -> dict[str, Any]:
+        """Return every resolved setting under a short name: an algorithm's own hyperparameters without a prefix."""
+        agent = self.configuration.get("agent") or {}
+        params: dict[str, Any] = {
+            key: agent[key] for key in ("algorithm", "policy", "environment", "n_envs") if key in agent
+        }
+        params["seed"] = self.config.get("seed")
+        params |= {key: value for key, value in (agent.get("hyperparameters") or {}).items() if key not in params}
+        for section in ("environment", "training", "evaluation", "checkpoints"):
+            if isinstance(self.config.get(section), Mapping):
+                params |= {f"{section}.{key}": value for key, value in flatten(self.config[section])}
+        params |= {f"version.{name}": number for name, number in (self._first_attempt.get("versions") or {}).items()}
+        if "python" in self._first_attempt:
+            params["version.python"] = self._first_attempt["python"]
+        params |= self.context
+        return {
+            key: without_password(value) if isinstance(value, str) else value
+            for key, value in params.items()
+            if value is not None
+        }
+
+    def tags(self) -> dict[str, str]:
+        """Return what runs are grouped and found by."""
+        status, params = self.status(), self.params()
+        tags = {
+            "rltrack.run": self.run.name,
+            "rltrack.directory": str(self.run.path),
+            "rltrack.state": status.state,
+            "rltrack.reason": status.reason,
+            "rltrack.error": self._error,
+            "rltrack.attempts": str(self._attempts),
+            "rltrack.seed_group": self._seed_group(),
+            "mlflow.source.name": "rltrack",
+            "mlflow.source.type": "JOB",
+        }
+        if "git.commit" in params:
+            tags["mlflow.source.git.commit"] = params["git.commit"]
+        if self._last_attempt:
+            tags["rltrack.host"] = self._last_attempt["host"]
+            tags["rltrack.resume"] = (self._last_attempt["environments"] or {}).get("tier", "unknown")
+            tags["rltrack.exact"] = str(self._exact).lower()
+        tags |= {key: str(params[key]) for key in ("algorithm", "environment", "seed") if key in params}
+        return tags | {key: str(value) for key, value in (self._tracking.get("tags") or {}).items()}
+
+    @property
+    def _tracking(self) -> Mapping[str, Any]:
+        return self.config.get("tracking") or {}
+
+    def _seed_group(self) -> str:
+        """The same for runs that differ in nothing but their seed."""
+        identity = {key: value for key, value in (self.configuration.get("identity") or {}).items() if key != "seed"}
+        agent = self.configuration.get("agent") or {}
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+        return f"{agent.get('algorithm', 'run')}-{agent.get('environment', 'env')}-{digest}"
+
+    def description(self) -> str:
+        """Return the run in a few lines of Markdown: how it stands, its curve, its decisions."""
+        status, metrics = self.status(), self.metrics
+        lines = [f"**{self.run.name}**: {status.state} at {status.env_steps:,} env steps"
+                 + (f" ({status.reason})." if status.reason else ".")]  # fmt: skip
+        if metrics.evaluations:
+            best = max(metrics.evaluations, key=lambda record: record["mean"])
+            lines[0] += f" Best evaluation: mean return {best['mean']:.5g} at {best['step']:,}."
+            lines += ["", "| env steps | mean return | 95 % interval | IQM |", "|---:|---:|---:|---:|"]
+            for record in _spread(metrics.evaluations, _SHOWN_EVALUATIONS):
+                low, high = record["interval"]
+                mean = f"**{record['mean']:.5g}**" if record is best else f"{record['mean']:.5g}"
+                lines.append(f"| {record['step']:,} | {mean} | {low:.5g} to {high:.5g} | {record['iqm']:.5g} |")
+        if metrics.decisions:
+            lines += [
+                "",
+                *(f"- {item['step']:,}: {item['decision']}: {item['reason']}" for item in metrics.decisions[-10:]),
+            ]
+        if self._error:
+            lines += ["", f"Error: {self._error}"]
+        return "\n".join(lines)
+
+    def draw(self) -> list[Path]:
+        """Draw the plots into the run's ``exports/``, if there is anything new to draw; return their files."""
+        from rltrack.tracking.plots import draw_run
+
+        if self._drawn_at != (self._journal_at, self._resources_at):
+            self.plots = draw_run(self.metrics, self.run.exports, self.run.name, self.resources)
+            self._drawn_at = (self._journal_at, self._resources_at)
+        return self.plots
+
+    def documents(self) -> list[Path]:
+        """Return the files that stand for the run as text: configuration and log."""
+        return [path for path in (self.run.config_file, self.run.log_file) if path.exists()]
+
+
+def _spread(items: list[Record], count: int) -> list[Record]:
+    """At most `count` of them, evenly spread, with the best and the last."""
+    if len(items) <= count:
+        return items
+    best = max(range(len(items)), key=lambda index: items[index]["mean"])
+    chosen = {round(index * (len(items) - 1) / (count - 1)) for index in range(count)} | {best}
+    return [items[index] for index in sorted(chosen)]
+
+
+def context_now() -> dict[str, Any]:
+    """Return the state of the program's repository and the machine, as parameters."""
+    context: dict[str, Any] = {
+        "machine.host": socket.gethostname(),
+        "machine.system": f"{platform.system()} {platform.machine()}",
+        "machine.cores": os.cpu_count(),
+        "machine.memory_gb": round(psutil.virtual_memory().total / 1e9),
+    }
+    from rltrack.tracking.resources import gpu_names
+
+    for index, name in enumerate(gpu_names()):
+        context[f"machine.gpu_{index}"] = name
+    commit = _git("rev-parse", "HEAD")
+    if commit:
+        context["git.commit"] = commit
+        changes = _git("status", "--porcelain", "--untracked-files=no")
+        if changes is not None:
+            context["git.dirty"] = bool(changes)
+    return context
+
+
+def _git(*arguments: str) -> str | None:
+    """Ask git about the current folder; None where there is no repository, no git, or no answer in time."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        found = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+        return found.stdout.strip()
+    return None

@@ -1,0 +1,249 @@
+"""The process that delivers a run to MLflow and TensorBoard while it is trained, and ends by itself.
+
+``python -m rltrack.tracking.shipper RUN_FOLDER`` for one run, ``… --all ROOT`` for what dead processes left behind. It
+holds the run's ``shipper.lock``, so that there is one at a time; training never waits for it, and starts another if it
+dies. In words::
+
+    take the lock; go on from the bookmark
+    until training has ended and everything is delivered:
+        sample memory, CPU and GPU of training and of the machine       (every five seconds)
+        fsync the journal, and deliver what is new to each sink          (a failing one waits, the others go on)
+        now and then: draw plots and update the description
+    deliver the true status: as the journal says, also where training was killed without a word
+
+Only what is fsynced is delivered, and where the run has a copy in a remote store, only what the copy holds: what a power
+cut or another machine takes back was never shown to anybody.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from rltrack.checkpoints.mirror import STATE_FILE
+from rltrack.files import lock_holder, take_lock
+from rltrack.runs import Root, RunDirectory
+from rltrack.tracking.bookmark import Bookmark, is_delivered
+from rltrack.tracking.destination import Destination, read_destination
+from rltrack.tracking.journal import encode_record
+from rltrack.tracking.report import RunReport, context_now
+from rltrack.tracking.resources import ResourceSampler
+from rltrack.tracking.route import Route
+
+SAMPLE_SECONDS = 5.0
+DELIVER_SECONDS = 1.0
+REFRESH_SECONDS = 60.0
+PATIENCE_SECONDS = 600.0
+"""How long it goes on trying after the end of training."""
+
+EXIT_DELIVERED, EXIT_NOT_DELIVERED, EXIT_BUSY = 0, 1, 75
+_BEAT_SECONDS = 0.2
+_LOCK_SECONDS = 10.0
+
+
+class Shipper:
+    """Delivers one run. Hold its lock.
+
+    Args:
+        run: The run.
+        patience: Seconds to go on trying after training has ended.
+        tell: Hears what happens.
+    """
+
+    def __init__(
+        self, run: RunDirectory, *, patience: float = PATIENCE_SECONDS, tell: Callable[[str], None] = print
+    ) -> None:
+        from rltrack.tracking.sinks.mlflow import MlflowSink
+        from rltrack.tracking.sinks.tensorboard import TensorBoardSink
+
+        self.run = run
+        self._patience = patience
+        self._tell = tell
+        first = run.configuration_record()
+        self._bookmark = Bookmark.load(run.bookmark_file, first["run_id"] if first else run.name)
+        if not self._bookmark.context and run.is_locked():
+            self._bookmark.context = context_now()
+        self.report = RunReport(run, self._bookmark.context)
+        mlflow = MlflowSink(read_destination(run) or Destination(), run.root, self._bookmark.mlflow.state)
+        tensorboard = TensorBoardSink(self._bookmark.tensorboard.state)
+        self._routes = []
+        for name, sink, bookmark in (
+            ("tensorboard", tensorboard, self._bookmark.tensorboard),
+            ("mlflow", mlflow, self._bookmark.mlflow),
+        ):
+            if sink.is_lost(self.report):
+                bookmark.journal = bookmark.resources = 0
+                bookmark.finished_at = None
+                sink.state.clear()
+            self._routes.append(Route(name, run, sink, bookmark, self._save, tell))
+        self._sampler: ResourceSampler | None = None
+        self._sampled = self._delivered = float("-inf")
+        self._refreshed = time.monotonic()
+
+    def ship(self) -> bool:
+        """Deliver until training has ended and everything is there; return whether it is."""
+        ended_at: float | None = None
+        while True:
+            training = self.run.is_locked()
+            if training:
+                ended_at = None
+                self._sample()
+                if time.monotonic() - self._delivered >= DELIVER_SECONDS:
+                    self._deliver()
+                    self._delivered = time.monotonic()
+                    self._refresh()
+                    _load_plotting()
+            else:
+                ended_at = ended_at or time.monotonic()
+                end = self._deliver()
+                self._finish(end)
+                if self._bookmark.is_complete(end) and not self.run.is_locked():
+                    break
+                hopeless = all(route.needs_a_person or route.bookmark.finished_at == end for route in self._routes)
+                if hopeless or time.monotonic() - ended_at > self._patience:
+                    break
+            time.sleep(_BEAT_SECONDS)
+        for route in self._routes:
+            route.close()
+        return is_delivered(self.run)
+
+    def _deliver(self) -> int:
+        """Deliver what is new; return up to where it was allowed to."""
+        journal_end, resources_end = self._safe_end(), _size(self.run.resources_file)
+        self.report.catch_up(journal_end, resources_end)
+        for route in self._routes:
+            route.deliver(self.report, journal_end, resources_end)
+        return journal_end
+
+    def _finish(self, end: int) -> None:
+        resources_end = _size(self.run.resources_file)
+        if any(route.has_all(end, resources_end) for route in self._routes):
+            self.report.draw()
+        for route in self._routes:
+            if route.has_all(end, resources_end):
+                route.finish(self.report, end)
+
+    def _refresh(self) -> None:
+        if time.monotonic() - self._refreshed < REFRESH_SECONDS:
+            return
+        self.report.draw()
+        for route in self._routes:
+            route.refresh(self.report)
+        self._refreshed = time.monotonic()
+
+    def _safe_end(self) -> int:
+        """Return up to where the journal can no longer be taken back."""
+        descriptor = os.open(self.run.journal_file, os.O_RDONLY)
+        try:
+            size = os.fstat(descriptor).st_size
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if (self.report.config.get("checkpoints") or {}).get("store") is None:
+            return size
+        try:
+            return min(size, int(json.loads((self.run.path / STATE_FILE).read_text())["journal_bytes"]))
+        except (OSError, ValueError, KeyError):
+            return 0
+
+    def _sample(self) -> None:
+        """Look at what training uses; its step is the time since the run began, in seconds."""
+        now = time.monotonic()
+        if now - self._sampled < SAMPLE_SECONDS:
+            return
+        self._sampled = now
+        try:
+            self._sampler = self._sampler or ResourceSampler(lock_holder(self.run.lock_file))
+            values = self._sampler.sample().to_metrics()
+        except psutil.Error:  # it has just ended
+            self._sampler = None
+            return
+        when = time.time()
+        record = {"time": when, "kind": "resources", "step": int(when - self.report.start_time), "values": values}
+        with open(self.run.resources_file, "ab", buffering=0) as file:
+            file.write(encode_record(record))
+
+    def _save(self) -> None:
+        self._bookmark.save(self.run.bookmark_file)
+
+
+def ship_run(run: RunDirectory, *, patience: float = PATIENCE_SECONDS, tell: Callable[[str], None] = print) -> int:
+    """Deliver one run under its lock.
+
+    Returns:
+        ``EXIT_DELIVERED``, ``EXIT_NOT_DELIVERED``, or ``EXIT_BUSY`` if another process is at it.
+    """
+    lock = take_lock(run.shipper_lock, _LOCK_SECONDS)
+    if lock is None:
+        return EXIT_BUSY
+    try:
+        if is_delivered(run) and not run.is_locked():
+            return EXIT_DELIVERED
+        return EXIT_DELIVERED if Shipper(run, patience=patience, tell=tell).ship() else EXIT_NOT_DELIVERED
+    finally:
+        os.close(lock)
+
+
+def left_behind(root: Root) -> list[RunDirectory]:
+    """Return the runs that nobody trains or delivers now, and that are not delivered."""
+    found = []
+    for run in root.runs():
+        if not run.is_locked() and not run.is_shipped() and run.configuration_record() and not is_delivered(run):
+            found.append(run)
+    return found
+
+
+def ship_all(root: Root, *, tell: Callable[[str], None] = print) -> list[RunDirectory]:
+    """Deliver what dead processes left behind, one run after another; return those that could not be delivered."""
+    return [
+        run
+        for run in left_behind(root)
+        if ship_run(run, patience=0.0, tell=lambda text, run=run: tell(f"{run.name}: {text}")) == EXIT_NOT_DELIVERED  # type: ignore[misc]
+    ]
+
+
+def prepare_process() -> None:
+    """Set this process up for delivering: out of training's way, and with no repeated calls to MLflow."""
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"  # our own tries find what a lost answer created
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["MLFLOW_LOGGING_LEVEL"] = "ERROR"
+    os.environ.pop("MLFLOW_RUN_ID", None)  # the destination has it
+
+
+def main(arguments: list[str]) -> int:
+    """Deliver the run in the folder that is named, or with ``--all`` what was left behind under a root."""
+    prepare_process()
+    os.nice(5)
+    if arguments[0] == "--all":
+        lock = take_lock(Path(arguments[1]) / ".deliver.lock")
+        if lock is None:
+            return EXIT_BUSY
+        return EXIT_NOT_DELIVERED if ship_all(Root(arguments[1]), tell=_say) else EXIT_DELIVERED
+    return ship_run(RunDirectory(Path(arguments[0]).absolute()), tell=_say)
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", flush=True)
+
+
+def _load_plotting() -> None:
+    """Matplotlib takes a second to load: better while training goes on than when somebody waits for its end."""
+    import rltrack.tracking.plots  # noqa: F401
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
