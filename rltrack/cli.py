@@ -126,6 +126,7 @@ def runs(as_json: AsJson = False) -> None:
     """List the runs under the root, with how they stand."""
     from rltrack import console
 
+    _deliver_left_behind(_root())
     rows = console.run_rows(_root())
     _print_json(rows) if as_json else console.print_runs(rows, _root())
 
@@ -135,8 +136,81 @@ def show(run: RunName, as_json: AsJson = False) -> None:
     """Show one run: state, evaluations, versions, warnings, where its numbers are."""
     from rltrack import console
 
+    _deliver_left_behind(_root())
     details = console.run_details(_root().find(run))
     _print_json(details) if as_json else console.print_details(details)
+
+
+@app.command()
+def journal(
+    run: RunName,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until training ends or Ctrl-C.")] = False,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="Only records of this kind; may be repeated.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the records as they are, for jq.")] = False,
+) -> None:
+    """Print what a run recorded: metrics, episodes, evaluations, checkpoints, decisions, signals, errors.
+
+    \b
+    rltrack journal cartpole-ppo --kind evaluation --kind decision
+    rltrack journal cartpole-ppo --follow
+    rltrack journal cartpole-ppo --json | jq 'select(.kind == "metrics") | .values["train/loss"]'
+    """
+    from rltrack.console import print_journal
+
+    print_journal(_root().find(run), kinds=kind or (), follow=follow, as_json=as_json)
+
+
+@app.command()
+def sync(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's name.", show_default=False)] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every run that is not delivered.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Deliver everything into a new MLflow run, as if for the first time.")
+    ] = False,
+) -> None:
+    """Deliver to MLflow and TensorBoard what was not delivered: after an outage, or when everything died at once.
+
+    \b
+    rltrack sync cartpole-ppo
+    rltrack sync --all
+    """
+    from rltrack import console
+
+    if (run is None) is not everything:
+        raise ConfigurationError("Name a run, or pass --all: `rltrack sync RUN` or `rltrack sync --all`.")
+    if again and everything:
+        raise ConfigurationError("--again is for one run: `rltrack sync RUN --again`.")
+    root = _root()
+    if not console.sync_runs(root, None if run is None else root.find(run), again=again):
+        raise typer.Exit(EXIT_ERROR)
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="Port of MLflow's page; 0 for any free one.")] = 5000,
+    tensorboard_port: Annotated[int, typer.Option(help="Port of TensorBoard; 0 for any free one.")] = 6006,
+) -> None:
+    """Open MLflow's page on the right database, and TensorBoard; both on this machine only, until Ctrl-C."""
+    from rltrack.ui import serve
+
+    root = _root()
+    _deliver_left_behind(root)
+    serve(root, port=port, tensorboard_port=tensorboard_port, tell=typer.echo)
+
+
+@app.command()
+def relocate() -> None:
+    """Repair the paths in the root's MLflow database after the root was moved or renamed."""
+    from rltrack.tracking.sinks.embedded import relocate as repair
+
+    root = _root()
+    found = repair(root)
+    if found is None:
+        typer.echo(f"Nothing to repair: the paths under {root.path} are right.")
+    else:
+        typer.echo(f"The root was {found[0]} and is {root.path}: {found[1]} entries were repaired.")
 
 
 @app.command()
@@ -426,6 +500,7 @@ def _train(config: TrainingConfig) -> None:
     from rltrack.training.reporter import ProgressReporter
     from rltrack.training.trainer import Trainer
 
+    _deliver_left_behind(_root())
     trainer = Trainer(config, root=_State.root, reporter=ProgressReporter(console=True))
     try:
         statistics = trainer.train()
@@ -448,6 +523,18 @@ def _root() -> Any:
     from rltrack.runs import Root
 
     return Root(_State.root)
+
+
+def _deliver_left_behind(root: Any) -> None:
+    """Put right in MLflow and TensorBoard what died before it was delivered; in the background."""
+    from rltrack.tracking import delivery
+
+    count = delivery.deliver_left_behind(root)
+    if count:
+        typer.echo(
+            f"{count} run(s) were not delivered whole; trying in the background (rltrack sync --all shows how).",
+            err=True,
+        )
 
 
 def _print_json(value: Any) -> None:

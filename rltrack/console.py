@@ -1,7 +1,8 @@
-"""What the command line prints: tables, summaries, and the wait for the delivery."""
+"""What the command line prints: tables, summaries, records, and the wait for the delivery."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import time
@@ -15,9 +16,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from rltrack.checkpoints import Retention, best_first
-from rltrack.errors import CheckpointNotFound
-from rltrack.tracking.bookmark import SINKS, is_delivered, read_bookmark
-from rltrack.tracking.journal import read_journal
+from rltrack.errors import CheckpointNotFound, ConfigurationError, did_you_mean
+from rltrack.tracking.bookmark import SINKS, forget_delivery, is_delivered, read_bookmark
+from rltrack.tracking.journal import KINDS, Record, encode_record, read_from, read_journal
 from rltrack.training.reporter import format_duration
 
 if TYPE_CHECKING:
@@ -196,6 +197,91 @@ def _delivery_lines(delivery: dict[str, Any]) -> Iterator[str]:
             yield f"[yellow]{name} refused {found['set_aside']} values for good[/]; with reasons: {delivery['set_aside_file']}"
         if missing and not delivery["going_on"]:
             yield f"{name} lacks {_size(missing)} of the journal; `rltrack sync` delivers"
+
+
+def print_journal(run: RunDirectory, *, kinds: Sequence[str], follow: bool, as_json: bool) -> None:
+    """Print a run's records, and with `follow` go on as long as it is trained.
+
+    Raises:
+        ConfigurationError: If there is no such kind of record.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ConfigurationError(f"No record is a '{kind}'.{did_you_mean(kind, KINDS)} Kinds: {', '.join(KINDS)}.")
+    position = 0
+    with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
+        while True:
+            training = run.is_locked()
+            size = run.journal_file.stat().st_size
+            while position < size:
+                records, end = read_from(run.journal_file, position, size)
+                for record in records:
+                    if not kinds or record["kind"] in kinds:
+                        print(
+                            encode_record(record).decode().rstrip() if as_json else _record_line(record), flush=follow
+                        )
+                if end == position:
+                    break
+                position = end
+            if not follow or not training:
+                return
+            time.sleep(0.3)
+
+
+def _record_line(record: Record) -> str:
+    """One record as a person reads it: when, at which env steps, what."""
+    when = time.strftime("%m-%d %H:%M:%S", time.localtime(record["time"]))
+    step = f"{record['step']:,}" if "step" in record else ""
+    kind = record["kind"]
+    if kind == "metrics":
+        text = "  ".join(f"{key} {_number(value)}" for key, value in record["values"].items())
+    elif kind == "episodes":
+        text = "  ".join(
+            f"{value:.5g} ({length})" for value, length in zip(record["returns"], record["lengths"], strict=True)
+        )
+    elif kind == "evaluation":
+        low, high = record["interval"]
+        text = f"mean {record['mean']:.5g} (95 % interval {low:.5g} to {high:.5g}), {len(record['returns'])} episodes"
+    else:
+        shown = {key: value for key, value in record.items() if key not in ("seq", "time", "kind", "step", "identity")}
+        text = "  ".join(f"{key} {value}" for key, value in shown.items() if value is not None)
+    return f"{when}  {step:>11}  {kind:<13} {text}"
+
+
+def sync_runs(root: Root, run: RunDirectory | None, *, again: bool) -> bool:
+    """Deliver one run, or all that are not delivered, in this process; return whether everything is there."""
+    from rltrack.tracking import shipper
+
+    out = _out()
+    if run is None:
+        waiting = shipper.left_behind(root)
+        if not waiting:
+            out.print("Everything is delivered, or is being delivered.")
+            return True
+    else:
+        if run.is_locked():
+            out.print(
+                f"Run {run.name} is being trained, and delivered meanwhile; `rltrack show {run.name}` says how far."
+            )
+            return not again
+        waiting = [run]
+        if again:
+            forget_delivery(run)
+    shipper.prepare_process()
+    good = True
+    for item in waiting:
+        with Console(stderr=True).status(f"delivering {item.name} …"):
+            result = shipper.ship_run(item, patience=0.0, tell=lambda _: None)
+        if result == shipper.EXIT_BUSY:
+            out.print(f"{item.name}: another process is delivering it")
+        elif result == shipper.EXIT_DELIVERED:
+            out.print(f"{item.name}: delivered")
+        else:
+            out.print(f"{item.name}: [yellow]not delivered[/]", highlight=False)
+            for line in _delivery_lines(_delivery(item)):
+                out.print(f"  {line}", highlight=False)
+        good = good and result != shipper.EXIT_NOT_DELIVERED
+    return good
 
 
 def print_evaluation(record: dict[str, Any]) -> None:

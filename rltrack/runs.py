@@ -130,6 +130,15 @@ class RunDirectory:
         wanted = (self.read_config().get("tracking") or {}).get("tensorboard_log_dir")
         return Path(wanted) / self.name if wanted else self.path / "tensorboard"
 
+    def link_tensorboard(self) -> None:
+        """Make the run's events appear under its name in the root's folder for TensorBoard."""
+        link, events = Root(self.root).tensorboard_folder / self.name, self.tensorboard.absolute()
+        with contextlib.suppress(OSError):  # a file system without links: TensorBoard shows the run's own folder
+            link.parent.mkdir(exist_ok=True)
+            if not link.is_symlink() or Path(os.readlink(link)) != events:
+                link.unlink(missing_ok=True)
+                link.symlink_to(events)
+
     def store(self, retention: Retention | None = None) -> CheckpointStore:
         """Return the run's versions."""
         return CheckpointStore(self.path / "checkpoints", retention)
@@ -209,6 +218,11 @@ class Root:
     def runs_folder(self) -> Path:
         """Where the runs are."""
         return self.path / "runs"
+
+    @property
+    def tensorboard_folder(self) -> Path:
+        """Links to all runs' TensorBoard events, by the runs' names."""
+        return self.path / "tensorboard"
 
     def check_writable(self) -> None:
         """Find out whether runs can be kept here, making the folder.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,3 +105,11 @@ def is_delivered(run: RunDirectory) -> bool:
     """Whether everything a run recorded is delivered."""
     found = read_bookmark(run)
     return found is not None and found.is_complete(run.journal_file.stat().st_size)
+
+
+def forget_delivery(run: RunDirectory) -> None:
+    """Have everything delivered into a new MLflow run, whatever became of the one before."""
+    found = read_bookmark(run)
+    if found is not None:
+        found.mlflow = SinkBookmark(state={"tag": f"{found.run_id}-{uuid.uuid4().hex[:8]}"})
+        found.save(run.bookmark_file)

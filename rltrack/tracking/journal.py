@@ -53,6 +53,19 @@ NUMERIC_FIELDS = (
     "min",
     "max",
 )
+KINDS = (
+    "configuration",
+    "attempt",
+    "metrics",
+    "episodes",
+    "evaluation",
+    "decision",
+    "checkpoint",
+    "warning",
+    "signal",
+    "error",
+    "end",
+)
 _TEXT_TO_FLOAT = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _TAIL_BYTES = 1 << 16
 

@@ -109,6 +109,9 @@ class RunReport:
         for section in ("environment", "training", "evaluation", "checkpoints"):
             if isinstance(self.config.get(section), Mapping):
                 params |= {f"{section}.{key}": value for key, value in flatten(self.config[section])}
+        for name, same in (("environment.id", "environment"), ("environment.n_envs", "n_envs"), ("verbose", None)):
+            if same is None or same in params:
+                params.pop(name, None)
         params |= {f"version.{name}": number for name, number in (self._first_attempt.get("versions") or {}).items()}
         if "python" in self._first_attempt:
             params["version.python"] = self._first_attempt["python"]
@@ -119,6 +122,15 @@ class RunReport:
             if value is not None
         }
 
+    def hyperparameters(self) -> dict[str, bool | int | float | str]:
+        """Return the parameters that runs are compared by: without versions, machine, and what changes no result."""
+        return {
+            key: value
+            for key, value in self.params().items()
+            if isinstance(value, bool | int | float | str)
+            and not key.startswith(("version.", "machine.", "git.", "checkpoints.", "evaluation."))
+        }
+
     def tags(self) -> dict[str, str]:
         """Return what runs are grouped and found by."""
         status, params = self.status(), self.params()
@@ -127,12 +139,13 @@ class RunReport:
             "rltrack.directory": str(self.run.path),
             "rltrack.state": status.state,
             "rltrack.reason": status.reason,
-            "rltrack.error": self._error,
             "rltrack.attempts": str(self._attempts),
             "rltrack.seed_group": self._seed_group(),
             "mlflow.source.name": "rltrack",
             "mlflow.source.type": "JOB",
         }
+        if self._error or self._attempts > 1:  # what an earlier attempt left there is taken away
+            tags["rltrack.error"] = self._error
         if "git.commit" in params:
             tags["mlflow.source.git.commit"] = params["git.commit"]
         if self._last_attempt:

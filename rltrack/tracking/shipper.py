@@ -21,7 +21,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -59,9 +59,6 @@ class Shipper:
     def __init__(
         self, run: RunDirectory, *, patience: float = PATIENCE_SECONDS, tell: Callable[[str], None] = print
     ) -> None:
-        from rltrack.tracking.sinks.mlflow import MlflowSink
-        from rltrack.tracking.sinks.tensorboard import TensorBoardSink
-
         self.run = run
         self._patience = patience
         self._tell = tell
@@ -70,9 +67,20 @@ class Shipper:
         if not self._bookmark.context and run.is_locked():
             self._bookmark.context = context_now()
         self.report = RunReport(run, self._bookmark.context)
+        self._sampler: ResourceSampler | None = None
+        self._sampled = self._delivered = float("-inf")
+        self._refreshed = time.monotonic()
+        if run.is_locked():
+            self._sample()  # before the two seconds that it takes to load MLflow
+        self._routes = list(self._make_routes())
+
+    def _make_routes(self) -> Iterator[Route]:
+        from rltrack.tracking.sinks.mlflow import MlflowSink
+        from rltrack.tracking.sinks.tensorboard import TensorBoardSink
+
+        run = self.run
         mlflow = MlflowSink(read_destination(run) or Destination(), run.root, self._bookmark.mlflow.state)
         tensorboard = TensorBoardSink(self._bookmark.tensorboard.state)
-        self._routes = []
         for name, sink, bookmark in (
             ("tensorboard", tensorboard, self._bookmark.tensorboard),
             ("mlflow", mlflow, self._bookmark.mlflow),
@@ -81,10 +89,7 @@ class Shipper:
                 bookmark.journal = bookmark.resources = 0
                 bookmark.finished_at = None
                 sink.state.clear()
-            self._routes.append(Route(name, run, sink, bookmark, self._save, tell))
-        self._sampler: ResourceSampler | None = None
-        self._sampled = self._delivered = float("-inf")
-        self._refreshed = time.monotonic()
+            yield Route(name, run, sink, bookmark, self._save, self._tell)
 
     def ship(self) -> bool:
         """Deliver until training has ended and everything is there; return whether it is."""

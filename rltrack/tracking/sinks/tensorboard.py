@@ -167,6 +167,7 @@ class TensorBoardSink:
         """Go on with the file of the bookmark, or begin one."""
         folder = report.run.tensorboard
         folder.mkdir(parents=True, exist_ok=True)
+        report.run.link_tensorboard()
         if not self.state:
             for leftover in folder.glob("events.out.tfevents.*"):
                 leftover.unlink()
@@ -233,10 +234,9 @@ class TensorBoardSink:
 
     def _begin(self, writer: TensorBoardWriter, report: RunReport, *, first: bool) -> None:
         if first:
-            plain = {
-                key: value for key, value in report.params().items() if isinstance(value, bool | int | float | str)
-            }
-            writer.hyperparameters(plain, ["eval/mean_reward", "rollout/ep_rew_mean"], report.start_time)
+            writer.hyperparameters(
+                report.hyperparameters(), ["eval/mean_reward", "rollout/ep_rew_mean"], report.start_time
+            )
             if report.run.config_file.exists():
                 text = f"```yaml\n{report.run.config_file.read_text()}```"
                 writer.text("configuration", text, 0, report.start_time)
