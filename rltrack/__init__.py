@@ -16,6 +16,8 @@ except PackageNotFoundError:  # used from a source tree that was never installed
     __version__ = "0+unknown"
 
 if TYPE_CHECKING:
+    from rltrack.agents.tracking_callback import JournalOutputFormat as JournalOutputFormat
+    from rltrack.agents.tracking_callback import TrackingCallback as TrackingCallback
     from rltrack.config import LoopSettings as LoopSettings
     from rltrack.config import TrainingConfig as TrainingConfig
     from rltrack.errors import RltrackError as RltrackError
@@ -35,11 +37,13 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "EarlyStoppingHook": "rltrack.training.hooks",
+    "JournalOutputFormat": "rltrack.agents.tracking_callback",
     "LoggingHook": "rltrack.training.hooks",
     "LoopSettings": "rltrack.config",
     "MetricsTracker": "rltrack.tracking.metrics",
     "ProgressReporter": "rltrack.training.reporter",
     "RltrackError": "rltrack.errors",
+    "TrackingCallback": "rltrack.agents.tracking_callback",
     "Trainer": "rltrack.training.trainer",
     "TrainingConfig": "rltrack.config",
     "TrainingHook": "rltrack.training.hooks",

@@ -158,6 +158,12 @@ class RunDirectory:
                 return record if record["kind"] == "configuration" else None
         return None
 
+    def attempts(self) -> list[Record]:
+        """Return the records of the processes that trained it."""
+        if not self.journal_file.exists():
+            return []
+        return [record for record in read_journal(self.journal_file) if record["kind"] == "attempt"]
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run: one trainer at a time.

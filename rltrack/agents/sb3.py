@@ -139,6 +139,7 @@ class SB3Agent:
         state = sb3_state.capture(self.model, parts)
         if "counters" in parts:
             state["counters"]["iteration"] = self._iteration
+            state["counters"]["running_episodes"] = self._relay.counter.state_dict()
         if "buffers" in parts:
             state["buffers"] = {"replay": self._replay.capture()}
         if "environment" in parts:
@@ -162,7 +163,10 @@ class SB3Agent:
         objects = (state.get("environment") or {}).get("replay_objects")
         if objects is not None and self._replay is not None:
             self._replay.restore_objects(objects)
-        self._iteration = state.get("counters", {}).get("iteration", self._iteration)
+        counters = state.get("counters", {})
+        self._iteration = counters.get("iteration", self._iteration)
+        if state.get("environment") is not None:
+            self._relay.counter.load_state_dict(counters.get("running_episodes"))
 
     def allow_probe(self, allowed: bool) -> None:
         """Say, before `bind`, whether two scratch copies may be built to find out how environments can be taken."""
@@ -176,6 +180,7 @@ class SB3Agent:
         """End every episode here, build the environments anew, and reset them with seeds made from the env steps."""
         model: Any = self.model
         end_episodes(model)
+        self._relay.prepare(self.env)
         model._last_obs = self._bound_envs.cut([model.seed or 0, model.num_timesteps])
         model._last_episode_starts = np.ones((self.env.num_envs,), dtype=bool)
         normalize = model._vec_normalize_env

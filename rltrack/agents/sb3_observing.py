@@ -14,6 +14,53 @@ from rltrack.agents.protocol import EpisodeInfo, StepInfo
 from rltrack.agents.sb3_environments import is_monitored
 
 
+class EpisodeCounter:
+    """Tells which episodes ended in a step, from SB3's Monitor, or by adding rewards up where there is none.
+
+    Args:
+        env: The vectorised training environment.
+    """
+
+    def __init__(self, env: VecEnv) -> None:
+        monitored = is_monitored(env)
+        self._returns = None if monitored else np.zeros(env.num_envs)
+        self._lengths = None if monitored else np.zeros(env.num_envs, dtype=int)
+        self._normalize: VecNormalize | None = unwrap_vec_normalize(env)
+
+    def state_dict(self) -> dict[str, np.ndarray] | None:
+        """Return the sums of the episodes that are running; None where Monitor has them."""
+        if self._returns is None or self._lengths is None:
+            return None
+        return {"returns": self._returns.copy(), "lengths": self._lengths.copy()}
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray] | None) -> None:
+        """Take over what `state_dict` returned."""
+        if state is not None and self._returns is not None and self._lengths is not None:
+            self._returns[:], self._lengths[:] = state["returns"], state["lengths"]
+
+    def count(self, seen: Mapping[str, Any]) -> list[tuple[float, int, int]]:
+        """Return raw return, length in env steps and index of the environment for each episode that ended.
+
+        Args:
+            seen: The callback's ``locals``, with ``rewards``, ``dones`` and ``infos``.
+        """
+        if self._returns is not None and self._lengths is not None:
+            self._returns += seen["rewards"] if self._normalize is None else self._normalize.get_original_reward()
+            self._lengths += 1
+        dones = seen["dones"]
+        if not np.any(dones):
+            return []
+        ended = []
+        for index in map(int, np.flatnonzero(dones)):
+            if self._returns is not None and self._lengths is not None:
+                ended.append((float(self._returns[index]), int(self._lengths[index]), index))
+                self._returns[index] = self._lengths[index] = 0
+            elif "episode" in (info := seen["infos"][index]):
+                ended.append((float(info["episode"]["r"]), int(info["episode"]["l"]), index))
+            # else a wrapper ended the episode (a life lost), the environment did not
+        return ended
+
+
 class Relay(BaseCallback):
     """SB3's callback: passes each step and each episode's end to the observer. Never stops anything."""
 
@@ -21,16 +68,17 @@ class Relay(BaseCallback):
         super().__init__()
         self.observer: Any = None
         self.schedule: Any = None
-        self._returns: np.ndarray | None = None
-        self._lengths: np.ndarray | None = None
-        self._normalize: VecNormalize | None = None
+        self._counter: EpisodeCounter | None = None
 
     def prepare(self, env: VecEnv) -> None:
         """Find out whether the environment reports its episodes, or we must add them up."""
-        monitored = is_monitored(env)
-        self._returns = None if monitored else np.zeros(env.num_envs)
-        self._lengths = None if monitored else np.zeros(env.num_envs, dtype=int)
-        self._normalize = unwrap_vec_normalize(env)
+        self._counter = EpisodeCounter(env)
+
+    @property
+    def counter(self) -> EpisodeCounter:
+        """Counts the episodes; `prepare` comes first."""
+        assert self._counter is not None, "prepare() comes first"
+        return self._counter
 
     def _on_step(self) -> bool:
         observer = self.observer
@@ -44,25 +92,9 @@ class Relay(BaseCallback):
         if observer.wants_steps:
             step = StepInfo(self.num_timesteps, seen["new_obs"], seen["actions"], seen["rewards"], dones, seen["infos"])
         observer.on_step(n_envs, step)
-        if self._returns is not None:
-            rewards = seen["rewards"] if self._normalize is None else self._normalize.get_original_reward()
-            self._returns += rewards
-            if self._lengths is not None:
-                self._lengths += 1
-        if np.any(dones):
-            for index in np.flatnonzero(dones):
-                self._report(int(index), seen["infos"][index])
+        for episode_return, length, index in self.counter.count(seen):
+            observer.on_episode_end(EpisodeInfo(episode_return, length, env_steps=self.num_timesteps, env_index=index))
         return True
-
-    def _report(self, index: int, info: Mapping[str, Any]) -> None:
-        if self._returns is not None and self._lengths is not None:
-            result = float(self._returns[index]), int(self._lengths[index])
-            self._returns[index] = self._lengths[index] = 0
-        elif "episode" in info:
-            result = float(info["episode"]["r"]), int(info["episode"]["l"])
-        else:
-            return  # a wrapper ended the episode (a life lost), the environment did not
-        self.observer.on_episode_end(EpisodeInfo(*result, env_steps=self.num_timesteps, env_index=index))
 
 
 class MetricsCollector(KVWriter):
@@ -78,9 +110,9 @@ class MetricsCollector(KVWriter):
         for key, value in key_values.items():
             if key.startswith("time/") or "mlflow" in (key_excluded.get(key) or ()):
                 continue
-            number = _number(value)
-            if number is not None:
-                values[key] = number
+            found = number(value)
+            if found is not None:
+                values[key] = found
         self.losses.update(losses_in(values))
         if values:
             self._taken.append((int(step), values))
@@ -94,7 +126,8 @@ class MetricsCollector(KVWriter):
         """Nothing is open."""
 
 
-def _number(value: Any) -> float | None:
+def number(value: Any) -> float | None:
+    """Return a value as a float; None for text and what else is no number."""
     if isinstance(value, str | bool):
         return None
     try:
@@ -108,7 +141,7 @@ def losses_in(values: Mapping[str, Any]) -> dict[str, float]:
     found = {}
     for key, value in values.items():
         if key.startswith("train/") and "loss" in key:
-            number = _number(value)
-            if number is not None:
-                found[key] = number
+            loss = number(value)
+            if loss is not None:
+                found[key] = loss
     return found

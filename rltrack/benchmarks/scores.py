@@ -20,8 +20,8 @@ from typing import Any
 
 from rltrack.config import TrainingConfig
 from rltrack.errors import ConfigurationError, RltrackError
+from rltrack.provenance import package_versions
 from rltrack.runs import Root
-from rltrack.training.session import package_versions
 
 EVALUATION_EPISODES = 100
 

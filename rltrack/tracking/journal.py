@@ -189,6 +189,11 @@ class Journal:
         except OSError as error:
             raise JournalFailed(f"The journal {self.path} cannot be written: {error}.") from error
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it was not closed."""
+        return self._descriptor >= 0
+
     def close(self) -> None:
         """Close the file; harmless if closed before."""
         if self._descriptor >= 0:

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import platform
-import socket
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from rltrack.config import flatten
 from rltrack.runs import RunDirectory, RunStatus
@@ -209,32 +202,3 @@ def _spread(items: list[Record], count: int) -> list[Record]:
     best = max(range(len(items)), key=lambda index: items[index]["mean"])
     chosen = {round(index * (len(items) - 1) / (count - 1)) for index in range(count)} | {best}
     return [items[index] for index in sorted(chosen)]
-
-
-def context_now() -> dict[str, Any]:
-    """Return the state of the program's repository and the machine, as parameters."""
-    context: dict[str, Any] = {
-        "machine.host": socket.gethostname(),
-        "machine.system": f"{platform.system()} {platform.machine()}",
-        "machine.cores": os.cpu_count(),
-        "machine.memory_gb": round(psutil.virtual_memory().total / 1e9),
-    }
-    from rltrack.tracking.resources import gpu_names
-
-    for index, name in enumerate(gpu_names()):
-        context[f"machine.gpu_{index}"] = name
-    commit = _git("rev-parse", "HEAD")
-    if commit:
-        context["git.commit"] = commit
-        changes = _git("status", "--porcelain", "--untracked-files=no")
-        if changes is not None:
-            context["git.dirty"] = bool(changes)
-    return context
-
-
-def _git(*arguments: str) -> str | None:
-    """Ask git about the current folder; None where there is no repository, no git, or no answer in time."""
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        found = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
-        return found.stdout.strip()
-    return None

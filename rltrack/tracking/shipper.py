@@ -28,11 +28,12 @@ import psutil
 
 from rltrack.checkpoints.mirror import STATE_FILE
 from rltrack.files import lock_holder, take_lock
+from rltrack.provenance import context_now
 from rltrack.runs import Root, RunDirectory
 from rltrack.tracking.bookmark import Bookmark, is_delivered
 from rltrack.tracking.destination import Destination, read_destination
 from rltrack.tracking.journal import encode_record
-from rltrack.tracking.report import RunReport, context_now
+from rltrack.tracking.report import RunReport
 from rltrack.tracking.resources import ResourceSampler
 from rltrack.tracking.route import Route
 
@@ -219,6 +220,7 @@ def prepare_process() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["MLFLOW_LOGGING_LEVEL"] = "ERROR"
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     os.environ.pop("MLFLOW_RUN_ID", None)  # the destination has it
 
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import os
-import platform
 import shutil
 import socket
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +22,9 @@ from rltrack.errors import (
     CheckpointNotFound,
     NameTaken,
 )
+from rltrack.provenance import package_versions, process_facts
 from rltrack.runs import Root, RunDirectory
-from rltrack.tracking.journal import Journal, read_journal
+from rltrack.tracking.journal import Journal
 from rltrack.training.fetching import fetch_if_elsewhere, open_remote
 
 if TYPE_CHECKING:
@@ -36,8 +33,6 @@ if TYPE_CHECKING:
 
 MIRROR_SECONDS = 60.0
 """How long the end of a run waits for its copy in a remote store."""
-
-RECORDED_PACKAGES = ("rltrack", "stable-baselines3", "sb3-contrib", "sbx-rl", "gymnasium", "torch", "numpy")
 
 
 class RunSession:
@@ -88,8 +83,7 @@ class RunSession:
         self._writer = CheckpointWriter(self.store, self.journal.sync)
         self.is_new = known is None
         self.run_id = uuid.uuid4().hex if known is None else known["run_id"]
-        records = () if known is None else read_journal(directory.journal_file)
-        attempts = [record for record in records if record["kind"] == "attempt"]
+        attempts = [] if known is None else directory.attempts()
         self.attempt = len(attempts) + 1
         self.last_attempt = attempts[-1] if attempts else None
 
@@ -201,10 +195,7 @@ class RunSession:
             exact=exact,
             environments=environments,
             seed=seed,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            python=platform.python_version(),
-            versions=package_versions(),
+            **process_facts(),
         )
 
     def finish_copy(self) -> None:
@@ -282,16 +273,6 @@ class RunSession:
         self._open.close()
         if self._temporary:
             shutil.rmtree(self.directory.root, ignore_errors=True)
-
-
-@functools.cache
-def package_versions() -> Mapping[str, str]:
-    """Return the installed versions of the packages that decide about bits."""
-    found: dict[str, str] = {}
-    for package in RECORDED_PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
 
 
 def _plain(tree: Mapping[str, Any]) -> Any:

@@ -15,10 +15,11 @@ from rltrack.config import identity
 from rltrack.errors import ConfigurationError, EvaluationUnavailable, NotCapturable, ResumeMismatch
 from rltrack.evaluation.episodes import Evaluator, episode_seeds
 from rltrack.evaluation.pending import EvaluationBeside, EvaluationHere, PendingEvaluation, Player
+from rltrack.provenance import package_versions
 from rltrack.tracking.destination import read_destination, resolve_destination, write_destination
 from rltrack.tracking.metrics import MetricsTracker
 from rltrack.training.progress import TrainingState
-from rltrack.training.session import RunSession, package_versions
+from rltrack.training.session import RunSession
 from rltrack.training.strategies import Adaptive
 
 if TYPE_CHECKING:

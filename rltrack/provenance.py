@@ -1,0 +1,66 @@
+"""What a run was made by and on: package versions, process, repository, machine."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import platform
+import socket
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import psutil
+
+RECORDED_PACKAGES = ("rltrack", "stable-baselines3", "sb3-contrib", "sbx-rl", "gymnasium", "torch", "numpy")
+
+
+@functools.cache
+def package_versions() -> Mapping[str, str]:
+    """Return the installed versions of the packages that decide about bits."""
+    found: dict[str, str] = {}
+    for package in RECORDED_PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def process_facts() -> dict[str, Any]:
+    """Return what an attempt's record says of its process."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "python": platform.python_version(),
+        "versions": package_versions(),
+    }
+
+
+def context_now() -> dict[str, Any]:
+    """Return the state of the program's repository and the machine, as parameters."""
+    context: dict[str, Any] = {
+        "machine.host": socket.gethostname(),
+        "machine.system": f"{platform.system()} {platform.machine()}",
+        "machine.cores": os.cpu_count(),
+        "machine.memory_gb": round(psutil.virtual_memory().total / 1e9),
+    }
+    from rltrack.tracking.resources import gpu_names
+
+    for index, name in enumerate(gpu_names()):
+        context[f"machine.gpu_{index}"] = name
+    commit = _git("rev-parse", "HEAD")
+    if commit:
+        context["git.commit"] = commit
+        changes = _git("status", "--porcelain", "--untracked-files=no")
+        if changes is not None:
+            context["git.dirty"] = bool(changes)
+    return context
+
+
+def _git(*arguments: str) -> str | None:
+    """Ask git about the current folder; None where there is no repository, no git, or no answer in time."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        found = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+        return found.stdout.strip()
+    return None

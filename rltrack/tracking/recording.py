@@ -1,0 +1,153 @@
+"""A run that somebody else trains: its journal, its delivery, its end."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import sys
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from rltrack.errors import NameTaken
+from rltrack.provenance import process_facts
+from rltrack.runs import Root, RunDirectory
+from rltrack.tracking import delivery
+from rltrack.tracking.destination import read_destination, resolve_destination, write_destination
+from rltrack.tracking.journal import Journal
+
+
+class Recording:
+    """An open run to write numbers into. Close it with `end`.
+
+    Args:
+        name: The run's name; None for a new unique one made from the agent's description.
+        agent: The agent's description: algorithm, hyperparameters, environment, …
+        root: Folder of all runs; omitted: ``RLTRACK_ROOT``, or ``./mlruns``.
+        resume: Whether a run of this name may go on; records up to the env steps that it reached are then left out.
+        seed: The seed, for the record.
+        tracking: The configuration's section ``tracking``.
+
+    Raises:
+        NameTaken: If the name exists and may not go on.
+        RunBusy: If another process writes into it.
+        RootNotWritable: If nothing can be kept there.
+        ConfigurationError: If MLflow can keep nothing at the address.
+    """
+
+    def __init__(
+        self,
+        name: str | None,
+        agent: Mapping[str, Any],
+        *,
+        root: str | Path | None = None,
+        resume: bool = False,
+        seed: int | None = None,
+        tracking: Mapping[str, Any] | None = None,
+    ) -> None:
+        home, section = Root(root), dict(tracking or {})
+        resolve_destination(section)  # a bad address is refused before anything starts
+        if name is not None and home.exists(name) and not resume:
+            raise NameTaken(
+                f"A run '{name}' exists under {home.path}. Choose another name, leave it out for a new one, or pass "
+                "resume=True to go on with it."
+            )
+        base = f"{agent.get('algorithm', 'run')}-{agent.get('environment', 'env')}-s{seed or 0}"
+        self.run: RunDirectory = home.create(name, base)
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(self.run.lock())
+        self._journal = Journal(self.run.journal_file)
+        self._open.callback(self._journal.close)
+        self._env_steps = self._journal.high_water_step
+        self._episodes = 0
+        self._began = time.monotonic()
+        described = orjson.loads(orjson.dumps(agent, default=str, option=orjson.OPT_NON_STR_KEYS))
+        is_new = self.run.configuration_record() is None
+        self.run.write_config({"name": self.run.name, "seed": seed, "agent": described, "tracking": section})
+        if is_new:
+            identity = {"seed": seed, "agent": described}
+            self._journal.note("configuration", run_id=uuid.uuid4().hex, identity=identity, agent=described)
+        else:
+            self._journal.resume_from(self._journal.next_seq, exact=False)
+        self._journal.note(
+            "attempt",
+            number=len(self.run.attempts()) + 1,
+            resumed_from=None,
+            env_steps=self._env_steps,
+            exact=is_new,
+            environments=None,
+            seed=seed,
+            **process_facts(),
+        )
+        write_destination(self.run, resolve_destination(section, read_destination(self.run)))
+        self._delivery = delivery.deliver(self.run)
+        atexit.register(self._end_with_program)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not ended."""
+        return self._journal.is_open
+
+    def metrics(
+        self, step: int, values: Mapping[str, float], excluded: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
+        """Record values at a number of env steps; `excluded` keeps keys from a sink, by its name."""
+        more = {"excluded": {sink: list(keys) for sink, keys in excluded.items()}} if excluded else {}
+        self._journal.write("metrics", step, values=dict(values), **more)
+        self._seen(step)
+
+    def episodes(self, step: int, episodes: Sequence[tuple[int, float, int]]) -> None:
+        """Record finished episodes: env steps at the end, return, length of each."""
+        if episodes:
+            steps, returns, lengths = zip(*episodes, strict=True)
+            self._journal.write("episodes", step, steps=steps, returns=returns, lengths=lengths)
+            self._episodes += len(episodes)
+        self._seen(step)
+
+    def end(self, state: str, reason: str, error: BaseException | None = None) -> None:
+        """Record how it ended, and have the rest delivered; harmless if called twice.
+
+        Args:
+            state: ``completed``, ``stopped`` or ``failed``.
+            reason: Why, in words.
+            error: What made it fail.
+        """
+        if not self.is_open:
+            return
+        atexit.unregister(self._end_with_program)
+        if error is not None:
+            self._journal.note("error", error=type(error).__name__, message=" ".join(str(error).split()))
+        self._journal.note(
+            "end",
+            state=state,
+            reason=reason,
+            env_steps=self._env_steps,
+            episodes=self._episodes,
+            seconds=time.monotonic() - self._began,
+            mean_return=None,
+            goes_on=state != "completed",
+        )
+        self._journal.sync()
+        self._open.close()
+        if self._delivery is not None:
+            self._delivery.finish()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until everything is delivered; return whether it is."""
+        return True if self._delivery is None else self._delivery.wait(timeout)
+
+    def _seen(self, step: int) -> None:
+        self._env_steps = max(self._env_steps, step)
+        if self._delivery is not None:
+            self._delivery.look()
+
+    def _end_with_program(self) -> None:
+        error = getattr(sys, "last_value", None)  # what ended the program, if it was an error
+        if error is None:
+            self.end("stopped", "the program ended before the training did")
+        else:
+            self.end("failed", f"{type(error).__name__}: {' '.join(str(error).split())}", error)

@@ -1,0 +1,148 @@
+"""People's own SB3 scripts: the callback and the logger's output record what the loop records."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+
+import gymnasium as gym
+import pytest
+
+from rltrack.errors import ConfigurationError, NameTaken
+from rltrack.runs import Root
+from rltrack.tracking.journal import read_journal
+
+sb3 = pytest.importorskip("stable_baselines3")
+
+from stable_baselines3 import DQN, PPO  # noqa: E402
+from stable_baselines3.common.logger import Logger  # noqa: E402
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize  # noqa: E402
+
+import rltrack  # noqa: E402
+
+SMALL = {"policy_kwargs": {"net_arch": [8]}, "device": "cpu", "seed": 3}
+
+
+def ppo(env="CartPole-v1"):
+    return PPO("MlpPolicy", env, n_steps=32, batch_size=32, n_epochs=1, **SMALL)
+
+
+def records(name, kind):
+    return [record for record in read_journal(Root().find(name).journal_file) if record["kind"] == kind]
+
+
+def test_a_script_is_recorded_as_the_loop_records():
+    callback = rltrack.TrackingCallback("script")
+    assert callback.run is None
+    model = ppo().learn(320, callback=callback)
+    assert callback.run == "script"
+    assert callback.wait_for_tracking(1)
+    metrics = records("script", "metrics")
+    assert [record["step"] for record in metrics] == [*range(32, 321, 32), 320], "the last update's losses too"
+    assert "train/loss" in metrics[-1]["values"]
+    assert "time/fps" in metrics[-2]["values"]
+    episodes = [
+        pair
+        for record in records("script", "episodes")
+        for pair in zip(record["steps"], record["returns"], strict=True)
+    ]
+    assert len(episodes) == model._episode_num + len(model.ep_info_buffer)
+    (first,) = records("script", "configuration")
+    assert first["agent"]["hyperparameters"]["n_steps"] == 32
+    status = Root().find("script").status()
+    assert (status.state, status.env_steps, status.is_finished) == ("completed", 320, True)
+
+
+def test_the_same_numbers_with_the_loop():
+    """Two lines in a script give the journal that TrainingLoop gives, but for what belongs to time."""
+    ppo().learn(320, callback=rltrack.TrackingCallback("script"))
+    rltrack.TrainingLoop(ppo(), total_timesteps=320, name="loop").run()
+
+    def curve(name, key):
+        return [record["values"][key] for record in records(name, "metrics") if key in record["values"]]
+
+    for key in ("train/loss", "train/value_loss", "rollout/ep_rew_mean"):
+        assert len(curve("loop", key)) == 10
+        assert curve("script", key) == curve("loop", key), key
+    for field in ("returns", "lengths", "steps"):
+        assert [record[field] for record in records("script", "episodes")] == [
+            record[field] for record in records("loop", "episodes")
+        ]
+
+
+def test_learning_on_goes_on_in_the_same_run_and_anew_begins_another():
+    callback = rltrack.TrackingCallback()
+    model = ppo().learn(64, callback=callback)
+    first = callback.run
+    model.learn(64, callback=callback, reset_num_timesteps=False)
+    assert callback.run == first
+    assert [record["step"] for record in records(first, "metrics")] == [32, 64, 64, 96, 128, 128]
+    assert len(records(first, "attempt")) == 2
+    model.learn(64, callback=callback)
+    assert callback.run != first
+
+    named = rltrack.TrackingCallback("named")
+    model.learn(64, callback=named)
+    with pytest.raises(ConfigurationError, match="another name"):
+        model.learn(64, callback=named)
+    with pytest.raises(NameTaken, match="resume=True"):
+        model.learn(64, callback=rltrack.TrackingCallback("named"))
+
+
+def test_episodes_without_a_monitor_and_with_normalised_rewards():
+    env = VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")] * 2))
+    ppo(env).learn(640, callback=rltrack.TrackingCallback("raw"))
+    lengths = [length for record in records("raw", "episodes") for length in record["lengths"]]
+    returns = [value for record in records("raw", "episodes") for value in record["returns"]]
+    assert len(returns) > 5
+    assert returns == lengths, "CartPole pays one for each step, before normalisation"
+
+
+def test_off_policy_agents_and_a_logger_alone():
+    DQN("MlpPolicy", "CartPole-v1", learning_starts=50, buffer_size=500, **SMALL).learn(
+        300, callback=rltrack.TrackingCallback("dqn"), log_interval=1
+    )
+    assert len(records("dqn", "episodes")) > 5
+    assert any("train/loss" in record["values"] for record in records("dqn", "metrics"))
+
+    output = rltrack.JournalOutputFormat("logged")
+    logger = Logger(None, [output])
+    logger.record("eval/score", 3)
+    logger.record("eval/secret", 4.0, exclude="mlflow")
+    logger.record("eval/nan", math.nan)
+    logger.record("eval/text", "hello")
+    logger.dump(7)
+    logger.close()
+    (record,) = records("logged", "metrics")
+    assert record["values"].keys() == {"eval/score", "eval/secret", "eval/nan"}
+    assert record["excluded"] == {"mlflow": ["eval/secret"]}
+    assert Root().find("logged").status().state == "completed"
+
+
+SCRIPT = """
+import rltrack
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+
+class Breaks(BaseCallback):
+    def _on_step(self):
+        if self.num_timesteps == 40:
+            raise RuntimeError("the simulator fell over")
+        return True
+
+model = PPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, n_epochs=1, device="cpu")
+model.learn(320, callback=[rltrack.TrackingCallback("broken"), Breaks()])
+"""
+
+
+@pytest.mark.slow
+def test_a_script_that_fails_says_so(own_root):
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=dict(os.environ), timeout=120
+    )
+    assert "the simulator fell over" in done.stderr
+    status = Root().find("broken").status()
+    assert (status.state, status.reason) == ("failed", "RuntimeError: the simulator fell over")
+    assert Root().find("broken").status().is_finished is False
