@@ -17,6 +17,7 @@ from rich.table import Table
 
 from rltrack.checkpoints import Retention, best_first
 from rltrack.errors import CheckpointNotFound, ConfigurationError, did_you_mean
+from rltrack.runs import resolve_root
 from rltrack.tracking.bookmark import SINKS, forget_delivery, is_delivered, read_bookmark
 from rltrack.tracking.journal import KINDS, Record, encode_record, read_from, read_journal
 from rltrack.training.reporter import format_duration
@@ -338,15 +339,18 @@ def print_summary(run: RunDirectory, statistics: TrainingStatistics, delivered: 
     curve = run.exports / "learning_curve.png"
     if curve.exists():
         rows.append(("plot", _short(curve)))
-    rows.append(("TensorBoard", f"{_program('tensorboard')} --logdir {_short(run.tensorboard)}"))
     found = read_bookmark(run)
-    uri = None if found is None else found.mlflow.state.get("tracking_uri")
-    if delivered and uri is not None:
-        rows.append(("MLflow", _mlflow_command(uri) if uri.startswith("sqlite:") else uri))
+    state = {} if found is None else found.mlflow.state
+    if delivered and "run_id" in state:
+        uri = state["tracking_uri"]
+        if uri.startswith("http"):
+            rows.append(("MLflow", f"{uri}/#/experiments/{state['experiment_id']}/runs/{state['run_id']}"))
     else:
         problem = found.mlflow.problem if found is not None else None
         reason = problem.message if problem else "the delivery still goes on"
-        rows.append(("MLflow", f"not delivered yet: {reason} (see `rltrack show {run.name}`)"))
+        rows.append(("not in MLflow", f"{reason} (see `rltrack show {run.name}`)"))
+    is_usual = run.root == resolve_root()
+    rows.append(("pages", f"{_program('rltrack')} {'' if is_usual else f'--root {_short(run.root)} '}ui"))
     labels = [label for label, _ in rows]
     if "last version" in labels:
         which = "" if "best version" in labels else ', version="last"'
@@ -357,11 +361,6 @@ def print_summary(run: RunDirectory, statistics: TrainingStatistics, delivered: 
     width = max(len(label) for label, _ in rows)
     for label, value in rows:  # not in a table, which would break commands that one wants to copy
         out.print(f"{label:<{width}}  {value}", highlight=False, markup=False)
-
-
-def _mlflow_command(uri: str) -> str:
-    """A lean server on loopback; a bare ``mlflow ui`` would open another, empty database."""
-    return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false {_program('mlflow')} server --workers 1 --backend-store-uri {uri}"
 
 
 def _program(name: str) -> str:

@@ -85,6 +85,10 @@ class SB3Evaluation:
         observations, rewards, dones, infos = self.venv.step(actions)
         return observations, np.asarray(rewards), np.asarray(dones), infos
 
+    def picture(self) -> np.ndarray | None:
+        """Return what the environments look like now, uint8, shape ``(height, width, 3)``; None if they cannot show it."""
+        return self.venv.render("rgb_array")
+
     def prediction_inputs(self) -> dict[str, Any]:
         """Return the action masks, for algorithms that use them in environments that have them."""
         if not self._masked:

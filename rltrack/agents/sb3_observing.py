@@ -47,8 +47,8 @@ class EpisodeCounter:
         if self._returns is not None and self._lengths is not None:
             self._returns += seen["rewards"] if self._normalize is None else self._normalize.get_original_reward()
             self._lengths += 1
-        dones = seen["dones"]
-        if not np.any(dones):
+        dones = np.asarray(seen["dones"])
+        if not dones.any():
             return []
         ended = []
         for index in map(int, np.flatnonzero(dones)):
@@ -69,10 +69,12 @@ class Relay(BaseCallback):
         self.observer: Any = None
         self.schedule: Any = None
         self._counter: EpisodeCounter | None = None
+        self._n_envs = 0
 
     def prepare(self, env: VecEnv) -> None:
         """Find out whether the environment reports its episodes, or we must add them up."""
         self._counter = EpisodeCounter(env)
+        self._n_envs = env.num_envs
 
     @property
     def counter(self) -> EpisodeCounter:
@@ -84,14 +86,13 @@ class Relay(BaseCallback):
         observer = self.observer
         seen = self.locals
         dones = seen.get("dones")
-        n_envs = self.training_env.num_envs
         if dones is None:  # ARS steps inside evaluate_policy, and tells only that it stepped
-            observer.on_step(n_envs, None)
+            observer.on_step(self._n_envs, None)
             return True
         step = None
         if observer.wants_steps:
             step = StepInfo(self.num_timesteps, seen["new_obs"], seen["actions"], seen["rewards"], dones, seen["infos"])
-        observer.on_step(n_envs, step)
+        observer.on_step(self._n_envs, step)
         for episode_return, length, index in self.counter.count(seen):
             observer.on_episode_end(EpisodeInfo(episode_return, length, env_steps=self.num_timesteps, env_index=index))
         return True

@@ -68,11 +68,14 @@ KINDS = (
 )
 _TEXT_TO_FLOAT = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _TAIL_BYTES = 1 << 16
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 
 
 def encode_record(record: Record) -> bytes:
     """Return a record as one line, newline included."""
-    return orjson.dumps(_explicit(record), option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+    line = orjson.dumps(record, option=_OPTIONS)
+    # orjson writes NaN and infinities as null; looking for it is far cheaper than looking at every number
+    return orjson.dumps(_explicit(record), option=_OPTIONS) if b"null" in line else line
 
 
 def decode_record(line: bytes) -> Record:
@@ -107,9 +110,9 @@ def _numeric(value: Any) -> Any:
     if isinstance(value, str):
         return _TEXT_TO_FLOAT.get(value, value)
     if isinstance(value, dict):
-        return {key: _numeric(item) for key, item in value.items()}
+        return {key: item if type(item) is float else _numeric(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_numeric(item) for item in value]
+        return [item if type(item) is float else _numeric(item) for item in value]
     return value
 
 

@@ -84,6 +84,10 @@ class Route:
         if self.bookmark.finished_at != journal_end:
             self._attempt(end)
 
+    def add_video(self, report: RunReport, video: Path, gif: Path) -> None:
+        """Add a video to what is delivered."""
+        self._attempt(lambda: self.sink.add_video(report, video, gif))
+
     @property
     def needs_a_person(self) -> bool:
         """Whether it makes no sense to try again before somebody did something."""

@@ -10,6 +10,7 @@ dies. In words::
         fsync the journal, and deliver what is new to each sink          (a failing one waits, the others go on)
         now and then: draw plots and update the description
     deliver the true status: as the journal says, also where training was killed without a word
+    film the best policy
 
 Only what is fsynced is delivered, and where the run has a copy in a remote store, only what the copy holds: what a power
 cut or another machine takes back was never shown to anybody.
@@ -17,8 +18,10 @@ cut or another machine takes back was never shown to anybody.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +45,8 @@ DELIVER_SECONDS = 1.0
 REFRESH_SECONDS = 60.0
 PATIENCE_SECONDS = 600.0
 """How long it goes on trying after the end of training."""
+
+FILM_SECONDS = 180.0
 
 EXIT_DELIVERED, EXIT_NOT_DELIVERED, EXIT_BUSY = 0, 1, 75
 _BEAT_SECONDS = 0.2
@@ -115,9 +120,12 @@ class Shipper:
                 if hopeless or time.monotonic() - ended_at > self._patience:
                     break
             time.sleep(_BEAT_SECONDS)
+        delivered = is_delivered(self.run)
+        if delivered:
+            self._film()
         for route in self._routes:
             route.close()
-        return is_delivered(self.run)
+        return delivered
 
     def _deliver(self) -> int:
         """Deliver what is new; return up to where it was allowed to."""
@@ -134,6 +142,26 @@ class Shipper:
         for route in self._routes:
             if route.has_all(end, resources_end):
                 route.finish(self.report, end)
+
+    def _film(self) -> None:
+        """Add a video of the best policy; nobody waits for it, and a run without one is complete."""
+        wanted = (self.report.config.get("tracking") or {}).get("video", False)
+        if not wanted or not self.report.status().is_finished or importlib.util.find_spec("moviepy") is None:
+            return
+        video, gif = self.run.exports / "best.mp4", self.run.exports / "best.gif"
+        command = [sys.executable, "-m", "rltrack.training.film", str(self.run.path), str(video), str(gif)]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=FILM_SECONDS, stdin=subprocess.DEVNULL
+            )
+        except subprocess.TimeoutExpired:
+            self._tell(f"no video: the episode took more than {FILM_SECONDS:.0f} s to film")
+            return
+        if done.returncode != 0:
+            self._tell(f"no video: {(done.stderr.strip().splitlines() or ['its process died'])[-1]}")
+            return
+        for route in self._routes:
+            route.add_video(self.report, video, gif)
 
     def _refresh(self) -> None:
         if time.monotonic() - self._refreshed < REFRESH_SECONDS:

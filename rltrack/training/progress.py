@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rltrack.tracking.metrics import MetricsTracker
+
 if TYPE_CHECKING:
     from rltrack.agents.protocol import EpisodeInfo
     from rltrack.evaluation.episodes import Evaluation
-    from rltrack.tracking.metrics import MetricsTracker
     from rltrack.tracking.resources import Resources, ResourceSampler
 
 WINDOW = 100
@@ -177,12 +178,9 @@ class TrainingStatistics:
         state: How it ended.
         reason: Why it ended, in words.
         env_steps: Env steps of the whole run.
-        episodes: Finished training episodes.
         iterations: Iterations.
         seconds: Time spent training, added up over attempts.
-        episode_returns: Raw return of each training episode, in order.
-        episode_lengths: Their lengths, in env steps.
-        evaluations: Every evaluation, in order.
+        history: The run's records; what is asked for below is read from it when it is asked for.
         convergence_threshold: Mean return that counts as converged, if one was set.
     """
 
@@ -190,38 +188,55 @@ class TrainingStatistics:
     state: TrainingState = TrainingState.INITIALIZING
     reason: str = ""
     env_steps: int = 0
-    episodes: int = 0
     iterations: int = 0
     seconds: float = 0.0
-    episode_returns: list[float] = field(default_factory=list)
-    episode_lengths: list[int] = field(default_factory=list)
-    evaluations: list[Evaluation] = field(default_factory=list)
+    history: MetricsTracker = field(default_factory=MetricsTracker, repr=False)
     convergence_threshold: float | None = None
+    _episodes: int = field(default=0, repr=False)
+    _best: Evaluation | None = field(default=None, repr=False)
+    _final: Evaluation | None = field(default=None, repr=False)
 
-    def take(self, progress: TrainingProgress, metrics: MetricsTracker, reason: str) -> None:
-        """Take over how training ended, and its whole history from the records."""
+    def take(self, progress: TrainingProgress, history: MetricsTracker, reason: str) -> None:
+        """Take over how training ended."""
+        self.state, self.reason, self.history = progress.state, reason, history
+        self.env_steps, self.iterations = progress.env_steps, progress.iterations
+        self.seconds, self._episodes = progress.elapsed_seconds, progress.episodes
+        self._best, self._final = progress.best_evaluation, progress.last_evaluation
+
+    @property
+    def episodes(self) -> int:
+        """Finished training episodes."""
+        return self._episodes or len(self.history.episodes)
+
+    @property
+    def episode_returns(self) -> list[float]:
+        """Raw return of each training episode, in order."""
+        return [episode[1] for episode in self.history.episodes]
+
+    @property
+    def episode_lengths(self) -> list[int]:
+        """Length of each training episode in env steps, in order."""
+        return [episode[2] for episode in self.history.episodes]
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        """Every evaluation, in order."""
         from rltrack.evaluation.episodes import Evaluation
 
-        self.state, self.reason = progress.state, reason
-        self.env_steps, self.iterations, self.seconds = (
-            progress.env_steps,
-            progress.iterations,
-            progress.elapsed_seconds,
-        )
-        self.episode_returns = [episode[1] for episode in metrics.episodes]
-        self.episode_lengths = [episode[2] for episode in metrics.episodes]
-        self.episodes = max(progress.episodes, len(self.episode_returns))
-        self.evaluations = [Evaluation.from_record(record) for record in metrics.evaluations]
+        return [Evaluation.from_record(record) for record in self.history.evaluations]
 
     @property
     def best_evaluation(self) -> Evaluation | None:
         """The evaluation with the highest mean return, the earlier of two equal ones."""
-        return max(self.evaluations, key=lambda evaluation: evaluation.mean, default=None)
+        return self._best or max(self.evaluations, key=lambda evaluation: evaluation.mean, default=None)
 
     @property
     def final_evaluation(self) -> Evaluation | None:
         """The last evaluation."""
-        return self.evaluations[-1] if self.evaluations else None
+        if self._final is not None:
+            return self._final
+        evaluations = self.evaluations
+        return evaluations[-1] if evaluations else None
 
     @property
     def is_converged(self) -> bool:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rltrack.evaluation.episodes import Evaluation
     from rltrack.training.progress import TrainingProgress
 
-_REFRESH_SECONDS = 0.5
+_REFRESH_SECONDS = 1.0
 
 
 def format_duration(seconds: float | None) -> str:

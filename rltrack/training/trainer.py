@@ -113,8 +113,24 @@ def config_of(run: RunDirectory) -> TrainingConfig:
     return TrainingConfig.from_mapping(data, source=str(run.config_file))
 
 
-def _agent_of(run: RunDirectory, version: str | int) -> tuple[Any, Any, Version, TrainingConfig]:
+def agent_of(
+    run: RunDirectory, version: str | int, env_kwargs: Mapping[str, Any] | None = None
+) -> tuple[Any, Any, Version, TrainingConfig]:
+    """Build a run's agent with the policy of a version, to act.
+
+    Args:
+        run: The run.
+        version: ``best``, ``last``, ``v12``, or a number of env steps.
+        env_kwargs: Further arguments of its environment.
+
+    Returns:
+        The agent, its environment, the version, and the run's configuration.
+    """
     config = config_of(run)
+    if env_kwargs:
+        section = config.environment
+        section = section.model_copy(update={"kwargs": {**section.kwargs, **env_kwargs}})
+        config = config.model_copy(update={"environment": section})
     store = run.store()
     found = store.find(version)
     state = store.read(found, POLICY_PARTS)
@@ -139,7 +155,7 @@ def load_agent(run: str, version: str | int = "best", root: str | Path | None = 
         RunNotFound: If there is no such run.
         CheckpointNotFound: If there is no such version; the committed ones are named.
     """
-    agent, _, _, _ = _agent_of(Root(root).find(run), version)
+    agent, _, _, _ = agent_of(Root(root).find(run), version)
     model: Any = agent.model
     normalize = model.get_vec_normalize_env()
     if normalize is not None:
@@ -171,7 +187,7 @@ def evaluate_run(
     """
     if episodes < 1:
         raise ConfigurationError(f"episodes is {episodes}; play at least 1.")
-    agent, env, found, config = _agent_of(run, version)
+    agent, env, found, config = agent_of(run, version)
     try:
         evaluation_env = agent.make_evaluation_env(None, min(episodes, MAX_EVAL_ENVS))
         try:

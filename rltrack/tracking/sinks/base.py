@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rltrack.errors import RltrackError
@@ -88,6 +89,13 @@ class Sink(Protocol):
 
     def finish(self, report: RunReport) -> None:
         """Show how the run ended; it may go on later all the same.
+
+        Raises:
+            NotDelivered: If that is not possible now.
+        """
+
+    def add_video(self, report: RunReport, video: Path, gif: Path) -> None:
+        """Add a video of the policy, after `finish`: the file, and a small animated picture of it.
 
         Raises:
             NotDelivered: If that is not possible now.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sqlite3
+import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -15,6 +18,7 @@ from rltrack.runs import Root
 from rltrack.tracking.destination import read_destination, write_destination
 
 _CREATION_SECONDS = 120.0
+_METRIC_COLUMNS = ("key", "value", "is_nan", "timestamp", "step", "run_uuid")
 _PATHS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -70,6 +74,44 @@ def _create(root: Path, database: Path) -> None:
     os.replace(complete, database)
     for leftover in root.glob(".mlflow-*.db*"):
         leftover.unlink()
+
+
+class MetricRows:
+    """Inserts metrics into the root's own database, ten times as fast as MLflow's store, which makes an object of each.
+
+    Only for rows that are not their key's latest: those go through MLflow, which also checks the run and keeps its table of
+    latest metrics. Rows that are there already are left out, as MLflow does.
+
+    Args:
+        root: The root.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._connection = sqlite3.connect(database_path(root), timeout=20, isolation_level=None)
+        found = {row[1] for row in self._connection.execute("PRAGMA table_info(metrics)")}
+        self.is_usable = found == set(_METRIC_COLUMNS)
+        """Whether the table is the one that this was written for; another version of MLflow may have another."""
+
+    def insert(self, run_id: str, rows: Iterable[tuple[str, float, int, int]]) -> None:
+        """Insert rows of key, value, milliseconds and step, all or none."""
+        columns = ", ".join(_METRIC_COLUMNS)
+        with self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.executemany(
+                f"INSERT OR IGNORE INTO metrics ({columns}) VALUES (?, ?, ?, ?, ?, ?)",
+                ((key, *_storable(value), timestamp, step, run_id) for key, value, timestamp, step in rows),
+            )
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+def _storable(value: float) -> tuple[float, bool]:
+    """A value and whether it is NaN, as MLflow stores them: 0 for NaN, the largest float for an infinity."""
+    if math.isfinite(value):
+        return value, False
+    return (0.0, True) if math.isnan(value) else (math.copysign(sys.float_info.max, value), False)
 
 
 def moved_from(root: Path) -> Path | None:

@@ -22,7 +22,7 @@ from mlflow.tracking import MlflowClient
 
 from rltrack.tracking.destination import Destination, without_password
 from rltrack.tracking.sinks.base import NotDelivered, Point, Refused
-from rltrack.tracking.sinks.embedded import artifact_folder, ensure_database, moved_from
+from rltrack.tracking.sinks.embedded import MetricRows, artifact_folder, ensure_database, moved_from
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -43,6 +43,9 @@ STATUS = {
 }
 _NEEDS_A_PERSON = {"UNAUTHENTICATED", "PERMISSION_DENIED", "ENDPOINT_NOT_FOUND", "NOT_FOUND", "RESOURCE_DOES_NOT_EXIST"}
 _BAD_CONTENT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"}
+
+Row = tuple[str, float, int, int]
+"""Key, value, milliseconds, step."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -77,6 +80,7 @@ class MlflowSink:
         self.state = state
         self._client: Any = None
         self._known_params: set[str] = set()
+        self._fast: MetricRows | None = None
 
     def is_lost(self, report: RunReport) -> bool:
         """Whether `state` speaks of another place than the one that the run goes to now."""
@@ -105,6 +109,9 @@ class MlflowSink:
             self._client.update_run(self.run_id, status="RUNNING")
         self._describe(report)
         self._log_dataset(report)
+        if self._destination.tracking_uri is None:
+            fast = MetricRows(self._root)
+            self._fast = fast if fast.is_usable else None
 
     @property
     def run_id(self) -> str:
@@ -114,15 +121,21 @@ class MlflowSink:
     @_explained
     def write(self, points: Sequence[Point]) -> list[Refused]:
         """Log metrics in batches; one that MLflow refuses for good is found by halving its batch."""
-        rows = (
-            Metric(_key(key), float(value), int(point.time * 1000), int(point.step))
+        rows = [
+            (_key(key), float(value), int(point.time * 1000), int(point.step))
             for point in points
             for key, value in point.values_for("mlflow").items()
-        )
-        refused: list[Refused] = []
-        for chunk in _chunks(rows, BATCH):
-            refused += self._log(chunk)
-        return refused
+        ]
+        if self._fast is not None:
+            latest = {row[0]: row for row in sorted(rows, key=_recency)}
+            refused = self._log_all(latest.values())
+            self._fast.insert(self.run_id, (row for row in rows if row is not latest[row[0]]))
+            return refused
+        return self._log_all(rows)
+
+    def _log_all(self, rows: Iterable[Row]) -> list[Refused]:
+        entities = (Metric(key, value, timestamp, step) for key, value, timestamp, step in rows)
+        return [refused for chunk in _chunks(entities, BATCH) for refused in self._log(chunk)]
 
     @_explained
     def refresh(self, report: RunReport) -> None:
@@ -140,13 +153,16 @@ class MlflowSink:
             self._client.set_terminated(self.run_id, STATUS[status.state], int(status.last_time * 1000))
 
     @_explained
-    def add_artifact(self, path: Path, folder: str) -> None:
-        """Upload a file; the same name again overwrites."""
-        self._client.log_artifact(self.run_id, str(path), folder)
+    def add_video(self, report: RunReport, video: Path, gif: Path) -> None:
+        """Upload the video; the same name again overwrites."""
+        self._client.log_artifact(self.run_id, str(video), "video")
 
     def close(self) -> None:
         """Forget the client."""
         self._client = None
+        if self._fast is not None:
+            self._fast.close()
+            self._fast = None
 
     # ---- inside ----
 
@@ -299,6 +315,12 @@ class MlflowSink:
 def _key(key: str) -> str:
     """Replace what MLflow refuses in a key; one bad key would reject its whole batch."""
     return re.sub(r"/{2,}", "/", _FORBIDDEN.sub("_", key)).replace("..", "__").strip("/")[:_MAX_KEY]
+
+
+def _recency(row: Row) -> tuple[int, int, float]:
+    """What MLflow calls the latest of a key: by step, then by time."""
+    _, value, timestamp, step = row
+    return step, timestamp, value
 
 
 def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -217,8 +217,8 @@ class TensorBoardSink:
         self.state["open"] = False
         self.close()
 
-    def add_video(self, report: RunReport, gif: Path) -> None:
-        """Add an animated picture in a file of its own, as the run's is closed by then."""
+    def add_video(self, report: RunReport, video: Path, gif: Path) -> None:
+        """Add the animated picture, in a file of its own, as the run's is closed by then."""
         folder, status = report.run.tensorboard, report.status()
         name = f"{max(self.state['files'])}.video"
         file = EventFile(folder / name, 0, report.start_time)

@@ -1,0 +1,95 @@
+"""Films an episode of a run's best policy: ``python -m rltrack.training.film RUN_FOLDER VIDEO GIF``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from rltrack.errors import ConfigurationError, RltrackError
+from rltrack.evaluation.episodes import episode_seeds
+from rltrack.runs import RunDirectory
+from rltrack.training.trainer import agent_of
+
+MAX_FRAMES = 1000
+_GIF_FRAMES, _GIF_WIDTH = 60, 240
+_FRAMES_PER_SECOND = 30
+
+
+def film(run: RunDirectory, video: Path, gif: Path, version: str = "best") -> int:
+    """Play one episode, and write it as a video and as a small animated picture.
+
+    Args:
+        run: The run.
+        video: An ``.mp4`` file to write.
+        gif: A ``.gif`` file to write.
+        version: Whose policy plays.
+
+    Returns:
+        The number of frames of the video; at most `MAX_FRAMES`.
+
+    Raises:
+        ConfigurationError: If the environment cannot be rendered as pictures.
+    """
+    frames = _play(run, version)
+    video.parent.mkdir(parents=True, exist_ok=True)
+    _write_video(frames, video)
+    _write_gif(frames, gif)
+    return len(frames)
+
+
+def _play(run: RunDirectory, version: str) -> list[np.ndarray]:
+    agent, env, _, config = agent_of(run, version, {"render_mode": "rgb_array"})
+    stage = agent.make_evaluation_env(None, 1)
+    try:
+        observation = stage.start([episode_seeds(config.seed, 1)])
+        frames: list[np.ndarray] = []
+        state, starts = None, np.ones(1, dtype=bool)
+        while len(frames) < MAX_FRAMES:
+            frame = stage.picture()
+            if frame is None:
+                raise ConfigurationError(
+                    f"{config.environment.id} cannot be rendered as pictures (render_mode 'rgb_array')."
+                )
+            frames.append(np.asarray(frame, dtype=np.uint8))
+            actions, state = agent.predict(
+                observation, state=state, episode_start=starts, deterministic=True, **stage.prediction_inputs()
+            )
+            observation, _, dones, infos = stage.step(actions)
+            starts = dones
+            if dones[0] and (not stage.reports_episodes or "episode" in infos[0]):
+                break
+        return frames
+    finally:
+        stage.close()
+        env.close()
+
+
+def _write_video(frames: list[np.ndarray], path: Path) -> None:
+    from moviepy import ImageSequenceClip
+
+    height, width = frames[0].shape[0] // 2 * 2, frames[0].shape[1] // 2 * 2  # what the codec can encode
+    clip = ImageSequenceClip([frame[:height, :width] for frame in frames], fps=_FRAMES_PER_SECOND)
+    clip.write_videofile(str(path), codec="libx264", audio=False, logger=None)
+
+
+def _write_gif(frames: list[np.ndarray], path: Path) -> None:
+    from PIL import Image
+
+    every = max(1, -(-len(frames) // _GIF_FRAMES))
+    pictures = [Image.fromarray(frame) for frame in frames[::every]]
+    for picture in pictures:
+        picture.thumbnail((_GIF_WIDTH, _GIF_WIDTH))
+    duration = 1000 * every // _FRAMES_PER_SECOND
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=duration, loop=0, optimize=True)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    try:
+        film(RunDirectory(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]))
+    except RltrackError as error:
+        sys.exit(str(error))
