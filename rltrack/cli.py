@@ -424,6 +424,28 @@ def pause(
         raise typer.Exit(EXIT_ERROR)
 
 
+@benchmark.command()
+def overhead(
+    only: Annotated[list[str] | None, typer.Option(help="Only this case; may be repeated.")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Trainings of each case, bare and with rltrack.")] = 10,
+    output: Annotated[Path | None, typer.Option(help="Markdown file to write.", show_default=False)] = None,
+) -> None:
+    """Measure what tracking costs a training, against SB3 alone, its TensorBoard writer and its MLflow recipe.
+
+    All cases take about three quarters of an hour, on an idle machine.
+    """
+    from rltrack.benchmarks.overhead import as_markdown, measure_overhead
+
+    rows = measure_overhead(only or (), trials=trials, tell=lambda text: typer.echo(text, err=True))
+    text = as_markdown(rows, "rltrack benchmark overhead")
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text)
+    typer.echo(text)
+    if not all(row.passed for row in rows):
+        raise typer.Exit(EXIT_ERROR)
+
+
 @benchmark.command("resume")
 def resume_matrix(
     jobs: Annotated[int, typer.Option(min=1, help="Cases at a time, one core each.")] = 2,

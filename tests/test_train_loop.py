@@ -207,9 +207,9 @@ def test_load_agent_gives_back_the_normalised_model(own_root):
 
     best = statistics.best_evaluation
     from rltrack.evaluation.episodes import episode_seeds, play_episodes
-    from rltrack.training.trainer import _agent_of
+    from rltrack.training.trainer import agent_of
 
-    agent, env, version, _ = _agent_of(Root().find("norm"), "best")
+    agent, env, version, _ = agent_of(Root().find("norm"), "best")
     assert version.env_steps == best.env_steps
     replayed = play_episodes(agent, agent.make_evaluation_env(None, 3), episode_seeds(0, 3))
     assert replayed.returns == best.returns, "the best version plays as it did when it was kept"

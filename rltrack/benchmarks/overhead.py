@@ -24,6 +24,7 @@ from typing import Any
 
 from rltrack.errors import RltrackError
 from rltrack.provenance import package_versions
+from rltrack.tracking.sinks.embedded import ensure_database
 
 WAYS = ("bare", "rltrack", "tensorboard", "mlflow", "witness")
 TITLES = {
@@ -108,22 +109,28 @@ def measure_overhead(
         tell: Hears how it goes.
     """
     results = []
-    for name in only or CASES:
-        result = Result(name)
-        for trial in range(trials):
-            for way in WAYS:
-                if way in ("tensorboard", "mlflow", "witness") and trial >= _COMPARISONS:
-                    continue
-                found = _run_trial(name, way)
-                if way == "witness":
-                    result.cpu_share.append(found["ours"] / found["cpu"])
-                else:
-                    result.seconds[way].append(1000 * found["seconds"] / found["steps"])
-            tell(f"{name}, trial {trial + 1} of {trials}: " + ", ".join(
-                f"{way} {result.ratio(way):.3f}" for way in TITLES if result.seconds[way]
-            ))  # fmt: skip
-        results.append(result)
+    with tempfile.TemporaryDirectory() as root:
+        ensure_database(Path(root))  # once for each root, not once for each training
+        for name in only or CASES:
+            results.append(_measure_case(name, trials, root, tell))
     return results
+
+
+def _measure_case(name: str, trials: int, root: str, tell: Callable[[str], None]) -> Result:
+    result = Result(name)
+    for trial in range(trials):
+        for way in WAYS:
+            if way in ("tensorboard", "mlflow", "witness") and trial >= _COMPARISONS:
+                continue
+            found = _run_trial(name, way, root)
+            if way == "witness":
+                result.cpu_share.append(found["ours"] / found["cpu"])
+            else:
+                result.seconds[way].append(1000 * found["seconds"] / found["steps"])
+        tell(f"{name}, trial {trial + 1} of {trials}: " + ", ".join(
+            f"{way} {result.ratio(way):.3f}" for way in TITLES if result.seconds[way]
+        ))  # fmt: skip
+    return result
 
 
 def as_markdown(results: Sequence[Result], command: str) -> str:
@@ -147,7 +154,7 @@ def as_markdown(results: Sequence[Result], command: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _run_trial(case: str, way: str) -> dict[str, float]:
+def _run_trial(case: str, way: str, root: str) -> dict[str, float]:
     """Run a trial in a process of its own, with a terminal for the progress bar."""
     steps = round(CASES[case].steps * (CASES[case].mlflow_share if way == "mlflow" else 1.0))
     with tempfile.TemporaryDirectory() as folder:
@@ -155,7 +162,7 @@ def _run_trial(case: str, way: str) -> dict[str, float]:
         shown = bytearray()
         drain = threading.Thread(target=_drain, args=(master, shown), daemon=True)
         drain.start()
-        environment = {**os.environ, "RLTRACK_ROOT": folder, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        environment = {**os.environ, "RLTRACK_ROOT": root, "MLFLOW_DISABLE_TELEMETRY": "true"}
         environment.pop("MLFLOW_TRACKING_URI", None)
         try:
             done = subprocess.run(
@@ -196,7 +203,7 @@ def _trial(case_name: str, way: str, folder: Path, steps: int) -> dict[str, floa
     if way == "tensorboard":
         model.set_logger(configure(str(folder / "tb"), ["tensorboard"]))
     elif way == "mlflow":
-        from rltrack.tracking.sinks.recipe import start_recipe
+        from rltrack.benchmarks.mlflow_recipe import start_recipe
 
         model.set_logger(Logger(None, [start_recipe(f"sqlite:///{folder / 'mlflow.db'}")]))
     begin = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rltrack.config import flatten
+from rltrack.errors import CheckpointNotFound
 from rltrack.runs import RunDirectory, RunStatus
 from rltrack.tracking.destination import without_password
 from rltrack.tracking.journal import Record, read_from
@@ -190,9 +192,14 @@ class RunReport:
             self._drawn_at = (self._journal_at, self._resources_at)
         return self.plots
 
-    def documents(self) -> list[Path]:
-        """Return the files that stand for the run as text: configuration and log."""
-        return [path for path in (self.run.config_file, self.run.log_file) if path.exists()]
+    def files(self) -> list[tuple[Path, str]]:
+        """Return the files that stand for the run, each with its folder: configuration, log, plots, the best policy."""
+        found = [(path, "") for path in (self.run.config_file, self.run.log_file) if path.exists()]
+        found += [(path, "plots") for path in sorted(self.plots)]
+        with contextlib.suppress(CheckpointNotFound, OSError):  # a version may be pruned at any moment
+            best = self.run.store().find("best")
+            found += [(path, "policy") for path in sorted(best.path.iterdir())]
+        return found
 
 
 def _spread(items: list[Record], count: int) -> list[Record]:

@@ -41,7 +41,7 @@ from rltrack.tracking.resources import ResourceSampler
 from rltrack.tracking.route import Route
 
 SAMPLE_SECONDS = 5.0
-DELIVER_SECONDS = 1.0
+DELIVER_SECONDS = 2.0
 REFRESH_SECONDS = 60.0
 PATIENCE_SECONDS = 600.0
 """How long it goes on trying after the end of training."""

@@ -48,6 +48,8 @@ class Checkpointing:
         self._next = strategy.next_checkpoint(progress)
         self._cuts = Cadence(env_steps=settings.checkpoints.cut_freq)
         self._next_cut = self._cuts.after(progress) if settings.checkpoints.cut_freq is not None else NEVER
+        seconds = settings.training.checkpoint_seconds
+        self._seconds = math.inf if seconds is None else seconds
         self._saved_at = -1
         self._saved_time = time.monotonic()
         self._known_inexact = parts.why_not_exact()
@@ -63,8 +65,7 @@ class Checkpointing:
         """Whether a version is due here, by its mark or by the clock."""
         if self.next_mark.is_reached(self._progress):
             return True
-        seconds = self._settings.training.checkpoint_seconds
-        by_clock = seconds is not None and time.monotonic() - self._saved_time >= seconds
+        by_clock = time.monotonic() - self._saved_time >= self._seconds
         return by_clock and not self.is_current and not self._is_cutting
 
     @property
@@ -137,7 +138,7 @@ class Checkpointing:
 
     @property
     def _is_cutting(self) -> bool:
-        return not math.isinf(self._next_cut.env_steps)
+        return self._next_cut is not NEVER
 
     def _submit(self, state: dict[str, Any], env_steps: int, score: float | None) -> None:
         refuse_nonfinite_weights(state, env_steps)

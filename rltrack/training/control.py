@@ -25,6 +25,22 @@ class IterationAbandoned(BaseException):
     """
 
 
+class _Abandonable:
+    """A context that costs next to nothing, since each iteration is one."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+
+    def __enter__(self) -> None:
+        self._control.may_abandon = True
+        if self._control.past_deadline:
+            self._control.may_abandon = False
+            raise IterationAbandoned("the deadline passed")
+
+    def __exit__(self, *_: object) -> None:
+        self._control.may_abandon = False
+
+
 class Control:
     """What was asked of a training from outside.
 
@@ -39,8 +55,9 @@ class Control:
         self._resumed = threading.Event()
         self._resumed.set()
         self.reason: str | None = None
-        self._may_abandon = False
-        self._past_deadline = False
+        self.may_abandon = False
+        self.past_deadline = False
+        self._abandonable = _Abandonable(self)
         self._timer: threading.Timer | None = None
 
     def stop(self, reason: str = "stop() was called") -> None:
@@ -72,16 +89,9 @@ class Control:
         while self.should_pause:
             self._resumed.wait(_POLL_SECONDS)
 
-    @contextmanager
-    def abandonable(self) -> Iterator[None]:
+    def abandonable(self) -> _Abandonable:
         """Inside, the deadline or a second Ctrl-C raises `IterationAbandoned`."""
-        self._may_abandon = True
-        try:
-            if self._past_deadline:
-                raise IterationAbandoned("the deadline passed")
-            yield
-        finally:
-            self._may_abandon = False
+        return self._abandonable
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -94,8 +104,8 @@ class Control:
 
         def handle(number: int, frame: FrameType | None) -> None:
             name = signal.Signals(number).name
-            if self._past_deadline:
-                if self._may_abandon:
+            if self.past_deadline:
+                if self.may_abandon:
                     raise IterationAbandoned(f"{self.deadline_seconds:g} s after the signal")
                 return
             again = number in received and number == signal.SIGINT
@@ -103,7 +113,7 @@ class Control:
             if self.on_signal is not None:
                 self.on_signal(name)
             self.stop(f"{name} received")
-            if again and self._may_abandon:
+            if again and self.may_abandon:
                 raise IterationAbandoned("second SIGINT")
             if self._timer is None:
                 self._timer = threading.Timer(self.deadline_seconds, self._deadline, [number])
@@ -126,7 +136,7 @@ class Control:
 
     def _deadline(self, number: int) -> None:
         """In the timer's thread: interrupt the main thread, whose handler then raises."""
-        self._past_deadline = True
+        self.past_deadline = True
         main = threading.main_thread().ident
         if main is not None:
             signal.pthread_kill(main, number)

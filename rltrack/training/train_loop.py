@@ -43,6 +43,9 @@ __all__ = [
     "create_training_loop",
 ]
 
+RATE_SECONDS = 0.05
+"""How often speed and time left are computed, at boundaries."""
+
 _logger = logging.getLogger("rltrack")
 
 
@@ -133,7 +136,7 @@ class TrainingLoop:
         self._resumed_at: int | None = None
         self._observer: ProgressObserver | None = None
         self._watch = ResourceWatch(self.progress, self.settings.training.memory_limit_mb)
-        self._tick = 0.0
+        self._tick = self._rated = 0.0
         if self.settings.training.enable_early_stopping:
             training = self.settings.training
             self.add_hook(EarlyStoppingHook(training.patience, training.min_improvement))
@@ -236,7 +239,7 @@ class TrainingLoop:
         """Start the clock and tell the hooks; comes after `set_up` and before the first chunk."""
         parts, progress = self._ready(), self.progress
         progress.state = TrainingState.RUNNING
-        self._tick = time.monotonic()
+        self._tick = self._rated = time.monotonic()
         progress.update_performance_stats(self._tick)
         self._observer = ProgressObserver(progress, self.hooks, self.strategy.remaining, parts.agent.set_schedule)
         parts.agent.set_schedule(self.strategy.remaining(progress))
@@ -365,7 +368,9 @@ class TrainingLoop:
         progress.elapsed_seconds += now - self._tick
         self._tick = now
         progress.remaining = min(max(self.strategy.remaining(progress), 0.0), 1.0)
-        progress.update_performance_stats(now)
+        if now - self._rated >= RATE_SECONDS:
+            self._rated = now
+            progress.update_performance_stats(now)
 
     def _record(self, stats: IterationStats, episodes: list[EpisodeInfo]) -> None:
         journal, progress = self._ready().session.journal, self.progress

@@ -9,11 +9,11 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "rltrack"
 ALLOWED = {
-    "torch": ("agents/",),
-    "stable_baselines3": ("agents/",),
+    "torch": ("agents/", "benchmarks/overhead.py"),
+    "stable_baselines3": ("agents/", "benchmarks/overhead.py"),
     "sb3_contrib": ("agents/",),
     "sbx": ("agents/",),
-    "mlflow": ("tracking/sinks/", "registry/"),
+    "mlflow": ("tracking/sinks/", "registry/", "benchmarks/mlflow_recipe.py"),
     "prefect": ("flows/",),
 }
 

@@ -283,12 +283,14 @@ class MlflowSink:
 
     def _upload(self, report: RunReport) -> None:
         sent = self.state["artifacts"]
-        files = [(path, "") for path in report.documents()] + [(path, "plots") for path in sorted(report.plots)]
-        for path, folder in files:
-            stamp = [path.stat().st_size, path.stat().st_mtime_ns]
-            if sent.get(path.name) != stamp:
-                self._client.log_artifact(self.run_id, str(path), folder or None)
-                sent[path.name] = stamp
+        for path, folder in report.files():
+            try:
+                stamp = [path.stat().st_size, path.stat().st_mtime_ns]
+                if sent.get(f"{folder}/{path.name}") != stamp:
+                    self._client.log_artifact(self.run_id, str(path), folder or None)
+                    sent[f"{folder}/{path.name}"] = stamp
+            except FileNotFoundError:  # another version became the best one: next time
+                continue
 
     def _deleted(self, run_id: str) -> NotDelivered:
         return NotDelivered(
