@@ -446,6 +446,45 @@ def overhead(
         raise typer.Exit(EXIT_ERROR)
 
 
+@benchmark.command()
+def delivery(
+    records: Annotated[int, typer.Option(min=1000, help="Records of the long journal.")] = 1_000_000,
+) -> None:
+    """Measure the speed of delivery, and the memory of trainer and shipper over a long journal. Takes about five minutes."""
+    from rltrack.benchmarks import delivery as measured
+
+    def tell(text: str) -> None:
+        typer.echo(text, err=True)
+
+    rate = measured.measure_rate()
+    memories = [measured.measure_shipper_memory(records, tell), measured.measure_trainer_memory(records, tell)]
+    typer.echo(measured.as_markdown(rate, memories))
+    if rate < measured.RATE_BAR or not all(item.passed for item in memories):
+        raise typer.Exit(EXIT_ERROR)
+
+
+@benchmark.command()
+def zoo(trials: Annotated[int, typer.Option(min=1, help="Trainings of each.")] = 5) -> None:
+    """Compare the whole of `rltrack train` with rl_zoo3's training, wall time from a cold start. Takes five minutes."""
+    from rltrack.benchmarks.zoo import as_markdown, compare_with_zoo
+
+    found = compare_with_zoo(trials, tell=lambda text: typer.echo(text, err=True))
+    typer.echo(as_markdown(found))
+    if not found.passed:
+        raise typer.Exit(EXIT_ERROR)
+
+
+@benchmark.command()
+def outage(
+    seconds: Annotated[float, typer.Option(min=1.0, help="Length of each training.")] = 60.0,
+    trials: Annotated[int, typer.Option(min=1, help="Trainings of each kind.")] = 3,
+) -> None:
+    """Compare training speed with MLflow's server up and with nobody answering. Takes seven minutes."""
+    from rltrack.benchmarks.outage import as_markdown, measure_outage
+
+    typer.echo(as_markdown(measure_outage(seconds, trials, tell=lambda text: typer.echo(text, err=True))))
+
+
 @benchmark.command("resume")
 def resume_matrix(
     jobs: Annotated[int, typer.Option(min=1, help="Cases at a time, one core each.")] = 2,

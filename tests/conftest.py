@@ -14,13 +14,15 @@ os.environ.update(
         "NO_COLOR": "1",
     }
 )
-for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "FORCE_COLOR"):
-    os.environ.pop(variable, None)
+os.environ.pop("FORCE_COLOR", None)
+MLFLOW_SETTINGS = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 
 
 @pytest.fixture(autouse=True)
 def own_root(tmp_path, monkeypatch, request):
     """Runs land in a temporary root; only tests that ask for the fixture `delivery` start delivering processes."""
+    for variable in MLFLOW_SETTINGS:  # MLflow's own functions set them for their processes
+        os.environ.pop(variable, None)
     monkeypatch.setenv("RLTRACK_ROOT", str(tmp_path / "mlruns"))
     if "delivery" not in request.fixturenames:
         monkeypatch.setattr("rltrack.tracking.delivery.deliver", lambda run: None)

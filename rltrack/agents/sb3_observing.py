@@ -14,6 +14,7 @@ from rltrack.agents.protocol import EpisodeInfo, StepInfo
 from rltrack.agents.sb3_environments import is_monitored
 
 _FEW = 16
+_NONE: list[tuple[float, int, int]] = []
 
 
 class EpisodeCounter:
@@ -72,23 +73,16 @@ class Relay(BaseCallback):
         super().__init__()
         self.observer: Any = None
         self.schedule: Any = None
-        self._counter: EpisodeCounter | None = None
+        self.counter: EpisodeCounter
         self._n_envs = 0
 
     def prepare(self, env: VecEnv) -> None:
         """Find out whether the environment reports its episodes, or we must add them up."""
-        self._counter = EpisodeCounter(env)
+        self.counter = EpisodeCounter(env)
         self._n_envs = env.num_envs
 
-    @property
-    def counter(self) -> EpisodeCounter:
-        """Counts the episodes; `prepare` comes first."""
-        assert self._counter is not None, "prepare() comes first"
-        return self._counter
-
     def _on_step(self) -> bool:
-        observer = self.observer
-        seen = self.locals
+        observer, seen = self.observer, self.locals
         dones = seen.get("dones")
         if dones is None:  # ARS steps inside evaluate_policy, and tells only that it stepped
             observer.on_step(self._n_envs, None)

@@ -307,7 +307,8 @@ class MlflowSink:
             "UNAUTHENTICATED": "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN.",
             "PERMISSION_DENIED": "Ask for the right to write there, or check the credentials.",
             "ENDPOINT_NOT_FOUND": "Check the address: it is not MLflow that answers.",
-            "RESOURCE_DOES_NOT_EXIST": "It was there before; `rltrack sync RUN --again` delivers into a new run.",
+            "RESOURCE_DOES_NOT_EXIST": "Check the experiment (tracking.experiment, MLFLOW_EXPERIMENT_ID); if our run is gone, "
+            "`rltrack sync RUN --again` delivers into a new one.",
         }.get(str(code), "")
         person = str(code) in _NEEDS_A_PERSON | _BAD_CONTENT or isinstance(error, ImportError)
         return NotDelivered(f"{address} answers {code}: {text} {advice}".rstrip(), needs_a_person=person)

@@ -1,0 +1,110 @@
+"""Training speed with MLflow's server up, and with nobody answering for the whole length of the run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rltrack.errors import RltrackError
+from rltrack.runs import Root
+from rltrack.ui import HOST, free_port, lean_environment, mlflow_command
+
+_TRAIN = """
+import sys
+from stable_baselines3 import PPO
+from rltrack import ProgressReporter, TrainingLoop
+model = PPO("MlpPolicy", "CartPole-v1", seed=0, device="cpu")
+loop = TrainingLoop(model, total_timesteps=10**9, max_seconds=float(sys.argv[1]), reporter=ProgressReporter(console=False))
+print(loop.run().steps_per_second)
+"""
+
+
+@dataclass
+class Outage:
+    """Env steps per second of each training.
+
+    Attributes:
+        up: With the server.
+        down: With nobody there.
+    """
+
+    up: list[float] = field(default_factory=list)
+    down: list[float] = field(default_factory=list)
+
+    @property
+    def ratio(self) -> float:
+        """Fastest without over fastest with the server; near 1 where an outage costs nothing."""
+        return max(self.down) / max(self.up)
+
+
+def measure_outage(seconds: float = 60.0, trials: int = 3, tell: Callable[[str], None] = print) -> Outage:
+    """Train for a while with the server up and down, interleaved."""
+    found = Outage()
+    with tempfile.TemporaryDirectory() as folder:
+        port, nobody = free_port(0, "port"), free_port(0, "port")
+        root = Root(Path(folder) / "server")
+        root.check_writable()
+        command = mlflow_command(f"sqlite:///{root.path / 'server.db'}", root, port)
+        server = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True, env=lean_environment(),
+        )  # fmt: skip
+        try:
+            _wait_for(f"http://{HOST}:{port}/health")
+            for trial in range(trials):
+                found.up.append(_speed(seconds, f"http://{HOST}:{port}", folder))
+                found.down.append(_speed(seconds, f"http://{HOST}:{nobody}", folder))
+                tell(f"trial {trial + 1}: up {found.up[-1]:,.0f} steps/s, down {found.down[-1]:,.0f} steps/s")
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+    return found
+
+
+def as_markdown(found: Outage) -> str:
+    """Return the figures as a table."""
+    lines = ["| MLflow's server | env steps per second, each training |", "|---|---|"]
+    lines += [
+        f"| {name} | {', '.join(f'{speed:,.0f}' for speed in speeds)} |"
+        for name, speeds in (("up", found.up), ("down for the whole run", found.down))
+    ]
+    return "\n".join(lines) + f"\n\nFastest without it over fastest with it: **{found.ratio:.3f}**.\n"
+
+
+def _speed(seconds: float, uri: str, folder: str) -> float:
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "RLTRACK_ROOT": f"{folder}/mlruns"}
+    done = subprocess.run([sys.executable, "-c", _TRAIN, str(seconds)], capture_output=True, text=True, env=environment)
+    if done.returncode != 0:
+        raise RltrackError(f"The training failed: {done.stderr[-1500:]}")
+    for run in Root(f"{folder}/mlruns").runs():
+        if run.is_shipped():  # it would go on trying beside the next training
+            _end_shipper(run.shipper_lock)
+    return float(done.stdout.split()[-1])
+
+
+def _end_shipper(lock: Path) -> None:
+    from rltrack.files import is_locked, lock_holder
+
+    holder = lock_holder(lock)
+    if holder is not None and is_locked(lock):
+        os.kill(holder, signal.SIGKILL)
+
+
+def _wait_for(address: str) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(address, timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise RltrackError("MLflow's server did not start.")
