@@ -24,7 +24,10 @@ RATE_BAR = 8000.0
 """Metrics per second that delivery must reach."""
 
 KEYS = 20
-_GROWTH_BAR = 1.1
+_GROWTH_BAR = 1.2
+"""The plots at the end take some 30 MB, however long the journal is."""
+
+_RECORD_BYTES = 212
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ def measure_trainer_memory(records: int = 1_000_000, tell: Callable[[str], None]
         journal = Root(folder).runs_folder / "long" / "journal.jsonl"
 
         def share() -> float:
-            return journal.stat().st_size / (records * 150.0) if journal.exists() else 0.0
+            return journal.stat().st_size / (records * _RECORD_BYTES) if journal.exists() else 0.0
 
         early, peak = _watch(process, share, tell)
         shipper = lock_holder(RunDirectory(journal.parent).shipper_lock)
@@ -106,7 +109,7 @@ def as_markdown(rate: float, memories: list[Memory]) -> str:
     ]
     lines += [
         f"| memory of the {item.process} over {item.records:,} records: at a tenth, most after that | "
-        f"{item.early_mb:,.0f} MB, {item.peak_mb:,.0f} MB | growth of at most a tenth |"
+        f"{item.early_mb:,.0f} MB, {item.peak_mb:,.0f} MB | growth of at most a fifth |"
         for item in memories
     ]
     return "\n".join(lines) + "\n"

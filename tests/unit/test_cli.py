@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from rltrack.cli import run_command
+from rltrack.runs import Root
+from rltrack.tracking.bookmark import read_bookmark
 
 pytest.importorskip("stable_baselines3")
 PROJECT = Path(__file__).resolve().parents[2]
@@ -30,6 +32,7 @@ def trained(tmp_path_factory):
     )
     patch = pytest.MonkeyPatch()
     patch.setattr("rltrack.tracking.delivery.deliver", lambda run: None)
+    patch.setattr("rltrack.tracking.delivery.deliver_left_behind", lambda root: 0)
     for seed in (0, 1):
         assert (
             run_command(["train", str(config), "--root", str(root), "--set", f"seed={seed}", "--name", f"run{seed}"])
@@ -274,3 +277,116 @@ def test_verify_resume_names_what_differs(own_root, capsys):
     assert "NOT exact" in out
     assert "first difference: " in out
     assert "not exactly: the environments begin a new episode" in out
+
+
+def test_journal_prints_what_was_recorded(trained, capsys):
+    root, _ = trained
+    assert run_command(["--root", str(root), "journal", "run0", "--kind", "evaluation", "--json"]) == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [record["step"] for record in records] == [128, 256]
+    assert run_command(["--root", str(root), "journal", "run0", "--follow"]) == 0, "it ends with a run that has ended"
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(Root(root).find("run0").journal_file.read_bytes().splitlines())
+    assert any("evaluation    mean" in line for line in lines)
+    assert any("end           state completed" in line for line in lines)
+    assert run_command(["--root", str(root), "journal", "run0", "--kind", "evaluations"]) == 2
+    assert "Did you mean 'evaluation'?" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_sync_delivers_and_relocate_repairs_what_was_moved(trained, capsys, tmp_path):
+    import shutil
+
+    root = tmp_path / "first"
+    shutil.copytree(trained[0], root)
+    assert run_command(["--root", str(root), "sync"]) == 2
+    assert "rltrack sync --all" in capsys.readouterr().err
+    assert run_command(["--root", str(root), "sync", "--all"]) == 0
+    assert "run0: delivered" in capsys.readouterr().out
+    assert run_command(["--root", str(root), "sync", "--all"]) == 0
+    assert "Everything is delivered" in capsys.readouterr().out
+    assert run_command(["--root", str(root), "show", "run0"]) == 0
+    assert "MLflow: run " in capsys.readouterr().out
+    assert run_command(["--root", str(root), "relocate"]) == 0
+    assert "Nothing to repair" in capsys.readouterr().out
+
+    moved = tmp_path / "second place"
+    root.rename(moved)
+    assert run_command(["--root", str(moved), "sync", "run0", "--again"]) == 1
+    assert "rltrack relocate" in capsys.readouterr().out
+    assert run_command(["--root", str(moved), "relocate"]) == 0
+    assert "entries were repaired" in capsys.readouterr().out
+    assert run_command(["--root", str(moved), "sync", "run0"]) == 0
+    state = read_bookmark(Root(moved).find("run1")).mlflow.state
+    assert state["tracking_uri"] == f"sqlite:///{moved / 'mlflow.db'}"
+    from mlflow.tracking import MlflowClient
+
+    found = MlflowClient(state["tracking_uri"]).get_run(state["run_id"])
+    assert "second%20place" in found.info.artifact_uri
+    assert found.data.tags["rltrack.directory"] == str(moved / "runs" / "run1")
+    assert MlflowClient(state["tracking_uri"]).download_artifacts(state["run_id"], "config.yaml")
+
+
+@pytest.mark.slow
+def test_ui_serves_both_pages_and_ends_both(trained, tmp_path):
+    import signal
+    import time
+    import urllib.request
+
+    command = [
+        sys.executable,
+        "-m",
+        "rltrack",
+        "--root",
+        str(trained[0]),
+        "ui",
+        "--port",
+        "0",
+        "--tensorboard-port",
+        "0",
+    ]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    addresses = {}
+    for line in process.stdout:
+        if "http://127.0.0.1" in line:
+            name, address = line.split()
+            addresses[name] = address
+        if "Ctrl-C" in line:
+            break
+    assert addresses.keys() == {"MLflow", "TensorBoard"}
+    for address in addresses.values():
+        assert urllib.request.urlopen(address, timeout=20).status == 200
+    process.send_signal(signal.SIGINT)
+    assert process.wait(40) == 0
+    time.sleep(0.5)
+    for address in addresses.values():
+        with pytest.raises(OSError, match="refused"):
+            urllib.request.urlopen(address, timeout=2)
+
+
+def test_ui_names_a_port_that_is_taken(trained, capsys):
+    import socket
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        assert run_command(["--root", str(trained[0]), "ui", "--tensorboard-port", str(other.getsockname()[1])]) == 2
+    assert "--tensorboard-port" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_film_of_the_best_policy(trained, tmp_path):
+    pytest.importorskip("moviepy")
+    pytest.importorskip("pygame")
+    from rltrack.training.film import film
+
+    frames = film(Root(trained[0]).find("run0"), tmp_path / "best.mp4", tmp_path / "best.gif")
+    assert 5 < frames <= 500
+    assert (tmp_path / "best.mp4").stat().st_size > 1000
+    assert (tmp_path / "best.gif").read_bytes()[:4] == b"GIF8"

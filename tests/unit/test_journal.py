@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rltrack.errors import JournalFailed
-from rltrack.tracking.journal import Journal, decode_record, encode_record, read_journal, read_tail
+from rltrack.tracking.journal import Journal, decode_record, encode_record, read_from, read_journal, read_tail
 
 
 def fill(path, n=20):
@@ -115,3 +115,21 @@ def test_what_cannot_be_written_raises(tmp_path, monkeypatch):
         journal.write("metrics", 2, values={"a": 2.0})
     monkeypatch.undo()
     assert Journal(tmp_path / "j.jsonl").next_seq == 2, "the torn line is removed when it is opened again"
+
+
+def test_reading_from_a_position_at_any_byte(tmp_path):
+    path = tmp_path / "j.jsonl"
+    fill(path, 6)
+    data = path.read_bytes()
+    whole = [line + b"\n" for line in data.split(b"\n")[:-1]]
+    ends = [sum(map(len, whole[: index + 1])) for index in range(len(whole))]
+    for end in range(len(data) + 1):
+        for max_bytes in (1, 50, 1 << 18):
+            position, seen = 0, []
+            while True:
+                records, after = read_from(path, position, end, max_bytes)
+                if after == position:
+                    break
+                seen, position = seen + records, after
+            assert len(seen) == sum(own <= end for own in ends), (end, max_bytes)
+            assert position == max([own for own in ends if own <= end], default=0)
