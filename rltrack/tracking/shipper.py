@@ -145,7 +145,9 @@ class Shipper:
 
     def _film(self) -> None:
         """Add a video of the best policy; nobody waits for it, and a run without one is complete."""
-        wanted = (self.report.config.get("tracking") or {}).get("video", False)
+        config = self.report.config
+        can_be_built = (config.get("environment") or {}).get("id") is not None
+        wanted = can_be_built and (config.get("tracking") or {}).get("video", False)
         if not wanted or not self.report.status().is_finished or importlib.util.find_spec("moviepy") is None:
             return
         video, gif = self.run.exports / "best.mp4", self.run.exports / "best.gif"
