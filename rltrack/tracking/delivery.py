@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 from rltrack.runs import Root, RunDirectory
 from rltrack.tracking.bookmark import is_delivered, read_bookmark
 from rltrack.tracking.resources import not_of_training
+
+_logger = logging.getLogger("rltrack")
 
 _LOOK_SECONDS = 1.0
 _FIRST_WAIT, _LONGEST_WAIT = 5.0, 300.0
@@ -66,7 +69,14 @@ class Delivery:
 
     def _start(self) -> None:
         self._started = time.monotonic()
-        self._process = _spawn([str(self._run.path)], self._run.shipper_log)
+        try:
+            self._process = _spawn([str(self._run.path)], self._run.shipper_log)
+        except OSError as error:  # no process or no memory to be had: training goes on, and it is tried again
+            self._deaths += 1
+            _logger.warning(
+                f"Nothing is delivered to MLflow and TensorBoard for now: no process can be started ({error})."
+            )
+            return
         not_of_training(self._process.pid)
 
 

@@ -1,0 +1,92 @@
+"""The training process's view of its shipper: started, looked at, started again, never in the way."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from rltrack.files import take_lock
+from rltrack.runs import Root
+from rltrack.tracking import delivery as deliveries
+from rltrack.tracking.bookmark import Bookmark
+from rltrack.tracking.delivery import Delivery
+from rltrack.tracking.journal import Journal
+
+
+@pytest.fixture
+def run():
+    run = Root().create("watched", "")
+    journal = Journal(run.journal_file)
+    journal.note("configuration", run_id="watched", identity={}, agent={})
+    journal.close()
+    return run
+
+
+@pytest.fixture
+def spawned(monkeypatch):
+    """Processes that end at once, in the place of shippers."""
+    started = []
+
+    def spawn(arguments, log):
+        started.append(arguments)
+        return subprocess.Popen([sys.executable, "-c", ""], start_new_session=True)
+
+    monkeypatch.setattr(deliveries, "_spawn", spawn)
+    monkeypatch.setattr(deliveries, "_LOOK_SECONDS", 0.0)
+    return started
+
+
+def test_a_dead_shipper_is_replaced_and_one_that_keeps_dying_ever_more_slowly(run, spawned, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(deliveries.time, "monotonic", lambda: clock[0])
+    delivery = Delivery(run)
+    delivery.look()
+    started_at = [0.0]
+    for second in range(1, 200):
+        clock[0] = float(second)
+        if delivery._process is not None:
+            delivery._process.wait()
+        before = len(spawned)
+        delivery.look()
+        if len(spawned) > before:
+            started_at.append(clock[0])
+    assert started_at == [0.0, 5.0, 15.0, 35.0, 75.0, 155.0]
+
+
+def test_another_processs_shipper_is_left_alone(run, spawned):
+    import os
+
+    lock = take_lock(run.shipper_lock)
+    delivery = Delivery(run)
+    delivery.look()
+    assert spawned == []
+    os.close(lock)
+    delivery.look()
+    assert spawned == [[str(run.path)]]
+
+
+def test_training_goes_on_where_no_process_can_be_started(run, monkeypatch, caplog):
+    def refuse(arguments, log):
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(deliveries, "_spawn", refuse)
+    delivery = Delivery(run)
+    delivery.look()
+    delivery.finish()
+    assert delivery.wait(5) is False
+    assert "no process can be started" in caplog.text
+
+
+def test_waiting_ends_when_everything_is_there_or_nobody_tries(run, spawned):
+    delivery = Delivery(run)
+    delivery.look()
+    assert delivery.wait(30) is False, "the process died without delivering"
+    bookmark = Bookmark("watched")
+    bookmark.mlflow.finished_at = bookmark.tensorboard.finished_at = run.journal_file.stat().st_size
+    bookmark.save(run.bookmark_file)
+    assert delivery.wait(30) is True
+    count = len(spawned)
+    delivery.finish()
+    assert len(spawned) == count, "there is nothing left to deliver"
