@@ -434,7 +434,7 @@ def overhead(
 ) -> None:
     """Measure what tracking costs a training, against SB3 alone, its TensorBoard writer and its MLflow recipe.
 
-    All cases take about three quarters of an hour, on an idle machine.
+    All cases take about an hour and a quarter, on an idle machine.
     """
     from rltrack.benchmarks.overhead import as_markdown, measure_overhead
 
