@@ -63,7 +63,7 @@ def serve(root: Root, *, port: int = 5000, tensorboard_port: int = 6006, tell: C
                     env=lean_environment(),
                 )
         for name, (_, address) in commands.items():
-            _wait_until_up(name, address, started[name], root.path / "ui.log")
+            wait_until_up(name, address, started[name], root.path / "ui.log")
             tell(f"{name:<12} {address}")
         if "MLflow" not in commands:
             tell(f"{'MLflow':<12} {elsewhere}")
@@ -119,7 +119,12 @@ def free_port(port: int, option: str) -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_until_up(name: str, address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_up(name: str, address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait for a server's first answer.
+
+    Raises:
+        RltrackError: If it ended, or took too long.
+    """
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:

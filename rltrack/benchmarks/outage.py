@@ -7,16 +7,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rltrack.errors import RltrackError
 from rltrack.runs import Root
-from rltrack.ui import HOST, free_port, lean_environment, mlflow_command
+from rltrack.ui import HOST, free_port, lean_environment, mlflow_command, wait_until_up
 
 _TRAIN = """
 import sys
@@ -54,12 +51,18 @@ def measure_outage(seconds: float = 60.0, trials: int = 3, tell: Callable[[str],
         root = Root(Path(folder) / "server")
         root.check_writable()
         command = mlflow_command(f"sqlite:///{root.path / 'server.db'}", root, port)
-        server = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True, env=lean_environment(),
-        )  # fmt: skip
+        log_file = root.path / "server.log"
+        with open(log_file, "ab") as log:
+            server = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=lean_environment(),
+            )
         try:
-            _wait_for(f"http://{HOST}:{port}/health")
+            wait_until_up("MLflow", f"http://{HOST}:{port}/health", server, log_file)
             for trial in range(trials):
                 found.up.append(_speed(seconds, f"http://{HOST}:{port}", folder))
                 found.down.append(_speed(seconds, f"http://{HOST}:{nobody}", folder))
@@ -97,14 +100,3 @@ def _end_shipper(lock: Path) -> None:
     holder = lock_holder(lock)
     if holder is not None and is_locked(lock):
         os.kill(holder, signal.SIGKILL)
-
-
-def _wait_for(address: str) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(address, timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    raise RltrackError("MLflow's server did not start.")

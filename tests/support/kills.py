@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rltrack.benchmarks.resume import import_ahead
@@ -61,19 +62,28 @@ def config(case: str, name: str, *, checkpoints: int) -> TrainingConfig:
 
 def start(case: str, root: Path, name: str, *, checkpoints: int = OFTEN, kill_at: int | None = None) -> int:
     """Train in a fork; with `kill_at`, it is killed at that operation on files. Returns its process."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        log = os.open(root / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
+
+    def train() -> None:
         counter = Counter(kill_at)
         trainer = Trainer(config(case, name, checkpoints=checkpoints), root=root)
         trainer.loop.delivers = False
         trainer.train()
         (root / f"{name}.operations").write_text(str(counter.count))
+
+    return in_fork(root / f"{name}.log", train)
+
+
+def in_fork(log_file: Path, action: Callable[[], object]) -> int:
+    """Do something in a fork of this process, which says what it says into a file. Returns its process."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        action()
         code = 0
     finally:
         os._exit(code)

@@ -20,7 +20,7 @@ from rltrack.files import lock_holder
 from rltrack.runs import Root, RunDirectory
 from rltrack.tracking.shipper import EXIT_NOT_DELIVERED, left_behind
 from rltrack.training.trainer import Trainer
-from tests.support.kills import end
+from tests.support.kills import end, in_fork
 from tests.support.servers import MlflowServer, check_delivered
 
 STEPS = 12_000
@@ -46,18 +46,7 @@ def config(name: str, tracking: dict) -> TrainingConfig:
 
 
 def start(root: Path, name: str, tracking: dict) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        log = os.open(root / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        Trainer(config(name, tracking), root=root).train()
-        code = 0
-    finally:
-        os._exit(code)
+    return in_fork(root / f"{name}.log", lambda: Trainer(config(name, tracking), root=root).train())
 
 
 def kill(pid: int | None) -> None:
