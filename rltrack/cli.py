@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -18,6 +18,8 @@ from rltrack.errors import ConfigurationError, MissingExtra, NameTaken, RltrackE
 
 if TYPE_CHECKING:
     from rltrack.config import TrainingConfig
+    from rltrack.runs import Root, RunDirectory
+    from rltrack.training.progress import TrainingStatistics
 
 EXIT_ERROR, EXIT_USAGE, EXIT_STOPPED = 1, 2, 3
 DELIVERY_SECONDS = 120.0
@@ -32,6 +34,8 @@ app = typer.Typer(
 benchmark = typer.Typer(
     no_args_is_help=True, help="Benchmarks, with the commands that made the documentation's tables."
 )
+flow = typer.Typer(no_args_is_help=True, help="The same work as Prefect flows, with retries, schedules and a page.")
+app.add_typer(flow, name="flow")
 app.add_typer(benchmark, name="benchmark")
 
 ConfigFile = Annotated[
@@ -44,6 +48,21 @@ Overrides = Annotated[
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name; `rltrack runs` lists them.")]
 RunAndVersion = Annotated[
     str, typer.Argument(metavar="RUN[@VERSION]", help="A run's name, and best (default), last, v12 or env steps.")
+]
+NewRunName = Annotated[
+    str | None, typer.Option("--name", help="The run's name; one that exists goes on.", show_default=False)
+]
+Algorithm = Annotated[
+    str | None, typer.Option("--algo", help="Algorithm, such as ppo, sac or tqc.", show_default=False)
+]
+EnvId = Annotated[str | None, typer.Option("--env", help="Environment id, such as CartPole-v1.", show_default=False)]
+Timesteps = Annotated[int | None, typer.Option("--timesteps", help="Budget in env steps.", show_default=False)]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.", show_default=False)]
+StartFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--from", metavar="RUN[@VERSION]", help="Begin a new run with that version's policy.", show_default=False
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -65,19 +84,12 @@ def _main(
 def train(
     config: ConfigFile = None,
     overrides: Overrides = None,
-    name: Annotated[
-        str | None, typer.Option(help="The run's name; one that exists goes on.", show_default=False)
-    ] = None,
-    algo: Annotated[str | None, typer.Option(help="Algorithm, such as ppo, sac or tqc.", show_default=False)] = None,
-    env: Annotated[str | None, typer.Option(help="Environment id, such as CartPole-v1.", show_default=False)] = None,
-    timesteps: Annotated[int | None, typer.Option(help="Budget in env steps.", show_default=False)] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default=False)] = None,
-    start_from: Annotated[
-        str | None,
-        typer.Option(
-            "--from", metavar="RUN[@VERSION]", help="Begin a new run with that version's policy.", show_default=False
-        ),
-    ] = None,
+    name: NewRunName = None,
+    algo: Algorithm = None,
+    env: EnvId = None,
+    timesteps: Timesteps = None,
+    seed: Seed = None,
+    start_from: StartFrom = None,
 ) -> None:
     """Train an agent, from a configuration or from a few options.
 
@@ -88,6 +100,35 @@ def train(
     rltrack train --from cartpole-ppo@best --timesteps 50000
     """
     _train(_configuration(config, overrides or [], name, algo, env, timesteps, seed, start_from))
+
+
+@flow.command("train")
+def flow_train(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    name: NewRunName = None,
+    algo: Algorithm = None,
+    env: EnvId = None,
+    timesteps: Timesteps = None,
+    seed: Seed = None,
+    start_from: StartFrom = None,
+) -> None:
+    """Train an agent as a Prefect flow in this process: the same as `rltrack train`, bit for bit, with retries and a page.
+
+    The server is PREFECT_API_URL's if it is set, else one of rltrack's own, which ends by itself.
+
+    \b
+    rltrack flow train configs/cartpole_ppo.yaml
+    """
+    from flows import door
+
+    resolved = _configuration(config, overrides or [], name, algo, env, timesteps, seed, start_from)
+    _deliver_left_behind(_root())
+    try:
+        training = door.train(resolved, _root().path)
+    except KeyboardInterrupt:  # once it trains, the loop hears Ctrl-C itself
+        _interrupted_before_training()
+    _print_end(training.directory, training.statistics, training.was_finished)
 
 
 @app.command()
@@ -200,6 +241,85 @@ def ui(
     root = _root()
     _deliver_left_behind(root)
     serve(root, port=port, tensorboard_port=tensorboard_port, tell=typer.echo)
+
+
+@app.command()
+def up(
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes that carry out deployments' runs.")] = 1,
+    with_worker: Annotated[bool, typer.Option("--with-worker", help="The same as --workers 1.")] = False,
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            envvar="RLTRACK_DATABASE_URL",
+            show_default=False,
+            help="postgresql://user@host/name for both servers' databases; default: sqlite under the root.",
+        ),
+    ] = None,
+    prefect_port: Annotated[
+        int | None, typer.Option(help="Of Prefect's page; default 4200.", show_default=False)
+    ] = None,
+    mlflow_port: Annotated[int | None, typer.Option(help="Of MLflow's page; default 5000.", show_default=False)] = None,
+    tensorboard_port: Annotated[
+        int | None, typer.Option(help="Of TensorBoard; default 6006.", show_default=False)
+    ] = None,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Stay until SIGTERM or Ctrl-C, as for systemd.")
+    ] = False,
+) -> None:
+    """Start the whole stack on this machine: Prefect, MLflow, TensorBoard, workers, deployments. It stays until `down`.
+
+    \b
+    rltrack up
+    prefect deployment run train/train
+    rltrack down
+    """
+    from flows import stack
+
+    chosen = {"prefect": prefect_port, "mlflow": mlflow_port, "tensorboard": tensorboard_port}
+    ports = {name: stack.PORTS[name] if port is None else port for name, port in chosen.items()}
+    options = stack.Options(max(workers, int(with_worker)), database_url, ports)
+    root = _root()
+    asked_for = frozenset(name for name, port in chosen.items() if port is not None)
+    stack.up(root, options, lambda text: typer.echo(text, err=True), chosen_ports=asked_for, foreground=foreground)
+    if not foreground:
+        _print_stack(root, as_json=False)
+
+
+@app.command()
+def down() -> None:
+    """End the stack: running flows are suspended at a boundary, with a version, and go on after the next `up`."""
+    from flows import stack
+
+    root = _root()
+    was_up = stack.down(root, lambda text: typer.echo(text, err=True))
+    typer.echo("The stack is down." if was_up else f"There is no stack under {root.path}.")
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Say which parts of the stack are healthy, and where they answer. Exit code 1 if one is not."""
+    if not _print_stack(_root(), as_json):
+        raise typer.Exit(EXIT_ERROR)
+
+
+@app.command()
+def deploy() -> None:
+    """Make or update deployments, work pool and automations on the Prefect server that PREFECT_API_URL names."""
+    from flows import deployments, door
+
+    with door.given_server():
+        for name in deployments.apply():
+            typer.echo(name)
+
+
+def _print_stack(root: Root, as_json: bool) -> bool:
+    from flows import stack
+    from rltrack import console
+
+    rows = stack.status(root)
+    _print_json(rows) if as_json else console.print_stack(rows)
+    return all(row["healthy"] for row in rows)
 
 
 @app.command()
@@ -559,7 +679,6 @@ def _settings_of_origin(start_from: str, given: dict[str, Any]) -> dict[str, Any
 
 def _train(config: TrainingConfig) -> None:
     from rltrack import console
-    from rltrack.training.progress import TrainingState
     from rltrack.training.reporter import ProgressReporter
     from rltrack.training.trainer import Trainer
 
@@ -568,13 +687,27 @@ def _train(config: TrainingConfig) -> None:
     try:
         statistics = trainer.train()
     except KeyboardInterrupt:  # once it trains, the loop hears Ctrl-C itself
-        typer.echo("Interrupted before training began; nothing was changed.", err=True)
-        raise typer.Exit(EXIT_STOPPED) from None
+        _interrupted_before_training()
     run = trainer.run_directory
     assert run is not None, "a training that ended has a run"
-    delivered = console.wait_for_delivery(trainer.loop.wait_for_tracking, DELIVERY_SECONDS)
-    console.print_summary(run, statistics, delivered)
-    if trainer.loop.was_finished:
+    console.wait_for_delivery(trainer.loop.wait_for_tracking, DELIVERY_SECONDS)
+    _print_end(run, statistics, trainer.loop.was_finished)
+
+
+def _interrupted_before_training() -> NoReturn:
+    typer.echo("Interrupted before training began; nothing was changed.", err=True)
+    raise typer.Exit(EXIT_STOPPED) from None
+
+
+def _print_end(run: RunDirectory, statistics: TrainingStatistics | None, was_finished: bool) -> None:
+    """Say how a training ended; exit code 3 if it was stopped."""
+    from rltrack import console
+    from rltrack.tracking.bookmark import is_delivered
+    from rltrack.training.progress import TrainingState
+
+    assert statistics is not None, "a training that ended has statistics"
+    console.print_summary(run, statistics, is_delivered(run))
+    if was_finished:
         typer.echo(
             "\nThis run was finished before; nothing was trained. For a new one give another --name or --set seed=…."
         )
@@ -582,13 +715,13 @@ def _train(config: TrainingConfig) -> None:
         raise typer.Exit(EXIT_STOPPED)
 
 
-def _root() -> Any:
+def _root() -> Root:
     from rltrack.runs import Root
 
     return Root(_State.root)
 
 
-def _deliver_left_behind(root: Any) -> None:
+def _deliver_left_behind(root: Root) -> None:
     """Put right in MLflow and TensorBoard what died before it was delivered; in the background."""
     from rltrack.tracking import delivery
 

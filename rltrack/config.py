@@ -289,6 +289,11 @@ class TrainingConfig(LoopSettings):
     agent: AgentConfig
     environment: EnvironmentConfig
 
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_comes_first(cls, data: Any) -> Any:
+        return expand_preset(data) if isinstance(data, Mapping) else data
+
     @model_validator(mode="after")
     def _name_is_a_folder_name(self) -> Self:
         if self.name is not None:
@@ -310,7 +315,7 @@ class TrainingConfig(LoopSettings):
         Raises:
             ConfigurationError: With one line for each thing that is wrong.
         """
-        return _validate(cls, expand_preset(data), source)
+        return _validate(cls, data, source)
 
     @classmethod
     def from_file(cls, path: str | Path, overrides: Sequence[str] = ()) -> TrainingConfig:

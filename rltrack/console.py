@@ -299,6 +299,17 @@ def print_evaluation(record: dict[str, Any]) -> None:
     out.print(f"lowest {min(record['returns']):.6g}, highest {max(record['returns']):.6g}", highlight=False)
 
 
+def print_stack(rows: list[dict[str, Any]]) -> None:
+    """Print the parts of a stack."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("part", "", "address", "process", "restarts"):
+        table.add_column(column)
+    for row in rows:
+        mark = "[green]healthy[/]" if row["healthy"] else "[red]not there[/]"
+        table.add_row(row["part"], mark, row["address"] or "", str(row["pid"] or ""), str(row["restarts"] or ""))
+    _out().print(table)
+
+
 def wait_for_delivery(wait: Callable[[float], bool], seconds: float) -> bool:
     """Wait for MLflow and TensorBoard, visibly and with a bound."""
     err = Console(stderr=True)

@@ -210,6 +210,11 @@ class RunDirectory:
         return RunStatus(state, reason, env_steps, last_time, mean_return, finished)
 
 
+def run_stem(base: str) -> str:
+    """Return a text, such as ``PPO-CartPole-v1-s0``, as it can begin a run's name."""
+    return re.sub(r"[^a-z0-9._]+", "-", base.lower()).strip("-._")[:90] or "run"
+
+
 class Root:
     """The folder in which everything is kept.
 
@@ -290,7 +295,7 @@ class Root:
             path = self.runs_folder / check_run_name(name)
             path.mkdir(exist_ok=True)  # one left without a journal holds nothing
             return RunDirectory(path)
-        stem = re.sub(r"[^a-z0-9._]+", "-", base.lower()).strip("-._")[:90] or "run"
+        stem = run_stem(base)
         number = 1
         while True:
             path = self.runs_folder / (stem if number == 1 else f"{stem}-{number}")

@@ -34,6 +34,7 @@ from rltrack.errors import (
 from rltrack.runs import Root
 from rltrack.tracking.journal import read_journal
 from rltrack.training.strategies import Mark
+from rltrack.training.train_loop import Due
 from tests.support.agents import TINY, RecordingHook, ScriptedAgent, TinyEnv
 
 
@@ -610,7 +611,9 @@ def test_the_verbs_one_by_one(own_root):
     loop.train_chunk(Mark(env_steps=50))
     assert agent.total == 50, "a finished chunk does nothing"
     assert loop.checkpoint().env_steps == 50
-    loop.finish(TrainingState.STOPPED, "enough")
+    loop.stop("enough")
+    assert loop.due() is Due.END
+    loop.finish()
     loop.close()
     assert Root().find("verbs").status().state == "stopped"
 
@@ -625,7 +628,7 @@ def test_a_run_that_was_killed_after_its_early_stop_does_not_go_on(own_root):
         )  # fmt: skip
 
     first = loop()
-    first.finish = lambda state, reason: (_ for _ in ()).throw(KeyboardInterrupt)
+    first.finish = lambda: (_ for _ in ()).throw(KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         first.run()
     assert Root().find("early").store().find("last").env_steps == 30

@@ -94,8 +94,12 @@ class Control:
         return self._abandonable
 
     @contextmanager
-    def signals(self) -> Iterator[None]:
-        """Hear SIGINT and SIGTERM, in the main thread only; what was there is called as well, and put back."""
+    def signals(self, *, chain: bool = True) -> Iterator[None]:
+        """Hear SIGINT and SIGTERM, in the main thread only; put back what was there.
+
+        Args:
+            chain: Call what was there as well.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -120,7 +124,7 @@ class Control:
                 self._timer.daemon = True
                 self._timer.start()
             chained = previous[number]
-            if callable(chained) and chained is not signal.default_int_handler:
+            if chain and callable(chained) and chained is not signal.default_int_handler:
                 chained(number, frame)
 
         for wanted in _SIGNALS:

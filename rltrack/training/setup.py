@@ -225,7 +225,7 @@ def _open_session(loop: TrainingLoop, agent: Any) -> RunSession:
         **settings.model_dump(mode="json"),
     }
     own_identity = loop.identity or {"seed": loop.seed, "agent": described, **identity(settings)}
-    base = f"{described.get('algorithm', 'run')}-{described.get('environment', 'env')}-s{loop.seed or 0}"
+    base = f"{described.get('algorithm', 'run')}-{described.get('environment', 'env')}-s{config.get('seed') or 0}"
     session = RunSession.open(
         loop.root,
         loop.name,

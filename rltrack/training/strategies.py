@@ -52,6 +52,12 @@ class Mark:
         """Whether the counters have come this far."""
         return at.env_steps >= self.env_steps or at.episodes >= self.episodes
 
+    @property
+    def text(self) -> str:
+        """As a person says it: ``10,000 env steps``, ``50 episodes``, or both."""
+        counts = ((self.env_steps, "env steps"), (self.episodes, "episodes"))
+        return " or ".join(f"{count:,} {unit}" for count, unit in counts if count != math.inf) or "the end"
+
     def earliest(self, other: Mark) -> Mark:
         """Return the mark that is reached as soon as either is."""
         return Mark(min(self.env_steps, other.env_steps), min(self.episodes, other.episodes))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rltrack.agents.protocol import LEARNER_PARTS, EpisodeInfo, IterationStats, State
+from rltrack.agents.protocol import LEARNER_PARTS, POLICY_PARTS, EpisodeInfo, IterationStats, State
 from rltrack.config import LoopSettings
-from rltrack.errors import ConfigurationError, JournalFailed, MemoryLimitExceeded
+from rltrack.errors import ConfigurationError, JournalFailed, MemoryLimitExceeded, TrainingDiverged
 from rltrack.evaluation.episodes import Evaluation, EvaluationInterrupted
 from rltrack.evaluation.pending import PendingEvaluation
 from rltrack.tracking import delivery
@@ -18,7 +19,7 @@ from rltrack.tracking.metrics import MetricsTracker
 from rltrack.training.checkpointing import Checkpointing
 from rltrack.training.control import Control, IterationAbandoned
 from rltrack.training.hooks import EarlyStoppingHook, HookList, LoggingHook, TrainingHook
-from rltrack.training.limits import ResourceWatch, refuse_nonfinite_losses
+from rltrack.training.limits import ResourceWatch, refuse_nonfinite_losses, refuse_nonfinite_weights
 from rltrack.training.observer import ProgressObserver
 from rltrack.training.progress import TrainingProgress, TrainingState, TrainingStatistics, has_converged
 from rltrack.training.reporter import ProgressReporter, format_duration
@@ -49,15 +50,25 @@ RATE_SECONDS = 0.05
 _logger = logging.getLogger("rltrack")
 
 
+class Due(StrEnum):
+    """What a training does next, seen from a boundary."""
+
+    EVALUATION = "evaluation"
+    CHECKPOINT = "checkpoint"
+    CHUNK = "chunk"
+    FINAL_EVALUATION = "final evaluation"
+    END = "end"
+
+
 class TrainingLoop:
     """Trains an agent, and keeps everything that is worth keeping.
 
     The loop, in words::
 
         set up: bind the agent, build the evaluation, open the run, restore its newest version if it has one
-        until the budget is spent, or something asks to stop:
-            evaluate, if an evaluation is due        (the best policy so far is kept as a version)
-            checkpoint, if one is due
+        until the budget is spent, or something asks to stop, do what is due:
+            evaluate                                 (the best policy so far is kept as a version)
+            checkpoint
             train a chunk: iterate to the next mark  (an iteration: collect, update; between two lies a boundary)
         evaluate, checkpoint, record the end, deliver to MLflow and TensorBoard
 
@@ -114,7 +125,7 @@ class TrainingLoop:
         self.metrics = MetricsTracker()
         """The run's whole history so far; read from its journal when asked."""
         self.statistics = TrainingStatistics(convergence_threshold=self.settings.training.convergence_threshold)
-        self.control = Control(self._heard_signal)
+        self.control = Control()
         self.hooks = HookList()
         self.reporter = reporter or ProgressReporter()
         self.name, self.root, self.may_resume, self.tracking = name, root, resume, tracking
@@ -133,6 +144,7 @@ class TrainingLoop:
         self._pending: PendingEvaluation | None = None
         self._checkpointing: Checkpointing | None = None
         self._done: str | None = None
+        self._abandoned: str | None = None
         self._resumed_at: int | None = None
         self._observer: ProgressObserver | None = None
         self._watch = ResourceWatch(self.progress, self.settings.training.memory_limit_mb)
@@ -192,10 +204,11 @@ class TrainingLoop:
         try:
             with self.control.signals():
                 self.begin()
-                state, reason = self._train()
-                self.finish(state, reason)
+                while (due := self.due()) is not Due.END:
+                    self.carry_out(due)
+                self.finish()
         except BaseException as error:
-            self._fail(error)
+            self.fail(error)
             raise
         finally:
             self.close()
@@ -212,7 +225,7 @@ class TrainingLoop:
         """
         return True if self._delivery is None else self._delivery.wait(timeout)
 
-    # ---- the verbs, which a flow may call one by one ----
+    # ---- the verbs, which a flow calls one by one ----
 
     def set_up(self, agent: Any = None, env: Any = None) -> None:
         """Get ready to train: bind the agent, open the run, and restore its newest version if it has one.
@@ -238,6 +251,7 @@ class TrainingLoop:
     def begin(self) -> None:
         """Start the clock and tell the hooks; comes after `set_up` and before the first chunk."""
         parts, progress = self._ready(), self.progress
+        self.control.on_signal = self._heard_signal
         progress.state = TrainingState.RUNNING
         self._tick = self._rated = time.monotonic()
         progress.update_performance_stats(self._tick)
@@ -248,6 +262,31 @@ class TrainingLoop:
         self._watch.look()
         if self.delivers:
             self._delivery = delivery.deliver(parts.session.directory)
+
+    def due(self) -> Due:
+        """Return what is to be done at this boundary; `END` when only `finish` is left."""
+        leaving = self._abandoned is not None or self._watch.exceeded is not None or self.control.should_stop
+        if not leaving and self._evaluation_is_due():
+            return Due.EVALUATION
+        outcome = self._outcome()
+        if outcome is not None:
+            done = leaving or self._ready().evaluator is None or self._is_evaluated()
+            return Due.END if done else Due.FINAL_EVALUATION
+        return Due.CHECKPOINT if self._saving.is_due else Due.CHUNK
+
+    def carry_out(self, due: Due, mark: Mark | None = None) -> None:
+        """Do what is due: evaluate, checkpoint, or train a chunk, to the next mark or to the one given."""
+        if due is Due.EVALUATION:
+            self.evaluate()
+        elif due is Due.FINAL_EVALUATION:
+            self._evaluate_finally()
+        elif due is Due.CHECKPOINT:
+            self._saving.save()
+        elif due is Due.CHUNK:
+            try:
+                self.train_chunk(mark or self.next_mark())
+            except IterationAbandoned as abandoned:
+                self._abandoned = f"{self.control.reason}; the iteration in flight was abandoned ({abandoned})"
 
     def train_chunk(self, mark: Mark) -> None:
         """Train until a mark is reached or something asks to stop; does nothing where it is reached already."""
@@ -290,13 +329,31 @@ class TrainingLoop:
         self._saving.save()
         return self._saving.settle(wait=True)
 
-    def finish(self, state: TrainingState, reason: str) -> None:
-        """Record how training ended."""
-        progress = self.progress
+    def finish(self) -> None:
+        """Write the last version, and record how training ended.
+
+        Raises:
+            MemoryLimitExceeded: If that is why it ended.
+        """
+        state, reason = self._outcome() or (TrainingState.STOPPED, "finish() was called")
+        if self._abandoned is None:
+            self._saving.save_at_end(completed=state is TrainingState.COMPLETED)
+        if self._watch.exceeded is not None:
+            raise MemoryLimitExceeded(f"At {self.progress.env_steps} env steps {self._watch.exceeded}")
         self._saving.settle(wait=True)
-        progress.state = state
-        self.hooks.call("on_training_end", progress)
+        self.progress.state = state
+        self.hooks.call("on_training_end", self.progress)
         self._record_end(reason)
+
+    def fail(self, error: BaseException) -> None:
+        """Tell everybody that an error ends the training, and record it; the raising is left to the caller."""
+        self.progress.state = TrainingState.FAILED
+        self.hooks.call("on_error", self.progress, error)
+        if isinstance(error, JournalFailed):
+            return  # there is nothing left to write to
+        message = " ".join(str(error).split())
+        self._ready().session.journal.note("error", error=type(error).__name__, message=message)
+        self._record_end(f"{type(error).__name__}: {message}")
 
     def close(self) -> None:
         """Release everything, and deliver what was recorded; harmless if called twice."""
@@ -326,32 +383,14 @@ class TrainingLoop:
             if self._delivery is not None:
                 self._delivery.finish()
 
-    def _train(self) -> tuple[TrainingState, str]:
-        while True:
-            if self._evaluation_is_due():
-                self.evaluate()
-            outcome = self._outcome()
-            if outcome is not None:
-                if outcome[0] is TrainingState.COMPLETED and self._ready().evaluator and not self._evaluate_finally():
-                    outcome = self._outcome() or outcome  # asked to stop meanwhile: a resume evaluates
-                self._saving.save_at_end(completed=outcome[0] is TrainingState.COMPLETED)
-                if self._watch.exceeded is not None:
-                    raise MemoryLimitExceeded(f"At {self.progress.env_steps} env steps {self._watch.exceeded}")
-                return outcome
-            if self._saving.is_due:
-                self._saving.save()
-            try:
-                self.train_chunk(self._next_mark())
-            except IterationAbandoned as abandoned:
-                return (
-                    TrainingState.STOPPED,
-                    f"{self.control.reason}; the iteration in flight was abandoned ({abandoned})",
-                )
-
     def _iterate(self, observer: ProgressObserver) -> None:
         parts = self._ready()
-        with self.control.abandonable():
-            stats = parts.agent.advance(observer)
+        try:
+            with self.control.abandonable():
+                stats = parts.agent.advance(observer)
+        except (ValueError, ArithmeticError) as error:
+            self._refuse_divergence(error)
+            raise
         self.progress.iterations += 1
         self._advance_clock()
         self._record(stats, observer.take_episodes())
@@ -362,6 +401,15 @@ class TrainingLoop:
         if self._delivery is not None:
             self._delivery.look()
         self.reporter.update(self.progress)
+
+    def _refuse_divergence(self, error: Exception) -> None:
+        """Say what it was, if NaN weights are behind an error: torch's distributions refuse them before any loss is told."""
+        parts = self._ready()
+        if parts.can_capture:
+            try:
+                refuse_nonfinite_weights(parts.capture(POLICY_PARTS), self.progress.env_steps)
+            except TrainingDiverged as diverged:
+                raise diverged from error
 
     def _advance_clock(self) -> None:
         now, progress = time.monotonic(), self.progress
@@ -395,18 +443,22 @@ class TrainingLoop:
             "rollout/episodes": float(progress.episodes),
         }
 
-    def _next_mark(self) -> Mark:
+    def next_mark(self) -> Mark:
+        """Return up to where the next chunk trains."""
         evaluation = self._next_evaluation if self._ready().evaluator else NEVER
         return evaluation.earliest(self._saving.next_mark).earliest(self.strategy.budget.mark)
 
     def _evaluation_is_due(self) -> bool:
         return self._ready().evaluator is not None and self._next_evaluation.is_reached(self.progress)
 
-    def _evaluate_finally(self) -> bool:
-        """Evaluate the final policy, and take in what is pending; False if a request to stop came first."""
+    def _evaluate_finally(self) -> None:
+        """Evaluate the final policy, and take in what is pending; a request to stop cuts it short."""
         if self._evaluated_at != self.progress.env_steps:
             self.evaluate()
         self._take_in_pending()
+
+    def _is_evaluated(self) -> bool:
+        """Whether the policy as it is was evaluated, with every consequence."""
         return self._pending is None and (self._evaluated_at == self.progress.env_steps or self._done is not None)
 
     def _take_in_pending(self) -> Evaluation | None:
@@ -450,6 +502,8 @@ class TrainingLoop:
 
     def _outcome(self) -> tuple[TrainingState, str] | None:
         """Return how training ends here, or None if it goes on."""
+        if self._abandoned is not None:
+            return TrainingState.STOPPED, self._abandoned
         if self._watch.exceeded is not None:
             return TrainingState.FAILED, self._watch.exceeded
         if self.control.should_stop:
@@ -485,16 +539,6 @@ class TrainingLoop:
         progress.restart_clock()
         self._tick = time.monotonic()
         self.hooks.call("on_resume", progress)
-
-    def _fail(self, error: BaseException) -> None:
-        """Tell everybody, record it, and leave the raising to the caller."""
-        self.progress.state = TrainingState.FAILED
-        self.hooks.call("on_error", self.progress, error)
-        if isinstance(error, JournalFailed):
-            return  # there is nothing left to write to
-        message = " ".join(str(error).split())
-        self._ready().session.journal.note("error", error=type(error).__name__, message=message)
-        self._record_end(f"{type(error).__name__}: {message}")
 
     def _record_end(self, reason: str) -> None:
         parts, progress, statistics = self._ready(), self.progress, self.statistics

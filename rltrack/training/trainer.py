@@ -15,6 +15,7 @@ from rltrack.runs import Root, RunDirectory
 from rltrack.training.train_loop import TrainingLoop
 
 if TYPE_CHECKING:
+    from rltrack.training.control import Control
     from rltrack.training.progress import TrainingStatistics
     from rltrack.training.reporter import ProgressReporter
 
@@ -29,6 +30,7 @@ class Trainer:
         root: Folder of all runs; omitted: ``RLTRACK_ROOT``, or ``./mlruns``.
         reporter: Shows the progress.
         hooks: Objects with some of the methods of `TrainingHook`.
+        control: What was asked from outside, where it outlives this training; omitted: one of its own.
 
     Raises:
         ConfigurationError: If the configuration is not valid.
@@ -41,6 +43,7 @@ class Trainer:
         root: str | Path | None = None,
         reporter: ProgressReporter | None = None,
         hooks: Iterable[Any] = (),
+        control: Control | None = None,
     ) -> None:
         self.config = config if isinstance(config, TrainingConfig) else TrainingConfig.from_mapping(config)
         self.root = root
@@ -55,6 +58,9 @@ class Trainer:
             hooks=hooks,
             reporter=reporter,
         )
+        if control is not None:
+            self.loop.control = control
+        self._env: Any = None
 
     @property
     def run_directory(self) -> RunDirectory | None:
@@ -73,15 +79,33 @@ class Trainer:
             MissingExtra: If a package is missing.
             NameTaken: If the name belongs to a run with another configuration.
         """
+        try:
+            return self.loop.run(*self._build())
+        finally:
+            self.close()
+
+    def set_up(self) -> None:
+        """Build agent and environment and get ready to train, for a caller that goes through the loop's verbs itself.
+
+        Raises:
+            ConfigurationError, MissingExtra, NameTaken: As `train`.
+        """
+        self.loop.set_up(*self._build())
+
+    def close(self) -> None:
+        """Release everything; harmless if called twice."""
+        self.loop.close()
+        if self._env is not None:
+            self._env.close()
+            self._env = None
+
+    def _build(self) -> tuple[Any, Any]:
         root = Root(self.root)
         root.check_writable()
         if self.config.start_from is not None:
             self.loop.start_from = starting_state(root, self.config.start_from)
-        agent, env = build_agent(self.config)
-        try:
-            return self.loop.run(agent, env)
-        finally:
-            env.close()
+        agent, self._env = build_agent(self.config)
+        return agent, self._env
 
 
 def starting_state(root: Root, start_from: str) -> State:

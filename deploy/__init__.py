@@ -1,0 +1,1 @@
+"""What is deployed: Prefect deployments, container images, the server stack."""

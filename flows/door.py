@@ -1,0 +1,107 @@
+"""What the command line does before and after a flow: find a server, keep the terminal calm, say how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.server import hold_server, is_healthy
+from rltrack.config import TrainingConfig
+from rltrack.errors import RltrackError
+
+if TYPE_CHECKING:
+    from flows.train import Training
+
+
+@contextlib.contextmanager
+def chosen_server(root: Path) -> Iterator[str]:
+    """Hold the Prefect server that counts: the user's own setting, or else the root's.
+
+    Yields:
+        The address of its API.
+
+    Raises:
+        RltrackError: If nobody answers at the user's address, or the root's own server does not start.
+    """
+    from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
+
+    given = PREFECT_API_URL.value()
+    if given:
+        if not is_healthy(given, timeout=10.0):
+            raise RltrackError(
+                f"Nobody answers at PREFECT_API_URL, {given}. Start that server, correct the address, or unset it for a server of "
+                "rltrack's own."
+            )
+        yield given
+        return
+    with (
+        hold_server(root) as api,
+        temporary_settings({PREFECT_API_URL: api, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False}),
+        _environment(PREFECT_API_URL=api),
+    ):  # for child processes
+        yield api
+
+
+@contextlib.contextmanager
+def given_server() -> Iterator[str]:
+    """Give the server that the user named.
+
+    Raises:
+        RltrackError: If none is named, or nobody answers there.
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    if not PREFECT_API_URL.value():
+        raise RltrackError(
+            "PREFECT_API_URL is not set. Set it to your server's API, such as http://127.0.0.1:4200/api; or start a stack on this "
+            "machine with `rltrack up`, which deploys there by itself."
+        )
+    with chosen_server(Path()) as api:
+        yield api
+
+
+def train(config: TrainingConfig, root: Path) -> Training:
+    """Train as a flow in this process.
+
+    Raises:
+        RltrackError: As `flows.train.train_here`, and if there is no server.
+    """
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    warnings.filterwarnings("ignore", message="The 'alias' attribute")  # Pydantic, of Prefect's own classes
+    with chosen_server(root):
+        from flows.train import train_here
+
+        _keep_terminal_calm()
+        with _environment(RLTRACK_ROOT=str(root)):
+            return train_here(config, root)
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _keep_terminal_calm() -> None:
+    """Leave the terminal to the progress bar: Prefect's lines go to its page only, its warnings to the terminal too."""
+    from prefect.logging.configuration import setup_logging
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    setup_logging()
+    loggers = [logging.getLogger(name) for name in (None, *logging.root.manager.loggerDict)]
+    for handler in {handler for logger in loggers for handler in logger.handlers}:
+        if isinstance(handler, PrefectConsoleHandler):
+            handler.setLevel(logging.WARNING)

@@ -1,0 +1,27 @@
+"""Where a person finds things: the addresses of a run's page in MLflow and of a flow run's in Prefect."""
+
+from __future__ import annotations
+
+import os
+
+from rltrack.runs import RunDirectory
+from rltrack.tracking.bookmark import read_bookmark
+
+MLFLOW_PAGE = "RLTRACK_MLFLOW_PAGE"
+"""Environment variable with the address of a page on the root's own MLflow database."""
+
+
+def mlflow_link(run: RunDirectory) -> str | None:
+    """Return the address of the run's page in MLflow, if there is a server for it."""
+    bookmark = read_bookmark(run)
+    state = {} if bookmark is None else bookmark.mlflow.state
+    if "run_id" not in state:
+        return None
+    uri = str(state["tracking_uri"])
+    page = uri if uri.startswith("http") else os.environ.get(MLFLOW_PAGE)
+    return f"{page.rstrip('/')}/#/experiments/{state['experiment_id']}/runs/{state['run_id']}" if page else None
+
+
+def flow_run_page(api: str, flow_run_id: str) -> str:
+    """Return the address of a flow run's page."""
+    return f"{api.removesuffix('/api')}/runs/flow-run/{flow_run_id}"

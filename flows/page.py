@@ -1,0 +1,174 @@
+"""What Prefect's page shows of a training: progress, evaluations, a summary, the way to MLflow.
+
+All of it goes through one thread, which a lost server can hold up, and training cannot: what does not get through in
+time is left out. The journal has it all.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextvars
+import logging
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+
+from flows.links import mlflow_link
+from rltrack.runs import RunDirectory
+from rltrack.tracking.report import RunReport
+from rltrack.training.hooks import TrainingHook
+from rltrack.training.progress import TrainingProgress
+
+PROGRESS_SECONDS = 5.0
+_WAITING = 100
+"""Calls that may wait; more are left out."""
+
+_logger = logging.getLogger("rltrack")
+
+
+def artifact_key(run: str, what: str) -> str:
+    """Return an artifact's key: lower case, digits and dashes only."""
+    return re.sub(r"[^a-z0-9]+", "-", f"{run}-{what}".lower()).strip("-")
+
+
+class Page:
+    """A flow run's artifacts.
+
+    Args:
+        flow_run_id: The flow run.
+        run: The run's name.
+    """
+
+    def __init__(self, flow_run_id: UUID | str, run: str) -> None:
+        self._flow_run_id, self._run = UUID(str(flow_run_id)), run
+        self._calls: queue.Queue[Callable[[Any], None] | None] = queue.Queue(_WAITING)
+        self._progress_id: UUID | None = None
+        self._progress_waits = False
+        self._shown = 0.0
+        self._rows: dict[int, dict[str, Any]] = {}
+        work = contextvars.copy_context().run  # Prefect's settings, its server's address among them, are in the context
+        self._thread = threading.Thread(target=work, args=(self._work,), name="prefect-page", daemon=True)
+        self._thread.start()
+
+    def show_progress(self, progress: TrainingProgress, *, now: bool = False) -> None:
+        """Show the percentage of the budget, every few seconds."""
+        moment = time.monotonic()
+        if (moment - self._shown < PROGRESS_SECONDS and not now) or self._progress_waits:
+            return
+        self._shown = moment
+        percent = 100.0 * min(max(1.0 - progress.remaining, 0.0), 1.0)
+        text = f"{self._run}: {progress.env_steps:,} env steps, {progress.steps_per_second:,.0f} steps/s"
+        self._progress_waits = True
+        self._tell(lambda client: self._send_progress(client, percent, text))
+
+    def show_evaluation(self, record: Mapping[str, Any], *, best: bool) -> None:
+        """Add an evaluation to the flow run's table; one that is repeated after a failure takes its own place."""
+        low, high = record["interval"]
+        self._rows[record["step"]] = {
+            "env steps": record["step"],
+            "mean return": record["mean"],
+            "95 % interval": f"{low:.6g} to {high:.6g}",
+            "IQM": record["iqm"],
+            "episodes": len(record["returns"]),
+            "best so far": "yes" if best else "",
+        }
+        self._create("table", "evaluations", list(self._rows.values()), f"Evaluations of {self._run}")
+
+    def show_summary(self, run: RunDirectory) -> None:
+        """Show how the training ended: a summary, the curve, and the MLflow run."""
+        report = RunReport(run, {})
+        report.catch_up(run.journal_file.stat().st_size, 0)
+        link = mlflow_link(run)
+        lines = [report.description(), "", *([f"[MLflow run]({link})"] if link else [])]
+        lines += ["", f"Go on: `rltrack resume {run.name}`. Compare: `rltrack plot {run.name} …`."]
+        self._create("markdown", "summary", "\n".join(lines), f"Summary of {run.name}")
+        curve = run.exports / "learning_curve.png"
+        if curve.exists():
+            picture = "data:image/png;base64," + base64.b64encode(curve.read_bytes()).decode()
+            self._create("image", "curve", picture, f"Learning curve of {run.name}")
+        if link:
+            self._create("markdown", "mlflow-run", f"[{run.name} in MLflow]({link})", "MLflow run")
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Wait a little for what is on its way."""
+        try:
+            self._calls.put(None, timeout=timeout)
+        except queue.Full:
+            return
+        self._thread.join(timeout)
+
+    def _create(self, kind: str, what: str, data: Any, description: str) -> None:
+        artifact = ArtifactCreate(
+            key=artifact_key(self._run, what),
+            type=kind,
+            data=data,
+            description=description,
+            flow_run_id=self._flow_run_id,
+        )
+        self._tell(lambda client: client.create_artifact(artifact))
+
+    def _send_progress(self, client: Any, percent: float, text: str) -> None:
+        self._progress_waits = False
+        if self._progress_id is None:
+            artifact = ArtifactCreate(
+                key=artifact_key(self._run, "progress"), type="progress", data=percent, description=text,
+                flow_run_id=self._flow_run_id,
+            )  # fmt: skip
+            self._progress_id = client.create_artifact(artifact).id
+        else:
+            client.update_artifact(self._progress_id, ArtifactUpdate(data=percent, description=text))
+
+    def _tell(self, call: Callable[[Any], None]) -> None:
+        try:
+            self._calls.put_nowait(call)
+        except queue.Full:
+            _logger.debug("Prefect's page is behind; something is left out there.")
+
+    def _work(self) -> None:
+        with get_client(sync_client=True) as client:
+            while (call := self._calls.get()) is not None:
+                try:
+                    call(client)
+                except Exception as error:  # a page that lacks something must not hurt training
+                    self._progress_waits = False
+                    _logger.debug(f"Prefect's page was not told: {error}")
+
+
+class PageHook(TrainingHook):
+    """Tells the page and Prefect's log what happens."""
+
+    def __init__(self, page: Page, log: logging.Logger | logging.LoggerAdapter[Any]) -> None:
+        self._page, self._log = page, log
+
+    def on_training_start(self, progress: TrainingProgress) -> None:
+        """Training begins, or goes on."""
+        self._log.info(f"training begins at {progress.env_steps:,} env steps")
+        self._page.show_progress(progress, now=True)
+
+    def on_iteration_end(self, progress: TrainingProgress, stats: Any) -> None:
+        """An iteration is done."""
+        self._page.show_progress(progress)
+
+    def on_evaluation_end(self, progress: TrainingProgress, evaluation: Any) -> None:
+        """An evaluation was taken in."""
+        best = progress.best_evaluation is evaluation
+        self._log.info(
+            f"evaluation at {evaluation.env_steps:,} env steps: mean return {evaluation.mean:.6g} "
+            f"(95 % interval {evaluation.interval.low:.6g} to {evaluation.interval.high:.6g})"
+        )
+        self._page.show_evaluation({"step": evaluation.env_steps, **evaluation.to_record()}, best=best)
+
+    def on_checkpoint(self, progress: TrainingProgress, version: Any) -> None:
+        """A version was committed."""
+        self._log.info(f"checkpoint {version.name} at {version.env_steps:,} env steps")
+
+    def on_training_end(self, progress: TrainingProgress) -> None:
+        """Training ended."""
+        self._page.show_progress(progress, now=True)

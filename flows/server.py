@@ -1,0 +1,264 @@
+"""The Prefect server of a root: one process, shared by all flow runs under that root, gone when the last of them is.
+
+Every user of the server holds a shared ``flock`` on ``prefect/users.lock``, which the kernel releases however the user
+ends. The server, a process of a session of its own (``python -m flows.server FOLDER``), ends by itself once it can take
+that lock for itself alone. It is never Prefect's ephemeral one, which a signal leaves behind as an orphan.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rltrack.errors import RltrackError
+from rltrack.files import replace_text, take_lock
+
+HOST = "127.0.0.1"
+START_SECONDS = 180.0
+_POLL_SECONDS = 0.1
+_WATCH_SECONDS = 0.5
+_GRACE_SECONDS = 3.0
+"""How long the server stays after its last user, for the next one."""
+
+
+class ServerFolder:
+    """Where a root's Prefect server keeps its database and says its address.
+
+    Args:
+        root: The root of all runs.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.path = root / "prefect"
+        self.users_lock = self.path / "users.lock"
+        self.server_lock = self.path / "server.lock"
+        self.address_file = self.path / "server.json"
+        self.log_file = self.path / "server.log"
+        self.settings_file = self.path / "settings.json"
+
+    def address(self) -> str | None:
+        """Return the API's address if a server answers there, else None."""
+        try:
+            found = json.loads(self.address_file.read_text())
+        except (OSError, ValueError):
+            return None
+        return str(found["api"]) if is_healthy(found["api"]) else None
+
+    def pid(self) -> int | None:
+        """Return the server's process id, or None."""
+        try:
+            return int(json.loads(self.address_file.read_text())["pid"])
+        except (OSError, ValueError, KeyError):
+            return None
+
+
+def is_healthy(api: str, timeout: float = 2.0) -> bool:
+    """Whether a Prefect server answers at this address of its API."""
+    try:
+        with urllib.request.urlopen(f"{api}/health", timeout=timeout) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+
+
+@contextlib.contextmanager
+def hold_server(root: Path, *, port: int = 0, settings: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Hold the root's Prefect server, and start it if nobody did.
+
+    Args:
+        root: The root of all runs.
+        port: Where a new server listens; 0 for any free port.
+        settings: Prefect's settings of a new server, beside ours: such as the address of its database.
+
+    Yields:
+        The address of its API. The server lives until the last holder lets go.
+
+    Raises:
+        RltrackError: If it does not start.
+    """
+    folder = ServerFolder(root)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder.users_lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for a server that is just going
+        yield folder.address() or _start(folder, port, settings or {})
+    finally:
+        os.close(descriptor)
+
+
+def _start(folder: ServerFolder, port: int, settings: Mapping[str, str]) -> str:
+    """Start a server, unless another holder is just doing so; return its address when it answers."""
+    replace_text(folder.settings_file, json.dumps(dict(settings)))
+    folder.settings_file.chmod(0o600)  # a database's address may hold a password
+    deadline = time.monotonic() + START_SECONDS
+    process: subprocess.Popen[bytes] | None = None
+    while time.monotonic() < deadline:
+        if process is None or process.poll() is not None:
+            if process is not None and process.returncode != 0:
+                break
+            with open(folder.log_file, "ab") as log:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "flows.server", str(folder.path.parent), str(port)],
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=_clean_environment(),
+                )  # fmt: skip
+        address = folder.address()
+        if address is not None:
+            return address
+        time.sleep(_POLL_SECONDS)
+    raise RltrackError(
+        f"The local Prefect server did not start; its last words are in {folder.log_file}. Set PREFECT_API_URL to use another "
+        "server, or use `rltrack train`, which needs none."
+    )
+
+
+def _clean_environment() -> dict[str, str]:
+    """This process's environment without Prefect's settings: the server has its own."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
+
+
+def server_settings(folder: ServerFolder, port: int) -> dict[str, str]:
+    """Return the settings under which a root's server runs."""
+    given = json.loads(folder.settings_file.read_text()) if folder.settings_file.exists() else {}
+    return {
+        "PREFECT_HOME": str(folder.path),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder.path / 'prefect.db'}",
+        "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_API_HOST": HOST,
+        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "DO_NOT_TRACK": "1",
+        **given,
+    }
+
+
+def serve(root: Path, port: int) -> None:
+    """Serve until nobody holds the server any more. In the server's own process.
+
+    Nothing happens if another server of this root is alive or starting.
+    """
+    folder = ServerFolder(root)
+    lock = take_lock(folder.server_lock)
+    if lock is None:
+        time.sleep(1.0)  # the caller looks for the other one's address
+        return
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((HOST, port))
+        port = listening.getsockname()[1]
+        os.environ.update(server_settings(folder, port))
+        _migrate(folder)
+        import uvicorn
+        from prefect.server.api.server import create_app
+
+        server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(final=True), log_level="warning", timeout_graceful_shutdown=3, ws_ping_timeout=None
+            )
+        )
+        threading.Thread(target=_watch, args=(folder, server, port), daemon=True).start()
+        server.run(sockets=[listening])
+
+
+def _watch(folder: ServerFolder, server: Any, port: int) -> None:
+    """Say the address once the server answers; end it when it has no users."""
+    while not server.started:
+        time.sleep(_POLL_SECONDS)
+    address = {"api": f"http://{HOST}:{port}/api", "pid": os.getpid()}
+    replace_text(folder.address_file, json.dumps(address))
+    alone_since: float | None = None
+    while not server.should_exit:
+        time.sleep(_WATCH_SECONDS)
+        descriptor = os.open(folder.users_lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            alone_since = None
+            os.close(descriptor)
+            continue
+        alone_since = alone_since or time.monotonic()
+        if time.monotonic() - alone_since < _GRACE_SECONDS:
+            os.close(descriptor)
+            continue
+        folder.address_file.unlink(missing_ok=True)  # whoever comes now waits for the lock until we are gone
+        server.should_exit = True
+
+
+def _migrate(folder: ServerFolder) -> None:
+    """Make or update the database, once for each version of Prefect: it takes ten seconds, and a copy takes none."""
+    import prefect
+
+    url = os.environ["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
+    done = folder.path / "migrated.json"
+    stamp = {"prefect": prefect.__version__, "database": _without_password(url)}
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads(done.read_text()) == stamp and (not _is_file(url) or _file(url).exists()):
+            return
+    template = _template_folder() / f"prefect-{prefect.__version__}.db"
+    if _is_file(url) and not _file(url).exists() and template.exists():
+        shutil.copyfile(template, _file(url))
+    else:
+        import asyncio
+
+        from prefect.server.database import provide_database_interface
+
+        async def upgrade() -> None:
+            database = provide_database_interface()
+            await database.create_db()
+            await (await database.engine()).dispose()
+
+        new = _is_file(url) and not _file(url).exists()
+        asyncio.run(upgrade())
+        if new:
+            _keep_template(_file(url), template)
+    replace_text(done, json.dumps(stamp))
+
+
+def _is_file(url: str) -> bool:
+    return url.startswith("sqlite+aiosqlite:///")
+
+
+def _file(url: str) -> Path:
+    return Path(url.removeprefix("sqlite+aiosqlite:///"))
+
+
+def _keep_template(database: Path, template: Path) -> None:
+    """Keep a copy of an empty database for other roots of this user."""
+    import sqlite3
+
+    with contextlib.suppress(OSError, sqlite3.Error):
+        template.parent.mkdir(parents=True, exist_ok=True)
+        temporary = template.with_suffix(f".{os.getpid()}.tmp")
+        with (
+            contextlib.closing(sqlite3.connect(database)) as source,
+            contextlib.closing(sqlite3.connect(temporary)) as copy,
+        ):
+            source.backup(copy)
+        os.replace(temporary, template)
+
+
+def _template_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rltrack"
+
+
+def _without_password(url: str) -> str:
+    from rltrack.tracking.destination import without_password
+
+    return without_password(url)
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]), int(sys.argv[2]))

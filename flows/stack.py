@@ -1,0 +1,452 @@
+"""The whole stack on one machine, without docker: Prefect server, MLflow's page, TensorBoard, workers, deployments.
+
+A supervisor, a process of a session of its own (``python -m flows.stack ROOT``), starts the parts, starts again what dies,
+and on SIGTERM drains: running flows are suspended at a boundary, with a version, and go on after the next start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from flows.databases import Databases
+from flows.links import MLFLOW_PAGE
+from flows.server import HOST, ServerFolder, hold_server, is_healthy
+from rltrack.errors import ConfigurationError, RltrackError
+from rltrack.files import is_locked, lock_holder, replace_text, take_lock
+from rltrack.runs import Root
+from rltrack.tracking.sinks.embedded import ensure_database
+from rltrack.ui import free_port, lean_environment, mlflow_command, tensorboard_command, wait_until_up
+
+POOL = "rltrack"
+PORTS = {"prefect": 4200, "mlflow": 5000, "tensorboard": 6006}
+START_SECONDS = 300.0
+DRAIN_SECONDS = 40.0
+_LOOK_SECONDS = 0.5
+_LONGEST_WAIT = 60.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a stack is started.
+
+    Attributes:
+        workers: Worker processes that carry out deployments' runs.
+        database_url: A PostgreSQL server for Prefect's and MLflow's databases; None for sqlite under the root.
+        ports: Port of ``prefect``, ``mlflow`` and ``tensorboard``.
+    """
+
+    workers: int = 1
+    database_url: str | None = None
+    ports: Mapping[str, int] = field(default_factory=lambda: dict(PORTS))
+
+
+@dataclass
+class Part:
+    """A process of the stack.
+
+    Attributes:
+        name: Such as ``mlflow`` or ``worker-1``.
+        command: What starts it.
+        address: Where it answers; None for a worker.
+        environment: Its environment.
+        log: What it says.
+    """
+
+    name: str
+    command: list[str]
+    address: str | None
+    environment: Mapping[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    restarts: int = 0
+    next_start: float = 0.0
+
+    def start(self) -> None:
+        """Start it, in a session of its own, with the usual signals."""
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                env=dict(self.environment),
+            )  # fmt: skip
+
+    def keep_alive(self) -> bool:
+        """Start it again if it died, later each time; return whether anything changed."""
+        now = time.monotonic()
+        if self.process is not None and self.process.poll() is None:
+            return False
+        if self.process is not None:
+            self.process = None
+            self.next_start = now + min(_LONGEST_WAIT, 2.0**self.restarts)
+            self.restarts += 1
+            return True
+        if now < self.next_start:
+            return False
+        self.start()
+        return True
+
+    def end(self, seconds: float = 10.0) -> None:
+        """End it and wait."""
+        if self.process is not None:
+            end_process(self.process.pid, seconds)
+            self.process.wait()
+
+
+class StackFolder:
+    """Where a root's stack keeps its state and logs."""
+
+    def __init__(self, root: Path) -> None:
+        self.path = root / "stack"
+        self.lock = self.path / "lock"
+        self.options_file = self.path / "options.json"
+        self.state_file = self.path / "state.json"
+
+    def is_up(self) -> bool:
+        """Whether a supervisor lives."""
+        return is_locked(self.lock)
+
+    def options(self) -> Options:
+        """Return how it was started."""
+        return Options(**json.loads(self.options_file.read_text()))
+
+    def state(self) -> dict[str, Any]:
+        """Return what the supervisor last said of itself."""
+        try:
+            return dict(json.loads(self.state_file.read_text()))
+        except (OSError, ValueError):
+            return {}
+
+
+def up(
+    root: Root,
+    options: Options,
+    tell: Callable[[str], None],
+    *,
+    chosen_ports: frozenset[str] = frozenset(),
+    foreground: bool = False,
+) -> None:
+    """Start the stack and wait until all of it answers; a stack that is up is left as it is.
+
+    Args:
+        root: The root of all runs.
+        options: How.
+        tell: Hears what happens.
+        chosen_ports: Ports that the user asked for by name; others are moved if they are taken.
+        foreground: Be the supervisor, until SIGTERM or Ctrl-C, as systemd wants it.
+
+    Raises:
+        ConfigurationError: If it is up with other options, or a port that was asked for is taken.
+        MissingExtra: If PostgreSQL is asked for without its driver.
+        RltrackError: If a part does not start.
+    """
+    root.check_writable()
+    folder = StackFolder(root.path)
+    folder.path.mkdir(exist_ok=True)
+    if folder.is_up():
+        now = folder.options()
+        if (now.workers, now.database_url) != (options.workers, options.database_url):
+            raise ConfigurationError(
+                f"The stack under {root.path} is up with {now.workers} worker(s) and "
+                f"{'PostgreSQL' if now.database_url else 'sqlite'}. `rltrack down` first, then `rltrack up` with other options."
+            )
+        tell("The stack is up already.")
+        return
+    Databases(root.path, options.database_url).check()
+    ports = {name: _port(name, port, name in chosen_ports, tell) for name, port in options.ports.items()}
+    replace_text(folder.options_file, json.dumps(asdict(Options(options.workers, options.database_url, ports))))
+    folder.options_file.chmod(0o600)  # a database's address may hold a password
+    if foreground:
+        supervise(root.path)
+        return
+    folder.state_file.unlink(missing_ok=True)
+    log_file = folder.path / "supervisor.log"
+    with open(log_file, "ab") as log:
+        supervisor = subprocess.Popen(
+            [sys.executable, "-m", "flows.stack", str(root.path)],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    deadline = time.monotonic() + START_SECONDS
+    while not folder.state().get("ready"):
+        if supervisor.poll() is not None or time.monotonic() > deadline:
+            end_process(supervisor.pid, DRAIN_SECONDS)
+            problem = folder.state().get("problem") or f"its last words are in {log_file}"
+            raise RltrackError(f"The stack did not start: {problem}.")
+        time.sleep(0.2)
+
+
+def down(root: Root, tell: Callable[[str], None]) -> bool:
+    """Drain and end the stack; return whether there was one.
+
+    Raises:
+        RltrackError: If it does not end.
+    """
+    folder = StackFolder(root.path)
+    if not folder.is_up():
+        _end_leftovers(folder)
+        return False
+    pid = lock_holder(folder.lock)
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + DRAIN_SECONDS + 60
+    said = ""
+    while folder.is_up():
+        message = folder.state().get("message", "")
+        if message and message != said:
+            tell(said := message)
+        if time.monotonic() > deadline:
+            raise RltrackError(f"The stack does not end; see {folder.path / 'supervisor.log'} (process {pid}).")
+        time.sleep(0.2)
+    return True
+
+
+def status(root: Root) -> list[dict[str, Any]]:
+    """Return a row for each part of the stack: name, whether it is healthy, address, process, restarts."""
+    folder = StackFolder(root.path)
+    healthy = folder.is_up()
+    state = folder.state() if healthy else {}
+    pid = lock_holder(folder.lock) if healthy else None
+    rows: list[dict[str, Any]] = [
+        {"part": "supervisor", "healthy": healthy, "address": None, "pid": pid, "restarts": 0}
+    ]
+    for part in state.get("parts", []):
+        alive = part["pid"] is not None and psutil.pid_exists(part["pid"])
+        rows.append({**part, "healthy": alive and (part["address"] is None or _answers(part["address"]))})
+    return rows
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=3):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _port(name: str, port: int, chosen: bool, tell: Callable[[str], None]) -> int:
+    """Return the port if it is free, else another one, saying so; one that was asked for must be free."""
+    try:
+        return free_port(port, f"--{name}-port")
+    except ConfigurationError:
+        if chosen:
+            raise
+        other = free_port(0, f"--{name}-port")
+        tell(f"Port {port} is taken; {name} listens at {other}.")
+        return other
+
+
+class Supervisor:
+    """Starts the parts, keeps them alive, and drains.
+
+    Args:
+        root: The root of all runs.
+    """
+
+    def __init__(self, root: Root) -> None:
+        self.root = root
+        self.folder = StackFolder(root.path)
+        self.options = self.folder.options()
+        self.databases = Databases(root.path, self.options.database_url)
+        self.parts: list[Part] = []
+        self.stopping = threading.Event()
+        self.api = ""
+        self._ready = False
+
+    def run(self) -> None:
+        """Supervise until SIGTERM or Ctrl-C."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.stopping.set())
+        _end_leftovers(self.folder)
+        settings = self.databases.prepare()
+        with hold_server(self.root.path, port=self.options.ports["prefect"], settings=settings) as self.api:
+            try:
+                self._start()
+                self._ready = True
+                self._say("")
+                self._watch(settings)
+                self._drain()
+            except Exception as error:
+                self._say("", problem=" ".join(str(error).split()))
+                raise
+            finally:
+                for part in reversed(self.parts):
+                    part.end()
+        self._wait_for_server()
+
+    def _start(self) -> None:
+        ports, logs = self.options.ports, self.folder.path
+        mlflow_page = f"http://{HOST}:{ports['mlflow']}"
+        backend = self.databases.mlflow or ensure_database(self.root.path)
+        self._add("mlflow", mlflow_command(backend, self.root, ports["mlflow"]), mlflow_page, lean_environment())
+        tensorboard = tensorboard_command(self.root, ports["tensorboard"])
+        self.root.tensorboard_folder.mkdir(exist_ok=True)
+        self._add("tensorboard", tensorboard, f"http://{HOST}:{ports['tensorboard']}", lean_environment())
+        for part in self.parts:
+            assert part.process is not None
+            assert part.address is not None
+            wait_until_up(part.name, part.address, part.process, part.log)
+        environment = self._worker_environment(mlflow_page)
+        os.environ.update(environment)
+        from flows.deployments import apply, work_pool_paused  # Prefect reads its settings when it is imported
+
+        apply(log=logs / "deploy.log", environment=environment)
+        with work_pool_paused(POOL, False):
+            self._let_suspended_go_on()
+        for number in range(1, self.options.workers + 1):
+            command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+            self._add(f"worker-{number}", [*command, "--name", f"{POOL}-{number}"], None, environment)
+
+    def _add(self, name: str, command: list[str], address: str | None, environment: Mapping[str, str]) -> None:
+        part = Part(name, command, address, environment, self.folder.path / f"{name}.log")
+        part.start()
+        self.parts.append(part)
+        self._say("")
+
+    def _worker_environment(self, mlflow_page: str) -> dict[str, str]:
+        environment = {
+            **os.environ,
+            "PREFECT_API_URL": self.api,
+            "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_HOME": str(ServerFolder(self.root.path).path),
+            "DO_NOT_TRACK": "1",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "RLTRACK_ROOT": str(self.root.path),
+            MLFLOW_PAGE: mlflow_page,
+        }
+        environment.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")
+        if self.databases.mlflow is not None:
+            environment["MLFLOW_TRACKING_URI"] = mlflow_page
+        return environment
+
+    def _watch(self, settings: Mapping[str, str]) -> None:
+        while not self.stopping.wait(_LOOK_SECONDS):
+            changed = [part.keep_alive() for part in self.parts]  # every one of them
+            if any(changed):
+                self._say("")
+            server = ServerFolder(self.root.path)
+            pid = server.pid()
+            if pid is None or not psutil.pid_exists(pid):
+                with hold_server(self.root.path, port=self.options.ports["prefect"], settings=settings):
+                    self._say("")
+
+    def _drain(self) -> None:
+        """Suspend what runs, at a boundary, with a version; nothing new begins."""
+        from flows.deployments import running_flow_runs, suspend, work_pool_paused
+
+        if not is_healthy(self.api):
+            return
+        with work_pool_paused(POOL, True):
+            names = []
+            for flow_run in running_flow_runs(POOL):
+                names.append(flow_run.name)
+                suspend(flow_run.id)
+            locks = [self.root.runs_folder / name / "lock" for name in names]
+            for lock in locks:
+                pid = lock_holder(lock) if is_locked(lock) else None
+                if pid is not None:
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.kill(pid, signal.SIGTERM)
+            if names:
+                self._say(f"suspending at the next boundary: {', '.join(names)}")
+            deadline = time.monotonic() + DRAIN_SECONDS
+            while any(is_locked(lock) for lock in locks) and time.monotonic() < deadline:
+                time.sleep(0.2)
+            while running_flow_runs(POOL) and time.monotonic() < deadline:
+                time.sleep(0.5)
+            replace_text(self.folder.path / "suspended.json", json.dumps(names))
+
+    def _let_suspended_go_on(self) -> None:
+        from flows.deployments import let_suspended_go_on
+
+        file = self.folder.path / "suspended.json"
+        if file.exists():
+            let_suspended_go_on(POOL, json.loads(file.read_text()))
+            file.unlink()
+
+    def _wait_for_server(self) -> None:
+        """Wait for the server's own end, if nobody else uses it."""
+        deadline = time.monotonic() + 20
+        server = ServerFolder(self.root.path)
+        while server.address() is not None and time.monotonic() < deadline:
+            time.sleep(0.2)
+
+    def _say(self, message: str, problem: str | None = None) -> None:
+        server = ServerFolder(self.root.path)
+        parts = [{"part": "prefect", "address": self.api.removesuffix("/api"), "pid": server.pid(), "restarts": 0}]
+        parts += [
+            {
+                "part": part.name,
+                "address": part.address,
+                "pid": None if part.process is None else part.process.pid,
+                "restarts": part.restarts,
+            }
+            for part in self.parts
+        ]
+        state = {"ready": self._ready, "message": message, "problem": problem, "parts": parts}
+        replace_text(self.folder.state_file, json.dumps(state))
+
+
+def _end_leftovers(folder: StackFolder) -> None:
+    """End the parts of a supervisor that was killed."""
+    for part in folder.state().get("parts", []):
+        if part["pid"] is None or part["part"] == "prefect":
+            continue
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(part["pid"])
+            words = " ".join(process.cmdline())
+            if any(module in words for module in ("mlflow", "tensorboard", "prefect")):
+                end_process(process.pid, 10.0)
+    folder.state_file.unlink(missing_ok=True)
+
+
+def end_process(pid: int, seconds: float) -> None:
+    """End a process that leads a session, and what is left of its session."""
+    for number, wait in ((signal.SIGTERM, seconds), (signal.SIGKILL, 5.0)):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, number)
+        deadline = time.monotonic() + wait
+        while time.monotonic() < deadline:
+            if not _session_lives(pid):
+                return
+            time.sleep(0.1)
+
+
+def _session_lives(pid: int) -> bool:
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+    return any(_members(pid))
+
+
+def _members(session: int) -> Iterator[int]:
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getpgid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                yield process.pid
+
+
+def supervise(root: Path) -> None:
+    """Be the supervisor of a root, unless there is one."""
+    folder = StackFolder(root)
+    lock = take_lock(folder.lock, wait_seconds=1.0)
+    if lock is None:
+        return
+    Supervisor(Root(root)).run()
+
+
+if __name__ == "__main__":
+    supervise(Path(sys.argv[1]))

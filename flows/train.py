@@ -1,0 +1,414 @@
+"""Training as a Prefect flow: set-up, chunks, evaluations and checkpoints are tasks with retries.
+
+The tasks are thin doors to `TrainingLoop`'s verbs. Each aims at an absolute number of env steps, so that repeating
+finished work does nothing; after a failure the run is restored from its newest version and trains what is missing again,
+bit for bit. Prefect's results and caches are not used: the run's own folder is the truth.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+from prefect import flow, get_run_logger, runtime, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.objects import State, StateType
+from prefect.exceptions import Pause
+from prefect.settings import PREFECT_API_URL
+from prefect.states import Cancelled, Completed, Crashed
+from prefect.tasks import exponential_backoff
+from pydantic import Field
+from websockets.asyncio import connection as _connection  # noqa: F401  (loaded, so that `keep_apart` finds it)
+
+from flows.links import flow_run_page
+from flows.page import Page, PageHook
+from flows.streams import keep_apart
+from rltrack.config import TrainingConfig
+from rltrack.errors import CheckpointFailed, ConfigurationError, JournalFailed, RltrackError, RootNotWritable, RunBusy
+from rltrack.runs import Root, RunDirectory, run_stem
+from rltrack.training.control import Control
+from rltrack.training.progress import TrainingState, TrainingStatistics
+from rltrack.training.reporter import ProgressReporter
+from rltrack.training.strategies import Mark
+from rltrack.training.train_loop import Due, TrainingLoop
+from rltrack.training.trainer import Trainer
+
+RETRIES = 3
+MAX_ATTEMPTS_WITHOUT_PROGRESS = 5
+"""Attempts in a row that begin at the same version, after which a run no longer comes back by itself."""
+
+DELIVERY_SECONDS = 120.0
+MAX_RESTARTS = 100
+Restarts = Annotated[int, Field(ge=0, le=MAX_RESTARTS)]
+"""How often a run was brought back by itself: the server refuses more, even where the flow dies before it can count."""
+
+ALLOWED_MODULES = "RLTRACK_ALLOWED_MODULES"
+"""Environment variable: modules that a deployment's configuration may name, separated by commas."""
+
+keep_apart()
+
+_PASSING = (CheckpointFailed, JournalFailed, RootNotWritable)
+
+
+def can_pass(error: object) -> bool:
+    """Whether trying again may help: not with a bad configuration, a NaN, a missing package or a run that is taken."""
+    if isinstance(error, RltrackError):
+        return isinstance(error, _PASSING)
+    return isinstance(error, Exception) and not isinstance(error, ImportError | MemoryError | SyntaxError)
+
+
+def _retry_if(task: Any, task_run: Any, state: State[Any]) -> bool:
+    return can_pass(state.data)
+
+
+_RETRIED: dict[str, Any] = {
+    "retries": RETRIES,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=2),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": _retry_if,
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+}
+
+
+class Training:
+    """A run's live training inside a flow run: built when it is first asked for, and anew after each failure.
+
+    Args:
+        config: What is trained; with a name.
+        root: Folder of all runs.
+        console: Show the progress on the terminal.
+    """
+
+    def __init__(self, config: TrainingConfig, root: Root, *, console: bool) -> None:
+        self.config, self.root = config, root
+        self.control = Control()
+        self.page: Page | None = None
+        self._console = console
+        self._trainer: Trainer | None = None
+        self.statistics: TrainingStatistics | None = None
+        self.was_finished = False
+
+    @property
+    def directory(self) -> RunDirectory:
+        """The run's folder."""
+        assert self.config.name is not None, "the flow named it"
+        return RunDirectory(self.root.runs_folder / self.config.name)
+
+    def open(self) -> TrainingLoop:
+        """Return the live loop; where there is none, restore the run from its newest version, or begin it."""
+        if self._trainer is None:
+            keep_apart()
+            hooks = [] if self.page is None else [PageHook(self.page, get_run_logger())]
+            reporter = ProgressReporter(console=self._console)
+            trainer = Trainer(self.config, root=self.root.path, reporter=reporter, hooks=hooks, control=self.control)
+            try:
+                trainer.set_up()
+                if trainer.loop.progress.state.is_final:
+                    self.was_finished = True
+                else:
+                    trainer.loop.begin()
+            except BaseException:
+                trainer.close()
+                raise
+            self._trainer = trainer
+        return self._trainer.loop
+
+    def carry_out(self, due: Due, env_steps: int, mark: Mark | None = None) -> None:
+        """Do what was due at a number of env steps; after a failure, first everything that leads there.
+
+        Args:
+            due: What is to be done.
+            env_steps: Where it was due.
+            mark: For a chunk, up to where it trains.
+        """
+        loop = self.open()
+        try:
+            while loop.progress.env_steps < env_steps and (before := loop.due()) is not Due.END:
+                loop.carry_out(before)
+            if due is Due.END:
+                loop.finish()
+            elif due in (Due.CHUNK, Due.CHECKPOINT) or loop.due() is due:
+                loop.carry_out(due, mark)
+        except BaseException as error:
+            self.give_up(error)
+            raise
+
+    def give_up(self, error: BaseException) -> None:
+        """Record an error as the end of this attempt, and release everything."""
+        trainer, self._trainer = self._trainer, None
+        if trainer is not None:
+            try:
+                trainer.loop.fail(error)
+            finally:
+                trainer.close()
+
+    def stop(self, reason: str) -> None:
+        """Stop at this boundary, with a version, and release everything."""
+        if self._trainer is not None:
+            self.control.stop(reason)
+            self._trainer.loop.finish()
+            self.close()
+
+    def close(self) -> TrainingLoop | None:
+        """Release everything; return the loop that was live, which delivers what is left."""
+        trainer, self._trainer = self._trainer, None
+        if trainer is None:
+            return None
+        trainer.close()
+        self.statistics = trainer.loop.statistics
+        return trainer.loop
+
+
+@task(name="set up", **_RETRIED)
+def set_up(training: Training) -> dict[str, Any]:
+    """Build agent and environment, open the run, restore its newest version if it has one."""
+    loop = training.open()
+    return {"env_steps": loop.progress.env_steps, "finished": training.was_finished}
+
+
+@task(name="train chunk", task_run_name="train from {env_steps:,} to {until}", **_RETRIED)
+def train_chunk(training: Training, env_steps: int, until: str, mark: Mark) -> int:
+    """Train up to a mark, or until something else is due."""
+    training.carry_out(Due.CHUNK, env_steps, mark)
+    return training.open().progress.env_steps
+
+
+@task(name="evaluate", task_run_name="evaluate at {env_steps:,}", **_RETRIED)
+def evaluate(training: Training, env_steps: int, due: Due) -> float | None:
+    """Evaluate the policy; return the mean return."""
+    training.carry_out(due, env_steps)
+    last = training.open().progress.last_evaluation
+    return None if last is None else last.mean
+
+
+@task(name="checkpoint", task_run_name="checkpoint at {env_steps:,}", **_RETRIED)
+def checkpoint(training: Training, env_steps: int) -> None:
+    """Begin to commit a version from which training can go on."""
+    training.carry_out(Due.CHECKPOINT, env_steps)
+
+
+@task(name="finish", **_RETRIED)
+def finish(training: Training, env_steps: int) -> None:
+    """Commit the last version, and record how training ended."""
+    training.carry_out(Due.END, env_steps)
+
+
+@task(name="deliver", cache_policy=NO_CACHE, persist_result=False)
+def deliver(loop: TrainingLoop) -> bool:
+    """Wait until everything is in MLflow and TensorBoard, with a bound; what is missing then is delivered later."""
+    delivered = loop.wait_for_tracking(DELIVERY_SECONDS)
+    if not delivered:
+        get_run_logger().warning("Not everything is in MLflow yet; `rltrack sync --all` shows why, and delivers it.")
+    return delivered
+
+
+def _flow_run_name() -> str:
+    """Name the flow run as its run."""
+    parameters = runtime.flow_run.parameters
+    return run_name(parameters["config"], parameters.get("run"), str(runtime.flow_run.id))
+
+
+def run_name(config: TrainingConfig | Mapping[str, Any], run: str | None, flow_run_id: str) -> str:
+    """Return the run's name: as asked for, or from algorithm, environment and seed, and unique to the flow run."""
+    if isinstance(config, Mapping):
+        config = TrainingConfig.model_validate(config)
+    if run or config.name:
+        return str(run or config.name)
+    return f"{run_stem(default_name(config))}-{flow_run_id[:8]}"
+
+
+def default_name(config: TrainingConfig) -> str:
+    """Return what a name is made from where none is given."""
+    return f"{config.agent.algorithm}-{config.environment.id}-s{config.seed}"
+
+
+trainings: list[Training] = []
+"""The trainings of this process's flow runs, for the door that started them."""
+
+
+@flow(name="train", flow_run_name=_flow_run_name, persist_result=False)
+def train(config: TrainingConfig, run: str | None = None, restarts: Restarts = 0) -> Any:
+    """Train what a configuration describes; a run that exists under its name goes on where it stood.
+
+    Args:
+        config: The training.
+        run: The run's name, instead of the configuration's.
+        restarts: How often it was brought back by itself so far.
+
+    Returns:
+        Completed; or Cancelled, named "Stopped" (by a person) or "Preempted" (by a signal), with a version to go on from.
+    """
+    return run_training(config, run_name(config, run, str(runtime.flow_run.id)))
+
+
+def run_training(config: TrainingConfig, name: str) -> Any:
+    """Train inside a flow run; return its final state.
+
+    Args:
+        config: The training.
+        name: The run's name.
+    """
+    flow_run_id = str(runtime.flow_run.id)
+    api = str(PREFECT_API_URL.value() or "")
+    deployed = runtime.deployment.id is not None
+    if deployed:
+        refuse_foreign_modules(config)
+    tags = {
+        **config.tracking.tags,
+        "prefect.flow_run_id": flow_run_id,
+        "prefect.flow_run_url": flow_run_page(api, flow_run_id),
+        **({"prefect.deployment": str(runtime.deployment.name)} if deployed else {}),
+    }
+    tracking = config.tracking.model_copy(update={"tags": tags})
+    training = Training(config.model_copy(update={"name": name, "tracking": tracking}), Root(), console=not deployed)
+    trainings.append(training)
+    training.page = page = Page(flow_run_id, name)
+    log = get_run_logger()
+    try:
+        with training.control.signals(chain=False):
+            refuse_if_hopeless(training.directory)
+            try:
+                set_up(training)
+            except RunBusy as error:
+                log.warning(str(error))
+                return Cancelled(name="Busy", message=str(error))
+            mark_dead_flow_runs(name, flow_run_id)
+            try:
+                _train(training)
+                loop = training.close()
+                assert loop is not None, "the training was live to its end"
+                deliver(loop)
+            except Pause:  # suspended from outside: Prefect allows no further task
+                training.stop("suspended")
+                raise
+            page.show_summary(training.directory)
+            return _final_state(loop.statistics, training, flow_run_id)
+    finally:
+        training.close()
+        page.close()
+
+
+def _train(training: Training) -> None:
+    """Go from boundary to boundary, a task for each thing that is due."""
+    if training.was_finished:
+        return
+    while True:
+        loop = training.open()
+        due, env_steps = loop.due(), loop.progress.env_steps
+        if due is Due.CHUNK:
+            mark = loop.next_mark()
+            train_chunk(training, env_steps, mark.text, mark)
+        elif due is Due.CHECKPOINT:
+            checkpoint(training, env_steps)
+        elif due is Due.END:
+            finish(training, env_steps)
+            return
+        else:
+            evaluate(training, env_steps, due)
+
+
+def _final_state(statistics: TrainingStatistics, training: Training, flow_run_id: str) -> State[Any]:
+    """Return the flow run's state: what the training's means to Prefect."""
+    message = f"{statistics.reason}; {statistics.env_steps:,} env steps"
+    final = statistics.final_evaluation
+    if final is not None:
+        message += f", mean return {final.mean:.6g}"
+    if statistics.state is not TrainingState.STOPPED:
+        return Completed(message=message)
+    message += f". Go on: rltrack resume {training.config.name}"
+    now = _state_now(flow_run_id)
+    if now is not None and now.is_paused():
+        raise Pause(state=now)  # suspended: `rltrack up`, or a person, lets it go on as the same flow run
+    by_person = "SIGINT" in statistics.reason or (now is not None and now.is_cancelling())
+    return Cancelled(name="Stopped" if by_person else "Preempted", message=message)
+
+
+def _state_now(flow_run_id: str) -> State[Any] | None:
+    try:
+        with get_client(sync_client=True) as client:
+            return client.read_flow_run(flow_run_id).state  # type: ignore[arg-type]
+    except Exception:
+        return None
+
+
+def refuse_if_hopeless(run: RunDirectory) -> None:
+    """Refuse a run whose last attempts all began at the same version and came no further.
+
+    Raises:
+        RltrackError: With what to do.
+    """
+    attempts = [record.get("resumed_from") for record in run.attempts()]
+    last = attempts[-MAX_ATTEMPTS_WITHOUT_PROGRESS:]
+    if len(last) == MAX_ATTEMPTS_WITHOUT_PROGRESS and len(set(last)) == 1 and not run.status().is_finished:
+        raise RltrackError(
+            f"Run {run.name} was begun {len(last)} times from {last[0] or 'its beginning'} without coming to another version; it "
+            f"does not come back by itself any more. See `rltrack show {run.name}`, mend the reason, and go on with "
+            f"`rltrack resume {run.name}`."
+        )
+
+
+def refuse_foreign_modules(config: TrainingConfig) -> None:
+    """Refuse modules that this worker does not allow: names of modules run code, and parameters come from the network.
+
+    Raises:
+        ConfigurationError: With the module, and what is allowed.
+    """
+    allowed = [item.strip() for item in os.environ.get(ALLOWED_MODULES, "").split(",") if item.strip()]
+    named = [config.environment.id.partition(":")[0]] if ":" in config.environment.id else []
+    named += [item if isinstance(item, str) else next(iter(item)) for item in config.environment.wrappers]
+    for module in named:
+        if not any(
+            module == item or module.startswith(f"{item}.") for item in [*allowed, "gymnasium", "stable_baselines3"]
+        ):
+            raise ConfigurationError(
+                f"The configuration names the module '{module}', which this worker may not import. Allowed: "
+                f"{', '.join(['gymnasium', 'stable_baselines3', *allowed])}. Set {ALLOWED_MODULES} where the worker runs."
+            )
+
+
+def mark_dead_flow_runs(name: str, flow_run_id: str) -> None:
+    """Mark other flow runs of this run as crashed: we hold its lock, so they are dead. A server that is away is left alone."""
+    try:
+        with get_client(sync_client=True) as client:
+            found = client.read_flow_runs(
+                flow_run_filter=FlowRunFilter(
+                    name=FlowRunFilterName(any_=[name]),
+                    state=FlowRunFilterState(
+                        type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.CANCELLING])
+                    ),
+                )
+            )
+            for other in found:
+                if str(other.id) != flow_run_id:
+                    message = f"Its process is gone; flow run {flow_run_id} goes on."
+                    client.set_flow_run_state(other.id, Crashed(name="Superseded", message=message), force=True)
+    except Exception as error:
+        logging.getLogger("rltrack").debug(f"Dead flow runs of {name} were not marked: {error}")
+
+
+def train_here(config: TrainingConfig, root: Path) -> Training:
+    """Run the flow in this process; return its training, closed.
+
+    Args:
+        config: The training; its name is kept, or a new unique one is made.
+        root: Folder of all runs.
+
+    Raises:
+        RltrackError: As `rltrack.training.trainer.Trainer.train`.
+    """
+    name = config.name
+    if name is None:
+        name = Root(root).create(None, default_name(config)).name
+    trainings.clear()
+    state: State[Any] = cast(Any, train)(config, run=name, return_state=True)
+    if state.is_failed() or state.is_crashed():
+        state.result()
+    if state.name == "Busy":
+        raise RunBusy(state.message)
+    return trainings[-1]

@@ -1,0 +1,42 @@
+"""One Prefect server for all tests of flows, in one of pytest's processes."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_collection_modifyitems(items):
+    """Keep everything that needs Prefect's server in one process (``--dist loadgroup``)."""
+    for item in items:
+        if item.path.parent.name == "flows":
+            item.add_marker(pytest.mark.xdist_group("prefect"))
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory):
+    """A server of rltrack's own; everything in this process talks to it. Its address."""
+    from flows.door import chosen_server
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PREFECT_API_URL", raising=False)
+        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect-home")))
+        with chosen_server(tmp_path_factory.mktemp("server")) as api:
+            yield api
+
+
+@pytest.fixture
+def client(prefect_api):
+    """A client of that server."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        yield client
+
+
+@pytest.fixture
+def quick_retries(monkeypatch):
+    """Retries without the wait."""
+    from flows import train
+
+    for task in (train.set_up, train.train_chunk, train.evaluate, train.checkpoint, train.finish):
+        monkeypatch.setattr(task, "retry_delay_seconds", [0.0] * train.RETRIES)
