@@ -21,7 +21,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@touch $@
 
 train: $(VENV)/.installed  ## build the environment if needed, then train PPO on CartPole-v1 (CONFIG=... for another)
-	$(BIN)/rltrack train $(CONFIG)
+	$(BIN)/rltrack flow train $(CONFIG)
 
 test: $(VENV)/.installed  ## build the environment if needed, then run the tests
 	$(BIN)/python -m pytest -n 2

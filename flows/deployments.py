@@ -85,7 +85,7 @@ def _bring_back(deployments: Sequence[UUID]) -> AutomationCore:
     def templated(expression: str) -> dict[str, Any]:
         return {
             "__prefect_kind": "json",
-            "value": {"__prefect_kind": "jinja", "template": f"{{{{ {expression} | tojson }}}}"},
+            "value": {"__prefect_kind": "jinja", "template": f"{{{{ ({expression}) | tojson }}}}"},
         }
 
     return AutomationCore(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.server import hold_server, is_healthy
+from flows.server import ServerFolder, hold_server, is_healthy
 from rltrack.config import TrainingConfig
 from rltrack.errors import RltrackError
 
@@ -48,20 +48,20 @@ def chosen_server(root: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def given_server() -> Iterator[str]:
-    """Give the server that the user named.
+def given_server(root: Path) -> Iterator[str]:
+    """Give the server that the user named, or that of the root's stack.
 
     Raises:
-        RltrackError: If none is named, or nobody answers there.
+        RltrackError: If there is neither, or nobody answers there.
     """
     from prefect.settings import PREFECT_API_URL
 
-    if not PREFECT_API_URL.value():
+    if not PREFECT_API_URL.value() and ServerFolder(root).address() is None:
         raise RltrackError(
-            "PREFECT_API_URL is not set. Set it to your server's API, such as http://127.0.0.1:4200/api; or start a stack on this "
-            "machine with `rltrack up`, which deploys there by itself."
+            f"PREFECT_API_URL is not set, and there is no stack under {root}. Set it to your server's API, such as "
+            "http://127.0.0.1:4200/api; or start a stack on this machine with `rltrack up`, which deploys there by itself."
         )
-    with chosen_server(Path()) as api:
+    with chosen_server(root) as api:
         yield api
 
 

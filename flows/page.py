@@ -142,14 +142,19 @@ class Page:
 
 
 class PageHook(TrainingHook):
-    """Tells the page and Prefect's log what happens."""
+    """Tells the page and Prefect's log what happens.
 
-    def __init__(self, page: Page, log: logging.Logger | logging.LoggerAdapter[Any]) -> None:
+    Args:
+        page: The flow run's page.
+        log: Gives the log of the task that runs.
+    """
+
+    def __init__(self, page: Page, log: Callable[[], logging.Logger | logging.LoggerAdapter[Any]]) -> None:
         self._page, self._log = page, log
 
     def on_training_start(self, progress: TrainingProgress) -> None:
         """Training begins, or goes on."""
-        self._log.info(f"training begins at {progress.env_steps:,} env steps")
+        self._log().info(f"training begins at {progress.env_steps:,} env steps")
         self._page.show_progress(progress, now=True)
 
     def on_iteration_end(self, progress: TrainingProgress, stats: Any) -> None:
@@ -159,7 +164,7 @@ class PageHook(TrainingHook):
     def on_evaluation_end(self, progress: TrainingProgress, evaluation: Any) -> None:
         """An evaluation was taken in."""
         best = progress.best_evaluation is evaluation
-        self._log.info(
+        self._log().info(
             f"evaluation at {evaluation.env_steps:,} env steps: mean return {evaluation.mean:.6g} "
             f"(95 % interval {evaluation.interval.low:.6g} to {evaluation.interval.high:.6g})"
         )
@@ -167,7 +172,7 @@ class PageHook(TrainingHook):
 
     def on_checkpoint(self, progress: TrainingProgress, version: Any) -> None:
         """A version was committed."""
-        self._log.info(f"checkpoint {version.name} at {version.env_steps:,} env steps")
+        self._log().info(f"checkpoint {version.name} at {version.env_steps:,} env steps")
 
     def on_training_end(self, progress: TrainingProgress) -> None:
         """Training ended."""

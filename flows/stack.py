@@ -229,6 +229,11 @@ def status(root: Root) -> list[dict[str, Any]]:
     return rows
 
 
+def api_address(root: Root) -> str | None:
+    """Return the address of the stack's Prefect API; None if it does not answer."""
+    return ServerFolder(root.path).address()
+
+
 def _answers(address: str) -> bool:
     try:
         with urllib.request.urlopen(address, timeout=3):

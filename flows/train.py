@@ -104,7 +104,7 @@ class Training:
         """Return the live loop; where there is none, restore the run from its newest version, or begin it."""
         if self._trainer is None:
             keep_apart()
-            hooks = [] if self.page is None else [PageHook(self.page, get_run_logger())]
+            hooks = [] if self.page is None else [PageHook(self.page, get_run_logger)]
             reporter = ProgressReporter(console=self._console)
             trainer = Trainer(self.config, root=self.root.path, reporter=reporter, hooks=hooks, control=self.control)
             try:
@@ -165,7 +165,7 @@ class Training:
         return trainer.loop
 
 
-@task(name="set up", **_RETRIED)
+@task(name="set up", task_run_name="set up", **_RETRIED)
 def set_up(training: Training) -> dict[str, Any]:
     """Build agent and environment, open the run, restore its newest version if it has one."""
     loop = training.open()
@@ -193,13 +193,13 @@ def checkpoint(training: Training, env_steps: int) -> None:
     training.carry_out(Due.CHECKPOINT, env_steps)
 
 
-@task(name="finish", **_RETRIED)
+@task(name="finish", task_run_name="finish", **_RETRIED)
 def finish(training: Training, env_steps: int) -> None:
     """Commit the last version, and record how training ended."""
     training.carry_out(Due.END, env_steps)
 
 
-@task(name="deliver", cache_policy=NO_CACHE, persist_result=False)
+@task(name="deliver", task_run_name="deliver", cache_policy=NO_CACHE, persist_result=False)
 def deliver(loop: TrainingLoop) -> bool:
     """Wait until everything is in MLflow and TensorBoard, with a bound; what is missing then is delivered later."""
     delivered = loop.wait_for_tracking(DELIVERY_SECONDS)

@@ -284,6 +284,7 @@ def up(
     stack.up(root, options, lambda text: typer.echo(text, err=True), chosen_ports=asked_for, foreground=foreground)
     if not foreground:
         _print_stack(root, as_json=False)
+        typer.echo(f"\nFor the `prefect` command: export PREFECT_API_URL={stack.api_address(root)}")
 
 
 @app.command()
@@ -305,10 +306,10 @@ def status(as_json: AsJson = False) -> None:
 
 @app.command()
 def deploy() -> None:
-    """Make or update deployments, work pool and automations on the Prefect server that PREFECT_API_URL names."""
+    """Make or update deployments, work pool and automations: on PREFECT_API_URL's server, or on that of the stack here."""
     from flows import deployments, door
 
-    with door.given_server():
+    with door.given_server(_root().path):
         for name in deployments.apply():
             typer.echo(name)
 
@@ -605,6 +606,17 @@ def outage(
     from rltrack.benchmarks.outage import as_markdown, measure_outage
 
     typer.echo(as_markdown(measure_outage(seconds, trials, tell=lambda text: typer.echo(text, err=True))))
+
+
+@benchmark.command("flow")
+def orchestration(trials: Annotated[int, typer.Option(min=1, help="Trainings of each.")] = 3) -> None:
+    """Compare `rltrack flow train` with `rltrack train`, whole commands of a minute, with a server running."""
+    from rltrack.benchmarks.orchestration import as_markdown, measure_orchestration
+
+    found = measure_orchestration(trials, tell=lambda text: typer.echo(text, err=True))
+    typer.echo(as_markdown(found))
+    if not found.passed:
+        raise typer.Exit(EXIT_ERROR)
 
 
 @benchmark.command("resume")

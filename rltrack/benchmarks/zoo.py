@@ -57,8 +57,8 @@ def compare_with_zoo(trials: int = 5, tell: Callable[[str], None] = print) -> Wh
     found = WholeProcess()
     with tempfile.TemporaryDirectory() as folder:
         for trial in range(trials):
-            found.rltrack.append(_timed(rltrack_command(f"{folder}/mlruns", trial)))
-            found.zoo.append(_timed(zoo_command(f"{folder}/zoo", trial)))
+            found.rltrack.append(timed(rltrack_command(f"{folder}/mlruns", trial)))
+            found.zoo.append(timed(zoo_command(f"{folder}/zoo", trial)))
             tell(f"trial {trial + 1}: rltrack {found.rltrack[-1]:.1f} s, rl_zoo3 {found.zoo[-1]:.1f} s")
     return found
 
@@ -97,9 +97,15 @@ def as_markdown(found: WholeProcess) -> str:
     )
 
 
-def _timed(command: list[str]) -> float:
+def timed(command: list[str]) -> float:
+    """Run a whole command; return its wall time in seconds.
+
+    Raises:
+        RltrackError: If it failed.
+    """
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
+    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
+        environment.pop(name, None)
     begin = time.perf_counter()
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
     seconds = time.perf_counter() - begin

@@ -1,0 +1,90 @@
+"""The Prefect server of a root: shared, and gone with its last user, however that one ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from flows.door import chosen_server
+from flows.server import ServerFolder, hold_server
+from rltrack.errors import RltrackError
+from rltrack.runs import Root
+from tests.flows.test_train_flow import config, outcome
+from tests.support.servers import free_port
+
+pytestmark = pytest.mark.slow
+
+
+def wait_until_gone(folder: ServerFolder, pid: int) -> None:
+    deadline = time.monotonic() + 15
+    while psutil.pid_exists(pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not psutil.pid_exists(pid)
+    assert folder.address() is None
+
+
+def test_a_server_is_shared_and_ends_with_its_last_user(tmp_path):
+    folder = ServerFolder(tmp_path)
+    with hold_server(tmp_path) as one:
+        pid = folder.pid()
+        with hold_server(tmp_path) as other:
+            assert (other, folder.pid()) == (one, pid)
+        time.sleep(1)
+        assert folder.address() == one
+    wait_until_gone(folder, pid)
+    assert "Traceback" not in folder.log_file.read_text()
+
+
+def test_nobody_answers_at_the_users_address(tmp_path, monkeypatch):
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    address = f"http://127.0.0.1:{free_port()}/api"
+    with (
+        temporary_settings({PREFECT_API_URL: address}),
+        pytest.raises(RltrackError, match="Nobody answers"),
+        chosen_server(tmp_path),
+    ):
+        pass
+
+
+def command(root, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(config("ended", total_timesteps=60_000, eval_freq=20_000, checkpoint_freq=2000).to_yaml())
+    return [sys.executable, "-m", "rltrack", "--root", str(root), "flow", "train", str(path)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_no_orphan_and_no_hang_and_it_goes_on(own_root, tmp_path, number):
+    """SIGKILL to the flow's process, or Ctrl-C to its whole group: the server goes, the run goes on to the same end."""
+    environment = {**os.environ}
+    environment.pop("PREFECT_API_URL", None)
+    process = subprocess.Popen(
+        command(own_root, tmp_path), env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    versions = own_root / "runs" / "ended" / "checkpoints"
+    deadline = time.monotonic() + 90
+    while not any(versions.glob("v*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    server = ServerFolder(own_root).pid()
+    os.killpg(process.pid, number)
+    process.communicate(timeout=30)
+    assert process.returncode == (-number if number == signal.SIGKILL else 3)
+    assert Root().find("ended").status().state == ("interrupted" if number == signal.SIGKILL else "stopped")
+    with contextlib.suppress(psutil.NoSuchProcess):
+        wait_until_gone(ServerFolder(own_root), server)
+    again = subprocess.run(command(own_root, tmp_path), env=environment, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert "completed" in again.stdout
+    from rltrack.training.trainer import Trainer
+    from rltrack.training.verify import first_difference
+
+    undisturbed = Trainer(config("whole", total_timesteps=60_000, eval_freq=20_000, checkpoint_freq=2000))
+    undisturbed.train()
+    assert first_difference(outcome("whole"), outcome("ended"))[1] is None
