@@ -25,7 +25,7 @@ import psutil
 
 from flows.databases import Databases
 from flows.links import MLFLOW_PAGE
-from flows.server import HOST, ServerFolder, hold_server, is_healthy
+from flows.server import HOST, ServerFolder, hold_server, is_healthy, lives
 from rltrack.errors import ConfigurationError, RltrackError
 from rltrack.files import is_locked, lock_holder, replace_text, take_lock
 from rltrack.runs import Root
@@ -224,7 +224,7 @@ def status(root: Root) -> list[dict[str, Any]]:
         {"part": "supervisor", "healthy": healthy, "address": None, "pid": pid, "restarts": 0}
     ]
     for part in state.get("parts", []):
-        alive = part["pid"] is not None and psutil.pid_exists(part["pid"])
+        alive = lives(part["pid"])
         rows.append({**part, "healthy": alive and (part["address"] is None or _answers(part["address"]))})
     return rows
 
@@ -344,8 +344,7 @@ class Supervisor:
             if any(changed):
                 self._say("")
             server = ServerFolder(self.root.path)
-            pid = server.pid()
-            if pid is None or not psutil.pid_exists(pid):
+            if not lives(server.pid()):
                 with hold_server(self.root.path, port=self.options.ports["prefect"], settings=settings):
                     self._say("")
 

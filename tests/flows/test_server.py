@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
 
-import psutil
 import pytest
 
 from flows.door import chosen_server
-from flows.server import ServerFolder, hold_server
+from flows.server import ServerFolder, hold_server, lives
 from rltrack.errors import RltrackError
 from rltrack.runs import Root
 from tests.flows.test_train_flow import config, outcome
@@ -24,9 +22,9 @@ pytestmark = pytest.mark.slow
 
 def wait_until_gone(folder: ServerFolder, pid: int) -> None:
     deadline = time.monotonic() + 15
-    while psutil.pid_exists(pid) and time.monotonic() < deadline:
+    while lives(pid) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not psutil.pid_exists(pid)
+    assert not lives(pid)
     assert folder.address() is None
 
 
@@ -77,8 +75,7 @@ def test_no_orphan_and_no_hang_and_it_goes_on(own_root, tmp_path, number):
     process.communicate(timeout=30)
     assert process.returncode == (-number if number == signal.SIGKILL else 3)
     assert Root().find("ended").status().state == ("interrupted" if number == signal.SIGKILL else "stopped")
-    with contextlib.suppress(psutil.NoSuchProcess):
-        wait_until_gone(ServerFolder(own_root), server)
+    wait_until_gone(ServerFolder(own_root), server)
     again = subprocess.run(command(own_root, tmp_path), env=environment, capture_output=True, text=True, timeout=120)
     assert again.returncode == 0, again.stderr
     assert "completed" in again.stdout
