@@ -23,8 +23,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from rltrack.errors import RltrackError
 from rltrack.files import replace_text, take_lock
 
@@ -73,16 +71,6 @@ def is_healthy(api: str, timeout: float = 2.0) -> bool:
         with urllib.request.urlopen(f"{api}/health", timeout=timeout) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError, ValueError):
-        return False
-
-
-def lives(pid: int | None) -> bool:
-    """Whether a process lives; one that ended and that nobody has asked for yet does not."""
-    if pid is None:
-        return False
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
         return False
 
 

@@ -16,7 +16,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ import psutil
 
 from flows.databases import Databases
 from flows.links import MLFLOW_PAGE
-from flows.server import HOST, ServerFolder, hold_server, is_healthy, lives
+from flows.server import HOST, ServerFolder, hold_server, is_healthy
 from rltrack.errors import ConfigurationError, RltrackError
 from rltrack.files import is_locked, lock_holder, replace_text, take_lock
+from rltrack.processes import end_session, lives
 from rltrack.runs import Root
 from rltrack.tracking.sinks.embedded import ensure_database
 from rltrack.ui import free_port, lean_environment, mlflow_command, tensorboard_command, wait_until_up
@@ -102,7 +103,7 @@ class Part:
     def end(self, seconds: float = 10.0) -> None:
         """End it and wait."""
         if self.process is not None:
-            end_process(self.process.pid, seconds)
+            end_session(self.process.pid, seconds)
             self.process.wait()
 
 
@@ -182,7 +183,7 @@ def up(
     deadline = time.monotonic() + START_SECONDS
     while not folder.state().get("ready"):
         if supervisor.poll() is not None or time.monotonic() > deadline:
-            end_process(supervisor.pid, DRAIN_SECONDS)
+            end_session(supervisor.pid, DRAIN_SECONDS)
             problem = folder.state().get("problem") or f"its last words are in {log_file}"
             raise RltrackError(f"The stack did not start: {problem}.")
         time.sleep(0.2)
@@ -414,33 +415,8 @@ def _end_leftovers(folder: StackFolder) -> None:
             process = psutil.Process(part["pid"])
             words = " ".join(process.cmdline())
             if any(module in words for module in ("mlflow", "tensorboard", "prefect")):
-                end_process(process.pid, 10.0)
+                end_session(process.pid, 10.0)
     folder.state_file.unlink(missing_ok=True)
-
-
-def end_process(pid: int, seconds: float) -> None:
-    """End a process that leads a session, and what is left of its session."""
-    for number, wait in ((signal.SIGTERM, seconds), (signal.SIGKILL, 5.0)):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, number)
-        deadline = time.monotonic() + wait
-        while time.monotonic() < deadline:
-            if not _session_lives(pid):
-                return
-            time.sleep(0.1)
-
-
-def _session_lives(pid: int) -> bool:
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
-    return any(_members(pid))
-
-
-def _members(session: int) -> Iterator[int]:
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, ProcessLookupError):
-            if os.getpgid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
-                yield process.pid
 
 
 def supervise(root: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -15,12 +14,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rltrack.errors import ConfigurationError, RltrackError
+from rltrack.processes import end_session
 from rltrack.runs import Root
 from rltrack.tracking.sinks.embedded import ensure_database
 
 HOST = "127.0.0.1"
 _START_SECONDS = 120.0
-_STOP_SECONDS = 10.0
 
 
 def serve(root: Root, *, port: int = 5000, tensorboard_port: int = 6006, tell: Callable[[str], None] = print) -> None:
@@ -77,7 +76,7 @@ def serve(root: Root, *, port: int = 5000, tensorboard_port: int = 6006, tell: C
     finally:
         signal.signal(signal.SIGTERM, before)
         for process in started.values():
-            _end(process)
+            end_session(process.pid)
 
 
 def mlflow_command(uri: str, root: Root, port: int) -> list[str]:
@@ -137,22 +136,3 @@ def wait_until_up(name: str, address: str, process: subprocess.Popen[bytes], log
 
 def _interrupt() -> None:
     raise KeyboardInterrupt
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a server with all its processes, which have a session of their own."""
-    for signum in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signum)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_STOP_SECONDS)
-            if not _session_lives(process.pid):
-                return
-
-
-def _session_lives(session: int) -> bool:
-    try:
-        os.killpg(session, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -11,8 +11,9 @@ import time
 import pytest
 
 from flows.door import chosen_server
-from flows.server import ServerFolder, hold_server, lives
+from flows.server import ServerFolder, hold_server
 from rltrack.errors import RltrackError
+from rltrack.processes import lives
 from rltrack.runs import Root
 from tests.flows.test_train_flow import config, outcome
 from tests.support.servers import free_port
