@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,14 +65,22 @@ def given_server(root: Path) -> Iterator[str]:
         yield api
 
 
-def train(config: TrainingConfig, root: Path) -> Training:
+def train(config: TrainingConfig, root: Path, tell: Callable[[str], None]) -> Training:
     """Train as a flow in this process.
+
+    Args:
+        config: The training.
+        root: Folder of all runs.
+        tell: Hears what takes its time before training begins.
 
     Raises:
         RltrackError: As `flows.train.train_here`, and if there is no server.
     """
     os.environ.setdefault("DO_NOT_TRACK", "1")
     warnings.filterwarnings("ignore", message="The 'alias' attribute")  # Pydantic, of Prefect's own classes
+    if not os.environ.get("PREFECT_API_URL") and ServerFolder(root).address() is None:
+        first = "" if (ServerFolder(root).path / "migrated.json").exists() else " (the first time takes longer)"
+        tell(f"Starting a Prefect server for {root}{first} …")
     with chosen_server(root):
         from flows.train import train_here
 

@@ -125,7 +125,7 @@ def flow_train(
     resolved = _configuration(config, overrides or [], name, algo, env, timesteps, seed, start_from)
     _deliver_left_behind(_root())
     try:
-        training = door.train(resolved, _root().path)
+        training = door.train(resolved, _root().path, lambda text: typer.echo(text, err=True))
     except KeyboardInterrupt:  # once it trains, the loop hears Ctrl-C itself
         _interrupted_before_training()
     _print_end(training.directory, training.statistics, training.was_finished)
