@@ -28,6 +28,9 @@ _EXTRAS = {
     "mujoco": ("mujoco", "MuJoCo environments"),
     "atari": ("ale_py", "Atari environments"),
     "box2d": ("Box2D", "LunarLander, BipedalWalker, CarRacing"),
+    "video": ("moviepy", "a film of the best policy in MLflow"),
+    "postgres": ("psycopg", "MLflow and Prefect on PostgreSQL"),
+    "server": ("flask_wtf", "MLflow's server with accounts"),
 }
 _BROKEN_TOGETHER = (
     ("sqlalchemy", (2, 1), "Prefect 3.8's scheduler dies with SQLAlchemy 2.1; install 'sqlalchemy<2.1'"),

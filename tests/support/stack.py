@@ -171,12 +171,12 @@ class Stack:
         store = run.store()
         return {**comparable(store.read(store.find("last"))), "journal": records_of(run)}
 
-    def kill_trainer(self, name: str) -> None:
+    def kill_trainer(self, name: str, number: int = signal.SIGKILL) -> None:
         lock = self.directory(name).lock_file
         self.wait_for(f"{name} to be trained", lambda: is_locked(lock))
         pid = lock_holder(lock)
         assert pid is not None
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
 
     def kill_worker(self) -> None:
         [worker] = [row for row in json.loads(self.rltrack("status", "--json")) if row["part"] == "worker-1"]
@@ -207,8 +207,8 @@ def whole(stack: Stack) -> None:
     stack.train_undisturbed(LONG)
     stack.up()
     try:
-        for scene in (_completes, _is_scheduled, _is_cancelled, _is_killed, _worker_is_killed, _both_are_killed,
-                      _server_is_away, _is_drained):  # fmt: skip
+        for scene in (_completes, _is_scheduled, _is_cancelled, _is_preempted, _is_killed, _worker_is_killed,
+                      _both_are_killed, _server_is_away, _is_drained):  # fmt: skip
             say(scene.__name__.strip("_").replace("_", " "))
             scene(stack)
     finally:
@@ -274,6 +274,15 @@ def _is_cancelled(stack: Stack) -> None:
     stack.run("cancelled", LONG)
     stack.wait_for_end("cancelled")
     stack.check("cancelled")
+
+
+def _is_preempted(stack: Stack) -> None:
+    stack.run("preempted", LONG)
+    stack.wait_for_version("preempted")
+    stack.kill_trainer("preempted", signal.SIGTERM)
+    stack.wait_for_end("preempted")
+    say(f"  {stack.states('preempted')}, {stack.check('preempted')} values once in MLflow")
+    assert stack.states("preempted")[0] == "Preempted"
 
 
 def _is_killed(stack: Stack) -> None:
