@@ -36,7 +36,7 @@ from rltrack.ui import free_port, lean_environment, mlflow_command, tensorboard_
 POOL = "rltrack"
 PORTS = {"prefect": 4200, "mlflow": 5000, "tensorboard": 6006}
 START_SECONDS = 300.0
-DRAIN_SECONDS = 40.0
+DRAIN_SECONDS, DELIVERY_SECONDS = 40.0, 20.0
 _LOOK_SECONDS = 0.5
 _LONGEST_WAIT = 60.0
 
@@ -203,7 +203,7 @@ def down(root: Root, tell: Callable[[str], None]) -> bool:
     if pid is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + DRAIN_SECONDS + 60
+    deadline = time.monotonic() + DRAIN_SECONDS + DELIVERY_SECONDS + 60
     said = ""
     while folder.is_up():
         message = folder.state().get("message", "")
@@ -374,6 +374,19 @@ class Supervisor:
             while running_flow_runs(POOL) and time.monotonic() < deadline:
                 time.sleep(0.5)
             replace_text(self.folder.path / "suspended.json", json.dumps(names))
+        self._deliver_rest()
+
+    def _deliver_rest(self) -> None:
+        """Wait for what is still being delivered to MLflow's server, which goes now; the next command delivers the rest."""
+        deadline = time.monotonic() + DELIVERY_SECONDS
+        while (rest := [run for run in self.root.runs() if run.is_shipped() and not run.is_locked()]) and (
+            time.monotonic() < deadline
+        ):
+            time.sleep(0.2)
+        for run in rest:
+            pid = lock_holder(run.shipper_lock)
+            if pid is not None:
+                end_session(pid)
 
     def _let_suspended_go_on(self) -> None:
         from flows.deployments import let_suspended_go_on
