@@ -41,6 +41,12 @@ def test_a_server_is_shared_and_ends_with_its_last_user(tmp_path):
     assert "Traceback" not in folder.log_file.read_text()
 
 
+def test_the_server_can_be_imported():
+    """Some versions of FastAPI that pip finds good break it."""
+    code = "import prefect.server.api.server"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
 def test_nobody_answers_at_the_users_address(tmp_path, monkeypatch):
     from prefect.settings import PREFECT_API_URL, temporary_settings
 

@@ -1,4 +1,4 @@
-"""The stack: up, a run that is killed and comes back by itself, down; and, nightly, everything that can happen to it."""
+"""The stack: up, a scheduled run, one that is killed and comes back by itself, down; and, nightly, everything that can happen to it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-def test_a_killed_run_comes_back_by_itself(tmp_path):
+def test_a_schedule_fires_and_a_killed_run_comes_back_by_itself(tmp_path):
     short(Stack(tmp_path))
 
 

@@ -92,7 +92,8 @@ def postgres_database():
     try:
         yield f"postgresql+psycopg://{user}@{host}/{name}"
     finally:
-        admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        for (made,) in admin.execute("SELECT datname FROM pg_database WHERE datname LIKE %s", (f"{name}%",)).fetchall():
+            admin.execute(f'DROP DATABASE IF EXISTS "{made}" WITH (FORCE)')
         admin.close()
 
 
