@@ -1,4 +1,4 @@
-"""The stack: up, a scheduled run, one that is killed and comes back by itself, down; and, nightly, everything that can happen to it."""
+"""The stack: up, a scheduled run, one that is killed and comes back, down; and, nightly, everything that can happen to it."""
 
 from __future__ import annotations
 
