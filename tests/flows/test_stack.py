@@ -21,6 +21,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_schedule_fires_and_a_killed_run_comes_back_by_itself(tmp_path):
     short(Stack(tmp_path))
 
