@@ -61,7 +61,7 @@ def test_nobody_answers_at_the_users_address(tmp_path, monkeypatch):
 
 def command(root, tmp_path):
     path = tmp_path / "config.yaml"
-    path.write_text(config("ended", total_timesteps=60_000, eval_freq=20_000, checkpoint_freq=2000).to_yaml())
+    path.write_text(config("ended", total_timesteps=16_000, eval_freq=8_000, checkpoint_freq=1000).to_yaml())
     return [sys.executable, "-m", "rltrack", "--root", str(root), "flow", "train", str(path)]
 
 
@@ -89,6 +89,6 @@ def test_no_orphan_and_no_hang_and_it_goes_on(own_root, tmp_path, number):
     from rltrack.training.trainer import Trainer
     from rltrack.training.verify import first_difference
 
-    undisturbed = Trainer(config("whole", total_timesteps=60_000, eval_freq=20_000, checkpoint_freq=2000))
+    undisturbed = Trainer(config("whole", total_timesteps=16_000, eval_freq=8_000, checkpoint_freq=1000))
     undisturbed.train()
     assert first_difference(outcome("whole"), outcome("ended"))[1] is None

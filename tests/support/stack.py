@@ -22,7 +22,7 @@ from rltrack.training.trainer import Trainer
 from rltrack.training.verify import comparable, first_difference, records_of
 from tests.support.servers import check_delivered, destination_uri, free_port
 
-LONG, SHORT = 24_000, 2_000
+LONG, SHORT = 20_000, 2_000
 BOOT_SECONDS = 60.0
 
 
