@@ -627,8 +627,12 @@ def test_a_run_that_was_killed_after_its_early_stop_does_not_go_on(own_root):
             name="early", resume=True,
         )  # fmt: skip
 
+    class Killed:
+        def on_training_end(self, progress):
+            raise KeyboardInterrupt
+
     first = loop()
-    first.finish = lambda: (_ for _ in ()).throw(KeyboardInterrupt)
+    first.add_hook(Killed())
     with pytest.raises(KeyboardInterrupt):
         first.run()
     assert Root().find("early").store().find("last").env_steps == 30
