@@ -1,16 +1,10 @@
-"""One Prefect server for all tests of flows, in one of pytest's processes."""
+"""One Prefect server for all tests, in whichever of pytest's processes they run: that is what a root's server is for."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
-
-
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
-def pytest_collection_modifyitems(items):
-    """Keep everything that needs Prefect's server in one process (``--dist loadgroup``)."""
-    for item in items:
-        if item.path.parent.name == "flows":
-            item.add_marker(pytest.mark.xdist_group("prefect"))
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +15,9 @@ def prefect_api(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PREFECT_API_URL", raising=False)
         patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect-home")))
-        with chosen_server(tmp_path_factory.mktemp("server")) as api:
+        base = tmp_path_factory.getbasetemp()
+        shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+        with chosen_server(shared / "prefect-server") as api:
             yield api
 
 
