@@ -181,6 +181,9 @@ class RunReport:
             ]
         if self._error:
             lines += ["", f"Error: {self._error}"]
+        flow_run = (self._tracking.get("tags") or {}).get("prefect.flow_run_url")
+        if flow_run:
+            lines += ["", f"[Flow run in Prefect]({flow_run})"]
         return "\n".join(lines)
 
     def draw(self) -> list[Path]:

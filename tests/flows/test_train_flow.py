@@ -90,7 +90,9 @@ def test_the_flow_gives_the_same_bits_as_plain_training_and_shows_what_it_did(cl
     )
     by_key = {artifact.key: artifact for artifact in sorted(artifacts, key=lambda artifact: artifact.created)}
     assert by_key[artifact_key("flow", "progress")].data == 100.0
-    assert "Best evaluation" in by_key[artifact_key("flow", "summary")].data
+    summary = by_key[artifact_key("flow", "summary")].data  # MLflow's description of the run begins it
+    assert "Best evaluation" in summary
+    assert f"/runs/flow-run/{flow_run.id})" in summary
     assert [row["env steps"] for row in by_key[artifact_key("flow", "evaluations")].data] == [512, 1024, 1536]
     assert Root().find("flow").read_config()["tracking"]["tags"]["prefect.flow_run_id"] == str(flow_run.id)
 
@@ -113,7 +115,7 @@ def test_retries_are_exact(client, own_root, tmp_path, quick_retries):
 def test_a_checkpoint_folder_that_fails_twice(client, own_root, monkeypatch, quick_retries):
     from rltrack.checkpoints import CheckpointStore
 
-    Trainer(config("undisturbed")).train()
+    Trainer(config("writable")).train()
     left = [1, 1]
     real = CheckpointStore.write
 
@@ -124,9 +126,9 @@ def test_a_checkpoint_folder_that_fails_twice(client, own_root, monkeypatch, qui
         return real(self, prepared)
 
     monkeypatch.setattr(CheckpointStore, "write", failing)
-    flow.train_here(config("disturbed"), own_root)
+    flow.train_here(config("unwritable"), own_root)
     assert left == []
-    same("undisturbed", "disturbed")
+    same("writable", "unwritable")
 
 
 @pytest.mark.parametrize(
