@@ -139,9 +139,10 @@ def test_a_checkpoint_folder_that_fails_twice(client, own_root, monkeypatch, qui
     ],
 )
 def test_what_cannot_pass_fails_at_once(client, own_root, environment, error, words):
+    name = f"hopeless-{words.lower()}"
     with pytest.raises(error, match=words):
-        flow.train_here(config("hopeless", environment), own_root)
-    flow_run = max(flow_runs(client, "hopeless"), key=lambda run: run.created)
+        flow.train_here(config(name, environment), own_root)
+    [flow_run] = flow_runs(client, name)
     assert flow_run.state.name == "Failed"
     assert words in flow_run.state.message
     tasks = eventually(lambda: [task for task in client.read_task_runs() if task.flow_run_id == flow_run.id])
