@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from rltrack.errors import ConfigurationError, MissingExtra, RltrackError
@@ -16,15 +15,14 @@ class Databases:
     ``postgresql://host/rltrack`` they are ``rltrack_prefect`` and ``rltrack_mlflow``.
 
     Args:
-        root: The root of all runs.
         url: ``postgresql://user@host:port/name``; None for sqlite under the root.
 
     Raises:
         ConfigurationError: If the address is not one of a PostgreSQL database.
     """
 
-    def __init__(self, root: Path, url: str | None) -> None:
-        self._root, self._url = root, url
+    def __init__(self, url: str | None) -> None:
+        self._url = url
         if url is not None:
             parts = urlsplit(url)
             if parts.scheme not in ("postgresql", "postgres") or not parts.hostname or not parts.path.strip("/"):
@@ -70,7 +68,7 @@ class Databases:
                 "database 'postgres' and to create databases; or make the two databases beforehand."
             ) from None
 
-    def prepare(self) -> dict[str, str]:
+    def prefect_settings(self) -> dict[str, str]:
         """Return the settings of Prefect's server."""
         return {} if self.prefect is None else {"PREFECT_SERVER_DATABASE_CONNECTION_URL": self.prefect}
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -90,7 +90,7 @@ def _bring_back(deployments: Sequence[UUID]) -> AutomationCore:
 
     return AutomationCore(
         name=BRING_BACK,
-        description="Starts a new flow run that goes on from the newest version. The server refuses the hundredth in a row.",
+        description="Starts a new flow run that goes on from the newest version. The server refuses more than a hundred in a row.",
         trigger=EventTrigger(
             expect={"prefect.flow-run.Preempted", "prefect.flow-run.Crashed"},
             match={"prefect.resource.id": "prefect.flow-run.*"},
@@ -150,23 +150,21 @@ def _put(client: Any, automation: AutomationCore) -> None:
     client.create_automation(automation)
 
 
-@contextlib.contextmanager
-def work_pool_paused(pool: str, paused: bool) -> Iterator[None]:
-    """Pause or open a work pool for what happens inside, and leave it so."""
+def pause_work_pool(paused: bool) -> None:
+    """Pause the work pool, so that no worker begins a run, or open it again."""
     with get_client(sync_client=True) as client:
-        client.update_work_pool(pool, WorkPoolUpdate(is_paused=paused))
-    yield
+        client.update_work_pool(POOL, WorkPoolUpdate(is_paused=paused))
 
 
-def running_flow_runs(pool: str) -> list[FlowRun]:
-    """Return the flow runs of a pool that run now."""
-    return _flow_runs(pool, [StateType.RUNNING])
+def running_flow_runs() -> list[FlowRun]:
+    """Return the work pool's flow runs that run now."""
+    return _flow_runs([StateType.RUNNING])
 
 
-def _flow_runs(pool: str, states: list[StateType], names: list[str] | None = None) -> list[FlowRun]:
+def _flow_runs(states: list[StateType], names: list[str] | None = None) -> list[FlowRun]:
     with get_client(sync_client=True) as client:
         return client.read_flow_runs(
-            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool])),
+            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL])),
             flow_run_filter=FlowRunFilter(
                 state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states)),
                 name=FlowRunFilterName(any_=names) if names else None,
@@ -180,8 +178,8 @@ def suspend(flow_run_id: UUID) -> None:
         suspend_flow_run(flow_run_id=flow_run_id)
 
 
-def let_suspended_go_on(pool: str, names: list[str]) -> None:
+def let_suspended_go_on(names: list[str]) -> None:
     """Let flow runs go on that were suspended, under the same ids."""
-    for flow_run in _flow_runs(pool, [StateType.PAUSED], names) if names else []:
+    for flow_run in _flow_runs([StateType.PAUSED], names) if names else []:
         with contextlib.suppress(RuntimeError):
             resume_flow_run(flow_run.id)

@@ -105,23 +105,17 @@ class Page:
         self._thread.join(timeout)
 
     def _create(self, kind: str, what: str, data: Any, description: str) -> None:
-        artifact = ArtifactCreate(
-            key=artifact_key(self._run, what),
-            type=kind,
-            data=data,
-            description=description,
-            flow_run_id=self._flow_run_id,
-        )
+        artifact = self._artifact(kind, what, data, description)
         self._tell(lambda client: client.create_artifact(artifact))
+
+    def _artifact(self, kind: str, what: str, data: Any, description: str) -> ArtifactCreate:
+        key = artifact_key(self._run, what)
+        return ArtifactCreate(key=key, type=kind, data=data, description=description, flow_run_id=self._flow_run_id)
 
     def _send_progress(self, client: Any, percent: float, text: str) -> None:
         self._progress_waits = False
         if self._progress_id is None:
-            artifact = ArtifactCreate(
-                key=artifact_key(self._run, "progress"), type="progress", data=percent, description=text,
-                flow_run_id=self._flow_run_id,
-            )  # fmt: skip
-            self._progress_id = client.create_artifact(artifact).id
+            self._progress_id = client.create_artifact(self._artifact("progress", "progress", percent, text)).id
         else:
             client.update_artifact(self._progress_id, ArtifactUpdate(data=percent, description=text))
 

@@ -33,7 +33,6 @@ from rltrack.runs import Root
 from rltrack.tracking.sinks.embedded import ensure_database
 from rltrack.ui import free_port, lean_environment, mlflow_command, tensorboard_command, wait_until_up
 
-POOL = "rltrack"
 PORTS = {"prefect": 4200, "mlflow": 5000, "tensorboard": 6006}
 START_SECONDS = 300.0
 DRAIN_SECONDS, DELIVERY_SECONDS = 40.0, 20.0
@@ -166,7 +165,7 @@ def up(
             )
         tell("The stack is up already.")
         return
-    Databases(root.path, options.database_url).check()
+    Databases(options.database_url).check()
     ports = {name: _port(name, port, name in chosen_ports, tell) for name, port in options.ports.items()}
     replace_text(folder.options_file, json.dumps(asdict(Options(options.workers, options.database_url, ports))))
     folder.options_file.chmod(0o600)  # a database's address may hold a password
@@ -266,7 +265,7 @@ class Supervisor:
         self.root = root
         self.folder = StackFolder(root.path)
         self.options = self.folder.options()
-        self.databases = Databases(root.path, self.options.database_url)
+        self.databases = Databases(self.options.database_url)
         self.parts: list[Part] = []
         self.stopping = threading.Event()
         self.api = ""
@@ -277,7 +276,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stopping.set())
         _end_leftovers(self.folder)
-        settings = self.databases.prepare()
+        settings = self.databases.prefect_settings()
         with hold_server(self.root.path, port=self.options.ports["prefect"], settings=settings) as self.api:
             try:
                 self._start()
@@ -307,11 +306,11 @@ class Supervisor:
             wait_until_up(part.name, part.address, part.process, part.log)
         environment = self._worker_environment(mlflow_page)
         os.environ.update(environment)
-        from flows.deployments import apply, work_pool_paused  # Prefect reads its settings when it is imported
+        from flows.deployments import POOL, apply, pause_work_pool  # Prefect reads its settings when it is imported
 
         apply(log=logs / "deploy.log", environment=environment)
-        with work_pool_paused(POOL, False):
-            self._let_suspended_go_on()
+        pause_work_pool(False)
+        self._let_suspended_go_on()
         for number in range(1, self.options.workers + 1):
             command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
             self._add(f"worker-{number}", [*command, "--name", f"{POOL}-{number}"], None, environment)
@@ -351,29 +350,29 @@ class Supervisor:
 
     def _drain(self) -> None:
         """Suspend what runs, at a boundary, with a version; nothing new begins."""
-        from flows.deployments import running_flow_runs, suspend, work_pool_paused
+        from flows.deployments import pause_work_pool, running_flow_runs, suspend
 
         if not is_healthy(self.api):
             return
-        with work_pool_paused(POOL, True):
-            names = []
-            for flow_run in running_flow_runs(POOL):
-                names.append(flow_run.name)
-                suspend(flow_run.id)
-            locks = [self.root.runs_folder / name / "lock" for name in names]
-            for lock in locks:
-                pid = lock_holder(lock) if is_locked(lock) else None
-                if pid is not None:
-                    with contextlib.suppress(ProcessLookupError, PermissionError):
-                        os.kill(pid, signal.SIGTERM)
-            if names:
-                self._say(f"suspending at the next boundary: {', '.join(names)}")
-            deadline = time.monotonic() + DRAIN_SECONDS
-            while any(is_locked(lock) for lock in locks) and time.monotonic() < deadline:
-                time.sleep(0.2)
-            while running_flow_runs(POOL) and time.monotonic() < deadline:
-                time.sleep(0.5)
-            replace_text(self.folder.path / "suspended.json", json.dumps(names))
+        pause_work_pool(True)
+        names = []
+        for flow_run in running_flow_runs():
+            names.append(flow_run.name)
+            suspend(flow_run.id)
+        locks = [self.root.runs_folder / name / "lock" for name in names]
+        for lock in locks:
+            pid = lock_holder(lock) if is_locked(lock) else None
+            if pid is not None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGTERM)
+        if names:
+            self._say(f"suspending at the next boundary: {', '.join(names)}")
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while any(is_locked(lock) for lock in locks) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        while running_flow_runs() and time.monotonic() < deadline:
+            time.sleep(0.5)
+        replace_text(self.folder.path / "suspended.json", json.dumps(names))
         self._deliver_rest()
 
     def _deliver_rest(self) -> None:
@@ -393,7 +392,7 @@ class Supervisor:
 
         file = self.folder.path / "suspended.json"
         if file.exists():
-            let_suspended_go_on(POOL, json.loads(file.read_text()))
+            let_suspended_go_on(json.loads(file.read_text()))
             file.unlink()
 
     def _wait_for_server(self) -> None:

@@ -477,11 +477,11 @@ def show_config(
     config: ConfigFile = None,
     overrides: Overrides = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of a configuration.")] = False,
-    name: Annotated[str | None, typer.Option(show_default=False)] = None,
-    algo: Annotated[str | None, typer.Option(show_default=False)] = None,
-    env: Annotated[str | None, typer.Option(show_default=False)] = None,
-    timesteps: Annotated[int | None, typer.Option(show_default=False)] = None,
-    seed: Annotated[int | None, typer.Option(show_default=False)] = None,
+    name: NewRunName = None,
+    algo: Algorithm = None,
+    env: EnvId = None,
+    timesteps: Timesteps = None,
+    seed: Seed = None,
 ) -> None:
     """Print a configuration as it is resolved, with every default; or the schema."""
     from rltrack.config import TrainingConfig
