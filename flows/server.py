@@ -182,7 +182,11 @@ def _watch(folder: ServerFolder, server: Any, port: int) -> None:
     alone_since: float | None = None
     while not server.should_exit:
         time.sleep(_WATCH_SECONDS)
-        descriptor = os.open(folder.users_lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            descriptor = os.open(folder.users_lock, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError:  # the root was deleted
+            server.should_exit = True
+            return
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,6 +40,13 @@ def test_a_server_is_shared_and_ends_with_its_last_user(tmp_path):
         assert folder.address() == one
     wait_until_gone(folder, pid)
     assert "Traceback" not in folder.log_file.read_text()
+
+
+def test_a_server_ends_when_its_root_is_deleted(tmp_path):
+    with hold_server(tmp_path / "root"):
+        pid = ServerFolder(tmp_path / "root").pid()
+        shutil.rmtree(tmp_path / "root")
+        wait_until_gone(ServerFolder(tmp_path / "root"), pid)
 
 
 def test_the_server_can_be_imported():
