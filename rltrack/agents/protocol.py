@@ -136,6 +136,8 @@ class Agent(Protocol):
     - ``cut_environments(wanted)`` and ``cut()``: before ``bind``, whether environments take part by cuts; and one such cut.
     - ``describe_resume() -> dict``: ``tier`` and ``reason``: how environments take part in a resume, for the record.
     - ``describe() -> dict``: algorithm, hyperparameters, environment and spaces, for the record.
+    - ``describe_policy() -> dict``: how the policy is built from its weights, so that it can be stored as a model
+      (`rltrack.agents.policy_description`), or ``reason``: why it cannot.
     - ``release()``: put back what ``bind`` changed outside the agent.
     """
 

@@ -27,6 +27,7 @@ from rltrack.agents import sb3_state
 from rltrack.agents.algorithms import ScaledSchedule
 from rltrack.agents.env_state import TrainingEnvs
 from rltrack.agents.environments import SeededEpisodes, rebuild
+from rltrack.agents.policy_description import describe_policy
 from rltrack.agents.protocol import EpisodeInfo, IterationStats, Observer, State
 from rltrack.agents.random_state import untouched_random_streams
 from rltrack.agents.sb3_environments import SB3Evaluation, made, mirror, one_env, same_env, spec_of
@@ -275,6 +276,10 @@ class SB3Agent:
     def describe(self) -> dict[str, Any]:
         """Return algorithm, every resolved hyperparameter, environment and spaces."""
         return describe(self.model)
+
+    def describe_policy(self) -> dict[str, Any]:
+        """Return how the policy is built, as plain data; or ``reason``: why it cannot be stored as a model."""
+        return describe_policy(self.model)
 
     def release(self) -> None:
         """Put back threads, logger and what EPISODIC changed."""

@@ -97,6 +97,7 @@ class RunSession:
         identity: Mapping[str, Any],
         config: Mapping[str, Any],
         agent: Mapping[str, Any],
+        policy: Mapping[str, Any] | None,
         checkpoints: CheckpointsSection,
         may_exist: bool,
         tracking: bool,
@@ -110,6 +111,7 @@ class RunSession:
             identity: What must be the same for a run to go on.
             config: The resolved configuration, written to the folder.
             agent: The agent's description, for the journal.
+            policy: How its policy is built, for the journal; None if nobody can say.
             checkpoints: What to keep.
             may_exist: Whether a run of this name may go on.
             tracking: False: in a temporary folder that is removed when closed.
@@ -121,7 +123,7 @@ class RunSession:
         """
         if not tracking:
             home = Root(tempfile.mkdtemp(prefix="rltrack-"))
-            return cls._begin(home.create("untracked", ""), identity, config, agent, checkpoints, temporary=True)
+            return cls._begin(home.create("untracked", ""), identity, config, agent, policy, checkpoints, temporary=True)
         home = Root(root)
         remote = None if checkpoints.store is None else open_remote(checkpoints.store, name)
         if remote is not None:
@@ -133,7 +135,7 @@ class RunSession:
                 "pass resume=True to go on with it."
             )
         return cls._begin(
-            home.create(name, base_name), identity, config, agent, checkpoints, remote=remote, temporary=False
+            home.create(name, base_name), identity, config, agent, policy, checkpoints, remote=remote, temporary=False
         )
 
     @classmethod
@@ -143,6 +145,7 @@ class RunSession:
         identity: Mapping[str, Any],
         config: Mapping[str, Any],
         agent: Mapping[str, Any],
+        policy: Mapping[str, Any] | None,
         checkpoints: CheckpointsSection,
         *,
         remote: RemoteRun | None = None,
@@ -152,7 +155,9 @@ class RunSession:
         if not session.is_finished:
             directory.write_config({**config, "name": directory.name})
         if session.is_new:
-            session.journal.note("configuration", run_id=session.run_id, identity=_plain(identity), agent=_plain(agent))
+            session.journal.note(
+                "configuration", run_id=session.run_id, identity=_plain(identity), agent=_plain(agent), policy=policy
+            )
         return session
 
     def restore(self) -> tuple[Version, State, list[str]] | None:

@@ -233,6 +233,7 @@ def _open_session(loop: TrainingLoop, agent: Any) -> RunSession:
         identity=own_identity,
         config=config,
         agent=described,
+        policy=agent.describe_policy() if callable(getattr(agent, "describe_policy", None)) else None,
         checkpoints=settings.checkpoints,
         may_exist=loop.may_resume,
         tracking=loop.tracking,
