@@ -78,6 +78,22 @@ class EvaluationUnavailable(RltrackError, RuntimeError):
     """An evaluation was asked for, but no environment for it could be built."""
 
 
+class PolicyNotStorable(RltrackError, TypeError):
+    """A policy cannot be stored as a model."""
+
+
+class ModelNotFound(RltrackError, LookupError):
+    """The registry has no such model, version or alias."""
+
+
+class ModelBroken(RltrackError, FileNotFoundError):
+    """A stored model's files are gone or cannot be read."""
+
+
+class RegistryUnavailable(RltrackError, ConnectionError):
+    """The model registry does not answer, or refuses."""
+
+
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the nearest allowed names, or an empty string."""
     by_lower = {str(item).lower(): str(item) for item in allowed}

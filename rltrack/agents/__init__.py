@@ -40,6 +40,7 @@ __all__ = [
     "as_agent",
     "build_agent",
     "build_for_acting",
+    "evaluation_environments",
 ]
 
 
@@ -96,3 +97,14 @@ def build_for_acting(config: TrainingConfig) -> tuple[Any, Any]:
     from rltrack.agents.factory import build_for_acting as build
 
     return build(config)
+
+
+def evaluation_environments(config: TrainingConfig, policy: Any, n_envs: int, *, parallel: bool = False) -> Any:
+    """Build environments that show raw observations, for a stored policy that normalises them itself.
+
+    Returns:
+        Something with the protocol `EvaluationEnvironment`.
+    """
+    from rltrack.agents.factory import evaluation_environments as build
+
+    return build(config, policy, n_envs, parallel=parallel)

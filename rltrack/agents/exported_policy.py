@@ -169,7 +169,9 @@ def _build(description: Mapping[str, Any]) -> Any:
     policy_class = find_class(description["policy_class"])
     arguments = _decoded(description["policy_kwargs"])
     rest = [lambda _: 0.0] if description["takes_schedule"] else []
-    return policy_class(space_of(description["observation_space"]), space_of(description["action_space"]), *rest, **arguments)
+    return policy_class(
+        space_of(description["observation_space"]), space_of(description["action_space"]), *rest, **arguments
+    )
 
 
 def find_class(path: str) -> Any:

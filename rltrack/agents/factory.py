@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from rltrack.agents.algorithms import check_action_space, find_algorithm, model_arguments
-from rltrack.agents.environments import make_gym_env, make_vec_env_from, wrapper_stack
+from rltrack.agents.environments import SeededEpisodes, make_gym_env, make_vec_env_from, wrapper_stack
 from rltrack.agents.random_state import untouched_random_streams
 from rltrack.agents.sb3 import SB3Agent
+from rltrack.agents.sb3_environments import SB3Evaluation
 from rltrack.config import TrainingConfig
 from rltrack.errors import ConfigurationError
 
@@ -80,6 +81,25 @@ def build_for_acting(config: TrainingConfig) -> tuple[SB3Agent, Any]:
         agent, env = build(config.model_copy(update={"environment": single}))
     torch.set_num_threads(config.agent.threads)
     return agent, env
+
+
+def evaluation_environments(
+    config: TrainingConfig, policy: Any, n_envs: int, *, parallel: bool = False
+) -> SB3Evaluation:
+    """Build environments that show raw observations, for a stored policy that normalises them itself.
+
+    Args:
+        config: Of the run that the policy comes from.
+        policy: SB3's policy, which says whether it wants action masks.
+        n_envs: How many.
+        parallel: Each in a process of its own.
+    """
+    section = config.environment.model_copy(
+        update={"normalize": False, "vectorization": "subproc" if parallel else "dummy"}
+    )
+    with untouched_random_streams():
+        env = make_vec_env_from(section, None, n_envs=n_envs, prepare=SeededEpisodes)
+    return SB3Evaluation(env, env, policy)
 
 
 def _check_device(device: str) -> None:

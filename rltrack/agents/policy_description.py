@@ -121,7 +121,9 @@ def space_as_data(space: Any) -> dict[str, Any]:
         return {"type": "MultiDiscrete", "nvec": space.nvec.tolist()}
     if isinstance(space, spaces.MultiBinary):
         return {"type": "MultiBinary", "n": list(space.n) if isinstance(space.n, tuple | list) else int(space.n)}
-    raise NotExportable(f"The space {space} cannot be stored; a model takes Box, Discrete, MultiDiscrete, MultiBinary or Dict.")
+    raise NotExportable(
+        f"The space {space} cannot be stored; a model takes Box, Discrete, MultiDiscrete, MultiBinary or Dict."
+    )
 
 
 def _bounds(values: np.ndarray) -> Any:
@@ -155,5 +157,7 @@ def _as_data(value: Any, where: str) -> Any:
 def _class_path(cls: type) -> str:
     path = f"{cls.__module__}.{cls.__qualname__}"
     if cls.__module__ == "__main__" or "<locals>" in path:
-        raise NotExportable(f"{path} cannot be imported by another program. Put the class at the top level of a module.")
+        raise NotExportable(
+            f"{path} cannot be imported by another program. Put the class at the top level of a module."
+        )
     return path

@@ -115,8 +115,31 @@ class EvaluationEnvironment(Protocol):
         """Release it."""
 
 
+class Acting(Protocol):
+    """What can play: an agent, or a stored policy."""
+
+    def predict(
+        self,
+        observation: Any,
+        *,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        **inputs: Any,
+    ) -> tuple[Any, Any]:
+        """Return actions (first axis ``(n_envs,)``) and the policy's next recurrent state.
+
+        Args:
+            observation: Observations as the evaluation environment gives them, first axis ``(n_envs,)``.
+            state: What the previous call returned; None at the start.
+            episode_start: Whether an episode begins with this observation, bool, shape ``(n_envs,)``.
+            deterministic: Act by the mode of the policy rather than by a sample.
+            inputs: What the evaluation environment adds, such as action masks.
+        """
+
+
 @runtime_checkable
-class Agent(Protocol):
+class Agent(Acting, Protocol):
     """What an agent must offer.
 
     Optional methods:
@@ -146,25 +169,6 @@ class Agent(Protocol):
 
     def advance(self, observer: Observer) -> IterationStats:
         """Collect experience and update, once."""
-
-    def predict(
-        self,
-        observation: Any,
-        *,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-        **inputs: Any,
-    ) -> tuple[Any, Any]:
-        """Return actions (first axis ``(n_envs,)``) and the policy's next recurrent state.
-
-        Args:
-            observation: Observations as the evaluation environment gives them, first axis ``(n_envs,)``.
-            state: What the previous call returned; None at the start.
-            episode_start: Whether an episode begins with this observation, bool, shape ``(n_envs,)``.
-            deterministic: Act by the mode of the policy rather than by a sample.
-            inputs: What the evaluation environment adds, such as action masks.
-        """
 
     def set_schedule(self, remaining: float) -> None:
         """Hear how much of the whole budget is left: 1 at the start, 0 when spent.

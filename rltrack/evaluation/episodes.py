@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rltrack.agents.protocol import Agent, EvaluationEnvironment
+from rltrack.agents.protocol import Acting, EvaluationEnvironment
 from rltrack.agents.random_state import untouched_random_streams
 from rltrack.evaluation.statistics import Interval, bootstrap_interval, interquartile_mean
 
@@ -104,7 +104,7 @@ def episode_seeds(seed: int, episodes: int) -> list[int]:
 
 
 def play_episodes(
-    agent: Agent,
+    agent: Acting,
     env: EvaluationEnvironment,
     seeds: Sequence[int],
     *,
@@ -118,7 +118,7 @@ def play_episodes(
     The process-wide random streams are left as they were.
 
     Args:
-        agent: Whose policy plays.
+        agent: Who plays: an agent, or a stored policy.
         env: Where; returns are raw.
         seeds: One per episode.
         env_steps: Env steps of training, for the record.
@@ -157,7 +157,7 @@ class Evaluator:
         deterministic: Act by the policy's mode.
     """
 
-    agent: Agent
+    agent: Acting
     env: EvaluationEnvironment
     seeds: Sequence[int]
     deterministic: bool = True
@@ -175,7 +175,7 @@ class Evaluator:
 
 
 def _play(
-    agent: Agent,
+    agent: Acting,
     env: EvaluationEnvironment,
     seeds: Sequence[int],
     deterministic: bool,

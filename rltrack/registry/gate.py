@@ -57,9 +57,13 @@ class Gate:
         if not 0.5 <= self.level < 1:
             raise ConfigurationError(f"The gate's level is {self.level}; it must lie in [0.5, 1), such as 0.95.")
         if not (math.isfinite(self.margin) and self.margin >= 0):
-            raise ConfigurationError(f"The gate's margin is {self.margin}; it must be a number of at least 0, in reward units.")
+            raise ConfigurationError(
+                f"The gate's margin is {self.margin}; it must be a number of at least 0, in reward units."
+            )
         if self.margin and self.kind == "superior":
-            raise ConfigurationError("A margin belongs to the gate 'not_inferior'; 'superior' has none. Leave out one of them.")
+            raise ConfigurationError(
+                "A margin belongs to the gate 'not_inferior'; 'superior' has none. Leave out one of them."
+            )
         if self.kind == "not_inferior" and not self.margin:
             raise ConfigurationError(
                 "The gate 'not_inferior' needs a margin: by how much a challenger may be worse, in reward units (--margin 5)."
@@ -69,7 +73,13 @@ class Gate:
 
     def to_record(self) -> dict[str, Any]:
         """Return it as plain data."""
-        return {"kind": self.kind, "margin": self.margin, "episodes": self.episodes, "level": self.level, "floor": self.floor}
+        return {
+            "kind": self.kind,
+            "margin": self.margin,
+            "episodes": self.episodes,
+            "level": self.level,
+            "floor": self.floor,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,6 +186,20 @@ class RunReport:
             lines += ["", f"[Flow run in Prefect]({flow_run})"]
         return "\n".join(lines)
 
+    def policies(self) -> dict[str, str]:
+        """Return the versions whose policies are stored as models, with their roles: the best, and the final of a finished run."""
+        found: dict[str, str] = {}
+        with contextlib.suppress(CheckpointNotFound, OSError):
+            best = self.run.store().find("best")
+            found[best.name] = "best"
+            last = self.run.store().find("last")
+            if self.status().is_finished and last.env_steps != best.env_steps:
+                found[last.name] = "final"
+        if not found and self.status().is_finished:
+            with contextlib.suppress(CheckpointNotFound, OSError):
+                found[self.run.store().find("last").name] = "final"
+        return found
+
     def draw(self) -> list[Path]:
         """Draw the plots into the run's ``exports/``, if there is anything new to draw; return their files."""
         from rltrack.tracking.plots import draw_run
@@ -196,12 +210,9 @@ class RunReport:
         return self.plots
 
     def files(self) -> list[tuple[Path, str]]:
-        """Return the files that stand for the run, each with its folder: configuration, log, plots, the best policy."""
+        """Return the files that stand for the run, each with its folder: configuration, log, plots."""
         found = [(path, "") for path in (self.run.config_file, self.run.log_file) if path.exists()]
         found += [(path, "plots") for path in sorted(self.plots)]
-        with contextlib.suppress(CheckpointNotFound, OSError):  # a version may be pruned at any moment
-            best = self.run.store().find("best")
-            found += [(path, "policy") for path in sorted(best.path.iterdir())]
         return found
 
 

@@ -109,7 +109,7 @@ class Shipper:
                     self._deliver()
                     self._delivered = time.monotonic()
                     self._refresh()
-                    _load_plotting()
+                    _load_for_the_end()
             else:
                 ended_at = ended_at or time.monotonic()
                 end = self._deliver()
@@ -251,6 +251,7 @@ def prepare_process() -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["MLFLOW_LOGGING_LEVEL"] = "ERROR"
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     os.environ.pop("MLFLOW_RUN_ID", None)  # the destination has it
 
 
@@ -270,8 +271,9 @@ def _say(text: str) -> None:
     print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", flush=True)
 
 
-def _load_plotting() -> None:
-    """Matplotlib takes a second to load: better while training goes on than when somebody waits for its end."""
+def _load_for_the_end() -> None:
+    """Plotting and models take a second each to load: better while training goes on than when somebody waits for its end."""
+    import rltrack.registry.models
     import rltrack.tracking.plots  # noqa: F401
 
 

@@ -123,7 +123,9 @@ class RunSession:
         """
         if not tracking:
             home = Root(tempfile.mkdtemp(prefix="rltrack-"))
-            return cls._begin(home.create("untracked", ""), identity, config, agent, policy, checkpoints, temporary=True)
+            return cls._begin(
+                home.create("untracked", ""), identity, config, agent, policy, checkpoints, temporary=True
+            )
         home = Root(root)
         remote = None if checkpoints.store is None else open_remote(checkpoints.store, name)
         if remote is not None:

@@ -81,5 +81,7 @@ def test_a_gate_that_makes_no_sense_is_refused(arguments):
 def test_the_same_agent_is_rarely_promoted():
     rng = np.random.default_rng(0)
     pool = np.minimum(rng.normal(450, 80, 2000), 500.0)
-    promoted = sum(decide(rng.choice(pool, 50), rng.choice(pool, 50), Gate(episodes=50), seed=n).promoted for n in range(300))
+    promoted = sum(
+        decide(rng.choice(pool, 50), rng.choice(pool, 50), Gate(episodes=50), seed=n).promoted for n in range(300)
+    )
     assert promoted / 300 <= 0.05

@@ -20,6 +20,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from rltrack.errors import CheckpointCorrupt, CheckpointNotFound, PolicyNotStorable
 from rltrack.tracking.destination import Destination, without_password
 from rltrack.tracking.sinks.base import NotDelivered, Point, Refused
 from rltrack.tracking.sinks.embedded import MetricRows, artifact_folder, ensure_database, moved_from
@@ -147,6 +148,7 @@ class MlflowSink:
     def finish(self, report: RunReport) -> None:
         """Show the end, with the true status."""
         self.refresh(report)
+        self._store_models(report)
         status = report.status()
         # a user's own run is ended by the user's program, unless that died
         if status.state != "running" and (not self._is_borrowed or status.state == "interrupted"):
@@ -291,6 +293,30 @@ class MlflowSink:
                     sent[f"{folder}/{path.name}"] = stamp
             except FileNotFoundError:  # another version became the best one: next time
                 continue
+
+    def _store_models(self, report: RunReport) -> None:
+        """Store the policies that stand for the run as models; what they supersede goes, unless it is registered."""
+        from rltrack.registry.models import policy_of, store_policy
+
+        before, stored = dict(self.state.get("models", {})), {}
+        try:
+            for version, role in report.policies().items():
+                policy = policy_of(report.run, version)
+                stored[role] = store_policy(self._client, policy, run_id=self.run_id, role=role).model_id
+        except (PolicyNotStorable, CheckpointNotFound, CheckpointCorrupt) as error:
+            self._client.set_tag(self.run_id, "rltrack.model", str(error)[:_MAX_TAG])
+        self.state["models"] = before | stored
+        for role, model_id in before.items():
+            if stored.get(role, model_id) != model_id and model_id not in stored.values():
+                self._forget_model(model_id)
+
+    def _forget_model(self, model_id: str) -> None:
+        try:
+            if "mlflow.modelVersions" not in self._client.get_logged_model(model_id).tags:
+                self._client.delete_logged_model(model_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # somebody deleted it
+                raise
 
     def _deleted(self, run_id: str) -> NotDelivered:
         return NotDelivered(

@@ -1,0 +1,370 @@
+"""Registered models in MLflow: versions, the aliases ``champion`` and ``challenger``, and a history without gaps.
+
+The history is kept with the registered model itself, one numbered tag an event, so that everybody who sees the model sees
+it. Moving the alias is the commit point of a promotion: the decision stands in the version's tags before, the event is
+written after. Where a process died in between, `repair` adds the event from the decision.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from rltrack.errors import ConfigurationError, ModelNotFound, RegistryUnavailable, RltrackError, RunBusy, did_you_mean
+from rltrack.files import lock_holder, take_lock
+from rltrack.runs import Root
+from rltrack.tracking.destination import Destination, resolve_destination, without_password
+from rltrack.tracking.sinks.embedded import database_path, ensure_database, moved_from
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+DECISION_TAG = "rltrack.decision"
+_EVENT_TAG = "rltrack.history."
+_NAME = re.compile(r"[A-Za-z0-9][\w.\-]{0,99}")
+_TAG_LIMIT = 4500
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a registered model.
+
+    Attributes:
+        kind: ``promoted``, ``refused``, ``rolled back``, ``moved`` (by somebody else), ``degraded`` or ``pruned``.
+        version: The version that it is about.
+        reason: Why, in words.
+        champion: The champion afterwards; None without one.
+        source: ``RUN@version`` of the policy.
+        decision: Id of the decision that it carries out.
+        time: Unix seconds.
+        number: 1, 2, 3, …
+    """
+
+    kind: str
+    version: int
+    reason: str
+    champion: int | None
+    source: str = ""
+    decision: str = ""
+    time: float = 0.0
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """One version of a registered model.
+
+    Attributes:
+        version: Its number.
+        model_id: MLflow's id of the stored policy.
+        run_id: MLflow's id of the run.
+        tags: Its tags.
+    """
+
+    version: int
+    model_id: str
+    run_id: str | None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """``RUN@version``."""
+        return f"{self.tags.get('rltrack.run', '?')}@{self.tags.get('rltrack.version', '?')}"
+
+    @property
+    def decision(self) -> dict[str, Any] | None:
+        """The last decision about it."""
+        text = self.tags.get(DECISION_TAG)
+        return json.loads(text) if text else None
+
+
+def _explained(method: Callable[Concatenate[ModelRegistry, P], T]) -> Callable[Concatenate[ModelRegistry, P], T]:
+    """Turn whatever a database or server answers into `RegistryUnavailable`."""
+
+    @functools.wraps(method)
+    def wrapper(self: ModelRegistry, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(self, *args, **kwargs)
+        except RltrackError:
+            raise
+        except Exception as error:
+            text = without_password(" ".join(str(error).split()))[:400]
+            raise RegistryUnavailable(
+                f"The model registry at {without_password(self.uri)} does not answer as it should: {text}. Nothing was decided. "
+                "Look whether its server runs, and try again."
+            ) from error
+
+    return wrapper
+
+
+class ModelRegistry:
+    """The registered models on one server or database.
+
+    Args:
+        root: The root, for its own database where nothing else is given.
+        destination: Where; omitted: ``MLFLOW_TRACKING_URI``, or the root's own database.
+    """
+
+    def __init__(self, root: Root, destination: Destination | None = None) -> None:
+        self.root = root
+        given = (destination or resolve_destination({})).tracking_uri
+        self.is_own = given is None
+        if given is None:
+            old = moved_from(root.path)
+            if old is not None:
+                raise ConfigurationError(
+                    f"The root was moved from {old} to {root.path}. Repair its database first: rltrack relocate --root {root.path}"
+                )
+        self.uri = given or ensure_database(root.path)
+        self.client = MlflowClient(self.uri, os.environ.get("MLFLOW_REGISTRY_URI"))
+
+    # ---- reading ----
+
+    @_explained
+    def names(self) -> list[str]:
+        """Return the names of all models, sorted."""
+        return sorted(model.name for model in self._pages(self.client.search_registered_models))
+
+    @_explained
+    def aliases(self, name: str) -> dict[str, int]:
+        """Return a model's aliases; none for a model that does not exist."""
+        try:
+            found = self.client.get_registered_model(name).aliases
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return {}
+            raise
+        return {alias: int(version) for alias, version in found.items()}
+
+    @_explained
+    def versions(self, name: str) -> list[Registered]:
+        """Return a model's versions, oldest first."""
+        found = [
+            Registered(
+                int(item.version), str(item.source).removeprefix("models:/"), item.run_id or None, dict(item.tags or {})
+            )
+            for item in self._pages(self.client.search_model_versions, f"name='{name}'")
+        ]
+        return sorted(found, key=lambda item: item.version)
+
+    def champion(self, name: str) -> Registered | None:
+        """Return the champion, or None if there is none yet."""
+        number = self.aliases(name).get(CHAMPION)
+        return None if number is None else self.version(name, number)
+
+    def version(self, name: str, number: int) -> Registered:
+        """Return one version.
+
+        Raises:
+            ModelNotFound: If there is none.
+        """
+        self.check_exists(name)
+        versions = self.versions(name)
+        for item in versions:
+            if item.version == number:
+                return item
+        known = ", ".join(str(item.version) for item in versions) or "none"
+        raise ModelNotFound(f"Model '{name}' has no version {number}. Its versions: {known}.")
+
+    def check_exists(self, name: str) -> None:
+        """Raise `ModelNotFound` if there is no such model."""
+        names = self.names()
+        if name not in names:
+            known = (
+                f" Models here: {', '.join(names[:20])}." if names else " There are no models yet; promote a run first."
+            )
+            raise ModelNotFound(f"No model '{name}' in {without_password(self.uri)}.{did_you_mean(name, names)}{known}")
+
+    @_explained
+    def history(self, name: str) -> list[Event]:
+        """Return what happened to a model, oldest first."""
+        try:
+            tags = self.client.get_registered_model(name).tags
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return []
+            raise
+        numbers = sorted(int(key.removeprefix(_EVENT_TAG)) for key in tags if key.startswith(_EVENT_TAG))
+        return [Event(**json.loads(tags[_event_key(number)]), number=number) for number in numbers]
+
+    def _pages(self, search: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
+        token = None
+        while True:
+            page = search(*arguments, max_results=1000, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    # ---- writing; under the model's lock ----
+
+    @contextlib.contextmanager
+    def lock(self, name: str, wait_seconds: float, tell: Callable[[str], None]) -> Iterator[None]:
+        """Hold a model: one decision at a time. What a process left half done is put right first.
+
+        Args:
+            name: The model.
+            wait_seconds: How long to wait for another process.
+            tell: Hears whom it waits for.
+
+        Raises:
+            RunBusy: If another process holds it for longer.
+        """
+        path = self._lock_file(name)
+        descriptor = take_lock(path, 0.2)
+        if descriptor is None:
+            tell(f"waiting for process {lock_holder(path) or 'unknown'}, which decides about '{name}'")
+            descriptor = take_lock(path, wait_seconds)
+        if descriptor is None:
+            raise RunBusy(
+                f"Process {lock_holder(path) or 'unknown'} has been deciding about model '{name}' for {wait_seconds:.0f} s. Wait "
+                "for it, or end it; nothing was changed here."
+            )
+        try:
+            self.repair(name)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _lock_file(self, name: str) -> Path:
+        """Beside the database where it is the root's own; else shared by everything of this user on this machine."""
+        if self.is_own:
+            folder = database_path(self.root.path).parent / "registry"
+            file = f"{name}.lock"
+        else:
+            folder = Path.home() / ".cache" / "rltrack" / "registry"
+            file = hashlib.sha256(f"{self.uri} {name}".encode()).hexdigest()[:24] + ".lock"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / file
+
+    @_explained
+    def repair(self, name: str) -> None:
+        """Add the events that a process did not come to write, and note what somebody else changed."""
+        aliases, events = self.aliases(name), self.history(name)
+        written = {event.decision for event in events if event.decision}
+        champion = aliases.get(CHAMPION)
+        before = events[-1].champion if events else None
+        for item in self.versions(name):
+            decision = item.decision
+            if decision is None or decision["id"] in written:
+                continue
+            if not decision["promoted"]:
+                self.record(
+                    name, Event("refused", item.version, decision["reason"], before, item.source, decision["id"])
+                )
+            elif champion == item.version:
+                self.record(
+                    name, Event("promoted", item.version, decision["reason"], champion, item.source, decision["id"])
+                )
+                before = champion
+        if champion != before:
+            word = "the alias was moved" if champion is not None else "the alias was taken away"
+            self.record(name, Event("moved", champion or before or 0, f"{word} by another program", champion))
+
+    @_explained
+    def record(self, name: str, event: Event) -> None:
+        """Append an event to the history."""
+        events = self.history(name)
+        number = events[-1].number + 1 if events else 1
+        data = {**asdict(event), "time": event.time or time.time()}
+        del data["number"]
+        data["reason"] = data["reason"][:_TAG_LIMIT]
+        self.client.set_registered_model_tag(name, _event_key(number), json.dumps(data))
+
+    @_explained
+    def register(self, name: str, model_id: str, run_id: str, tags: Mapping[str, str]) -> Registered:
+        """Make a version with its tags, in one step; the model itself if it is the first."""
+        try:
+            self.client.create_registered_model(name, tags={"rltrack": "policy"})
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        with _tracking_uri(self.uri):
+            made = self.client.create_model_version(
+                name, f"models:/{model_id}", run_id=run_id, tags=dict(tags), model_id=model_id
+            )
+        known = self.client.get_logged_model(model_id).tags.get("mlflow.modelVersions")
+        links = [*(json.loads(known) if known else []), {"name": name, "version": int(made.version)}]
+        self.client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps(links)})
+        return Registered(int(made.version), model_id, run_id, dict(tags))
+
+    @_explained
+    def tag(self, name: str, version: int, tags: Mapping[str, str]) -> None:
+        """Set tags of a version."""
+        for key, value in tags.items():
+            self.client.set_model_version_tag(name, str(version), key, value)
+
+    @_explained
+    def describe(self, name: str, version: int, text: str) -> None:
+        """Set a version's description, in Markdown."""
+        self.client.update_model_version(name, str(version), text)
+
+    @_explained
+    def point(self, name: str, alias: str, version: int | None) -> None:
+        """Move an alias, in one step; None takes it away."""
+        if version is None:
+            self.client.delete_registered_model_alias(name, alias)
+        else:
+            self.client.set_registered_model_alias(name, alias, str(version))
+
+    @_explained
+    def delete(self, name: str, item: Registered) -> None:
+        """Delete a version to which no alias points.
+
+        Raises:
+            ConfigurationError: If one does.
+        """
+        pointing = [alias for alias, version in self.aliases(name).items() if version == item.version]
+        if pointing:
+            raise ConfigurationError(
+                f"Version {item.version} of model '{name}' is {' and '.join(pointing)}, and is not deleted. Move the alias first: "
+                f"rltrack rollback {name} --to VERSION."
+            )
+        self.client.delete_model_version(name, str(item.version))
+
+
+@contextlib.contextmanager
+def _tracking_uri(uri: str) -> Iterator[None]:
+    """MLflow's own database store looks stored models up at the process-wide address, whatever the client's is."""
+    import mlflow
+    from mlflow.tracking._tracking_service import utils
+
+    before, variable = utils._tracking_uri, os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None: not set
+        if variable is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = variable
+
+
+def check_model_name(name: str) -> str:
+    """Return a model's name, if it can be one.
+
+    Raises:
+        ConfigurationError: If not.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"Model name {name!r} is not allowed. Use 1 to 100 letters, digits, '.', '_' or '-', beginning with a letter or "
+            "digit; for example cartpole."
+        )
+    return name
+
+
+def _event_key(number: int) -> str:
+    return f"{_EVENT_TAG}{number:06d}"

@@ -1,0 +1,270 @@
+"""Policies as MLflow models: stored from a run's version, and loaded back.
+
+A stored model is data and the two files of code that read it: no pickle is run when it is loaded. Storing can be repeated:
+a model is found again by a tag that names run and version.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
+from mlflow.models import Model, ModelSignature
+from mlflow.pyfunc import save_model
+from mlflow.tracking import MlflowClient
+from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+
+from rltrack.agents import POLICY_PARTS, exported_policy
+from rltrack.agents.exported_policy import ExportedPolicy, space_of, write_policy
+from rltrack.checkpoints import Version
+from rltrack.errors import ModelBroken, PolicyNotStorable
+from rltrack.runs import RunDirectory
+from rltrack.tracking.journal import Record, read_journal
+from rltrack.tracking.metrics import evaluation_metrics
+
+POLICY_TAG = "rltrack.policy"
+CONFIG = "config.yaml"
+_CODE = Path(__file__).with_name("served_policy.py")
+_POLICY, _ARTIFACTS = "policy", "artifacts"
+_REQUIREMENTS = ("mlflow", "torch", "stable-baselines3", "gymnasium", "numpy", "safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPolicy:
+    """A run's version as something that can be stored.
+
+    Attributes:
+        run: The run.
+        version: The version.
+        description: How its policy is built.
+    """
+
+    run: RunDirectory
+    version: Version
+    description: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """What a model of it is found by."""
+        record = self.run.configuration_record()
+        return f"{record['run_id'] if record else self.run.name}/{self.version.name}"
+
+    @property
+    def label(self) -> str:
+        """``RUN@v12``."""
+        return f"{self.run.name}@{self.version.name}"
+
+
+def policy_of(run: RunDirectory, selector: str | int) -> StoredPolicy:
+    """Return a version's policy, if it can be stored.
+
+    Raises:
+        CheckpointNotFound: If there is no such version.
+        PolicyNotStorable: If it cannot be stored as a model, with the reason and how to go on.
+    """
+    description = (run.configuration_record() or {}).get("policy")
+    if description is None:
+        raise PolicyNotStorable(
+            f"Run {run.name} does not say how its policy is built: its agent has no describe_policy(), or it was trained by an "
+            "older rltrack. SB3's and sb3-contrib's agents have it; train again, or keep its checkpoints."
+        )
+    if "reason" in description:
+        raise PolicyNotStorable(f"The policy of run {run.name} cannot be stored as a model. {description['reason']}")
+    return StoredPolicy(run, run.store().find(selector), description)
+
+
+def write_model(policy: StoredPolicy, folder: Path, model: Model | None = None) -> None:
+    """Write a policy as an MLflow model into a new folder."""
+    state = policy.run.store().read(policy.version, POLICY_PARTS)
+    with tempfile.TemporaryDirectory() as scratch:
+        files = Path(scratch) / _POLICY
+        files.mkdir()
+        write_policy(files, policy.description, state["policy"]["policy"], state.get("normalization"))
+        shutil.copy(policy.run.config_file, files / CONFIG)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # MLflow asks for an example beside the signature; it would have to load torch
+            save_model(
+                str(folder),
+                python_model=str(_CODE),
+                artifacts={_POLICY: str(files)},
+                code_paths=[str(Path(exported_policy.__file__))],
+                signature=signature_of(policy.description),
+                pip_requirements=_requirements(policy.description),
+                metadata={"rltrack.run": policy.run.name, "rltrack.version": policy.version.name},
+                mlflow_model=model or Model(),
+            )
+
+
+def signature_of(description: Mapping[str, Any]) -> ModelSignature:
+    """Return what a policy takes and gives, from its spaces; the first axis of everything is the batch."""
+    inputs: list[Any] = _specs(space_of(description["input_space"]))
+    action = _spec(space_of(description["action_space"]), None)
+    outputs: list[Any] = [action]
+    if description["masked"] or description["recurrent"]:
+        inputs = [TensorSpec(s.type, s.shape, f"observation.{s.name}" if s.name else "observation") for s in inputs]
+    if description["masked"]:
+        inputs.append(TensorSpec(np.dtype(bool), (-1, -1), "action_masks"))
+    if description["recurrent"]:
+        state = TensorSpec(np.dtype(np.float32), (-1, 2, -1, -1), "state")
+        inputs += [TensorSpec(np.dtype(bool), (-1,), "episode_start"), state]
+        outputs = [TensorSpec(action.type, action.shape, "action"), state]
+    params = ParamSchema([ParamSpec("deterministic", "boolean", True)])
+    return ModelSignature(Schema(inputs), Schema(outputs), params)
+
+
+def _specs(space: Any) -> list[TensorSpec]:
+    from gymnasium import spaces
+
+    if isinstance(space, spaces.Dict):
+        return [_spec(item, key) for key, item in space.spaces.items()]
+    return [_spec(space, None)]
+
+
+def _spec(space: Any, name: str | None) -> TensorSpec:
+    return TensorSpec(np.dtype(space.dtype), (-1, *space.shape), name)
+
+
+def _requirements(description: Mapping[str, Any]) -> list[str]:
+    contrib = ("sb3-contrib",) if "sb3_contrib" in json.dumps(description) else ()
+    # a local build's suffix, such as +cpu, is on no index
+    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in (*_REQUIREMENTS, *contrib)]
+
+
+def store_policy(
+    client: MlflowClient, policy: StoredPolicy, *, run_id: str, role: str, tags: Mapping[str, str] | None = None
+) -> LoggedModel:
+    """Store a version's policy as a model of its MLflow run, with its evaluation; one that is there already is returned.
+
+    Args:
+        client: On the server or database.
+        policy: What to store.
+        run_id: MLflow's id of the run.
+        role: ``best``, ``final``, or ``candidate``.
+        tags: Further tags.
+    """
+    run = client.get_run(run_id)
+    experiment_id = run.info.experiment_id
+    found = find_stored(client, experiment_id, policy.key)
+    if found is not None:
+        if tags:
+            client.set_logged_model_tags(found.model_id, dict(tags))
+        return found
+    name = f"{policy.run.name}-{role}".replace(".", "-")
+    created = client.create_logged_model(
+        experiment_id,
+        name=name,
+        source_run_id=run_id,
+        tags={
+            POLICY_TAG: policy.key,
+            "rltrack.run": policy.run.name,
+            "rltrack.version": policy.version.name,
+            "rltrack.env_steps": str(policy.version.env_steps),
+            **(tags or {}),
+        },
+        params={key: value for key, value in run.data.params.items() if not key.startswith(("version.", "machine."))},
+        model_type="policy",
+    )
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "model"
+            write_model(policy, folder, Model(run_id=run_id, model_id=created.model_id))
+            client.log_model_artifacts(created.model_id, str(folder))
+        client.finalize_logged_model(created.model_id, "READY")
+    except BaseException:
+        client.delete_logged_model(created.model_id)
+        raise
+    client.log_outputs(run_id, [LoggedModelOutput(created.model_id, policy.version.env_steps)])
+    _link_evaluation(client, policy, run_id, created.model_id)
+    ready: LoggedModel = client.get_logged_model(created.model_id)
+    return ready
+
+
+def find_stored(client: MlflowClient, experiment_id: str, key: str) -> LoggedModel | None:
+    """Return the model of a policy that is stored whole; what was left half stored is deleted."""
+    ready = None
+    for model in client.search_logged_models([experiment_id], f"tags.`{POLICY_TAG}` = '{key}'"):
+        if model.status.value == "READY" and ready is None:
+            ready = model
+        elif model.status.value != "READY":
+            client.delete_logged_model(model.model_id)
+    return ready
+
+
+def _link_evaluation(client: MlflowClient, policy: StoredPolicy, run_id: str, model_id: str) -> None:
+    """Show the evaluation at the policy's env steps beside the model; its rows are the run's own, so that none doubles."""
+    record = evaluation_at(policy.run, policy.version.env_steps)
+    if record is None:
+        return
+    rows = [
+        Metric(key, float(value), int(record["time"] * 1000), int(record["step"]), model_id=model_id, run_id=run_id)
+        for key, value in evaluation_metrics(record).items()
+    ]
+    client.log_batch(run_id, metrics=rows)
+
+
+def evaluation_at(run: RunDirectory, env_steps: int) -> Record | None:
+    """Return the journal's evaluation at these env steps."""
+    found = None
+    for record in read_journal(run.journal_file):
+        if record["kind"] == "evaluation" and record["step"] == env_steps:
+            found = record
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPolicy:
+    """A stored policy, ready to act.
+
+    Attributes:
+        policy: Acts on raw observations.
+        config: The configuration of the run that it comes from, as plain data.
+        source: ``RUN@version``.
+    """
+
+    policy: ExportedPolicy
+    config: Mapping[str, Any]
+    source: str
+
+
+def load_policy(client: MlflowClient, model_id: str, what: str) -> LoadedPolicy:
+    """Load a stored policy.
+
+    Args:
+        client: On the server or database.
+        model_id: MLflow's id of the model.
+        what: How to call it in an error.
+
+    Raises:
+        ModelBroken: If its files are gone or cannot be read.
+    """
+    import yaml
+
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            # by its location: MLflow would look `models:/…` up at the process-wide address, whatever is said here
+            location = client.get_logged_model(model_id).artifact_location
+            uri = client.tracking_uri
+            folder = Path(download_artifacts(artifact_uri=location, dst_path=scratch, tracking_uri=uri))
+            files = folder / _ARTIFACTS / _POLICY
+            metadata = Model.load(str(folder)).metadata or {}
+            config = yaml.safe_load((files / CONFIG).read_text())
+            return LoadedPolicy(
+                ExportedPolicy.load(files), config, f"{metadata.get('rltrack.run')}@{metadata.get('rltrack.version')}"
+            )
+    except Exception as error:
+        raise ModelBroken(
+            f"{what} cannot be loaded: {' '.join(str(error).split())[:300]}. Nothing was changed. Put its files back, or let "
+            "another version be the champion: rltrack rollback NAME --to VERSION."
+        ) from error
