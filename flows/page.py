@@ -87,7 +87,7 @@ class Page:
         report.catch_up(run.journal_file.stat().st_size, 0)
         link = mlflow_link(run)
         lines = [report.description(), "", *([f"[MLflow run]({link})"] if link else [])]
-        lines += ["", f"Go on: `rltrack resume {run.name}`. Compare: `rltrack plot {run.name} …`."]
+        lines += ["", f"Go on: `rltrack resume {run.name}`. Compare: `rltrack compare {run.name} …`."]
         self._create("markdown", "summary", "\n".join(lines), f"Summary of {run.name}")
         curve = run.exports / "learning_curve.png"
         if curve.exists():

@@ -19,10 +19,12 @@ from rltrack.checkpoints import Retention, best_first
 from rltrack.errors import CheckpointNotFound, ConfigurationError, did_you_mean
 from rltrack.runs import resolve_root
 from rltrack.tracking.bookmark import SINKS, forget_delivery, is_delivered, read_bookmark
+from rltrack.tracking.destination import without_password
 from rltrack.tracking.journal import KINDS, Record, encode_record, read_from, read_journal
 from rltrack.training.reporter import format_duration
 
 if TYPE_CHECKING:
+    from rltrack.comparison.study import Study
     from rltrack.runs import Root, RunDirectory
     from rltrack.training.progress import TrainingStatistics
 
@@ -479,3 +481,74 @@ def _size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
+
+
+def print_models(rows: Sequence[dict[str, Any]], uri: str) -> None:
+    """Print registered models with their history."""
+    out = _out()
+    if not rows:
+        out.print(
+            "No models yet. Make a run's policy the first champion: rltrack promote RUN --model NAME --floor SCORE"
+        )
+        return
+    for row in rows:
+        out.print(f"[bold]{escape(row['name'])}[/]")
+        for role in ("champion", "challenger"):
+            item = row[role]
+            if item is not None:
+                out.print(
+                    f"  {role:10}  version {item['version']}  {escape(item['source'])}  mean return {item['mean_return']} "
+                    f"(95 % interval {item['interval']})"
+                )
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for column in ("", "when", "what", "version", "run", "why"):
+            table.add_column(column, no_wrap=column != "why")
+        for event in row["history"]:
+            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(event["time"]))
+            style = {"promoted": "green", "refused": "yellow", "degraded": "red"}.get(event["kind"], "")
+            what = f"[{style}]{event['kind']}[/]" if style else event["kind"]
+            table.add_row(
+                f"  {event['number']}",
+                when,
+                what,
+                str(event["version"]),
+                escape(event["source"]),
+                escape(event["reason"]),
+            )
+        Console().print(table)
+        out.print()
+    out.print(
+        f"To load or serve a champion: export MLFLOW_TRACKING_URI={without_password(uri)}, then models:/NAME@champion"
+    )
+
+
+def print_comparison(study: Study) -> None:
+    """Print groups of runs side by side, one column each."""
+    from rltrack.comparison.page import COLUMNS, shown_value
+
+    rows, out = study.rows(), Console()
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("")
+    for row in rows:
+        table.add_column(escape(row["group"]), justify="right", overflow="fold")
+    for key, title in COLUMNS:
+        if any(row[key] is not None for row in rows):
+            table.add_row(f"  {title}" if title.startswith("95") else title, *(shown_value(row[key]) for row in rows))
+    for index, row in enumerate(rows):
+        chances = [study.improvement[other][index][0] for other in range(len(rows))]
+        cells = ["" if other == index else f"{chance:.2f}" for other, chance in enumerate(chances)]
+        if len(rows) > 1:
+            table.add_row(f"P(better than {escape(row['group'])})", *cells)
+    out.print(table)
+    if study.warning:
+        out.print(f"[yellow]{escape(study.warning)}[/]")
+    if study.threshold is not None:
+        out.print(
+            f"threshold {study.threshold:g}; P over {'seeds' if study.by_seed else 'episodes'} of the last evaluation"
+        )
+    if study.differences:
+        out.print("\n[bold]what differs[/]")
+        differing = Table(box=None, show_header=False, pad_edge=False)
+        for key, values in study.differences.items():
+            differing.add_row(key, *(escape(str(value)) for value in values))
+        out.print(differing)

@@ -11,7 +11,7 @@ from rltrack import MetricsTracker, TrainingProgress
 from rltrack.agents.protocol import EpisodeInfo
 from rltrack.evaluation.episodes import Evaluation
 from rltrack.tracking.journal import Journal
-from rltrack.tracking.plots import draw_comparison, draw_run
+from rltrack.tracking.plots import draw_run
 from rltrack.training.reporter import format_duration
 
 
@@ -81,7 +81,6 @@ def test_plots_are_pictures_with_something_on_them(journal_file, tmp_path):
         )
     paths = draw_run(metrics, tmp_path / "plots", "a run", resources)
     assert [path.name for path in paths] == ["learning_curve.png", "losses.png", "throughput.png", "resources.png"]
-    paths.append(draw_comparison([("one", metrics), ("two", metrics)], tmp_path / "both.png"))
     for path in paths:
         picture = imread(path)
         assert picture.shape[1] > 400

@@ -1,0 +1,145 @@
+"""Commands that measure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rltrack.cli.shared import EXIT_ERROR, AsJson, benchmark, print_json, the_root
+
+
+@benchmark.command()
+def scores(
+    configs: Annotated[Path, typer.Option(help="Folder of the configurations.")] = Path("configs"),
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, 2, … for each case.")] = 5,
+    jobs: Annotated[int, typer.Option(min=1, help="Trainings at a time, one core each.")] = 2,
+    only: Annotated[list[str] | None, typer.Option(help="Only this configuration; may be repeated.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Markdown file to write.", show_default=False)] = None,
+) -> None:
+    """Train the tuned settings over several seeds, and compare with rl_zoo3's published scores.
+
+    Goes on where it was interrupted. All five cases with five seeds take about an hour of two cores.
+    """
+    from rltrack.benchmarks.scores import as_markdown, run_scores
+
+    rows = run_scores(
+        configs, the_root(), seeds=seeds, jobs=jobs, only=only or (), tell=lambda text: typer.echo(text, err=True)
+    )
+    text = as_markdown(rows, "rltrack benchmark scores")
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text)
+    typer.echo(text)
+    if not all(row["passed"] for row in rows):
+        raise typer.Exit(EXIT_ERROR)
+
+
+@benchmark.command()
+def pause(
+    repeats: Annotated[int, typer.Option(min=1, help="Checkpoints of each case.")] = 15,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how long training pauses for a checkpoint, against SB3's own save. Takes a minute, on an idle machine."""
+    import dataclasses
+
+    from rltrack.benchmarks.pause import as_markdown, measure_pauses
+
+    rows = measure_pauses(repeats)
+    print_json([dataclasses.asdict(row) for row in rows]) if as_json else typer.echo(as_markdown(rows))
+    if not all(row.passed for row in rows):
+        raise typer.Exit(EXIT_ERROR)
+
+
+@benchmark.command()
+def overhead(
+    only: Annotated[list[str] | None, typer.Option(help="Only this case; may be repeated.")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Trainings of each case, bare and with rltrack.")] = 10,
+    output: Annotated[Path | None, typer.Option(help="Markdown file to write.", show_default=False)] = None,
+) -> None:
+    """Measure what tracking costs a training, against SB3 alone, its TensorBoard writer and its MLflow recipe.
+
+    All cases take about an hour and a quarter, on an idle machine.
+    """
+    from rltrack.benchmarks.overhead import as_markdown, measure_overhead
+
+    rows = measure_overhead(only or (), trials=trials, tell=lambda text: typer.echo(text, err=True))
+    text = as_markdown(rows, "rltrack benchmark overhead")
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text)
+    typer.echo(text)
+    if not all(row.passed for row in rows):
+        raise typer.Exit(EXIT_ERROR)
+
+
+@benchmark.command()
+def delivery(
+    records: Annotated[int, typer.Option(min=1000, help="Records of the long journal.")] = 1_000_000,
+) -> None:
+    """Measure the speed of delivery, and the memory of trainer and shipper over a long journal. Takes about five minutes."""
+    from rltrack.benchmarks import delivery as measured
+
+    def tell(text: str) -> None:
+        typer.echo(text, err=True)
+
+    rate = measured.measure_rate()
+    memories = [measured.measure_shipper_memory(records, tell), measured.measure_trainer_memory(records, tell)]
+    typer.echo(measured.as_markdown(rate, memories))
+    if rate < measured.RATE_BAR or not all(item.passed for item in memories):
+        raise typer.Exit(EXIT_ERROR)
+
+
+@benchmark.command()
+def zoo(trials: Annotated[int, typer.Option(min=1, help="Trainings of each.")] = 5) -> None:
+    """Compare the whole of `rltrack train` with rl_zoo3's training, wall time from a cold start. Takes five minutes."""
+    from rltrack.benchmarks.zoo import as_markdown, compare_with_zoo
+
+    found = compare_with_zoo(trials, tell=lambda text: typer.echo(text, err=True))
+    typer.echo(as_markdown(found))
+    if not found.passed:
+        raise typer.Exit(EXIT_ERROR)
+
+
+@benchmark.command()
+def outage(
+    seconds: Annotated[float, typer.Option(min=1.0, help="Length of each training.")] = 60.0,
+    trials: Annotated[int, typer.Option(min=1, help="Trainings of each kind.")] = 3,
+) -> None:
+    """Compare training speed with MLflow's server up and with nobody answering. Takes seven minutes."""
+    from rltrack.benchmarks.outage import as_markdown, measure_outage
+
+    typer.echo(as_markdown(measure_outage(seconds, trials, tell=lambda text: typer.echo(text, err=True))))
+
+
+@benchmark.command("flow")
+def orchestration(trials: Annotated[int, typer.Option(min=1, help="Trainings of each.")] = 3) -> None:
+    """Compare `rltrack flow train` with `rltrack train`, whole commands of a minute, with a server running."""
+    from rltrack.benchmarks.orchestration import as_markdown, measure_orchestration
+
+    found = measure_orchestration(trials, tell=lambda text: typer.echo(text, err=True))
+    typer.echo(as_markdown(found))
+    if not found.passed:
+        raise typer.Exit(EXIT_ERROR)
+
+
+@benchmark.command("resume")
+def resume_matrix(
+    jobs: Annotated[int, typer.Option(min=1, help="Cases at a time, one core each.")] = 2,
+    only: Annotated[list[str] | None, typer.Option(help="Only this case; may be repeated.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Markdown file to write.", show_default=False)] = None,
+) -> None:
+    """Kill and resume a training of each algorithm and kind of environment, and compare with one that was not.
+
+    All cases take about ten minutes of two cores.
+    """
+    from rltrack.benchmarks.resume import as_markdown, run_matrix
+
+    rows = run_matrix(only or (), jobs=jobs, tell=lambda text: typer.echo(text, err=True))
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(as_markdown(rows))
+    typer.echo(as_markdown(rows))
+    if not all(row.expected for row in rows):
+        raise typer.Exit(EXIT_ERROR)

@@ -1,0 +1,196 @@
+"""Commands for models that people rely on: compare runs, promote, go back, watch."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rltrack.cli.shared import (
+    EXIT_ERROR,
+    EXIT_NOT_PROMOTED,
+    AsJson,
+    RunAndVersion,
+    app,
+    print_json,
+    the_root,
+)
+from rltrack.errors import ConfigurationError, RegistryUnavailable
+
+_PANEL = "Models"
+ModelName = Annotated[str, typer.Argument(metavar="NAME", help="A registered model; `rltrack models` lists them.")]
+
+
+def _tell(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+@app.command(rich_help_panel=_PANEL)
+def promote(
+    run: RunAndVersion,
+    model: Annotated[str, typer.Option("--model", metavar="NAME", help="The registered model; made if it is new.")],
+    gate: Annotated[str, typer.Option(help="superior, or not-inferior by --margin.")] = "superior",
+    margin: Annotated[float, typer.Option(help="By how much it may be worse (not-inferior), in reward units.")] = 0.0,
+    episodes: Annotated[int, typer.Option(help="Episodes that challenger and champion play, on the same seeds.")] = 100,
+    level: Annotated[float, typer.Option(help="Coverage of the confidence intervals.")] = 0.95,
+    floor: Annotated[
+        float | None,
+        typer.Option(help="Return that the lower end of its interval must reach.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a run's policy the champion of a model, if it is better than the champion. Exit code 4 if it is not.
+
+    \b
+    rltrack promote cartpole-ppo --model cartpole --floor 400
+    rltrack promote cartpole-ppo@last --model cartpole --gate not-inferior --margin 5
+    """
+    from rltrack.registry.gate import Gate
+    from rltrack.registry.promotion import promote as decide
+    from rltrack.tracking.shipper import prepare_process
+
+    kind = {"superior": "superior", "not-inferior": "not_inferior", "not_inferior": "not_inferior"}.get(gate)
+    if kind is None:
+        raise ConfigurationError(f"The gate is {gate!r}. Allowed: superior, not-inferior.")
+    wanted = Gate(kind, margin, episodes, level, floor)  # type: ignore[arg-type]  # its own check
+    name, _, version = run.partition("@")
+    found = the_root().find(name)
+    prepare_process()
+    decision = decide(found, model, version=version or "best", gate=wanted, tell=_tell)
+    if as_json:
+        print_json(dataclasses.asdict(decision))
+    else:
+        typer.echo(
+            f"{decision.source} {'is champion' if decision.promoted else 'was not promoted'}: version {decision.version} of "
+            f"'{model}'\n{decision.reason}"
+            + ("\n(decided before; nothing was played again)" if decision.was_known else "")
+        )
+    if not decision.promoted:
+        raise typer.Exit(EXIT_NOT_PROMOTED)
+
+
+@app.command(rich_help_panel=_PANEL)
+def models(as_json: AsJson = False) -> None:
+    """List the registered models: champion, challenger, and what was decided, with reasons."""
+    from rltrack.registry.model_registry import ModelRegistry
+    from rltrack.registry.overview import model_rows
+    from rltrack.tracking.shipper import prepare_process
+
+    prepare_process()
+    registry = ModelRegistry(the_root())
+    rows = model_rows(registry)
+    if as_json:
+        print_json(rows)
+    else:
+        from rltrack.console import print_models
+
+        print_models(rows, registry.uri)
+
+
+@app.command(rich_help_panel=_PANEL)
+def rollback(
+    model: ModelName,
+    to: Annotated[
+        int | None, typer.Option(metavar="VERSION", help="Default: the champion before.", show_default=False)
+    ] = None,
+) -> None:
+    """Make an earlier version champion again.
+
+    \b
+    rltrack rollback cartpole
+    rltrack rollback cartpole --to 3
+    """
+    from rltrack.registry.promotion import rollback as go_back
+    from rltrack.tracking.shipper import prepare_process
+
+    prepare_process()
+    event = go_back(the_root(), model, to, tell=_tell)
+    typer.echo(f"Version {event.version} ({event.source}) is champion of '{model}' again.")
+
+
+@app.command("prune-models", rich_help_panel=_PANEL)
+def prune_models(
+    model: ModelName,
+    keep: Annotated[int, typer.Option(min=1, help="Newest champions, and newest versions, that stay.")] = 5,
+) -> None:
+    """Delete old versions of a model; never one that an alias points to."""
+    from rltrack.registry.promotion import prune_models as prune
+    from rltrack.tracking.shipper import prepare_process
+
+    prepare_process()
+    deleted = prune(the_root(), model, keep, tell=_tell)
+    typer.echo(f"Deleted versions: {', '.join(map(str, deleted))}." if deleted else "Nothing to delete.")
+
+
+@app.command("evaluate-champion", rich_help_panel=_PANEL)
+def evaluate_champion(
+    model: ModelName,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes to play, on fresh seeds.")] = 100,
+    false_alarm_rate: Annotated[
+        float, typer.Option(help="Probability of an alarm about a champion that is as it was.")
+    ] = 0.01,
+    as_json: AsJson = False,
+) -> None:
+    """Play a model's champion, and say whether it got worse since its promotion. Exit code 1 if it did."""
+    from rltrack.registry.promotion import evaluate_champion as watch
+    from rltrack.tracking.shipper import prepare_process
+
+    prepare_process()
+    found = watch(the_root(), model, episodes=episodes, false_alarm_rate=false_alarm_rate, tell=_tell)
+    if as_json:
+        print_json(dataclasses.asdict(found))
+    else:
+        verdict = "degraded" if found.degraded else "as it was"
+        typer.echo(f"The champion of '{model}', version {found.version}, is {verdict}: {found.reason}.")
+    if found.degraded:
+        raise typer.Exit(EXIT_ERROR)
+
+
+@app.command(rich_help_panel=_PANEL)
+def compare(
+    names: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Two runs or more; seeds of one training are a group.")
+    ],
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Return that counts as reached; default: what the environment counts as solved.", show_default=False
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder for page, pictures and data.")] = Path("comparison"),
+    log: Annotated[bool, typer.Option(help="Log them to MLflow, too.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Compare runs: scores with intervals, curves with bands, what differs; as a table, pictures and one HTML page.
+
+    \b
+    rltrack compare cartpole-ppo cartpole-a2c
+    rltrack compare ppo-s0 ppo-s1 ppo-s2 a2c-s0 a2c-s1 a2c-s2 --threshold 475
+    """
+    from rltrack.comparison.study import compare_runs
+
+    root = the_root()
+    found = [root.find(name) for name in names]
+    study = compare_runs(found, threshold)
+    if as_json:
+        print_json(study.to_record())
+        return
+    from rltrack.comparison.page import write_comparison
+    from rltrack.console import print_comparison
+    from rltrack.registry.comparisons import compare_link, log_comparison
+    from rltrack.tracking.shipper import prepare_process
+
+    prepare_process()
+    link = compare_link(found)
+    files = write_comparison(study, output, link)
+    print_comparison(study)
+    typer.echo(f"\npage          {files[0]}")
+    if link:
+        typer.echo(f"in MLflow     {link}")
+    if log:
+        try:
+            log_comparison(found, files, f"Comparison of {', '.join(run.name for run in found)}: see comparison.html.")
+        except RegistryUnavailable as error:
+            typer.echo(f"Not logged to MLflow: {error}", err=True)

@@ -1,0 +1,216 @@
+"""Commands that look at runs, and mend them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rltrack.cli.shared import (
+    EXIT_ERROR,
+    AsJson,
+    RunAndVersion,
+    RunName,
+    app,
+    deliver_left_behind,
+    print_json,
+    state,
+    the_root,
+)
+from rltrack.errors import ConfigurationError, RltrackError
+
+
+@app.command(rich_help_panel="Runs")
+def runs(as_json: AsJson = False) -> None:
+    """List the runs under the root, with how they stand."""
+    from rltrack import console
+
+    deliver_left_behind(the_root())
+    rows = console.run_rows(the_root())
+    print_json(rows) if as_json else console.print_runs(rows, the_root())
+
+
+@app.command(rich_help_panel="Runs")
+def show(run: RunName, as_json: AsJson = False) -> None:
+    """Show one run: state, evaluations, versions, warnings, where its numbers are."""
+    from rltrack import console
+
+    deliver_left_behind(the_root())
+    details = console.run_details(the_root().find(run))
+    print_json(details) if as_json else console.print_details(details)
+
+
+@app.command(rich_help_panel="Runs")
+def journal(
+    run: RunName,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until training ends or Ctrl-C.")] = False,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="Only records of this kind; may be repeated.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the records as they are, for jq.")] = False,
+) -> None:
+    """Print what a run recorded: metrics, episodes, evaluations, checkpoints, decisions, signals, errors.
+
+    \b
+    rltrack journal cartpole-ppo --kind evaluation --kind decision
+    rltrack journal cartpole-ppo --follow
+    rltrack journal cartpole-ppo --json | jq 'select(.kind == "metrics") | .values["train/loss"]'
+    """
+    from rltrack.console import print_journal
+
+    print_journal(the_root().find(run), kinds=kind or (), follow=follow, as_json=as_json)
+
+
+@app.command(rich_help_panel="Runs")
+def sync(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's name.", show_default=False)] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every run that is not delivered.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Deliver everything into a new MLflow run, as if for the first time.")
+    ] = False,
+) -> None:
+    """Deliver to MLflow and TensorBoard what was not delivered: after an outage, or when everything died at once.
+
+    \b
+    rltrack sync cartpole-ppo
+    rltrack sync --all
+    """
+    from rltrack import console
+
+    if (run is None) is not everything:
+        raise ConfigurationError("Name a run, or pass --all: `rltrack sync RUN` or `rltrack sync --all`.")
+    if again and everything:
+        raise ConfigurationError("--again is for one run: `rltrack sync RUN --again`.")
+    root = the_root()
+    if not console.sync_runs(root, None if run is None else root.find(run), again=again):
+        raise typer.Exit(EXIT_ERROR)
+
+
+@app.command(rich_help_panel="Runs")
+def ui(
+    port: Annotated[int, typer.Option(help="Port of MLflow's page; 0 for any free one.")] = 5000,
+    tensorboard_port: Annotated[int, typer.Option(help="Port of TensorBoard; 0 for any free one.")] = 6006,
+) -> None:
+    """Open MLflow's page on the right database, and TensorBoard; both on this machine only, until Ctrl-C."""
+    from rltrack.ui import serve
+
+    root = the_root()
+    deliver_left_behind(root)
+    serve(root, port=port, tensorboard_port=tensorboard_port, tell=typer.echo)
+
+
+@app.command(rich_help_panel="Runs")
+def checkpoints(
+    run: RunName,
+    verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare its SHA-256.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete what the run's checkpoints.keep_* no longer keep.")
+    ] = False,
+    pin: Annotated[
+        list[str] | None, typer.Option(metavar="VERSION", help="Keep a version for good: v12, best or env steps.")
+    ] = None,
+    unpin: Annotated[list[str] | None, typer.Option(metavar="VERSION", help="Leave it to retention again.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List a run's versions; verify, prune or pin them.
+
+    \b
+    rltrack checkpoints cartpole-ppo
+    rltrack checkpoints cartpole-ppo --verify
+    rltrack checkpoints cartpole-ppo --pin v12 --prune
+    """
+    from rltrack import console
+
+    found = the_root().find(run)
+    rows, problems = console.checkpoint_rows(found, verify=verify, prune=prune, pin=pin or (), unpin=unpin or ())
+    print_json(rows) if as_json else console.print_checkpoints(rows, problems, verified=verify)
+    if problems or any(row["problem"] for row in rows):
+        raise typer.Exit(EXIT_ERROR)
+
+
+@app.command("eval", rich_help_panel="Runs")
+def evaluate(
+    run: RunAndVersion,
+    episodes: Annotated[int, typer.Option(help="Episodes to play.")] = 100,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of the episodes; default: ones that training never evaluated on.", show_default=False),
+    ] = None,
+    stochastic: Annotated[
+        bool, typer.Option("--stochastic", help="Act by a sample of the policy, not by its mode.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Play a version's policy in fresh environments, and print the statistics of its returns."""
+    from rltrack import console
+    from rltrack.training.trainer import evaluate_run
+
+    name, _, version = run.partition("@")
+    found, evaluation = evaluate_run(
+        the_root().find(name), version or "best", episodes=episodes, seed=seed, deterministic=not stochastic
+    )
+    record = {"run": name, "version": found.name, "env_steps": found.env_steps, **evaluation.to_record()}
+    print_json(record) if as_json else console.print_evaluation(record)
+
+
+@app.command(rich_help_panel="Runs")
+def export(
+    run: RunName,
+    format: Annotated[
+        str, typer.Option(help="csv (one row per value) or json (metrics, episodes, evaluations).")
+    ] = "csv",
+    output: Annotated[
+        Path | None, typer.Option(help="File to write; default: in the run's exports/.", show_default=False)
+    ] = None,
+) -> None:
+    """Write a run's whole history to a file."""
+    from rltrack.tracking.metrics import MetricsTracker
+
+    if format not in ("csv", "json"):
+        raise ConfigurationError(f"Unknown format '{format}'. Allowed: csv, json.")
+    found = the_root().find(run)
+    metrics = MetricsTracker.from_journal(found.journal_file)
+    path = output or found.exports / f"metrics.{format}"
+    typer.echo((metrics.export_csv if format == "csv" else metrics.export_json)(path))
+
+
+@app.command(rich_help_panel="Runs")
+def plot(
+    run: RunName,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder; default: the run's exports/.", show_default=False)
+    ] = None,
+) -> None:
+    """Draw a run's plots. Several runs in one: rltrack compare."""
+    from rltrack.tracking.metrics import MetricsTracker
+    from rltrack.tracking.plots import draw_run
+
+    found = the_root().find(run)
+    paths = draw_run(MetricsTracker.from_journal(found.journal_file), output or found.exports, run)
+    if not paths:
+        raise RltrackError(f"Run {run} has nothing to draw yet.")
+    for path in paths:
+        typer.echo(path)
+
+
+@app.command(rich_help_panel="Runs")
+def relocate() -> None:
+    """Repair the paths in the root's MLflow database after the root was moved or renamed."""
+    from rltrack.tracking.sinks.embedded import relocate as repair
+
+    root = the_root()
+    found = repair(root)
+    if found is None:
+        typer.echo(f"Nothing to repair: the paths under {root.path} are right.")
+    else:
+        typer.echo(f"The root was {found[0]} and is {root.path}: {found[1]} entries were repaired.")
+
+
+@app.command(rich_help_panel="Runs")
+def doctor() -> None:
+    """Look at versions, GPU, servers and extras, and say what is missing and how to get it."""
+    from rltrack import doctor as examination
+
+    if not examination.print_report(state.root):
+        raise typer.Exit(EXIT_ERROR)

@@ -1,0 +1,92 @@
+"""Commands for the stack of servers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rltrack.cli.shared import EXIT_ERROR, AsJson, app, print_json, the_root
+
+if TYPE_CHECKING:
+    from rltrack.runs import Root
+
+
+@app.command(rich_help_panel="Servers")
+def up(
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes that carry out deployments' runs.")] = 1,
+    with_worker: Annotated[bool, typer.Option("--with-worker", help="The same as --workers 1.")] = False,
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            envvar="RLTRACK_DATABASE_URL",
+            show_default=False,
+            help="postgresql://user@host/name for both servers' databases; default: sqlite under the root.",
+        ),
+    ] = None,
+    prefect_port: Annotated[
+        int | None, typer.Option(help="Of Prefect's page; default 4200.", show_default=False)
+    ] = None,
+    mlflow_port: Annotated[int | None, typer.Option(help="Of MLflow's page; default 5000.", show_default=False)] = None,
+    tensorboard_port: Annotated[
+        int | None, typer.Option(help="Of TensorBoard; default 6006.", show_default=False)
+    ] = None,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Stay until SIGTERM or Ctrl-C, as for systemd.")
+    ] = False,
+) -> None:
+    """Start the whole stack on this machine: Prefect, MLflow, TensorBoard, workers, deployments. It stays until `down`.
+
+    \b
+    rltrack up
+    prefect deployment run train/train
+    rltrack down
+    """
+    from flows import stack
+
+    chosen = {"prefect": prefect_port, "mlflow": mlflow_port, "tensorboard": tensorboard_port}
+    ports = {name: stack.PORTS[name] if port is None else port for name, port in chosen.items()}
+    options = stack.Options(max(workers, int(with_worker)), database_url, ports)
+    root = the_root()
+    asked_for = frozenset(name for name, port in chosen.items() if port is not None)
+    stack.up(root, options, lambda text: typer.echo(text, err=True), chosen_ports=asked_for, foreground=foreground)
+    if not foreground:
+        _print_stack(root, as_json=False)
+        typer.echo(f"\nFor the `prefect` command: export PREFECT_API_URL={stack.api_address(root)}")
+
+
+@app.command(rich_help_panel="Servers")
+def down() -> None:
+    """End the stack: running flows are suspended at a boundary, with a version, and go on after the next `up`."""
+    from flows import stack
+
+    root = the_root()
+    was_up = stack.down(root, lambda text: typer.echo(text, err=True))
+    typer.echo("The stack is down." if was_up else f"There is no stack under {root.path}.")
+
+
+@app.command(rich_help_panel="Servers")
+def status(as_json: AsJson = False) -> None:
+    """Say which parts of the stack are healthy, and where they answer. Exit code 1 if one is not."""
+    if not _print_stack(the_root(), as_json):
+        raise typer.Exit(EXIT_ERROR)
+
+
+@app.command(rich_help_panel="Servers")
+def deploy() -> None:
+    """Make or update deployments, work pool and automations: on PREFECT_API_URL's server, or on that of the stack here."""
+    from flows import deployments, door
+
+    with door.given_server(the_root().path):
+        for name in deployments.apply():
+            typer.echo(name)
+
+
+def _print_stack(root: Root, as_json: bool) -> bool:
+    from flows import stack
+    from rltrack import console
+
+    rows = stack.status(root)
+    print_json(rows) if as_json else console.print_stack(rows)
+    return all(row["healthy"] for row in rows)

@@ -1,0 +1,98 @@
+"""What all commands share: the application, arguments, the root."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rltrack.runs import Root
+
+EXIT_ERROR, EXIT_USAGE, EXIT_STOPPED, EXIT_NOT_PROMOTED = 1, 2, 3, 4
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train reinforcement-learning agents, keep every number, and go on after anything.\n\n"
+    "Try: rltrack train --algo ppo --env CartPole-v1 --timesteps 20000",
+)
+benchmark = typer.Typer(
+    no_args_is_help=True, help="Benchmarks, with the commands that made the documentation's tables."
+)
+flow = typer.Typer(no_args_is_help=True, help="The same work as Prefect flows, with retries, schedules and a page.")
+app.add_typer(flow, name="flow")
+app.add_typer(benchmark, name="benchmark")
+
+ConfigFile = Annotated[
+    Path | None, typer.Argument(help="YAML or JSON file; examples are in configs/.", show_default=False)
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as training.eval_freq=5000."),
+]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name; `rltrack runs` lists them.")]
+RunAndVersion = Annotated[
+    str, typer.Argument(metavar="RUN[@VERSION]", help="A run's name, and best (default), last, v12 or env steps.")
+]
+NewRunName = Annotated[
+    str | None, typer.Option("--name", help="The run's name; one that exists goes on.", show_default=False)
+]
+Algorithm = Annotated[
+    str | None, typer.Option("--algo", help="Algorithm, such as ppo, sac or tqc.", show_default=False)
+]
+EnvId = Annotated[str | None, typer.Option("--env", help="Environment id, such as CartPole-v1.", show_default=False)]
+Timesteps = Annotated[int | None, typer.Option("--timesteps", help="Budget in env steps.", show_default=False)]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.", show_default=False)]
+StartFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--from", metavar="RUN[@VERSION]", help="Begin a new run with that version's policy.", show_default=False
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+class _State:
+    """What was said before the command."""
+
+    root: Path | None = None
+
+
+state = _State()
+
+
+@app.callback()
+def _main(
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of all runs; default: $RLTRACK_ROOT or ./mlruns.", show_default=False)
+    ] = None,
+) -> None:
+    state.root = root
+
+
+def the_root() -> Root:
+    """Return the root that was asked for."""
+    from rltrack.runs import Root
+
+    return Root(state.root)
+
+
+def deliver_left_behind(home: Root) -> None:
+    """Put right in MLflow and TensorBoard what died before it was delivered; in the background."""
+    from rltrack.tracking import delivery
+
+    count = delivery.deliver_left_behind(home)
+    if count:
+        typer.echo(
+            f"{count} run(s) were not delivered whole; trying in the background (rltrack sync --all shows how).",
+            err=True,
+        )
+
+
+def print_json(value: Any) -> None:
+    """Print for programs."""
+    typer.echo(json.dumps(value, indent=2, default=str))

@@ -1,0 +1,270 @@
+"""Commands that train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from rltrack.cli.shared import (
+    EXIT_ERROR,
+    EXIT_STOPPED,
+    Algorithm,
+    AsJson,
+    ConfigFile,
+    EnvId,
+    NewRunName,
+    Overrides,
+    RunName,
+    Seed,
+    StartFrom,
+    Timesteps,
+    app,
+    deliver_left_behind,
+    flow,
+    print_json,
+    state,
+    the_root,
+)
+from rltrack.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from rltrack.config import TrainingConfig
+    from rltrack.runs import RunDirectory
+    from rltrack.training.progress import TrainingStatistics
+
+DELIVERY_SECONDS = 120.0
+
+
+@app.command(rich_help_panel="Training")
+def train(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    name: NewRunName = None,
+    algo: Algorithm = None,
+    env: EnvId = None,
+    timesteps: Timesteps = None,
+    seed: Seed = None,
+    start_from: StartFrom = None,
+) -> None:
+    """Train an agent, from a configuration or from a few options.
+
+    \b
+    rltrack train configs/cartpole_ppo.yaml
+    rltrack train configs/cartpole_ppo.yaml --set seed=1 --set training.total_timesteps=50000
+    rltrack train --algo ppo --env CartPole-v1 --timesteps 100000 --seed 0
+    rltrack train --from cartpole-ppo@best --timesteps 50000
+    """
+    _train(_configuration(config, overrides or [], name, algo, env, timesteps, seed, start_from))
+
+
+@flow.command("train")
+def flow_train(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    name: NewRunName = None,
+    algo: Algorithm = None,
+    env: EnvId = None,
+    timesteps: Timesteps = None,
+    seed: Seed = None,
+    start_from: StartFrom = None,
+) -> None:
+    """Train an agent as a Prefect flow in this process: the same as `rltrack train`, bit for bit, with retries and a page.
+
+    The server is PREFECT_API_URL's if it is set, else one of rltrack's own, which ends by itself.
+
+    \b
+    rltrack flow train configs/cartpole_ppo.yaml
+    """
+    from flows import door
+
+    resolved = _configuration(config, overrides or [], name, algo, env, timesteps, seed, start_from)
+    deliver_left_behind(the_root())
+    try:
+        training = door.train(resolved, the_root().path, lambda text: typer.echo(text, err=True))
+    except KeyboardInterrupt:  # once it trains, the loop hears Ctrl-C itself
+        _interrupted_before_training()
+    _print_end(training.directory, training.statistics, training.was_finished)
+
+
+@app.command(rich_help_panel="Training")
+def resume(
+    run: RunName,
+    overrides: Overrides = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Fetch the run from this remote store first, if it went on elsewhere.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Go on with a run from its newest version.
+
+    \b
+    rltrack resume cartpole-ppo
+    rltrack resume cartpole-ppo --set training.memory_limit_mb=4000
+    rltrack resume cartpole-ppo --store s3://bucket/runs
+    """
+    from rltrack.config import TrainingConfig, apply_overrides
+    from rltrack.training.trainer import config_of
+
+    if store is not None:
+        from rltrack.training.fetching import fetch
+
+        fetch(the_root(), run, store)
+        overrides = [*(overrides or []), f"checkpoints.store={store}"]
+    found = the_root().find(run)
+    data = config_of(found).to_mapping()
+    _train(TrainingConfig.from_mapping({**apply_overrides(data, overrides or []), "name": run}, source=f"run {run}"))
+
+
+@app.command("verify-resume", rich_help_panel="Training")
+def verify_resume(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    algo: Annotated[str | None, typer.Option(help="Algorithm, such as ppo.", show_default=False)] = None,
+    env: Annotated[str | None, typer.Option(help="Environment id.", show_default=False)] = None,
+    timesteps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Env steps; default: a few iterations after any warm-up.", show_default=False),
+    ] = None,
+    kills: Annotated[int, typer.Option(min=1, help="How often to kill the second training.")] = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Show that a resume is exact: train whole, train again with kills, and compare bit by bit.
+
+    \b
+    rltrack verify-resume configs/cartpole_ppo.yaml
+    rltrack verify-resume --algo sac --env Pendulum-v1 --kills 3
+    """
+    import dataclasses
+
+    from rltrack.training.verify import verify_resume as verify
+
+    resolved = _configuration(config, overrides or [], None, algo, env, None, None)
+    found = verify(resolved, timesteps=timesteps, kills=kills, tell=lambda text: typer.echo(text, err=True))
+    if as_json:
+        print_json(dataclasses.asdict(found))
+    else:
+        for note in found.notes:
+            typer.echo(f"note: {note}")
+        what = f"{found.env_steps:,} env steps, {found.kills} kills, {found.compared:,} leaves, environments by {found.tier}"
+        typer.echo(
+            f"exact: {what}" if found.difference is None else f"NOT exact: {what}\nfirst difference: {found.difference}"
+        )
+    if found.difference is not None:
+        raise typer.Exit(EXIT_ERROR)
+
+
+@app.command("config", rich_help_panel="Training")
+def show_config(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of a configuration.")] = False,
+    name: NewRunName = None,
+    algo: Algorithm = None,
+    env: EnvId = None,
+    timesteps: Timesteps = None,
+    seed: Seed = None,
+) -> None:
+    """Print a configuration as it is resolved, with every default; or the schema."""
+    from rltrack.config import TrainingConfig
+
+    if schema:
+        print_json(TrainingConfig.model_json_schema())
+        return
+    resolved = _configuration(config, overrides or [], name, algo, env, timesteps, seed)
+    from rltrack.agents.factory import check
+
+    check(resolved)
+    typer.echo(resolved.to_yaml(), nl=False)
+
+
+def _configuration(
+    file: Path | None,
+    overrides: list[str],
+    name: str | None,
+    algo: str | None,
+    env: str | None,
+    timesteps: int | None,
+    seed: int | None,
+    start_from: str | None = None,
+) -> TrainingConfig:
+    """A file with options over it, or options alone; or the settings of the run that is begun from."""
+    from rltrack.config import TrainingConfig, apply_overrides, read_yaml
+
+    data: dict[str, Any] = {} if file is None else read_yaml(file)
+    if start_from is not None:
+        data = _settings_of_origin(start_from, data)
+    elif file is None and not (algo and env):
+        raise ConfigurationError(
+            "Nothing to train. Give a configuration file, or --algo and --env: "
+            "rltrack train --algo ppo --env CartPole-v1 --timesteps 100000."
+        )
+    for path, value in (
+        ("agent.algorithm", algo),
+        ("environment.id", env),
+        ("training.total_timesteps", timesteps),
+        ("seed", seed),
+        ("name", name),
+    ):
+        if value is not None:
+            *sections, last = path.split(".")
+            node = data
+            for section in sections:
+                node = node.setdefault(section, {})
+            node[last] = value
+    if file is None and start_from is None:
+        data.setdefault("training", {}).setdefault("total_timesteps", 100_000)
+    return TrainingConfig.from_mapping(apply_overrides(data, overrides), source=str(file or "options"))
+
+
+def _settings_of_origin(start_from: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Settings of the run that is begun from where no file gives others; the version is written out, as it may move."""
+    from rltrack.training.trainer import config_of
+
+    origin, _, version = start_from.partition("@")
+    run = the_root().find(origin)
+    data = given or {**config_of(run).to_mapping(), "name": None}
+    return {**data, "start_from": f"{origin}@{run.store().find(version or 'last').name}"}
+
+
+def _train(config: TrainingConfig) -> None:
+    from rltrack import console
+    from rltrack.training.reporter import ProgressReporter
+    from rltrack.training.trainer import Trainer
+
+    deliver_left_behind(the_root())
+    trainer = Trainer(config, root=state.root, reporter=ProgressReporter(console=True))
+    try:
+        statistics = trainer.train()
+    except KeyboardInterrupt:  # once it trains, the loop hears Ctrl-C itself
+        _interrupted_before_training()
+    run = trainer.run_directory
+    assert run is not None, "a training that ended has a run"
+    console.wait_for_delivery(trainer.loop.wait_for_tracking, DELIVERY_SECONDS)
+    _print_end(run, statistics, trainer.loop.was_finished)
+
+
+def _interrupted_before_training() -> NoReturn:
+    typer.echo("Interrupted before training began; nothing was changed.", err=True)
+    raise typer.Exit(EXIT_STOPPED) from None
+
+
+def _print_end(run: RunDirectory, statistics: TrainingStatistics | None, was_finished: bool) -> None:
+    """Say how a training ended; exit code 3 if it was stopped."""
+    from rltrack import console
+    from rltrack.tracking.bookmark import is_delivered
+    from rltrack.training.progress import TrainingState
+
+    assert statistics is not None, "a training that ended has statistics"
+    console.print_summary(run, statistics, is_delivered(run))
+    if was_finished:
+        typer.echo(
+            "\nThis run was finished before; nothing was trained. For a new one give another --name or --set seed=…."
+        )
+    if statistics.state is TrainingState.STOPPED:
+        raise typer.Exit(EXIT_STOPPED)

@@ -1,0 +1,327 @@
+"""Runs, grouped by everything but their seed, and what can be said about them.
+
+Scores are raw returns of the last and of the best evaluation. Intervals over episodes are stratified by seed: they speak of
+these trained agents. Where each group has three seeds or more, the probability of improvement takes seeds as units, and so
+speaks of the algorithms (Agarwal et al. 2021, arXiv:2108.13264); with fewer, it takes episodes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rltrack.config import flatten
+from rltrack.errors import ConfigurationError
+from rltrack.evaluation.statistics import (
+    Interval,
+    bootstrap_interval,
+    improvement_interval,
+    interquartile_mean,
+    optimality_gap,
+    probability_of_improvement,
+    stratified_interval,
+)
+from rltrack.runs import RunDirectory
+from rltrack.tracking.journal import Record, read_from, read_journal
+from rltrack.tracking.metrics import MetricsTracker
+
+SEEDS_AS_UNITS = 3
+"""From how many seeds on a group's seeds, and not its episodes, are what is compared."""
+
+_GRID = 200
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """One run, as its files tell.
+
+    Attributes:
+        run: Its folder.
+        seed: Its seed; None if unknown.
+        settings: What makes its bits, without the seed, flat.
+        history: Evaluations, episodes and metrics.
+        env_steps: Env steps at its last record.
+        seconds: Time spent training.
+        memory_mb: Most resident memory that was seen, MB (1e6 bytes); NaN without samples.
+        clock: For each evaluation, seconds of training until then.
+    """
+
+    run: RunDirectory
+    seed: int | None
+    settings: Mapping[str, Any]
+    history: MetricsTracker
+    env_steps: int
+    seconds: float
+    memory_mb: float
+    clock: Sequence[float]
+
+    @property
+    def final(self) -> Record:
+        """The last evaluation."""
+        return self.history.evaluations[-1]
+
+    @property
+    def best(self) -> Record:
+        """The evaluation with the highest mean return."""
+        return max(self.history.evaluations, key=lambda record: record["mean"])
+
+    def reached(self, threshold: float) -> tuple[int, float] | None:
+        """Return env steps and seconds at the first evaluation whose mean return reaches a threshold; None if none does."""
+        for record, seconds in zip(self.history.evaluations, self.clock, strict=True):
+            if record["mean"] >= threshold:
+                return int(record["step"]), seconds
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Mean return over env steps.
+
+    Attributes:
+        steps: Env steps, shape ``(n,)``.
+        mean: Mean over the seeds, shape ``(n,)``, in reward units.
+        low: Lower end of the 95 % interval over seeds (over episodes with one seed; the least with two), shape ``(n,)``.
+        high: Its upper end.
+    """
+
+    steps: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Runs that differ in nothing but their seed.
+
+    Attributes:
+        label: How it is called.
+        runs: Its runs.
+    """
+
+    label: str
+    runs: Sequence[RunFacts]
+
+    def returns(self, which: str = "final") -> list[list[float]]:
+        """Return the returns of each run's ``final`` or ``best`` evaluation."""
+        return [list(getattr(run, which)["returns"]) for run in self.runs]
+
+    def iqm(self, which: str = "final") -> float:
+        """Interquartile mean over all episodes of all seeds."""
+        return interquartile_mean([value for run in self.returns(which) for value in run])
+
+    def interval(self, which: str = "final") -> Interval:
+        """Its 95 % bootstrap interval, stratified by seed."""
+        return stratified_interval(self.returns(which))
+
+    def scores(self, by_seed: bool) -> list[float]:
+        """Return what is compared: each seed's mean return, or all episodes' returns, of the last evaluation."""
+        if by_seed:
+            return [float(np.mean(run)) for run in self.returns()]
+        return [value for run in self.returns() for value in run]
+
+    def reached(self, threshold: float | None) -> tuple[float, float] | None:
+        """Return median env steps and seconds to a threshold; None if one of the seeds does not reach it."""
+        if threshold is None:
+            return None
+        found = [run.reached(threshold) for run in self.runs]
+        if any(item is None for item in found):
+            return None
+        steps, seconds = zip(*(item for item in found if item is not None), strict=True)
+        return float(np.median(steps)), float(np.median(seconds))
+
+    def curve(self) -> Curve:
+        """Return the learning curve, aligned on env steps; between two evaluations of a run it is interpolated."""
+        tracks = [
+            (
+                np.array([record["step"] for record in run.history.evaluations], dtype=np.float64),
+                run.history.evaluations,
+            )
+            for run in self.runs
+        ]
+        if len(tracks) == 1:
+            steps, records = tracks[0]
+            low, high = (np.array([record["interval"][side] for record in records]) for side in (0, 1))
+            return Curve(steps, np.array([record["mean"] for record in records]), low, high)
+        begin, end = max(steps[0] for steps, _ in tracks), min(steps[-1] for steps, _ in tracks)
+        grid = np.unique(
+            np.concatenate([steps[(steps >= begin) & (steps <= end)] for steps, _ in tracks] + [[begin, end]])
+        )
+        if grid.size > _GRID:
+            grid = np.linspace(begin, end, _GRID)
+        values = np.array([np.interp(grid, steps, [record["mean"] for record in records]) for steps, records in tracks])
+        if len(tracks) < SEEDS_AS_UNITS:
+            return Curve(grid, values.mean(axis=0), values.min(axis=0), values.max(axis=0))
+        bands = [bootstrap_interval(column) for column in values.T]
+        low, high = (np.array([band[side] for band in bands]) for side in (0, 1))
+        return Curve(grid, values.mean(axis=0), low, high)
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """Groups side by side.
+
+    Attributes:
+        groups: The groups.
+        differences: Settings that differ, with the value of each group.
+        threshold: Return that counts as reached; None if nobody said.
+        by_seed: Whether seeds, rather than episodes, are compared.
+        improvement: Probability that the row's group is better than the column's, with its interval.
+    """
+
+    groups: Sequence[Group]
+    differences: Mapping[str, Sequence[Any]]
+    threshold: float | None
+    by_seed: bool
+    improvement: Sequence[Sequence[tuple[float, Interval]]] = field(default_factory=list)
+
+    @property
+    def warning(self) -> str | None:
+        """Why the scores say little about each other, or None."""
+        ids = self.differences.get("environment.id") or self.differences.get("agent.environment")
+        if ids is None:
+            return None
+        return f"These are different environments ({', '.join(map(str, dict.fromkeys(ids)))}): their returns have no common scale."
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one mapping for each group, as plain data."""
+        rows = []
+        for group in self.groups:
+            reached = group.reached(self.threshold)
+            seconds = sum(run.seconds for run in group.runs)
+            memory = [run.memory_mb for run in group.runs if math.isfinite(run.memory_mb)]
+            rows.append(
+                {
+                    "group": group.label,
+                    "runs": [run.run.name for run in group.runs],
+                    "seeds": [run.seed for run in group.runs],
+                    "final_iqm": group.iqm(),
+                    "final_interval": list(group.interval()),
+                    "final_mean": float(np.mean(group.scores(by_seed=False))),
+                    "best_iqm": group.iqm("best"),
+                    "best_interval": list(group.interval("best")),
+                    "optimality_gap": None
+                    if self.threshold is None
+                    else optimality_gap(group.scores(by_seed=False), self.threshold),
+                    "env_steps": max(run.env_steps for run in group.runs),
+                    "steps_to_threshold": None if reached is None else reached[0],
+                    "seconds_to_threshold": None if reached is None else reached[1],
+                    "steps_per_second": sum(run.env_steps for run in group.runs) / seconds if seconds else None,
+                    "memory_mb": max(memory) if memory else None,
+                }
+            )
+        return rows
+
+    def to_record(self) -> dict[str, Any]:
+        """Return everything as plain data."""
+        return {
+            "groups": self.rows(),
+            "differences": {key: list(values) for key, values in self.differences.items()},
+            "threshold": self.threshold,
+            "compared": "seeds" if self.by_seed else "episodes",
+            "probability_of_improvement": [
+                [{"probability": value, "interval": list(interval)} for value, interval in row]
+                for row in self.improvement
+            ],
+        }
+
+
+def compare_runs(runs: Sequence[RunDirectory], threshold: float | None = None) -> Study:
+    """Compare runs; those that differ in nothing but their seed form a group.
+
+    Args:
+        runs: At least two, each with an evaluation.
+        threshold: Return that counts as reached; omitted: the configurations' convergence_threshold, or what the environment
+            counts as solved.
+
+    Raises:
+        ConfigurationError: If there are fewer than two, or one was never evaluated.
+    """
+    if len({run.name for run in runs}) < 2:
+        raise ConfigurationError(
+            "One run cannot be compared. Name two or more: rltrack compare RUN RUN…; one: rltrack show RUN."
+        )
+    facts = [_facts(run) for run in {run.name: run for run in runs}.values()]
+    blank = [item.run.name for item in facts if not item.history.evaluations]
+    if blank:
+        raise ConfigurationError(
+            f"Without evaluations, and so without scores: {', '.join(blank)}. Train with training.eval_freq, or leave them out."
+        )
+    grouped: dict[str, list[RunFacts]] = {}
+    for item in facts:
+        grouped.setdefault(repr(sorted((key, repr(value)) for key, value in item.settings.items())), []).append(item)
+    members = list(grouped.values())
+    keys = sorted({key for item in facts for key in item.settings})
+    settings = {key: [group[0].settings.get(key) for group in members] for key in keys}
+    differences = {key: values for key, values in settings.items() if len({repr(value) for value in values}) > 1}
+    groups = [Group(_label(group, members, differences, index), group) for index, group in enumerate(members)]
+    by_seed = len(groups) > 1 and all(len(group.runs) >= SEEDS_AS_UNITS for group in groups)
+    scores = [group.scores(by_seed) for group in groups]
+    improvement = [
+        [(probability_of_improvement(ours, theirs), improvement_interval(ours, theirs)) for theirs in scores]
+        for ours in scores
+    ]
+    return Study(groups, differences, threshold if threshold is not None else _threshold(facts), by_seed, improvement)
+
+
+def _facts(run: RunDirectory) -> RunFacts:
+    history = MetricsTracker()
+    clock: list[float] = []
+    settings: dict[str, Any] = {}
+    seed: int | None = None
+    spent, began, last, env_steps = 0.0, 0.0, 0.0, 0
+    for record in read_journal(run.journal_file):
+        history.observe(record)
+        kind = record["kind"]
+        if kind == "configuration":
+            identity = dict(record["identity"])
+            seed = identity.pop("seed", None)
+            settings = dict(flatten(identity))
+        elif kind == "attempt":
+            spent += last - began if began else 0.0
+            began = record["time"]
+        elif kind == "evaluation":
+            clock.append(spent + record["time"] - began)
+        env_steps = max(env_steps, int(record.get("step") or record.get("env_steps") or 0))
+        last = record["time"]
+    seconds = spent + (last - began if began else 0.0)
+    return RunFacts(run, seed, settings, history, env_steps, seconds, _memory(run), clock)
+
+
+def _memory(run: RunDirectory) -> float:
+    """The most resident memory of training that was sampled."""
+    most = math.nan
+    if run.resources_file.exists():
+        for record in read_from(run.resources_file, 0, run.resources_file.stat().st_size)[0]:
+            value = (record.get("values") or {}).get("system/process_memory_megabytes")
+            if value is not None and not value <= most:
+                most = float(value)
+    return most
+
+
+def _label(group: list[RunFacts], members: list[list[RunFacts]], differences: Mapping[str, Any], index: int) -> str:
+    if len(group) == 1:
+        return group[0].run.name
+    told = [f"{key.rpartition('.')[2]}={values[index]}" for key, values in list(differences.items())[:3]]
+    first = group[0].run.name
+    return f"{', '.join(told) if told and len(', '.join(told)) < 40 else first} ({len(group)} seeds)"
+
+
+def _threshold(facts: Sequence[RunFacts]) -> float | None:
+    """What the configurations, or the environment, say."""
+    wanted = [item.settings.get("training.convergence_threshold") for item in facts]
+    own = {float(value) for value in wanted if value is not None}
+    if len(own) == 1:
+        return own.pop()
+    ids = {item.settings.get("environment.id") or item.settings.get("agent.environment") for item in facts}
+    if len(ids) != 1 or own:
+        return None
+    import gymnasium
+
+    found = gymnasium.registry.get(str(ids.pop()))
+    return None if found is None or found.reward_threshold is None else float(found.reward_threshold)
