@@ -76,7 +76,9 @@ def test_normalised_observations_are_those_of_sb3(tmp_path):
     model = PPO("MlpPolicy", env, n_steps=64, batch_size=32, n_epochs=1).learn(128)
     rms = env.obs_rms
     normalization = {"observations": {"mean": rms.mean, "var": rms.var, "count": rms.count}}
-    write_policy(tmp_path, describe_policy(model), {k: v.numpy() for k, v in model.policy.state_dict().items()}, normalization)
+    write_policy(
+        tmp_path, describe_policy(model), {k: v.numpy() for k, v in model.policy.state_dict().items()}, normalization
+    )
     policy = ExportedPolicy.load(tmp_path)
     raw = np.random.default_rng(0).normal(0, 3, (50, 3)).astype(np.float32)
     assert np.array_equal(policy._normalize(raw), env.normalize_obs(raw))

@@ -1,0 +1,339 @@
+"""Promotion on a real database: who becomes champion, what is kept of it, and what is left alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("stable_baselines3")
+
+from rltrack.errors import (
+    ConfigurationError,
+    ModelBroken,
+    ModelNotFound,
+    PolicyNotStorable,
+    RegistryUnavailable,
+)
+from rltrack.evaluation.episodes import episode_seeds
+from rltrack.registry.gate import Gate
+from rltrack.registry.model_registry import CHAMPION, ModelRegistry
+from rltrack.registry.overview import model_rows
+from rltrack.registry.promotion import evaluate_champion, fresh_seeds, promote, prune_models, rollback
+from rltrack.runs import Root
+from tests.support.models import add_skill, run_of_skill
+
+GATE = Gate(episodes=30)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A root with runs of three skills, delivered; copied for each test, since a database keeps paths."""
+    root = tmp_path_factory.mktemp("registry") / "mlruns"
+    for name, skill in (("poor", 0.2), ("fair", 0.5), ("good", 0.8)):
+        run_of_skill(root, name, skill)
+    return root
+
+
+@pytest.fixture
+def root(prepared, own_root):
+    shutil.copytree(
+        prepared, own_root, ignore=shutil.ignore_patterns("mlflow.db*", "artifacts", "registry", "delivered.json")
+    )
+    return Root(own_root)
+
+
+def history(root, model="tiny"):
+    events = ModelRegistry(root).history(model)
+    assert [event.number for event in events] == list(range(1, len(events) + 1))
+    return [(event.kind, event.source.partition("@")[0], event.champion) for event in events]
+
+
+def test_only_a_better_one_becomes_champion(root):
+    first = promote(root.find("fair"), "tiny", gate=GATE)
+    assert (first.promoted, first.version, first.against) == (True, 1, None)
+    worse = promote(root.find("poor"), "tiny", gate=GATE)
+    assert (worse.promoted, worse.version, worse.against) == (False, 2, 1)
+    assert worse.record["difference"] == pytest.approx(-1.5, abs=0.05)
+    equal = promote(run_of_skill(root.path, "twin", 0.5, seed=7), "tiny", gate=GATE)
+    assert not equal.promoted
+    assert ModelRegistry(root).aliases("tiny") == {"champion": 1, "challenger": 3}
+    better = promote(root.find("good"), "tiny", gate=GATE)
+    assert (better.promoted, better.version) == (True, 4)
+    assert ModelRegistry(root).aliases("tiny") == {"champion": 4, "challenger": 3}
+    assert history(root) == [
+        ("promoted", "fair", 1), ("refused", "poor", 1), ("refused", "twin", 1), ("promoted", "good", 4),
+    ]  # fmt: skip
+
+
+def test_everything_about_a_decision_is_kept(root):
+    promote(root.find("fair"), "tiny", gate=GATE)
+    decision = promote(root.find("good"), "tiny", gate=GATE)
+    registry = ModelRegistry(root)
+    item = registry.version("tiny", decision.version)
+    [artifact] = [file.path for file in registry.client.list_artifacts(item.run_id, "promotions")]
+    kept = json.loads(Path(registry.client.download_artifacts(item.run_id, artifact)).read_text())
+    assert kept == json.loads(json.dumps(decision.record))
+    assert len(kept["challenger"]["returns"]) == len(kept["champion"]["returns"]) == len(kept["baseline"]) == 30
+    assert kept["challenger"]["configuration"] == kept["champion"]["configuration"]
+    assert item.tags["rltrack.outcome"] == "promoted"
+    assert "lies above 0" in item.tags["rltrack.reason"]
+    rows = model_rows(registry)
+    assert rows[0]["champion"]["source"].startswith("good@")
+    # both played the same seeds, none of which training evaluated on
+    trained_on = {seed for s in (0, 1, 2) for seed in episode_seeds(s, 50)}
+    assert not trained_on & set(kept["seeds"])
+    assert len(set(kept["seeds"])) == 30
+
+
+def test_asking_again_plays_nothing_again(root):
+    promote(root.find("fair"), "tiny", gate=GATE)
+    refused = promote(root.find("poor"), "tiny", gate=GATE)
+    again = promote(root.find("poor"), "tiny", gate=GATE)
+    assert again.was_known
+    assert (again.version, again.promoted) == (refused.version, False)
+    champion = promote(root.find("fair"), "tiny", gate=GATE)
+    assert champion.was_known
+    assert champion.promoted
+    assert len(history(root)) == 2
+    other = promote(root.find("poor"), "tiny", gate=Gate("not_inferior", margin=2.0, episodes=30))
+    assert other.promoted  # another gate is another question
+    assert not other.was_known
+    assert other.version == refused.version
+
+
+def test_the_floor_keeps_a_poor_first_champion_out(root):
+    refused = promote(root.find("poor"), "tiny", gate=Gate(episodes=30, floor=2.0))
+    assert not refused.promoted
+    assert ModelRegistry(root).champion("tiny") is None
+    assert promote(root.find("good"), "tiny", gate=Gate(episodes=30, floor=2.0)).promoted
+
+
+def test_rollback_goes_back_step_by_step(root):
+    for name in ("poor", "fair", "good"):
+        promote(root.find(name), "tiny", gate=GATE)
+    assert rollback(root, "tiny").version == 2
+    assert rollback(root, "tiny").version == 1
+    with pytest.raises(ModelNotFound, match="no earlier champion"):
+        rollback(root, "tiny")
+    assert rollback(root, "tiny", to=3).version == 3
+    with pytest.raises(ConfigurationError, match="the champion already"):
+        rollback(root, "tiny", to=3)
+    assert [kind for kind, _, _ in history(root)[3:]] == ["rolled back"] * 3
+    # what was taken back can be promoted again, and that is an event of its own
+    rollback(root, "tiny", to=2)
+    again = promote(root.find("good"), "tiny", gate=GATE)
+    assert again.promoted
+    assert history(root)[-1] == ("promoted", "good", 3)
+
+
+def test_pruning_leaves_what_an_alias_points_to(root):
+    run = root.find("fair")
+    promote(run, "tiny", gate=GATE)
+    for skill in (0.1, 0.15, 0.25, 0.3, 0.35):
+        promote(run, "tiny", version=add_skill(run, skill), gate=GATE)
+    registry = ModelRegistry(root)
+    registry.point("tiny", "shadow", 2)
+    gone = [registry.version("tiny", number).model_id for number in (3, 4)]
+    folders = [
+        Path(registry.client.get_logged_model(model_id).artifact_location.removeprefix("file://")) for model_id in gone
+    ]
+    assert all(folder.is_dir() for folder in folders)
+    assert prune_models(root, "tiny", keep=2) == [3, 4]
+    assert not any(folder.exists() for folder in folders)
+    assert [item.version for item in registry.versions("tiny")] == [1, 2, 5, 6]
+    with pytest.raises(ConfigurationError, match="is champion"):
+        registry.delete("tiny", registry.version("tiny", 1))
+    assert prune_models(root, "tiny", keep=2) == []
+
+
+def test_a_killed_promotion_is_put_right(root, monkeypatch):
+    promote(root.find("fair"), "tiny", gate=GATE)
+    move = ModelRegistry.point
+
+    def killed(self, name, alias, version):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ModelRegistry, "point", killed)
+    with pytest.raises(KeyboardInterrupt):
+        promote(root.find("good"), "tiny", gate=GATE)
+    monkeypatch.setattr(ModelRegistry, "point", move)
+    assert ModelRegistry(root).aliases("tiny")[CHAMPION] == 1
+    again = promote(root.find("good"), "tiny", gate=GATE)
+    assert again.was_known
+    assert again.promoted
+    # killed after the alias was moved, before the history was written
+    rollback(root, "tiny")
+    monkeypatch.setattr(ModelRegistry, "repair", killed)
+    run = root.find("poor")
+    with pytest.raises((KeyboardInterrupt, TypeError)):
+        promote(run, "tiny", version=add_skill(run, 0.9), gate=GATE)
+    monkeypatch.undo()
+    with ModelRegistry(root).lock("tiny", 5, print):
+        pass
+    assert [event[0] for event in history(root)][:3] == ["promoted", "promoted", "rolled back"]
+
+
+def test_an_alias_that_somebody_else_moved_is_in_the_history(root):
+    promote(root.find("fair"), "tiny", gate=GATE)
+    promote(root.find("poor"), "tiny", gate=GATE)
+    registry = ModelRegistry(root)
+    registry.client.set_registered_model_alias("tiny", "champion", "2")
+    promote(root.find("good"), "tiny", gate=GATE)
+    assert [kind for kind, _, _ in history(root)] == ["promoted", "refused", "moved", "promoted"]
+
+
+def test_a_challenger_of_another_environment_is_refused(root):
+    promote(root.find("fair"), "tiny", gate=GATE)
+    noisy = run_of_skill(root.path, "noisy", 0.9, kwargs={"noise": 0.5})
+    before = model_rows(ModelRegistry(root))
+    with pytest.raises(ConfigurationError, match=r"environment\.kwargs"):
+        promote(noisy, "tiny", gate=GATE)
+    assert model_rows(ModelRegistry(root)) == before
+
+
+def test_a_champion_whose_files_are_gone(root):
+    promote(root.find("fair"), "tiny", gate=GATE)
+    registry = ModelRegistry(root)
+    model_id = registry.champion("tiny").model_id
+    shutil.rmtree(registry.client.get_logged_model(model_id).artifact_location.removeprefix("file://"))
+    before = model_rows(registry)
+    with pytest.raises(ModelBroken, match="rollback"):
+        promote(root.find("good"), "tiny", gate=GATE)
+    with pytest.raises(ModelBroken):
+        evaluate_champion(root, "tiny", episodes=30)
+    assert model_rows(registry) == before
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_returns_that_are_not_numbers_change_nothing(root, monkeypatch, bad):
+    promote(root.find("fair"), "tiny", gate=GATE)
+    before = model_rows(ModelRegistry(root))
+    step = sys.modules["tests.support.agents"].TinyEnv.step
+
+    def broken(self, action):
+        observation, reward, *rest = step(self, action)
+        return observation, reward + bad, *rest
+
+    monkeypatch.setattr("tests.support.agents.TinyEnv.step", broken)
+    with pytest.raises(ConfigurationError, match="nothing was changed"):
+        promote(root.find("good"), "tiny", gate=GATE)
+    with pytest.raises(ConfigurationError, match="not finite"):
+        evaluate_champion(root, "tiny", episodes=30)
+    assert model_rows(ModelRegistry(root)) == before
+
+
+def test_a_registry_that_is_down(root, monkeypatch):
+    promote(root.find("fair"), "tiny", gate=GATE)
+    before = model_rows(ModelRegistry(root))
+    for setting, value in (("MAX_RETRIES", "0"), ("TIMEOUT", "2")):
+        monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{setting}", value)
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        with pytest.raises(RegistryUnavailable, match="try again"):
+            ModelRegistry(root).names()
+    with monkeypatch.context() as patch:
+        patch.setattr("rltrack.registry.promotion.store_policy", _down)
+        with pytest.raises(RegistryUnavailable, match="champion is as it was"):
+            promote(root.find("good"), "tiny", gate=GATE)
+    assert model_rows(ModelRegistry(root)) == before
+
+
+def _down(*arguments, **keywords):
+    raise ConnectionError("nobody answers")
+
+
+def test_unknown_names(root):
+    with pytest.raises(ModelNotFound, match="promote a run first"):
+        rollback(root, "tiny")
+    promote(root.find("fair"), "tiny", gate=GATE)
+    with pytest.raises(ModelNotFound, match="'tiny'"):
+        rollback(root, "tinny")
+    with pytest.raises(ModelNotFound, match="Its versions: 1"):
+        rollback(root, "tiny", to=5)
+    with pytest.raises(ConfigurationError, match="not allowed"):
+        promote(root.find("fair"), "a/b", gate=GATE)
+
+
+def test_a_run_that_cannot_be_stored(root):
+    record = json.loads((root.find("fair").journal_file).read_text().splitlines()[0])
+    lines = (root.find("fair").journal_file).read_text().splitlines()
+    for policy, word in ((None, "describe_policy"), ({"format": 1, "reason": "It lives in JAX."}, "lives in JAX")):
+        record["policy"] = policy
+        root.find("fair").journal_file.write_text("\n".join([json.dumps(record), *lines[1:]]) + "\n")
+        with pytest.raises(PolicyNotStorable, match=word):
+            promote(root.find("fair"), "tiny", gate=GATE)
+
+
+def test_fresh_seeds_are_fresh_and_repeat():
+    config = {"seed": 3, "evaluation": {"episodes": 20}}
+    seeds = fresh_seeds(1, ["a"], 500, [config])
+    assert seeds == fresh_seeds(1, ["a"], 500, [config])
+    assert seeds != fresh_seeds(1, ["b"], 500, [config])
+    assert not set(seeds) & set(episode_seeds(3, 1000))
+
+
+def test_watching_a_champion(root, monkeypatch):
+    promote(root.find("fair"), "tiny", gate=GATE)
+    fine = evaluate_champion(root, "tiny", episodes=30, moment="monday")
+    assert not fine.degraded
+    same = evaluate_champion(root, "tiny", episodes=30, moment="monday")
+    assert same.evaluation.returns == fine.evaluation.returns
+    # the world changes: each action is worth less
+    step = sys.modules["tests.support.agents"].TinyEnv.step
+    monkeypatch.setattr("tests.support.agents.TinyEnv.step", lambda self, action: step(self, np.asarray(action) - 0.1))
+    worse = evaluate_champion(root, "tiny", episodes=30)
+    assert worse.degraded
+    assert worse.alarm
+    assert worse.by_chance < 0.001
+    quiet = evaluate_champion(root, "tiny", episodes=30)
+    assert quiet.degraded
+    assert not quiet.alarm  # within the cool-down
+    assert [kind for kind, _, _ in history(root)] == ["promoted", "degraded"]
+    assert evaluate_champion(root, "tiny", episodes=30, cool_down_hours=0.0).alarm
+
+
+KILL = """
+import os, signal, sys
+from rltrack.registry import promotion
+from rltrack.registry.gate import Gate
+from rltrack.registry.model_registry import ModelRegistry
+from rltrack.runs import Root
+
+def kill(*arguments, **keywords):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+owner = {"store_policy": promotion, "_carry_out": promotion}.get(sys.argv[2], ModelRegistry)
+setattr(owner, sys.argv[2], kill)
+promotion.promote(Root().find(sys.argv[1]), "tiny", gate=Gate(episodes=30))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["store_policy", "register", "describe", "_carry_out", "point"])
+def test_killed_anywhere_then_asked_again(root, where):
+    promote(root.find("fair"), "tiny", gate=GATE)
+    done = subprocess.run([sys.executable, "-c", KILL, "good", where], capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert ModelRegistry(root).aliases("tiny")[CHAMPION] == 1
+    assert promote(root.find("good"), "tiny", gate=GATE).promoted
+    assert ModelRegistry(root).aliases("tiny") == {"champion": 2}
+    assert history(root) == [("promoted", "fair", 1), ("promoted", "good", 2)]
+
+
+def test_a_run_of_a_script_has_nowhere_to_play(own_root):
+    from stable_baselines3 import PPO
+
+    import rltrack
+
+    model = PPO("MlpPolicy", "CartPole-v1", n_steps=16, batch_size=16, n_epochs=1)
+    rltrack.TrainingLoop(model, None, total_timesteps=32, name="scripted", root=own_root).run()
+    with pytest.raises(ConfigurationError, match="trained by a script"):
+        promote(Root(own_root).find("scripted"), "tiny", gate=GATE)
