@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from prefect.client.schemas.filters import (
     WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.actions import ChangeFlowRunState, RunDeployment
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectAlreadyExists
@@ -37,6 +39,9 @@ DEBOUNCE_SECONDS = 30
 """A worker reports the same crash twice, seconds apart."""
 
 BRING_BACK, MARK_SILENT = "rltrack: bring interrupted runs back", "rltrack: mark silent runs as crashed"
+RETRAIN_DEGRADED = "rltrack: retrain degraded champions"
+COMES_BACK = ("train", "retrain", "promote")
+"""Flows whose interrupted runs go on in a new flow run. An evaluation of a champion comes again with its schedule."""
 
 
 def prefect_file() -> Path:
@@ -68,9 +73,14 @@ def apply(*, log: Path | None = None, environment: Mapping[str, str] | None = No
         raise RltrackError(f"Prefect refused the deployments of {prefect_file()}{f'; see {log}' if log else ''}.")
     with get_client(sync_client=True) as client:
         ours = [deployment for deployment in client.read_deployments() if "rltrack" in deployment.tags]
-        for automation in (_bring_back([deployment.id for deployment in ours]), _mark_silent()):
-            _put(client, automation)
         flows = {flow.id: flow.name for flow in client.read_flows()}
+        for name in COMES_BACK:
+            found = [deployment for deployment in ours if flows.get(deployment.flow_id) == name]
+            _put(client, _bring_back(name, found))
+        _put(client, _mark_silent())
+        for deployment in ours:
+            if flows.get(deployment.flow_id) == "retrain" and deployment.name == "retrain":
+                _put(client, _retrain_degraded(deployment.id))
     return [f"{flows.get(deployment.flow_id, '?')}/{deployment.name}" for deployment in ours]
 
 
@@ -79,23 +89,27 @@ def _make_pool() -> None:
         client.create_work_pool(WorkPoolCreate(name=POOL, type="process", description="rltrack's trainings"))
 
 
-def _bring_back(deployments: Sequence[UUID]) -> AutomationCore:
+def _bring_back(flow: str, deployments: Sequence[DeploymentResponse]) -> AutomationCore:
     """A new run of the same deployment, which resumes: after a preemption, a crash, or a silence that counts as one."""
-
-    def templated(expression: str) -> dict[str, Any]:
-        return {
-            "__prefect_kind": "json",
-            "value": {"__prefect_kind": "jinja", "template": f"{{{{ ({expression}) | tojson }}}}"},
-        }
-
+    names = {
+        name: known.get("default")
+        for deployment in deployments
+        for name, known in ((deployment.parameter_openapi_schema or {}).get("properties") or {}).items()
+    }
+    parameters = {
+        name: _templated(f"flow_run.parameters.{name} | default({_literal(value)})") for name, value in names.items()
+    }
+    if "config" in names:  # a training's flow run is named as its run
+        parameters["run"] = _templated("flow_run.name")
+    parameters["restarts"] = _templated("(flow_run.parameters.restarts or 0) + 1")
     return AutomationCore(
-        name=BRING_BACK,
+        name=f"{BRING_BACK} ({flow})",
         description="Starts a new flow run that goes on from the newest version. The server refuses more than a hundred in a row.",
         trigger=EventTrigger(
             expect={"prefect.flow-run.Preempted", "prefect.flow-run.Crashed"},
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related={
-                "prefect.resource.id": [f"prefect.deployment.{identifier}" for identifier in deployments],
+                "prefect.resource.id": [f"prefect.deployment.{deployment.id}" for deployment in deployments],
                 "prefect.resource.role": "deployment",
             },
             for_each={"prefect.resource.id"},
@@ -106,11 +120,41 @@ def _bring_back(deployments: Sequence[UUID]) -> AutomationCore:
         actions=[
             RunDeployment(
                 source="inferred",
-                parameters={
-                    "config": templated("flow_run.parameters.config"),
-                    "run": templated("flow_run.name"),
-                    "restarts": templated("(flow_run.parameters.restarts or 0) + 1"),
-                },
+                parameters=parameters,
+            )
+        ],
+    )
+
+
+def _templated(expression: str) -> dict[str, Any]:
+    return {
+        "__prefect_kind": "json",
+        "value": {"__prefect_kind": "jinja", "template": f"{{{{ ({expression}) | tojson }}}}"},
+    }
+
+
+def _literal(value: Any) -> str:
+    return "none" if value is None else json.dumps(value)
+
+
+def _retrain_degraded(retrain: UUID) -> AutomationCore:
+    """A champion that got worse since its promotion is retrained from its own configuration; `cool_down_hours` limits how often."""
+    return AutomationCore(
+        name=RETRAIN_DEGRADED,
+        description="Starts retrain/retrain for the model; the new run becomes champion only if it is better.",
+        trigger=EventTrigger(
+            expect={"rltrack.champion.degraded"},
+            match={"prefect.resource.id": "rltrack.model.*"},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Reactive,
+            threshold=1,
+            within=timedelta(seconds=DEBOUNCE_SECONDS),
+        ),
+        actions=[
+            RunDeployment(
+                source="selected",
+                deployment_id=retrain,
+                parameters={"config": None, "model": _templated("event.payload.model")},
             )
         ],
     )

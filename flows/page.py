@@ -14,7 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
@@ -25,6 +25,9 @@ from rltrack.runs import RunDirectory
 from rltrack.tracking.report import RunReport
 from rltrack.training.hooks import TrainingHook
 from rltrack.training.progress import TrainingProgress
+
+if TYPE_CHECKING:
+    from rltrack.registry.promotion import Decision
 
 PROGRESS_SECONDS = 5.0
 _WAITING = 100
@@ -95,6 +98,21 @@ class Page:
             self._create("image", "curve", picture, f"Learning curve of {run.name}")
         if link:
             self._create("markdown", "mlflow-run", f"[{run.name} in MLflow]({link})", "MLflow run")
+
+    def show_decision(self, decision: Decision) -> None:
+        """Show what was decided about a challenger."""
+        record = decision.record
+        rows = [
+            {"": who, "policy": side["source"], "mean return": side["mean"], "IQM": side["iqm"],
+             "95 % interval": "{:.6g} to {:.6g}".format(*side["interval"]), "episodes": len(side["returns"])}
+            for who in ("challenger", "champion") if (side := record.get(who)) is not None
+        ]  # fmt: skip
+        verdict = "promoted" if decision.promoted else "not promoted"
+        text = f"**{decision.source}** was {verdict} to champion of **{decision.model}** (version {decision.version}): "
+        text += f"{decision.reason}."
+        self._create("markdown", "decision", text, f"Decision about {decision.source}")
+        if rows:
+            self._create("table", "challenge", rows, f"{decision.source} challenges {decision.model}")
 
     def close(self, timeout: float = 10.0) -> None:
         """Wait a little for what is on its way."""

@@ -1,55 +1,108 @@
-"""Scheduled retraining: a new run each time, which begins with the policy of the run before, or from scratch."""
+"""Scheduled retraining: a new run each time; with a model, it challenges the champion, and replaces it only if it is better.
+
+Interrupted at any point, between training and promotion too, the flow goes on where it was: the run is finished or not, the
+decision is made or not.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from prefect import flow, get_run_logger, runtime
 
+from flows.promote import promotion
 from flows.train import Restarts, default_name, run_training
 from rltrack.config import TrainingConfig
-from rltrack.errors import CheckpointNotFound
+from rltrack.errors import CheckpointNotFound, ConfigurationError
+from rltrack.registry.gate import Gate
+from rltrack.registry.promotion import champion_origin
 from rltrack.runs import Root, run_stem
+from rltrack.training.trainer import config_of
 
 
 def _flow_run_name() -> str:
     """Name the flow run as its run."""
     parameters = runtime.flow_run.parameters
-    return retrained_name(parameters["config"], parameters.get("run"), runtime.flow_run.scheduled_start_time)
+    given, run, model = (parameters.get(name) for name in ("config", "run", "model"))
+    return retrained_name(given, run, runtime.flow_run.scheduled_start_time, model)
 
 
-def retrained_name(config: TrainingConfig | Mapping[str, Any], run: str | None, scheduled: datetime | None) -> str:
-    """Return the name of a new run: the configuration's, with the time for which it was scheduled."""
+def retrained_name(
+    config: TrainingConfig | Mapping[str, Any] | None,
+    run: str | None,
+    scheduled: datetime | None,
+    model: str | None = None,
+) -> str:
+    """Return the name of a new run: the configuration's (or the model's), with the time for which it was scheduled."""
     if run:
         return run
     moment = (scheduled or datetime.now(UTC)).astimezone(UTC)
-    return f"{_stem(config)}-{moment:%Y%m%d-%H%M%S}"
+    return f"{_stem(config, model)}-{moment:%Y%m%d-%H%M%S}"
 
 
 @flow(name="retrain", flow_run_name=_flow_run_name, persist_result=False)
-def retrain(config: TrainingConfig, warm_start: bool = True, run: str | None = None, restarts: Restarts = 0) -> Any:
-    """Train a new run.
+def retrain(
+    config: TrainingConfig | None = None,
+    warm_start: bool = True,
+    run: str | None = None,
+    restarts: Restarts = 0,
+    model: str | None = None,
+    gate: Gate | None = None,
+) -> Any:
+    """Train a new run; with a model, let it challenge the champion.
 
     Args:
-        config: The training; its name is what the run's name begins with.
-        warm_start: Begin with the newest version of the last finished run of this name; False, or without one: from scratch.
+        config: The training; its name is what the run's name begins with. Omitted: the champion's, with a new seed.
+        warm_start: Begin with the champion's policy (without a model: with the newest version of the last finished run of
+            this name); False, or where there is none: from scratch.
         run: The run's name, to go on with it.
         restarts: How often it was brought back by itself so far.
+        model: The registered model whose champion is challenged; omitted: the run is only trained.
+        gate: What must be shown; omitted: better on 100 paired episodes.
 
     Returns:
-        As `flows.train.train`.
+        As `flows.train.train`; with a model, as `flows.promote.promote`.
     """
-    name = retrained_name(config, run or runtime.flow_run.name, None)
-    root, log = Root(), get_run_logger()
-    origin = config.start_from
-    if root.exists(name):  # it goes on: what it began with is part of its identity
-        origin = root.find(name).read_config().get("start_from")
-    elif warm_start and origin is None:
-        origin = last_finished(root, _stem(config))
-    log.info(f"begins with {origin}" if origin else "begins from scratch")
-    return run_training(config.model_copy(update={"start_from": origin}), name)
+    name = retrained_name(config, run or runtime.flow_run.name, None, model)
+    training = _training(Root(), name, config, warm_start, model)
+    get_run_logger().info(f"begins with {training.start_from}" if training.start_from else "begins from scratch")
+    ended = run_training(training, name)
+    if model is None or ended.name != "Completed":
+        return ended
+    return promotion(name, model, "best", gate)
+
+
+def _training(
+    root: Root, name: str, config: TrainingConfig | None, warm_start: bool, model: str | None
+) -> TrainingConfig:
+    """What is trained: the run's own configuration, if it goes on; else the given one, or the champion's with a new seed."""
+    if root.exists(name):  # what it began with is part of its identity
+        return config_of(root.find(name))
+    origin, champion = (None, None) if model is None else champion_origin(root, model)
+    if config is None:
+        if champion is None:
+            raise ConfigurationError(
+                "Nothing to retrain: "
+                + (
+                    f"model '{model}' has no champion yet, "
+                    if model
+                    else "neither a configuration nor a model is given, "
+                )
+                + "so give a configuration for the first run."
+            )
+        config = champion.model_copy(update={"seed": new_seed(name), "name": None, "start_from": None})
+    start_from = config.start_from
+    if warm_start and start_from is None:
+        start_from = origin if model is not None else last_finished(root, _stem(config, None))
+    return config.model_copy(update={"start_from": start_from})
+
+
+def new_seed(name: str) -> int:
+    """Return a run's seed: another for each name, and the same when the run goes on."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") >> 1
 
 
 def last_finished(root: Root, stem: str) -> str | None:
@@ -67,7 +120,9 @@ def last_finished(root: Root, stem: str) -> str | None:
     return None
 
 
-def _stem(config: TrainingConfig | Mapping[str, Any]) -> str:
+def _stem(config: TrainingConfig | Mapping[str, Any] | None, model: str | None) -> str:
+    if config is None:
+        return run_stem(model or "retrain")
     if isinstance(config, Mapping):
         config = TrainingConfig.model_validate(config)
     return config.name or run_stem(default_name(config))

@@ -29,7 +29,15 @@ from flows.links import flow_run_page
 from flows.page import Page, PageHook
 from flows.streams import keep_apart
 from rltrack.config import TrainingConfig
-from rltrack.errors import CheckpointFailed, ConfigurationError, JournalFailed, RltrackError, RootNotWritable, RunBusy
+from rltrack.errors import (
+    CheckpointFailed,
+    ConfigurationError,
+    JournalFailed,
+    RegistryUnavailable,
+    RltrackError,
+    RootNotWritable,
+    RunBusy,
+)
 from rltrack.runs import Root, RunDirectory, run_stem
 from rltrack.training.control import Control
 from rltrack.training.progress import TrainingState, TrainingStatistics
@@ -52,7 +60,7 @@ ALLOWED_MODULES = "RLTRACK_ALLOWED_MODULES"
 
 keep_apart()
 
-_PASSING = (CheckpointFailed, JournalFailed, RootNotWritable)
+_PASSING = (CheckpointFailed, JournalFailed, RootNotWritable, RegistryUnavailable)
 
 
 def can_pass(error: object) -> bool:
@@ -66,7 +74,7 @@ def _retry_if(task: Any, task_run: Any, state: State[Any]) -> bool:
     return can_pass(state.data)
 
 
-_RETRIED: dict[str, Any] = {
+RETRIED: dict[str, Any] = {
     "retries": RETRIES,
     "retry_delay_seconds": exponential_backoff(backoff_factor=2),
     "retry_jitter_factor": 0.5,
@@ -165,21 +173,21 @@ class Training:
         return trainer.loop
 
 
-@task(name="set up", task_run_name="set up", **_RETRIED)
+@task(name="set up", task_run_name="set up", **RETRIED)
 def set_up(training: Training) -> dict[str, Any]:
     """Build agent and environment, open the run, restore its newest version if it has one."""
     loop = training.open()
     return {"env_steps": loop.progress.env_steps, "finished": training.was_finished}
 
 
-@task(name="train chunk", task_run_name="train from {env_steps:,} to {until}", **_RETRIED)
+@task(name="train chunk", task_run_name="train from {env_steps:,} to {until}", **RETRIED)
 def train_chunk(training: Training, env_steps: int, until: str, mark: Mark) -> int:
     """Train up to a mark, or until something else is due."""
     training.carry_out(Due.CHUNK, env_steps, mark)
     return training.open().progress.env_steps
 
 
-@task(name="evaluate", task_run_name="evaluate at {env_steps:,}", **_RETRIED)
+@task(name="evaluate", task_run_name="evaluate at {env_steps:,}", **RETRIED)
 def evaluate(training: Training, env_steps: int, due: Due) -> float | None:
     """Evaluate the policy; return the mean return."""
     training.carry_out(due, env_steps)
@@ -187,13 +195,13 @@ def evaluate(training: Training, env_steps: int, due: Due) -> float | None:
     return None if last is None else last.mean
 
 
-@task(name="checkpoint", task_run_name="checkpoint at {env_steps:,}", **_RETRIED)
+@task(name="checkpoint", task_run_name="checkpoint at {env_steps:,}", **RETRIED)
 def checkpoint(training: Training, env_steps: int) -> None:
     """Begin to commit a version from which training can go on."""
     training.carry_out(Due.CHECKPOINT, env_steps)
 
 
-@task(name="finish", task_run_name="finish", **_RETRIED)
+@task(name="finish", task_run_name="finish", **RETRIED)
 def finish(training: Training, env_steps: int) -> None:
     """Commit the last version, and record how training ended."""
     training.carry_out(Due.END, env_steps)

@@ -34,7 +34,15 @@ import numpy as np
 from rltrack.agents import evaluation_environments
 from rltrack.agents.exported_policy import ExportedPolicy
 from rltrack.config import MAX_EVAL_ENVS, TrainingConfig, identity, identity_hash
-from rltrack.errors import ConfigurationError, ModelBroken, ModelNotFound, RegistryUnavailable, RltrackError
+from rltrack.errors import (
+    CheckpointNotFound,
+    ConfigurationError,
+    ModelBroken,
+    ModelNotFound,
+    RegistryUnavailable,
+    RltrackError,
+    RunNotFound,
+)
 from rltrack.evaluation.episodes import EVALUATION_STREAM, Evaluation, episode_seeds, play_episodes
 from rltrack.evaluation.statistics import worse_by_chance
 from rltrack.registry.gate import Gate, decide
@@ -408,6 +416,26 @@ def _carry_out(
 
 def _number(champion: Registered | None) -> int | None:
     return None if champion is None else champion.version
+
+
+def champion_origin(root: Root, model: str) -> tuple[str | None, TrainingConfig | None]:
+    """Return what a retraining begins with: the champion's ``RUN@version`` where the root still has it, and its configuration.
+
+    Raises:
+        ModelBroken: If the champion's files are gone.
+    """
+    registry = ModelRegistry(root)
+    champion = registry.champion(model)
+    if champion is None:
+        return None, None
+    loaded = load_policy(registry.client, champion.model_id, f"The champion of '{model}', version {champion.version},")
+    config = TrainingConfig.from_mapping(loaded.config, source=f"the champion of '{model}'")
+    name, _, version = loaded.source.partition("@")
+    try:
+        root.find(name).store().find(version)
+    except (RunNotFound, CheckpointNotFound):
+        return None, config
+    return loaded.source, config
 
 
 # ---- what follows a promotion ----

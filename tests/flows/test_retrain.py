@@ -6,11 +6,17 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
+from flows import evaluate as evaluate_flow
+from flows import promote as promote_flow
 from flows import retrain as flow
 from flows import train
+from rltrack.config import TrainingConfig
+from rltrack.registry.gate import Gate
+from rltrack.registry.model_registry import ModelRegistry
 from rltrack.runs import Root
 from rltrack.training.trainer import Trainer
 from tests.flows.test_train_flow import config, flow_runs
+from tests.support.models import add_skill, tiny_config
 
 
 def test_names():
@@ -37,3 +43,44 @@ def test_each_begins_with_the_policy_of_the_one_before(client, own_root, monkeyp
     # one that goes on begins with what it began with, whatever has finished since
     assert flow.retrain(config("nightly", **short), run="nightly-2", return_state=True).is_completed()
     assert [run.state.name for run in flow_runs(client, "nightly-2")] == ["Completed", "Completed"]
+
+
+def tiny(name: str, seed: int = 0):
+    return TrainingConfig.from_mapping(tiny_config(name, seed=seed))
+
+
+@pytest.mark.slow
+def test_a_model_gets_a_champion_and_keeps_it_until_a_better_one_comes(client, own_root, monkeypatch):
+    gate = Gate(episodes=30)
+    first = flow.retrain(tiny("fresh"), run="tiny-1", model="tiny", gate=gate, return_state=True)
+    assert first.name == "Promoted", first.message
+    # from here on from the champion's own configuration, with another seed, beginning with its policy
+    second = flow.retrain(None, run="tiny-2", model="tiny", gate=gate, return_state=True)
+    assert second.name in ("NotPromoted", "Promoted")
+    trained = Root().find("tiny-2").read_config()
+    assert trained["start_from"].startswith("tiny-1@")
+    assert trained["seed"] == flow.new_seed("tiny-2") != 0
+    champion = ModelRegistry(Root()).champion("tiny").version
+    # a better one, by hand; and a worse one through the flow
+    run = Root().find("tiny-2")
+    better = promote_flow.promote("tiny-2", "tiny", add_skill(run, 5.0), gate, return_state=True)
+    assert better.name == "Promoted"
+    worse = promote_flow.promote("tiny-2", "tiny", add_skill(run, -5.0), gate, return_state=True)
+    assert worse.name == "NotPromoted"
+    assert "does not lie above 0" in worse.message
+    assert ModelRegistry(Root()).champion("tiny").version != champion
+    events = ModelRegistry(Root()).history("tiny")
+    assert [event.kind for event in events][-2:] == ["promoted", "refused"]
+    # the same again, as after a crash between decision and end: nothing is played or trained
+    again = promote_flow.promote("tiny-2", "tiny", events[-1].source.partition("@")[2], gate, return_state=True)
+    assert again.name == "NotPromoted"
+    assert len(ModelRegistry(Root()).history("tiny")) == len(events)
+    assert evaluate_flow.evaluate_champion("tiny", episodes=30, return_state=True).name == "AsItWas"
+
+
+@pytest.mark.slow
+def test_nothing_to_retrain(client, own_root):
+    failed = flow.retrain(None, run="none-1", model="none", return_state=True)
+    assert failed.is_failed()
+    assert "has no champion yet" in failed.message
+    assert not Root().exists("none-1")

@@ -53,7 +53,7 @@ def many_at_once(folder: Path, promotions: int, processes: int) -> tuple[int, in
     """Returns how many were promoted, and how often somebody looked."""
     root = Root(folder)
     run = run_of_skill(root.path, "many", 0.0)
-    skills = [0.1 + 0.7 * ((37 * index) % promotions) / promotions for index in range(promotions)]
+    skills = [0.1 + 0.7 * (index + 7 * index % 20) / (promotions + 20) for index in range(promotions)]  # mostly rising
     versions = [add_skill(run, skill) for skill in skills]
     ModelRegistry(root)  # makes the database
     reader = Reader(root)

@@ -1,0 +1,74 @@
+"""Promotion as a flow: a run challenges a model's champion, and becomes champion only if the gate says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow, get_run_logger, runtime, task
+from prefect.events import emit_event
+from prefect.states import Completed
+
+from flows.page import Page
+from flows.train import RETRIED, Restarts, refuse_foreign_modules
+from rltrack.registry.gate import Gate
+from rltrack.registry.promotion import Decision
+from rltrack.registry.promotion import promote as decide
+from rltrack.runs import Root
+from rltrack.tracking.shipper import prepare_process
+from rltrack.training.trainer import config_of
+
+PROMOTED, REFUSED, DEGRADED = "rltrack.champion.promoted", "rltrack.champion.refused", "rltrack.champion.degraded"
+"""Events; their resource is ``rltrack.model.NAME``."""
+
+
+@task(name="gate", task_run_name="{run}@{version} challenges {model}", **RETRIED)
+def challenge(run: str, model: str, version: str, gate: Gate) -> Decision:
+    """Let a run's version challenge the champion; what was decided before is not decided again."""
+    prepare_process()
+    found = Root().find(run)
+    if runtime.deployment.id is not None:
+        refuse_foreign_modules(config_of(found))
+    return decide(found, model, version=version, gate=gate, tell=get_run_logger().info)
+
+
+def promotion(run: str, model: str, version: str, gate: Gate | None) -> Any:
+    """Challenge the champion inside a flow run; return the flow run's state, which says how it went and why."""
+    decision = challenge(run, model, version, gate or Gate())
+    announce(PROMOTED if decision.promoted else REFUSED, model, {
+        "version": decision.version, "run": decision.source, "reason": decision.reason, "against": decision.against or 0,
+    })  # fmt: skip
+    page = Page(runtime.flow_run.id, f"{run}-{model}")
+    try:
+        page.show_decision(decision)
+    finally:
+        page.close()
+    word = "became champion of" if decision.promoted else "is no better than the champion of"
+    message = f"{decision.source} {word} '{model}', version {decision.version}: {decision.reason}"
+    get_run_logger().info(message)
+    return Completed(name="Promoted" if decision.promoted else "NotPromoted", message=message)
+
+
+def announce(event: str, model: str, payload: dict[str, Any]) -> None:
+    """Emit an event about a model, which automations can act upon."""
+    emit_event(
+        event,
+        resource={"prefect.resource.id": f"rltrack.model.{model}", "prefect.resource.name": model},
+        payload={"model": model, **payload},
+    )
+
+
+@flow(name="promote", flow_run_name="promote {run} to {model}", persist_result=False)
+def promote(run: str, model: str, version: str = "best", gate: Gate | None = None, restarts: Restarts = 0) -> Any:
+    """Make a run's policy the champion of a model, if it is better than the champion.
+
+    Args:
+        run: The run.
+        model: The registered model; made with the first promotion.
+        version: best, last, v12, or env steps.
+        gate: What must be shown; omitted: better on 100 paired episodes.
+        restarts: How often it was brought back by itself so far.
+
+    Returns:
+        Completed, named "Promoted" or "NotPromoted", with the reason.
+    """
+    return promotion(run, model, version, gate)
