@@ -17,7 +17,7 @@ from rltrack.cli.shared import (
     print_json,
     the_root,
 )
-from rltrack.errors import ConfigurationError, RegistryUnavailable
+from rltrack.errors import ConfigurationError, ModelNotFound, RegistryUnavailable
 
 _PANEL = "Models"
 ModelName = Annotated[str, typer.Argument(metavar="NAME", help="A registered model; `rltrack models` lists them.")]
@@ -122,6 +122,31 @@ def prune_models(
     prepare_process()
     deleted = prune(the_root(), model, keep, tell=_tell)
     typer.echo(f"Deleted versions: {', '.join(map(str, deleted))}." if deleted else "Nothing to delete.")
+
+
+@app.command(rich_help_panel=_PANEL)
+def serve(
+    model: ModelName,
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5001,
+    version: Annotated[
+        int | None, typer.Option(metavar="VERSION", help="Default: the champion.", show_default=False)
+    ] = None,
+) -> None:
+    """Serve a model's champion over HTTP with MLflow, on this machine only, until Ctrl-C.
+
+    \b
+    rltrack serve cartpole
+    curl -s 127.0.0.1:5001/invocations -H 'Content-Type: application/json' -d '{"inputs": [[0, 0, 0, 0]]}'
+    """
+    from rltrack.registry.model_registry import ModelRegistry
+    from rltrack.registry.serving import serve as begin
+
+    registry = ModelRegistry(the_root())
+    found = registry.version(model, version) if version is not None else registry.champion(model)
+    if found is None:
+        registry.check_exists(model)
+        raise ModelNotFound(f"Model '{model}' has no champion. Promote a run: rltrack promote RUN --model {model}.")
+    begin(registry.uri, model, found.version, port, _tell)
 
 
 @app.command("evaluate-champion", rich_help_panel=_PANEL)

@@ -69,8 +69,8 @@ def test_runs_show_eval_export_plot(trained, capsys, tmp_path):
         == 0
     )
     assert json.loads((tmp_path / "e.json").read_text())["metrics"]["eval/mean_reward"]["step"] == [128, 256]
-    assert run_command(["plot", "run0", "run1", "--output", str(tmp_path / "both.png"), "--root", str(root)]) == 0
-    assert (tmp_path / "both.png").stat().st_size > 5000
+    assert run_command(["plot", "run0", "--output", str(tmp_path / "plots"), "--root", str(root)]) == 0
+    assert (tmp_path / "plots" / "learning_curve.png").stat().st_size > 5000
 
 
 def test_training_a_finished_run_again_says_so(trained, capsys):
