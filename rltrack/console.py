@@ -500,22 +500,12 @@ def print_models(rows: Sequence[dict[str, Any]], uri: str) -> None:
                     f"  {role:10}  version {item['version']}  {escape(item['source'])}  mean return {item['mean_return']} "
                     f"(95 % interval {item['interval']})"
                 )
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for column in ("", "when", "what", "version", "run", "why"):
-            table.add_column(column, no_wrap=column != "why")
         for event in row["history"]:
             when = time.strftime("%Y-%m-%d %H:%M", time.localtime(event["time"]))
             style = {"promoted": "green", "refused": "yellow", "degraded": "red"}.get(event["kind"], "")
-            what = f"[{style}]{event['kind']}[/]" if style else event["kind"]
-            table.add_row(
-                f"  {event['number']}",
-                when,
-                what,
-                str(event["version"]),
-                escape(event["source"]),
-                escape(event["reason"]),
-            )
-        Console().print(table)
+            what = f"[{style}]{event['kind']:11}[/]" if style else f"{event['kind']:11}"
+            out.print(f"  {event['number']:>4}  {when}  {what}  version {event['version']}  {escape(event['source'])}")
+            out.print(f"        {escape(event['reason'])}")
         out.print()
     out.print(
         f"To load or serve a champion: export MLFLOW_TRACKING_URI={without_password(uri)}, then models:/NAME@champion"

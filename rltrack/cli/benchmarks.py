@@ -143,3 +143,34 @@ def resume_matrix(
     typer.echo(as_markdown(rows))
     if not all(row.expected for row in rows):
         raise typer.Exit(EXIT_ERROR)
+
+
+@benchmark.command()
+def gate(
+    trials: Annotated[int, typer.Option(min=10, help="Simulated decisions of each kind.")] = 1000,
+    output: Annotated[Path | None, typer.Option(help="Markdown file to write.", show_default=False)] = None,
+) -> None:
+    """Simulate how often the promotion gate errs, on returns of real agents. Takes about five minutes."""
+    from rltrack.benchmarks.gate import as_markdown, measure_gate
+
+    rows = measure_gate(the_root(), trials, lambda text: typer.echo(text, err=True))
+    if output is not None:
+        output.write_text(as_markdown(rows) + "\n")
+    typer.echo(as_markdown(rows))
+    if not all(row.passed for row in rows):
+        raise typer.Exit(EXIT_ERROR)
+
+
+@benchmark.command()
+def serving(calls: Annotated[int, typer.Option(min=10, help="Calls of each kind.")] = 300) -> None:
+    """Measure latency and throughput of a served champion against SB3's own predict. Takes a minute."""
+    import tempfile
+
+    from rltrack.benchmarks.serving import as_markdown, measure_serving
+    from rltrack.runs import Root
+    from rltrack.tracking.shipper import prepare_process
+
+    prepare_process()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure_serving(Root(folder), calls, lambda text: typer.echo(text, err=True))
+    typer.echo(as_markdown(rows))

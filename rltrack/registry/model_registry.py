@@ -14,7 +14,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -33,6 +33,7 @@ DECISION_TAG = "rltrack.decision"
 _EVENT_TAG = "rltrack.history."
 _NAME = re.compile(r"[A-Za-z0-9][\w.\-]{0,99}")
 _TAG_LIMIT = 4500
+_SHOWN_EVENTS = 25
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -283,6 +284,7 @@ class ModelRegistry:
         del data["number"]
         data["reason"] = data["reason"][:_TAG_LIMIT]
         self.client.set_registered_model_tag(name, _event_key(number), json.dumps(data))
+        self.client.update_registered_model(name, _as_markdown([*events, Event(**data, number=number)]))
 
     @_explained
     def register(self, name: str, model_id: str, run_id: str, tags: Mapping[str, str]) -> Registered:
@@ -364,6 +366,22 @@ def check_model_name(name: str) -> str:
             "digit; for example cartpole."
         )
     return name
+
+
+def _as_markdown(events: Sequence[Event]) -> str:
+    """What MLflow's page of the model shows: its newest events, the last one first."""
+    champion = events[-1].champion
+    lines = [
+        f"Champion: version {champion}." if champion else "No champion.",
+        "",
+        "| | when | what | version | policy | why |",
+    ]
+    lines.append("|---:|---|---|---:|---|---|")
+    for event in list(reversed(events))[:_SHOWN_EVENTS]:
+        when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(event.time))
+        reason = event.reason.replace("|", "/")
+        lines.append(f"| {event.number} | {when} | {event.kind} | {event.version} | {event.source} | {reason} |")
+    return "\n".join(lines)
 
 
 def _event_key(number: int) -> str:
