@@ -297,7 +297,12 @@ def print_evaluation(record: dict[str, Any]) -> None:
         highlight=False,
     )
     out.print(f"mean return  {record['mean']:.6g}  (95 % interval {low:.6g} to {high:.6g})", highlight=False)
-    out.print(f"IQM {record['iqm']:.6g}, median {record['median']:.6g}, std {record['std']:.6g}", highlight=False)
+    low, high = record["iqm_interval"]
+    out.print(f"IQM          {record['iqm']:.6g}  (95 % interval {low:.6g} to {high:.6g})", highlight=False)
+    out.print(f"median {record['median']:.6g}, std {record['std']:.6g}", highlight=False)
+    if "target" in record:
+        gap, target = record["optimality_gap"], record["target"]
+        out.print(f"optimality gap {gap:.6g} to the target of {target:.6g}", highlight=False)
     out.print(f"lowest {min(record['returns']):.6g}, highest {max(record['returns']):.6g}", highlight=False)
 
 

@@ -88,18 +88,22 @@ def build_agent(config: TrainingConfig) -> tuple[Agent, Any]:
     return build(config)
 
 
-def build_for_acting(config: TrainingConfig) -> tuple[Any, Any]:
+def build_for_acting(config: TrainingConfig, *, evaluate_in_processes: bool = False) -> tuple[Any, Any]:
     """Build the agent in a single environment, to restore a policy into and to act.
+
+    Args:
+        config: Of the run.
+        evaluate_in_processes: Each evaluation environment in a process of its own.
 
     Returns:
         The agent, and its environment.
     """
     from rltrack.agents.factory import build_for_acting as build
 
-    return build(config)
+    return build(config, evaluate_in_processes=evaluate_in_processes)
 
 
-def evaluation_environments(config: TrainingConfig, policy: Any, n_envs: int, *, parallel: bool = False) -> Any:
+def evaluation_environments(config: TrainingConfig, policy: Any, n_envs: int) -> Any:
     """Build environments that show raw observations, for a stored policy that normalises them itself.
 
     Returns:
@@ -107,4 +111,4 @@ def evaluation_environments(config: TrainingConfig, policy: Any, n_envs: int, *,
     """
     from rltrack.agents.factory import evaluation_environments as build
 
-    return build(config, policy, n_envs, parallel=parallel)
+    return build(config, policy, n_envs)

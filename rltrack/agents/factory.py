@@ -39,8 +39,13 @@ def check(config: TrainingConfig) -> None:
         raise ConfigurationError("ARS trains in one environment here; set environment.n_envs to 1.")
 
 
-def build(config: TrainingConfig) -> tuple[SB3Agent, Any]:
-    """Build the agent and its vectorised environment, seeded as SB3 seeds them."""
+def build(config: TrainingConfig, *, evaluate_in_processes: bool = False) -> tuple[SB3Agent, Any]:
+    """Build the agent and its vectorised environment, seeded as SB3 seeds them.
+
+    Args:
+        config: What to build.
+        evaluate_in_processes: Each evaluation environment in a process of its own.
+    """
     check(config)
     algorithm = find_algorithm(config.agent.algorithm)
     model_class = algorithm.load()
@@ -48,7 +53,8 @@ def build(config: TrainingConfig) -> tuple[SB3Agent, Any]:
     env = make_vec_env_from(config.environment, config.seed, gamma=gamma)
 
     def evaluation(n_envs: int, prepare: Callable[[Any], Any]) -> Any:
-        eval_config = config.environment.model_copy(update={"vectorization": "dummy"})
+        where = "subproc" if evaluate_in_processes else "dummy"
+        eval_config = config.environment.model_copy(update={"vectorization": where})
         return make_vec_env_from(eval_config, None, n_envs=n_envs, gamma=gamma, prepare=prepare)
 
     threads = torch.get_num_threads()
@@ -72,13 +78,15 @@ def build(config: TrainingConfig) -> tuple[SB3Agent, Any]:
     return SB3Agent(model, threads=config.agent.threads, eval_env_builder=evaluation), model.env
 
 
-def build_for_acting(config: TrainingConfig) -> tuple[SB3Agent, Any]:
+def build_for_acting(config: TrainingConfig, *, evaluate_in_processes: bool = False) -> tuple[SB3Agent, Any]:
     """Build the agent in a single environment, to restore a policy into and to act; torch's threads become the agent's."""
     single = config.environment.model_copy(update={"n_envs": 1, "vectorization": "dummy"})
     with untouched_random_streams(), warnings.catch_warnings():
         # SB3's advice on batch sizes is about training, not about one environment to act in
         warnings.simplefilter("ignore")
-        agent, env = build(config.model_copy(update={"environment": single}))
+        agent, env = build(
+            config.model_copy(update={"environment": single}), evaluate_in_processes=evaluate_in_processes
+        )
     torch.set_num_threads(config.agent.threads)
     return agent, env
 
@@ -92,11 +100,8 @@ def evaluation_environments(
         config: Of the run that the policy comes from.
         policy: SB3's policy, which says whether it wants action masks.
         n_envs: How many.
-        parallel: Each in a process of its own.
     """
-    section = config.environment.model_copy(
-        update={"normalize": False, "vectorization": "subproc" if parallel else "dummy"}
-    )
+    section = config.environment.model_copy(update={"normalize": False, "vectorization": "dummy"})
     with untouched_random_streams():
         env = make_vec_env_from(section, None, n_envs=n_envs, prepare=SeededEpisodes)
     return SB3Evaluation(env, env, policy)

@@ -140,17 +140,34 @@ def evaluate(
     stochastic: Annotated[
         bool, typer.Option("--stochastic", help="Act by a sample of the policy, not by its mode.")
     ] = False,
+    target: Annotated[
+        float | None,
+        typer.Option(help="Return of an optimal agent: how far below it are the episodes?", show_default=False),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(help="Environments, each in a process of its own, where steps are expensive.", show_default=False),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Play a version's policy in fresh environments, and print the statistics of its returns."""
     from rltrack import console
+    from rltrack.evaluation.statistics import bootstrap_interval, optimality_gap
     from rltrack.training.trainer import evaluate_run
 
     name, _, version = run.partition("@")
     found, evaluation = evaluate_run(
-        the_root().find(name), version or "best", episodes=episodes, seed=seed, deterministic=not stochastic
+        the_root().find(name),
+        version or "best",
+        episodes=episodes,
+        seed=seed,
+        deterministic=not stochastic,
+        processes=processes,
     )
     record = {"run": name, "version": found.name, "env_steps": found.env_steps, **evaluation.to_record()}
+    record["iqm_interval"] = list(bootstrap_interval(evaluation.returns, statistic="iqm"))
+    if target is not None:
+        record |= {"target": target, "optimality_gap": optimality_gap(evaluation.returns, target)}
     print_json(record) if as_json else console.print_evaluation(record)
 
 

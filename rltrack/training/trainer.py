@@ -138,7 +138,11 @@ def config_of(run: RunDirectory) -> TrainingConfig:
 
 
 def agent_of(
-    run: RunDirectory, version: str | int, env_kwargs: Mapping[str, Any] | None = None
+    run: RunDirectory,
+    version: str | int,
+    env_kwargs: Mapping[str, Any] | None = None,
+    *,
+    evaluate_in_processes: bool = False,
 ) -> tuple[Any, Any, Version, TrainingConfig]:
     """Build a run's agent with the policy of a version, to act.
 
@@ -146,6 +150,7 @@ def agent_of(
         run: The run.
         version: ``best``, ``last``, ``v12``, or a number of env steps.
         env_kwargs: Further arguments of its environment.
+        evaluate_in_processes: Each evaluation environment in a process of its own.
 
     Returns:
         The agent, its environment, the version, and the run's configuration.
@@ -158,7 +163,7 @@ def agent_of(
     store = run.store()
     found = store.find(version)
     state = store.read(found, POLICY_PARTS)
-    agent, env = build_for_acting(config)
+    agent, env = build_for_acting(config, evaluate_in_processes=evaluate_in_processes)
     agent.restore(state)
     return agent, env, found, config
 
@@ -195,6 +200,7 @@ def evaluate_run(
     episodes: int = 100,
     seed: int | None = None,
     deterministic: bool = True,
+    processes: int | None = None,
 ) -> tuple[Version, Evaluation]:
     """Play a version's policy in fresh environments.
 
@@ -204,16 +210,20 @@ def evaluate_run(
         episodes: How many to play, at least 1.
         seed: Seed of the episodes; None for ones that no evaluation during training used.
         deterministic: Act by the policy's mode.
+        processes: Play in so many environments, each in a process of its own, where a step is expensive; None for all in
+            this process.
 
     Raises:
-        ConfigurationError: If `episodes` is less than 1.
+        ConfigurationError: If `episodes` or `processes` is less than 1.
         CheckpointNotFound: If there is no such version.
     """
     if episodes < 1:
         raise ConfigurationError(f"episodes is {episodes}; play at least 1.")
-    agent, env, found, config = agent_of(run, version)
+    if processes is not None and processes < 1:
+        raise ConfigurationError(f"processes is {processes}; use at least 1, or leave it out.")
+    agent, env, found, config = agent_of(run, version, evaluate_in_processes=processes is not None)
     try:
-        evaluation_env = agent.make_evaluation_env(None, min(episodes, MAX_EVAL_ENVS))
+        evaluation_env = agent.make_evaluation_env(None, min(episodes, processes or MAX_EVAL_ENVS))
         try:
             own_seed = config.seed ^ EVALUATION_STREAM if seed is None else seed
             seeds = episode_seeds(own_seed, episodes)

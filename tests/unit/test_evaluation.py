@@ -88,3 +88,18 @@ def test_interruption_and_emptiness():
 def test_record_round_trip():
     evaluation = Evaluation.of(100, [1.0, 2.0, 3.0], [4, 5, 6], seconds=1.5)
     assert Evaluation.from_record({"step": 100, **evaluation.to_record()}) == evaluation
+
+
+@pytest.mark.slow
+def test_in_other_processes_the_same(own_root):
+    from rltrack.errors import ConfigurationError
+    from rltrack.runs import Root
+    from rltrack.training.trainer import evaluate_run
+    from tests.support.models import train_tiny
+
+    run = train_tiny(own_root, "apart")
+    _, here = evaluate_run(run, "last", episodes=6, seed=4)
+    _, apart = evaluate_run(Root(own_root).find("apart"), "last", episodes=6, seed=4, processes=2)
+    assert apart.returns == here.returns
+    with pytest.raises(ConfigurationError, match="processes is 0"):
+        evaluate_run(run, "last", processes=0)
