@@ -522,18 +522,19 @@ def print_comparison(study: Study) -> None:
     from rltrack.comparison.page import COLUMNS, shown_value
 
     rows, out = study.rows(), Console()
+    several = len(rows) > 1
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("")
-    for row in rows:
-        table.add_column(escape(row["group"]), justify="right", overflow="fold")
+    table.add_column("", no_wrap=True)
+    for number, row in enumerate(rows, 1):
+        label = f"[{number}] {row['group']}" if several else row["group"]
+        table.add_column(escape(label), justify="right", overflow="fold")
     for key, title in COLUMNS:
         if any(row[key] is not None for row in rows):
             table.add_row(f"  {title}" if title.startswith("95") else title, *(shown_value(row[key]) for row in rows))
-    for index, row in enumerate(rows):
+    for index in range(len(rows) if several else 0):
         chances = [study.improvement[other][index][0] for other in range(len(rows))]
         cells = ["" if other == index else f"{chance:.2f}" for other, chance in enumerate(chances)]
-        if len(rows) > 1:
-            table.add_row(f"P(better than {escape(row['group'])})", *cells)
+        table.add_row(escape(f"P(better than [{index + 1}])"), *cells)
     out.print(table)
     if study.warning:
         out.print(f"[yellow]{escape(study.warning)}[/]")

@@ -17,7 +17,7 @@ from rltrack.tracking.plots import draw_curves, draw_distributions, draw_improve
 PAGE = "comparison.html"
 _STYLE = """
 :root{color-scheme:light dark}
-body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2rem auto;padding:0 1rem}
+body{font:15px/1.5 system-ui,sans-serif;max-width:1240px;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;margin:.6rem 0 1.6rem;font-variant-numeric:tabular-nums;display:block;overflow-x:auto}
 th,td{padding:.3rem .8rem;border-bottom:1px solid #8884;text-align:right;white-space:nowrap}
 th:first-child,td:first-child{text-align:left}

@@ -32,7 +32,8 @@ from rltrack.runs import RunDirectory
 from rltrack.tracking.journal import Record, read_journal
 from rltrack.tracking.metrics import evaluation_metrics
 
-POLICY_TAG = "rltrack.policy"
+POLICY_TAG, ROLE_TAG = "rltrack.policy", "rltrack.role"
+CANDIDATE = "candidate"
 CONFIG = "config.yaml"
 _CODE = Path(__file__).with_name("served_policy.py")
 _POLICY, _ARTIFACTS = "policy", "artifacts"
@@ -142,24 +143,21 @@ def _requirements(description: Mapping[str, Any]) -> list[str]:
     return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in (*_REQUIREMENTS, *contrib)]
 
 
-def store_policy(
-    client: MlflowClient, policy: StoredPolicy, *, run_id: str, role: str, tags: Mapping[str, str] | None = None
-) -> LoggedModel:
+def store_policy(client: MlflowClient, policy: StoredPolicy, *, run_id: str, role: str) -> LoggedModel:
     """Store a version's policy as a model of its MLflow run, with its evaluation; one that is there already is returned.
 
     Args:
         client: On the server or database.
         policy: What to store.
         run_id: MLflow's id of the run.
-        role: ``best``, ``final``, or ``candidate``.
-        tags: Further tags.
+        role: ``best``, ``final``, or ``candidate``: of a run, or only of a promotion.
     """
     run = client.get_run(run_id)
     experiment_id = run.info.experiment_id
     found = find_stored(client, experiment_id, policy.key)
     if found is not None:
-        if tags:
-            client.set_logged_model_tags(found.model_id, dict(tags))
+        if role != CANDIDATE and found.tags.get(ROLE_TAG) == CANDIDATE:  # stored for a promotion while it was trained
+            client.set_logged_model_tags(found.model_id, {ROLE_TAG: role})
         return found
     name = f"{policy.run.name}-{role}".replace(".", "-")
     created = client.create_logged_model(
@@ -171,7 +169,7 @@ def store_policy(
             "rltrack.run": policy.run.name,
             "rltrack.version": policy.version.name,
             "rltrack.env_steps": str(policy.version.env_steps),
-            **(tags or {}),
+            ROLE_TAG: role,
         },
         params={key: value for key, value in run.data.params.items() if not key.startswith(("version.", "machine."))},
         model_type="policy",

@@ -56,7 +56,9 @@ from rltrack.registry.model_registry import (
     check_model_name,
 )
 from rltrack.registry.models import (
+    CANDIDATE,
     POLICY_TAG,
+    ROLE_TAG,
     LoadedPolicy,
     StoredPolicy,
     load_policy,
@@ -317,7 +319,7 @@ def _register(
 ) -> Registered:
     """Store the policy and the whole decision, and make or update the model's version."""
     try:
-        stored = store_policy(registry.client, challenger, run_id=run_id, role="candidate")
+        stored = store_policy(registry.client, challenger, run_id=run_id, role=CANDIDATE)
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / f"{model}-{record['id'][:8]}.json"
             file.write_text(json.dumps(record, indent=1))
@@ -362,8 +364,8 @@ def _short(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _description(challenger: StoredPolicy, record: Mapping[str, Any]) -> str:
     lines = [
-        f"**{challenger.label}** ({challenger.version.env_steps:,} env steps): "
-        f"{'promoted' if record['promoted'] else 'not promoted'}: {record['reason']}.",
+        f"{'Promoted' if record['promoted'] else 'Not promoted'}: {challenger.label} ({challenger.version.env_steps:,} env steps), "
+        f"{record['reason']}.",
         "",
         "| | mean return | IQM | episodes |",
         "|---|---:|---:|---:|",
@@ -531,7 +533,7 @@ def _delete_candidate(registry: ModelRegistry, item: Registered) -> None:
     with contextlib.suppress(Exception):  # it may be gone already, or another model's version
         stored = registry.client.get_logged_model(item.model_id)
         links = json.loads(stored.tags.get("mlflow.modelVersions", "[]"))
-        if stored.name.endswith("-candidate") and len(links) <= 1:
+        if stored.tags.get(ROLE_TAG) == CANDIDATE and len(links) <= 1:
             registry.client.delete_logged_model(item.model_id)
             location = urlsplit(stored.artifact_location)
             folder = Path(unquote(location.path))
