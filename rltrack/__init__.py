@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rltrack.config import LoopSettings as LoopSettings
     from rltrack.config import TrainingConfig as TrainingConfig
     from rltrack.errors import RltrackError as RltrackError
+    from rltrack.registry.gate import Gate as Gate
+    from rltrack.registry.promotion import promote as promote
     from rltrack.tracking.metrics import MetricsTracker as MetricsTracker
     from rltrack.training.hooks import EarlyStoppingHook as EarlyStoppingHook
     from rltrack.training.hooks import LoggingHook as LoggingHook
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "EarlyStoppingHook": "rltrack.training.hooks",
+    "Gate": "rltrack.registry.gate",
     "JournalOutputFormat": "rltrack.agents.tracking_callback",
     "LoggingHook": "rltrack.training.hooks",
     "LoopSettings": "rltrack.config",
@@ -54,6 +57,7 @@ _PUBLIC = {
     "TrainingStrategy": "rltrack.training.strategies",
     "create_training_loop": "rltrack.training.train_loop",
     "load_agent": "rltrack.training.trainer",
+    "promote": "rltrack.registry.promotion",
 }
 
 __all__ = [*sorted(_PUBLIC), "__version__"]

@@ -110,21 +110,23 @@ class Decision:
 
 
 def promote(
-    run: RunDirectory,
+    run: RunDirectory | str,
     model: str,
     *,
     version: str | int = "best",
     gate: Gate | None = None,
+    root: str | Path | None = None,
     lock_seconds: float = LOCK_SECONDS,
     tell: Tell = lambda text: None,
 ) -> Decision:
     """Let a run's version challenge the champion of a model, and make it champion if the gate says so.
 
     Args:
-        run: The run.
+        run: The run, or its name.
         model: Name of the registered model; made with the first promotion.
         version: ``best``, ``last``, ``v12``, or env steps.
         gate: What must be shown; omitted: better on 100 paired episodes.
+        root: Folder of all runs, for a run that is named.
         lock_seconds: How long to wait for another promotion of the same model.
         tell: Hears what happens.
 
@@ -137,6 +139,7 @@ def promote(
     """
     gate = gate or Gate()
     check_model_name(model)
+    run = Root(root).find(run) if isinstance(run, str) else run
     config_of(run)  # a run of which no environment can be built has nowhere to play
     challenger = policy_of(run, version)
     run_id = _delivered(run, tell)

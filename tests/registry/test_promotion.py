@@ -30,6 +30,7 @@ from rltrack.registry.promotion import evaluate_champion, fresh_seeds, promote, 
 from rltrack.runs import Root
 from tests.support.models import add_skill, run_of_skill
 
+pytestmark = pytest.mark.slow
 GATE = Gate(episodes=30)
 
 
@@ -316,7 +317,6 @@ promotion.promote(Root().find(sys.argv[1]), "tiny", gate=Gate(episodes=30))
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("where", ["store_policy", "register", "describe", "_carry_out", "point"])
 def test_killed_anywhere_then_asked_again(root, where):
     promote(root.find("fair"), "tiny", gate=GATE)

@@ -24,6 +24,8 @@ KINDS = (
     "ars-cartpole", "ppo-pong-cnn-stack4", "dqn-breakout-cnn-stack4", "ppo-halfcheetah-norm-2",
 )  # fmt: skip
 
+QUICK = ("ppo-cartpole-norm-4", "ppo-multiobs", "dqn-cartpole")
+
 
 class Deaf:
     wants_steps = False
@@ -48,7 +50,9 @@ def exported(config: TrainingConfig, folder):
     return agent, ExportedPolicy.load(folder)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in KINDS]
+)
 def test_acts_as_the_model(name, tmp_path):
     [case] = [case for case in CASES if case.name == name]
     if case.missing is not None:
