@@ -42,8 +42,8 @@ def promotion(run: str, model: str, version: str, gate: Gate | None) -> Any:
         page.show_decision(decision)
     finally:
         page.close()
-    word = "became champion of" if decision.promoted else "is no better than the champion of"
-    message = f"{decision.source} {word} '{model}', version {decision.version}: {decision.reason}"
+    word = "is champion" if decision.promoted else "was not promoted"
+    message = f"{decision.source}, version {decision.version} of '{model}', {word}: {decision.reason}"
     get_run_logger().info(message)
     return Completed(name="Promoted" if decision.promoted else "NotPromoted", message=message)
 

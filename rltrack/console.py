@@ -519,7 +519,7 @@ def print_models(rows: Sequence[dict[str, Any]], uri: str) -> None:
 
 def print_comparison(study: Study) -> None:
     """Print groups of runs side by side, one column each."""
-    from rltrack.comparison.page import COLUMNS, shown_value
+    from rltrack.comparison.page import COLUMNS, shown_setting, shown_value
 
     rows, out = study.rows(), Console()
     several = len(rows) > 1
@@ -546,5 +546,5 @@ def print_comparison(study: Study) -> None:
         out.print("\n[bold]what differs[/]")
         differing = Table(box=None, show_header=False, pad_edge=False)
         for key, values in study.differences.items():
-            differing.add_row(key, *(escape(str(value)) for value in values))
+            differing.add_row(key, *(escape(shown_setting(value)) for value in values))
         out.print(differing)

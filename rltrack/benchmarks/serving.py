@@ -51,7 +51,7 @@ class Cost:
 
 
 def measure_serving(root: Root, calls: int = 300, tell: Callable[[str], None] = print) -> list[Cost]:
-    """Train a small policy, promote it, and ask it in each way, interleaved."""
+    """Train a small policy, promote it, and ask it in each way, one after the other."""
     tell("training and promoting a policy")
     trainer = Trainer(
         {

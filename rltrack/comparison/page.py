@@ -97,7 +97,7 @@ def as_html(study: Study, pictures: Sequence[Path], link: str | None) -> str:
     if study.differences:
         parts += [
             "<h2>What differs</h2>",
-            _table(["", *labels], [[k, *map(str, v)] for k, v in study.differences.items()]),
+            _table(["", *labels], [[k, *map(shown_setting, v)] for k, v in study.differences.items()]),
         ]
     for picture in pictures:
         parts.append(_image(picture))
@@ -136,6 +136,11 @@ def shown_value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def shown_setting(value: Any) -> str:
+    """Return a setting's text; one that a group does not have is a dash."""
+    return "–" if value is None else str(value)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -34,6 +34,10 @@ SEEDS_AS_UNITS = 3
 """From how many seeds on a group's seeds, and not its episodes, are what is compared."""
 
 _GRID = 200
+_ARGUMENTS = "agent.hyperparameters."
+_NOT_COMPARED = ("seed", "device", "verbose", "tensorboard_log")
+_TELLING = ("agent.algorithm", "environment.id")
+_LABEL_KEYS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,9 +283,8 @@ def _facts(run: RunDirectory) -> RunFacts:
         history.observe(record)
         kind = record["kind"]
         if kind == "configuration":
-            identity = dict(record["identity"])
-            seed = identity.pop("seed", None)
-            settings = dict(flatten(identity))
+            seed = record["identity"].get("seed")
+            settings = _settings(record)
         elif kind == "attempt":
             spent += last - began if began else 0.0
             began = record["time"]
@@ -291,6 +294,17 @@ def _facts(run: RunDirectory) -> RunFacts:
         last = record["time"]
     seconds = spent + (last - began if began else 0.0)
     return RunFacts(run, seed, settings, history, env_steps, seconds, _memory(run), clock)
+
+
+def _settings(configuration: Record) -> dict[str, Any]:
+    """What makes a run's bits, without its seed; the algorithm's arguments with the defaults that nobody wrote down."""
+    resolved = configuration["agent"].get("hyperparameters") or {}
+    settings = {
+        key.removeprefix(_ARGUMENTS): value
+        for key, value in flatten(configuration["identity"])
+        if key != "seed" and not (resolved and key.startswith(_ARGUMENTS))
+    }
+    return settings | {key: value for key, value in resolved.items() if key not in _NOT_COMPARED}
 
 
 def _memory(run: RunDirectory) -> float:
@@ -305,11 +319,20 @@ def _memory(run: RunDirectory) -> float:
 
 
 def _label(group: list[RunFacts], members: list[list[RunFacts]], differences: Mapping[str, Any], index: int) -> str:
+    """A single run's name; several seeds by the fewest differences that tell all groups apart."""
     if len(group) == 1:
         return group[0].run.name
-    told = [f"{key.rpartition('.')[2]}={values[index]}" for key, values in list(differences.items())[:3]]
-    first = group[0].run.name
-    return f"{', '.join(told) if told and len(', '.join(told)) < 40 else first} ({len(group)} seeds)"
+    telling = sorted(differences, key=lambda key: (key not in _TELLING, key))
+    for count in range(1, _LABEL_KEYS + 1):
+        chosen = telling[:count]
+        if len({repr([differences[key][other] for key in chosen]) for other in range(len(members))}) == len(members):
+            parts = [_told(key, differences[key][index]) for key in chosen]
+            return f"{', '.join(parts)} ({len(group)} seeds)"
+    return f"{group[0].run.name} ({len(group)} seeds)"
+
+
+def _told(key: str, value: Any) -> str:
+    return str(value) if key in _TELLING else f"{key.rpartition('.')[2]}={value}"
 
 
 def _threshold(facts: Sequence[RunFacts]) -> float | None:

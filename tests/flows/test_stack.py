@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.retraining import retrained
 from tests.support.servers import free_port, postgres_database
 from tests.support.stack import Stack, short, whole
 
@@ -34,6 +35,11 @@ def test_everything_that_can_happen(backend, tmp_path):
         return
     with postgres_database() as uri:
         whole(Stack(tmp_path, uri.replace("postgresql+psycopg", "postgresql")))
+
+
+@pytest.mark.nightly
+def test_scheduled_retraining_promotes_only_what_is_better(tmp_path):
+    retrained(Stack(tmp_path))
 
 
 @pytest.mark.slow

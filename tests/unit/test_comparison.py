@@ -58,7 +58,7 @@ def test_seeds_of_one_training_are_a_group(root):
     assert high - low < 1.5
     assert (fast["steps_to_threshold"], slow["steps_to_threshold"]) == (160, None)
     assert slow["optimality_gap"] == pytest.approx(9, abs=0.5)
-    assert list(study.differences) == ["agent.hyperparameters.learning_rate"]
+    assert list(study.differences) == ["learning_rate"]
     assert study.threshold == 100
     assert not study.by_seed  # one group has a single seed
 
