@@ -81,12 +81,7 @@ def as_html(study: Study, pictures: Sequence[Path], link: str | None) -> str:
     if study.warning:
         parts.append(f"<p><strong>{html.escape(study.warning)}</strong></p>")
     shown = [column for column in COLUMNS if any(row[column[0]] is not None for row in rows)]
-    parts.append(
-        _table(
-            ["", *(title for _, title in shown)],
-            [[row["group"], *(shown_value(row[key]) for key, _ in shown)] for row in rows],
-        )
-    )
+    parts.append(_table(["", *labels], [[title, *(shown_value(row[key]) for row in rows)] for key, title in shown]))
     threshold = (
         f" Threshold and target of the optimality gap: {study.threshold:g}." if study.threshold is not None else ""
     )
@@ -94,13 +89,13 @@ def as_html(study: Study, pictures: Sequence[Path], link: str | None) -> str:
         "<p class=note>IQM: interquartile mean of the raw returns of an evaluation, over all seeds; interval: bootstrap, "
         f"stratified by seed.{threshold} Steps and seconds to the threshold: median over seeds; none if one does not reach it.</p>"
     )
+    for picture in pictures:
+        parts.append(_image(picture))
     if study.differences:
         parts += [
             "<h2>What differs</h2>",
             _table(["", *labels], [[k, *map(shown_setting, v)] for k, v in study.differences.items()]),
         ]
-    for picture in pictures:
-        parts.append(_image(picture))
     if len(labels) > 1:
         unit = "seeds" if study.by_seed else "episodes"
         parts.append("<h2>Probability of improvement</h2>")
