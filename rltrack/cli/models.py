@@ -17,7 +17,7 @@ from rltrack.cli.shared import (
     print_json,
     the_root,
 )
-from rltrack.errors import ConfigurationError, ModelNotFound, RegistryUnavailable
+from rltrack.errors import ConfigurationError, RegistryUnavailable
 
 _PANEL = "Models"
 ModelName = Annotated[str, typer.Argument(metavar="NAME", help="A registered model; `rltrack models` lists them.")]
@@ -126,7 +126,9 @@ def prune_models(
 
 @app.command(rich_help_panel=_PANEL)
 def serve(
-    model: ModelName,
+    model: Annotated[
+        str, typer.Argument(metavar="NAME[@ALIAS]", help="A registered model; its champion, or another alias.")
+    ],
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 5001,
     version: Annotated[
         int | None, typer.Option(metavar="VERSION", help="Default: the champion.", show_default=False)
@@ -138,15 +140,13 @@ def serve(
     rltrack serve cartpole
     curl -s 127.0.0.1:5001/invocations -H 'Content-Type: application/json' -d '{"inputs": [[0, 0, 0, 0]]}'
     """
-    from rltrack.registry.model_registry import ModelRegistry
+    from rltrack.registry.model_registry import CHAMPION, ModelRegistry
     from rltrack.registry.serving import serve as begin
 
     registry = ModelRegistry(the_root())
-    found = registry.version(model, version) if version is not None else registry.champion(model)
-    if found is None:
-        registry.check_exists(model)
-        raise ModelNotFound(f"Model '{model}' has no champion. Promote a run: rltrack promote RUN --model {model}.")
-    begin(registry.uri, model, found.version, port, _tell)
+    name, _, alias = model.partition("@")
+    found = registry.version(name, version) if version is not None else registry.by_alias(name, alias or CHAMPION)
+    begin(registry.uri, name, found.version, port, _tell)
 
 
 @app.command("evaluate-champion", rich_help_panel=_PANEL)

@@ -166,6 +166,22 @@ class ModelRegistry:
         number = self.aliases(name).get(CHAMPION)
         return None if number is None else self.version(name, number)
 
+    def by_alias(self, name: str, alias: str) -> Registered:
+        """Return the version that an alias points to.
+
+        Raises:
+            ModelNotFound: If there is no such model or alias.
+        """
+        self.check_exists(name)
+        aliases = self.aliases(name)
+        if alias not in aliases:
+            known = ", ".join(sorted(aliases)) or "none"
+            remedy = f" Promote a run: rltrack promote RUN --model {name}." if alias == CHAMPION else ""
+            raise ModelNotFound(
+                f"Model '{name}' has no {alias}.{did_you_mean(alias, aliases)} Its aliases: {known}.{remedy}"
+            )
+        return self.version(name, aliases[alias])
+
     def version(self, name: str, number: int) -> Registered:
         """Return one version.
 

@@ -599,10 +599,7 @@ def evaluate_champion(
             f"episodes is {episodes} and false_alarm_rate {false_alarm_rate}; at least 1, and a probability between 0 and 1."
         )
     registry = ModelRegistry(root)
-    registry.check_exists(model)
-    champion = registry.champion(model)
-    if champion is None:
-        raise ModelNotFound(f"Model '{model}' has no champion. Promote a run: rltrack promote RUN --model {model}.")
+    champion = registry.by_alias(model, CHAMPION)
     baseline = baseline_of(registry, model, champion)
     loaded = load_policy(registry.client, champion.model_id, f"The champion of '{model}', version {champion.version},")
     words = [model, str(champion.version), moment or repr(time.time())]

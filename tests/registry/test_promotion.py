@@ -259,6 +259,8 @@ def test_unknown_names(root):
         rollback(root, "tinny")
     with pytest.raises(ModelNotFound, match="Its versions: 1"):
         rollback(root, "tiny", to=5)
+    with pytest.raises(ModelNotFound, match="Its aliases: champion"):
+        ModelRegistry(root).by_alias("tiny", "champ")
     with pytest.raises(ConfigurationError, match="not allowed"):
         promote(root.find("fair"), "a/b", gate=GATE)
 
