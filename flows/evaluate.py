@@ -11,8 +11,8 @@ from pydantic import Field
 
 from flows.promote import DEGRADED, announce
 from flows.train import RETRIED
-from rltrack.registry.promotion import COOL_DOWN_HOURS, FALSE_ALARM_RATE, Watch
-from rltrack.registry.promotion import evaluate_champion as watch
+from rltrack.registry.champions import COOL_DOWN_HOURS, FALSE_ALARM_RATE, Watch
+from rltrack.registry.champions import evaluate_champion as watch
 from rltrack.runs import Root
 from rltrack.tracking.shipper import prepare_process
 

@@ -6,9 +6,7 @@ import os
 
 from rltrack.runs import RunDirectory
 from rltrack.tracking.bookmark import read_bookmark
-
-MLFLOW_PAGE = "RLTRACK_MLFLOW_PAGE"
-"""Environment variable with the address of a page on the root's own MLflow database."""
+from rltrack.tracking.destination import MLFLOW_PAGE
 
 
 def mlflow_link(run: RunDirectory) -> str | None:

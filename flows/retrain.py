@@ -17,8 +17,8 @@ from flows.promote import promotion
 from flows.train import Restarts, default_name, run_training
 from rltrack.config import TrainingConfig
 from rltrack.errors import CheckpointNotFound, ConfigurationError
+from rltrack.registry.champions import champion_origin
 from rltrack.registry.gate import Gate
-from rltrack.registry.promotion import champion_origin
 from rltrack.runs import Root, run_stem
 from rltrack.training.trainer import config_of
 

@@ -24,12 +24,12 @@ from typing import Any
 import psutil
 
 from flows.databases import Databases
-from flows.links import MLFLOW_PAGE
 from flows.server import HOST, ServerFolder, hold_server, is_healthy
 from rltrack.errors import ConfigurationError, RltrackError
 from rltrack.files import is_locked, lock_holder, replace_text, take_lock
 from rltrack.processes import end_session, lives
 from rltrack.runs import Root
+from rltrack.tracking.destination import MLFLOW_PAGE
 from rltrack.tracking.sinks.embedded import ensure_database
 from rltrack.ui import free_port, lean_environment, mlflow_command, tensorboard_command, wait_until_up
 

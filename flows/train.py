@@ -28,6 +28,7 @@ from websockets.asyncio import connection as _connection  # noqa: F401  (loaded,
 from flows.links import flow_run_page
 from flows.page import Page, PageHook
 from flows.streams import keep_apart
+from rltrack.agents.exported_policy import ALLOWED_MODULES
 from rltrack.config import TrainingConfig
 from rltrack.errors import (
     CheckpointFailed,
@@ -54,9 +55,6 @@ DELIVERY_SECONDS = 120.0
 MAX_RESTARTS = 100
 Restarts = Annotated[int, Field(ge=0, le=MAX_RESTARTS)]
 """How often a run was brought back by itself: the server refuses more, even where the flow dies before it can count."""
-
-ALLOWED_MODULES = "RLTRACK_ALLOWED_MODULES"
-"""Environment variable: modules that a deployment's configuration may name, separated by commas."""
 
 keep_apart()
 

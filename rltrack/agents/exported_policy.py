@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 FORMAT = 1
 DESCRIPTION, TENSORS = "policy.json", "policy.safetensors"
 ALLOWED_MODULES = "RLTRACK_ALLOWED_MODULES"
-"""Environment variable: further modules that a description may name, separated by commas."""
+"""Environment variable: modules that descriptions of policies, and configurations of deployments, may name; with commas."""
 
 _KNOWN_MODULES = ("torch", "stable_baselines3", "sb3_contrib")
 _STATISTICS, _WEIGHTS = "statistics/", "weights/"

@@ -102,7 +102,7 @@ def rollback(
     rltrack rollback cartpole
     rltrack rollback cartpole --to 3
     """
-    from rltrack.registry.promotion import rollback as go_back
+    from rltrack.registry.champions import rollback as go_back
     from rltrack.tracking.shipper import prepare_process
 
     prepare_process()
@@ -116,7 +116,7 @@ def prune_models(
     keep: Annotated[int, typer.Option(min=1, help="Newest champions, and newest versions, that stay.")] = 5,
 ) -> None:
     """Delete old versions of a model; never one that an alias points to."""
-    from rltrack.registry.promotion import prune_models as prune
+    from rltrack.registry.champions import prune_models as prune
     from rltrack.tracking.shipper import prepare_process
 
     prepare_process()
@@ -159,7 +159,7 @@ def evaluate_champion(
     as_json: AsJson = False,
 ) -> None:
     """Play a model's champion, and say whether it got worse since its promotion. Exit code 1 if it did."""
-    from rltrack.registry.promotion import evaluate_champion as watch
+    from rltrack.registry.champions import evaluate_champion as watch
     from rltrack.tracking.shipper import prepare_process
 
     prepare_process()

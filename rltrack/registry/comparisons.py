@@ -14,13 +14,10 @@ from mlflow.tracking import MlflowClient
 from rltrack.errors import RegistryUnavailable
 from rltrack.runs import Root, RunDirectory
 from rltrack.tracking.bookmark import read_bookmark
-from rltrack.tracking.destination import Destination, read_destination
+from rltrack.tracking.destination import MLFLOW_PAGE, Destination, read_destination
 from rltrack.tracking.sinks.embedded import artifact_folder, ensure_database
 
 EXPERIMENT = "comparisons"
-PAGE_VARIABLE = "RLTRACK_MLFLOW_PAGE"
-"""Environment variable with the address of a page on the root's own MLflow database."""
-
 _TAG = "rltrack.comparison"
 
 
@@ -34,7 +31,7 @@ def compare_link(runs: Sequence[RunDirectory]) -> str | None:
     if len(states) != len(runs) or len({state["tracking_uri"] for state in states}) != 1:
         return None
     uri = str(states[0]["tracking_uri"])
-    page = uri if uri.startswith("http") else os.environ.get(PAGE_VARIABLE, "http://127.0.0.1:5000")
+    page = uri if uri.startswith("http") else os.environ.get(MLFLOW_PAGE, "http://127.0.0.1:5000")
     ids = quote(json.dumps([state["run_id"] for state in states]))
     experiments = quote(json.dumps(sorted({str(state["experiment_id"]) for state in states})))
     return f"{page.rstrip('/')}/#/compare-runs?runs={ids}&experiments={experiments}"

@@ -35,6 +35,11 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.\-]{0,99}")
 _TAG_LIMIT = 4500
 _SHOWN_EVENTS = 25
 
+LOCK_SECONDS = 3600.0
+"""How long a decision waits for another about the same model."""
+
+Tell = Callable[[str], None]
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -368,6 +373,11 @@ def _tracking_uri(uri: str) -> Iterator[None]:
         mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None: not set
         if variable is not None:
             os.environ["MLFLOW_TRACKING_URI"] = variable
+
+
+def number_of(champion: Registered | None) -> int | None:
+    """Return a champion's version; None without one."""
+    return None if champion is None else champion.version
 
 
 def check_model_name(name: str) -> str:

@@ -22,6 +22,9 @@ from rltrack.errors import ConfigurationError
 from rltrack.runs import RunDirectory
 
 DEFAULT_EXPERIMENT = "rltrack"
+MLFLOW_PAGE = "RLTRACK_MLFLOW_PAGE"
+"""Environment variable with the address of a page on the root's own MLflow database."""
+
 _SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)([^/?].*)")
 _PASSWORD = re.compile(r"(//[^/:@]*:)[^/@]+@")
 

@@ -9,9 +9,10 @@ import pytest
 pytest.importorskip("stable_baselines3")
 
 from rltrack.cli import run_command
+from rltrack.registry.champions import evaluate_champion, prune_models, rollback
 from rltrack.registry.gate import Gate
 from rltrack.registry.model_registry import ModelRegistry
-from rltrack.registry.promotion import evaluate_champion, promote, prune_models, rollback
+from rltrack.registry.promotion import promote
 from rltrack.runs import Root
 from rltrack.tracking.destination import Destination, write_destination
 from tests.support.models import add_skill, run_of_skill

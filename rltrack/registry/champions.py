@@ -1,0 +1,248 @@
+"""What follows a promotion: going back, deleting what is old, watching a champion, and retraining it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+
+from rltrack.config import TrainingConfig
+from rltrack.errors import CheckpointNotFound, ConfigurationError, ModelBroken, ModelNotFound, RunNotFound
+from rltrack.evaluation.episodes import Evaluation
+from rltrack.evaluation.statistics import worse_by_chance
+from rltrack.registry.arena import WATCH_STREAM, fresh_seeds, play
+from rltrack.registry.model_registry import CHAMPION, LOCK_SECONDS, Event, ModelRegistry, Registered, Tell, number_of
+from rltrack.registry.models import CANDIDATE, ROLE_TAG, load_policy
+from rltrack.runs import Root
+
+FALSE_ALARM_RATE = 0.01
+COOL_DOWN_HOURS = 24.0
+
+
+def rollback(
+    root: Root, model: str, to: int | None = None, *, lock_seconds: float = LOCK_SECONDS, tell: Tell = lambda text: None
+) -> Event:
+    """Make an earlier version champion again.
+
+    Args:
+        root: The root.
+        model: The registered model.
+        to: Which version; omitted: the champion before this one.
+        lock_seconds: How long to wait for a promotion of the same model.
+        tell: Hears what happens.
+
+    Raises:
+        ModelNotFound: If there is no such model or version, or no earlier champion.
+        ModelBroken: If its files are gone; nothing was changed.
+    """
+    registry = ModelRegistry(root)
+    registry.check_exists(model)
+    with registry.lock(model, lock_seconds, tell):
+        champion = number_of(registry.champion(model))
+        if to is None:
+            to = _champion_before(registry, model, champion)
+        target = registry.version(model, to)
+        if target.version == champion:
+            raise ConfigurationError(f"Version {to} of model '{model}' is the champion already; nothing was changed.")
+        load_policy(registry.client, target.model_id, f"Version {to} of '{model}'")
+        registry.point(model, CHAMPION, to)
+        event = Event("rolled back", to, f"from version {champion}", to, target.source)
+        registry.record(model, event)
+        return event
+
+
+def _champion_before(registry: ModelRegistry, model: str, champion: int | None) -> int:
+    """The champion before this one; going back twice goes back two."""
+    stack: list[int] = []
+    for event in registry.history(model):
+        if event.champion is None or (stack and stack[-1] == event.champion):
+            continue
+        if event.kind == "rolled back" and event.champion in stack:
+            del stack[stack.index(event.champion) + 1 :]
+        else:
+            stack.append(event.champion)
+    existing = {item.version for item in registry.versions(model)}
+    earlier = [number for number in stack if number != champion and number in existing]
+    if not earlier:
+        raise ModelNotFound(
+            f"Model '{model}' has no earlier champion to go back to. Name a version: rltrack rollback {model} --to VERSION."
+        )
+    return earlier[-1]
+
+
+def prune_models(
+    root: Root, model: str, keep: int = 5, *, lock_seconds: float = LOCK_SECONDS, tell: Tell = lambda text: None
+) -> list[int]:
+    """Delete versions that are neither pointed to by an alias nor among the newest.
+
+    Args:
+        root: The root.
+        model: The registered model.
+        keep: How many of the newest champions, and of the newest versions at all, stay.
+        lock_seconds: How long to wait for a promotion of the same model.
+        tell: Hears what happens.
+
+    Returns:
+        The numbers of the deleted versions.
+    """
+    if keep < 1:
+        raise ConfigurationError(f"keep is {keep}; at least 1 version stays beside what aliases point to.")
+    registry = ModelRegistry(root)
+    registry.check_exists(model)
+    with registry.lock(model, lock_seconds, tell):
+        versions = registry.versions(model)
+        champions = list(dict.fromkeys(event.champion for event in reversed(registry.history(model)) if event.champion))
+        kept = {*registry.aliases(model).values(), *champions[:keep], *(item.version for item in versions[-keep:])}
+        doomed = [item for item in versions if item.version not in kept]
+        for item in doomed:
+            registry.delete(model, item)
+            _delete_candidate(registry, item)
+        if doomed:
+            numbers = ", ".join(str(item.version) for item in doomed)
+            champion = number_of(registry.champion(model))
+            registry.record(model, Event("pruned", doomed[-1].version, f"versions {numbers} were deleted", champion))
+        return [item.version for item in doomed]
+
+
+def _delete_candidate(registry: ModelRegistry, item: Registered) -> None:
+    """Delete the stored policy too, unless it is its run's best or final one."""
+    with contextlib.suppress(Exception):  # it may be gone already, or another model's version
+        stored = registry.client.get_logged_model(item.model_id)
+        links = json.loads(stored.tags.get("mlflow.modelVersions", "[]"))
+        if stored.tags.get(ROLE_TAG) == CANDIDATE and len(links) <= 1:
+            registry.client.delete_logged_model(item.model_id)
+            location = urlsplit(stored.artifact_location)
+            folder = Path(unquote(location.path))
+            if registry.is_own and location.scheme in ("", "file") and folder.is_relative_to(registry.root.path):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What an evaluation of a champion found.
+
+    Attributes:
+        model: The registered model.
+        version: The champion.
+        evaluation: What it played.
+        baseline: Its returns at the time of its promotion, on other seeds than those that it was chosen by.
+        by_chance: How likely such low returns are if nothing changed.
+        degraded: Whether that is at most the false-alarm rate.
+        alarm: Whether to raise an alarm: degraded, and none was raised within the cool-down.
+        reason: In words.
+    """
+
+    model: str
+    version: int
+    evaluation: Evaluation
+    baseline: tuple[float, ...]
+    by_chance: float
+    degraded: bool
+    alarm: bool
+    reason: str
+
+
+def evaluate_champion(
+    root: Root,
+    model: str,
+    *,
+    episodes: int = 100,
+    moment: str | None = None,
+    false_alarm_rate: float = FALSE_ALARM_RATE,
+    cool_down_hours: float = COOL_DOWN_HOURS,
+    tell: Tell = lambda text: None,
+) -> Watch:
+    """Play a champion on fresh seeds, and find out whether it got worse since its promotion.
+
+    Args:
+        root: The root.
+        model: The registered model.
+        episodes: How many to play.
+        moment: What the seeds are made from; the same moment plays the same episodes. Omitted: now.
+        false_alarm_rate: Probability of calling a champion degraded that is as it was, for each evaluation.
+        cool_down_hours: No second alarm about the same champion within this time.
+        tell: Hears what happens.
+
+    Raises:
+        ModelNotFound: If there is no such model or champion.
+        ModelBroken: If the champion's files are gone.
+    """
+    if episodes < 1 or not 0 < false_alarm_rate < 1:
+        raise ConfigurationError(
+            f"episodes is {episodes} and false_alarm_rate {false_alarm_rate}; at least 1, and a probability between 0 and 1."
+        )
+    registry = ModelRegistry(root)
+    champion = registry.by_alias(model, CHAMPION)
+    baseline = baseline_of(registry, model, champion)
+    loaded = load_policy(registry.client, champion.model_id, f"The champion of '{model}', version {champion.version},")
+    words = [model, str(champion.version), moment or repr(time.time())]
+    tell(f"the champion, version {champion.version} ({loaded.source}), plays {episodes} episodes")
+    evaluation = play(loaded.policy, loaded.config, fresh_seeds(WATCH_STREAM, words, episodes, [loaded.config]))
+    if not np.isfinite(evaluation.returns).all():
+        raise ConfigurationError(
+            f"The champion of '{model}' got returns that are not finite; look at the environment's rewards."
+        )
+    by_chance = worse_by_chance(baseline, evaluation.returns)
+    degraded = by_chance <= false_alarm_rate
+    reason = (
+        f"mean return {evaluation.mean:.6g}, at its promotion {np.mean(baseline):.6g}; as low by chance with probability "
+        f"{by_chance:.2g} (alarm at {false_alarm_rate:g})"
+    )
+    alarm = False
+    if degraded:
+        with registry.lock(model, LOCK_SECONDS, tell):
+            raised = [event.time for event in registry.history(model)
+                      if event.kind == "degraded" and event.version == champion.version]  # fmt: skip
+            alarm = not raised or time.time() - raised[-1] >= cool_down_hours * 3600
+            if alarm:
+                number = number_of(registry.champion(model))
+                registry.record(model, Event("degraded", champion.version, reason, number, champion.source))
+    return Watch(model, champion.version, evaluation, tuple(baseline), by_chance, degraded, alarm, reason)
+
+
+def baseline_of(registry: ModelRegistry, model: str, champion: Registered) -> list[float]:
+    """Return the returns that a champion is watched by.
+
+    Raises:
+        ModelBroken: If the record of its promotion is gone.
+    """
+    decision = champion.decision
+    try:
+        if decision is None or champion.run_id is None:
+            raise FileNotFoundError("it was not promoted by rltrack")
+        with tempfile.TemporaryDirectory() as scratch:
+            name = f"promotions/{model}-{decision['id'][:8]}.json"
+            record = json.loads(Path(registry.client.download_artifacts(champion.run_id, name, scratch)).read_text())
+    except Exception as error:
+        raise ModelBroken(
+            f"The record of the promotion of version {champion.version} of '{model}' cannot be read: {error}. Promote the champion "
+            "again, or another run."
+        ) from error
+    return list(record["baseline"] or record["challenger"]["returns"])
+
+
+def champion_origin(root: Root, model: str) -> tuple[str | None, TrainingConfig | None]:
+    """Return what a retraining begins with: the champion's ``RUN@version`` where the root still has it, and its configuration.
+
+    Raises:
+        ModelBroken: If the champion's files are gone.
+    """
+    registry = ModelRegistry(root)
+    champion = registry.champion(model)
+    if champion is None:
+        return None, None
+    loaded = load_policy(registry.client, champion.model_id, f"The champion of '{model}', version {champion.version},")
+    config = TrainingConfig.from_mapping(loaded.config, source=f"the champion of '{model}'")
+    name, _, version = loaded.source.partition("@")
+    try:
+        root.find(name).store().find(version)
+    except (RunNotFound, CheckpointNotFound):
+        return None, config
+    return loaded.source, config
