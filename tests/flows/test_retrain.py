@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta, timezone
 
+import numpy as np
 import pytest
 
 from flows import evaluate as evaluate_flow
@@ -16,6 +18,7 @@ from rltrack.registry.model_registry import ModelRegistry
 from rltrack.runs import Root
 from rltrack.training.trainer import Trainer
 from tests.flows.test_train_flow import config, flow_runs
+from tests.support.agents import TinyEnv
 from tests.support.models import add_skill, tiny_config
 
 
@@ -76,6 +79,21 @@ def test_a_model_gets_a_champion_and_keeps_it_until_a_better_one_comes(client, o
     assert again.name == "NotPromoted"
     assert len(ModelRegistry(Root()).history("tiny")) == len(events)
     assert evaluate_flow.evaluate_champion("tiny", episodes=30, return_state=True).name == "AsItWas"
+    # the world changes: each action is worth less
+    step = TinyEnv.step
+    monkeypatch.setattr(TinyEnv, "step", lambda self, action: step(self, np.asarray(action) - 0.1))
+    degraded = evaluate_flow.evaluate_champion("tiny", episodes=30, return_state=True)
+    assert degraded.name == "Degraded", degraded.message
+    deadline = time.monotonic() + 30
+    while not (found := emitted(client, "rltrack.champion.degraded")) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert found[0]["resource"]["prefect.resource.id"] == "rltrack.model.tiny"
+    assert found[0]["payload"]["model"] == "tiny"
+
+
+def emitted(client, name: str):
+    answer = client._client.post("/events/filter", json={"filter": {"event": {"name": [name]}}})
+    return answer.json()["events"]
 
 
 @pytest.mark.slow
