@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -119,6 +120,49 @@ def resume(
     found = the_root().find(run)
     data = config_of(found).to_mapping()
     _train(TrainingConfig.from_mapping({**apply_overrides(data, overrides or []), "name": run}, source=f"run {run}"))
+
+
+@app.command(rich_help_panel="Training")
+def study(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, 2, …")] = 5,
+    jobs: Annotated[int, typer.Option(min=1, help="Trainings at a time, each in a process of its own.")] = 1,
+    name: Annotated[
+        str | None, typer.Option(help="The study's name; one that exists goes on.", show_default=False)
+    ] = None,
+    algo: Algorithm = None,
+    env: EnvId = None,
+    timesteps: Timesteps = None,
+) -> None:
+    """Train a configuration with several seeds, and look at them as one. Interrupted at any point, the same command goes on.
+
+    \b
+    rltrack study configs/cartpole_ppo.yaml --seeds 5 --jobs 2
+    rltrack study --algo ppo --env CartPole-v1 --timesteps 50000 --seeds 3
+    """
+    from rltrack.comparison.study import study_of
+    from rltrack.console import print_comparison
+    from rltrack.studies.seeds import train_seeds
+
+    resolved = _configuration(config, overrides or [], name, algo, env, timesteps, None)
+    deliver_left_behind(the_root())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the trainings stop at a boundary
+    try:
+        found = train_seeds(resolved, range(seeds), the_root(), jobs=jobs, tell=lambda text: typer.echo(text, err=True))
+    except KeyboardInterrupt:
+        typer.echo("Stopped; the same command goes on.", err=True)
+        raise typer.Exit(EXIT_STOPPED) from None
+    evaluated = [run for run in found.finished if run.status().mean_return is not None]
+    if evaluated:
+        print_comparison(study_of(evaluated))
+    for member, why in found.unfinished:
+        typer.echo(f"{member}: {why}", err=True)
+    names = " ".join(run.name for run in found.finished)
+    if names:
+        typer.echo(f"\nruns          {names}\ncompare       rltrack compare {names} OTHER-RUNS…")
+    if found.unfinished:
+        raise typer.Exit(EXIT_ERROR)
 
 
 @app.command("verify-resume", rich_help_panel="Training")

@@ -250,6 +250,11 @@ def compare_runs(runs: Sequence[RunDirectory], threshold: float | None = None) -
         raise ConfigurationError(
             "One run cannot be compared. Name two or more: rltrack compare RUN RUN…; one: rltrack show RUN."
         )
+    return study_of(runs, threshold)
+
+
+def study_of(runs: Sequence[RunDirectory], threshold: float | None = None) -> Study:
+    """Return what can be said about runs; as `compare_runs`, and of a single one too."""
     facts = [_facts(run) for run in {run.name: run for run in runs}.values()]
     blank = [item.run.name for item in facts if not item.history.evaluations]
     if blank:

@@ -69,7 +69,7 @@ class RunSession:
                 fetch_if_elsewhere(directory, remote)
             known = directory.configuration_record()
             if known is not None:
-                _same_identity(directory, identity, known["identity"])
+                refuse_other_identity(directory, identity, known["identity"])
             self.status_before = directory.status(held=True) if known is not None else None
             self.is_finished = self.status_before is not None and self.status_before.is_finished
             self.journal = Journal(directory.journal_file)
@@ -289,7 +289,8 @@ def _plain(tree: Mapping[str, Any]) -> Any:
     return orjson.loads(orjson.dumps(tree, default=str, option=orjson.OPT_NON_STR_KEYS))
 
 
-def _same_identity(directory: RunDirectory, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+def refuse_other_identity(directory: RunDirectory, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    """Raise `NameTaken`, with the differences, if a run's identity is not ours."""
     changed = differences(theirs, _plain(ours))
     if changed:
         lines = "\n  ".join(changed)

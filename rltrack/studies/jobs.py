@@ -1,0 +1,82 @@
+"""Several commands at a time, each in a process of its own, until all have ended.
+
+Nobody here decides what is left to do: a training that is finished says so and ends, and one that was interrupted goes on.
+So whatever happened to this process, the same jobs can be given again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One command.
+
+    Attributes:
+        name: How it is called.
+        command: The program and its arguments.
+        log: Where its output goes.
+    """
+
+    name: str
+    command: Sequence[str]
+    log: Path
+
+
+def run_jobs(jobs: Sequence[Job], at_a_time: int, tell: Callable[[str], None]) -> dict[str, int]:
+    """Run all jobs; one that fails does not keep the others from running.
+
+    Where this is interrupted (KeyboardInterrupt), the running ones are asked to stop, which trainings do at their next
+    boundary with a version, and are waited for.
+
+    Args:
+        jobs: What to run.
+        at_a_time: How many at a time, at least 1.
+        tell: Hears what begins and ends.
+
+    Returns:
+        The exit code of each job that ended, by name.
+    """
+    waiting, running, codes = deque(jobs), dict[str, subprocess.Popen[bytes]](), dict[str, int]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_a_time:
+                job = waiting.popleft()
+                running[job.name] = _start(job)
+                tell(f"{job.name}: begun")
+            for name, process in list(running.items()):
+                code = process.poll()
+                if code is not None:
+                    del running[name]
+                    codes[name] = code
+                    tell(f"{name}: {'done' if code == 0 else f'ended with exit code {code}'}")
+            time.sleep(_POLL_SECONDS)
+    except KeyboardInterrupt:
+        tell(f"stopping {', '.join(running)} at the next boundary")
+        raise
+    finally:
+        for process in running.values():
+            process.send_signal(signal.SIGTERM)
+        for process in running.values():
+            process.wait()
+    return codes
+
+
+def _start(job: Job) -> subprocess.Popen[bytes]:
+    """Start a job in a session of its own, so that Ctrl-C reaches it once, through us."""
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with open(job.log, "ab") as log:
+        return subprocess.Popen(
+            list(job.command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            env={**os.environ, "NO_COLOR": "1"},
+        )  # fmt: skip

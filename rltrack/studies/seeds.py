@@ -1,0 +1,106 @@
+"""A study: one configuration, several seeds, looked at as one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rltrack.config import TrainingConfig, identity
+from rltrack.errors import ConfigurationError, RltrackError
+from rltrack.files import replace_text
+from rltrack.runs import Root, RunDirectory, run_stem
+from rltrack.studies.jobs import Job, run_jobs
+from rltrack.training.session import refuse_other_identity
+
+STOPPED = 3
+"""Exit code of a training that was stopped with a version."""
+
+STUDY_TAG = "rltrack.study"
+
+
+@dataclass(frozen=True, slots=True)
+class SeedStudy:
+    """What became of a study.
+
+    Attributes:
+        name: The study's name; its runs are ``NAME-s0``, ``NAME-s1``, …
+        finished: The runs that are finished.
+        unfinished: The names of the others, with the reason.
+    """
+
+    name: str
+    finished: Sequence[RunDirectory]
+    unfinished: Sequence[tuple[str, str]]
+
+
+def train_seeds(
+    config: TrainingConfig,
+    seeds: Sequence[int],
+    root: Root,
+    *,
+    jobs: int = 1,
+    tell: Callable[[str], None] = lambda text: None,
+) -> SeedStudy:
+    """Train a configuration with several seeds; what is finished is left alone, what was interrupted goes on.
+
+    Args:
+        config: What is trained; its name is the study's, and its seed does not count.
+        seeds: The seeds.
+        root: Where the runs go.
+        jobs: Trainings at a time, each in a process of its own.
+        tell: Hears what begins and ends.
+
+    Raises:
+        ConfigurationError: If there are no seeds, one is given twice, or `jobs` is less than 1.
+        NameTaken: If a run of this name has another configuration; nothing was started.
+    """
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise ConfigurationError(f"The seeds are {list(seeds)}; give one or more, each once, none below 0.")
+    if jobs < 1:
+        raise ConfigurationError(f"jobs is {jobs}; at least one training must run at a time.")
+    root.check_writable()
+    name = config.name or run_stem(f"{config.agent.algorithm}-{config.environment.id}")
+    members = {f"{name}-s{seed}": _member(config, name, seed) for seed in seeds}
+    for member, own in members.items():
+        _refuse_others(root, member, own)
+    folder = root.path / "studies" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    waiting = []
+    for member, own in members.items():
+        if root.exists(member) and root.find(member).status().is_finished:
+            tell(f"{member}: finished before")
+            continue
+        file = folder / f"{member}.yaml"
+        replace_text(file, own.to_yaml())
+        command = [sys.executable, "-m", "rltrack", "--root", str(root.path), "train", str(file)]
+        waiting.append(Job(member, command, folder / f"{member}.log"))
+    codes = run_jobs(waiting, jobs, tell)
+    return _outcome(name, list(members), root, codes)
+
+
+def _member(config: TrainingConfig, study: str, seed: int) -> TrainingConfig:
+    tracking = config.tracking.model_copy(update={"tags": {**config.tracking.tags, STUDY_TAG: study}})
+    return config.model_copy(update={"name": f"{study}-s{seed}", "seed": seed, "tracking": tracking})
+
+
+def _refuse_others(root: Root, name: str, config: TrainingConfig) -> None:
+    """Find out before anything starts whether a name belongs to something else."""
+    record = root.find(name).configuration_record() if root.exists(name) else None
+    if record is not None:
+        refuse_other_identity(root.find(name), identity(config), record["identity"])
+
+
+def _outcome(name: str, members: Sequence[str], root: Root, codes: dict[str, int]) -> SeedStudy:
+    finished, unfinished = [], []
+    for member in members:
+        if root.exists(member) and root.find(member).status().is_finished:
+            finished.append(root.find(member))
+        elif codes.get(member) == STOPPED:
+            unfinished.append((member, "stopped with a version; the same command goes on"))
+        else:
+            why = f"exit code {codes[member]}" if member in codes else "not begun"
+            unfinished.append((member, f"{why}; see {root.path / 'studies' / name / f'{member}.log'}"))
+    if not finished and not unfinished:
+        raise RltrackError(f"The study {name} has no runs.")
+    return SeedStudy(name, finished, unfinished)
