@@ -8,6 +8,8 @@ speaks of the algorithms (Agarwal et al. 2021, arXiv:2108.13264); with fewer, it
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -328,12 +330,13 @@ def _label(group: list[RunFacts], members: list[list[RunFacts]], differences: Ma
     if len(group) == 1:
         return group[0].run.name
     telling = sorted(differences, key=lambda key: (key not in _TELLING, key))
-    for count in range(1, _LABEL_KEYS + 1):
+    for count in range(1, min(len(telling), _LABEL_KEYS) + 1):
         chosen = telling[:count]
         if len({repr([differences[key][other] for key in chosen]) for other in range(len(members))}) == len(members):
             parts = [_told(key, differences[key][index]) for key in chosen]
             return f"{', '.join(parts)} ({len(group)} seeds)"
-    return f"{group[0].run.name} ({len(group)} seeds)"
+    alike = os.path.commonprefix([item.run.name for item in group])
+    return f"{re.sub(r'[-_.]s?$', '', alike) or group[0].run.name} ({len(group)} seeds)"
 
 
 def _told(key: str, value: Any) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from rltrack.cli import run_command
 from rltrack.comparison.page import write_comparison
-from rltrack.comparison.study import compare_runs
+from rltrack.comparison.study import compare_runs, study_of
 from rltrack.errors import ConfigurationError
 from rltrack.evaluation.episodes import Evaluation
 from rltrack.runs import Root, RunDirectory
@@ -71,6 +71,11 @@ def test_with_enough_seeds_they_are_what_is_compared(root):
     assert study.improvement[0][1][0] == 0.0
     assert study.improvement[0][0][0] == 0.5
     assert study.threshold == 475.0  # what the environment counts as solved
+
+
+def test_a_study_alone_is_called_by_what_its_runs_names_share(root):
+    study = study_of([root.find(f"slow-{seed}") for seed in range(3)])
+    assert [group.label for group in study.groups] == ["slow (3 seeds)"]
 
 
 def test_curves_are_aligned_on_env_steps(root):
