@@ -8,7 +8,6 @@ speaks of the algorithms (Agarwal et al. 2021, arXiv:2108.13264); with fewer, it
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -335,8 +334,8 @@ def _label(group: list[RunFacts], members: list[list[RunFacts]], differences: Ma
         if len({repr([differences[key][other] for key in chosen]) for other in range(len(members))}) == len(members):
             parts = [_told(key, differences[key][index]) for key in chosen]
             return f"{', '.join(parts)} ({len(group)} seeds)"
-    alike = os.path.commonprefix([item.run.name for item in group])
-    return f"{re.sub(r'[-_.]s?$', '', alike) or group[0].run.name} ({len(group)} seeds)"
+    name = group[0].run.name
+    return f"{re.sub(r'[-_.]s?[0-9]+$', '', name) or name} ({len(group)} seeds)"
 
 
 def _told(key: str, value: Any) -> str:
