@@ -209,3 +209,22 @@ def test_the_best_and_the_final_policy_are_stored_once(own_root):
     assert {metric.key for metric in best.metrics} >= {"eval/mean_reward", "eval/iqm_reward"}
     assert registry.champion("one").model_id == best.model_id
     assert json.loads(best.tags["mlflow.modelVersions"]) == [{"name": "one", "version": 1}]
+
+
+@pytest.mark.slow
+def test_a_server_that_knows_no_models_gets_everything_else(own_root, monkeypatch):
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
+
+    from rltrack.tracking.bookmark import read_bookmark
+    from rltrack.tracking.shipper import EXIT_DELIVERED, ship_run
+
+    def too_old(*arguments, **keywords):
+        raise MlflowException("no such endpoint", error_code=ENDPOINT_NOT_FOUND)
+
+    monkeypatch.setattr("rltrack.registry.models.store_policy", too_old)
+    run = trained(own_root, "old", CASES["cartpole"])
+    assert ship_run(run, patience=0.0) == EXIT_DELIVERED
+    kept = ModelRegistry(Root(own_root)).client.get_run(read_bookmark(run).mlflow.state["run_id"])
+    assert kept.info.status == "FINISHED"
+    assert "too old" in kept.data.tags["rltrack.model"]

@@ -305,6 +305,10 @@ class MlflowSink:
                 stored[role] = store_policy(self._client, policy, run_id=self.run_id, role=role).model_id
         except (PolicyNotStorable, CheckpointNotFound, CheckpointCorrupt) as error:
             self._client.set_tag(self.run_id, "rltrack.model", str(error)[:_MAX_TAG])
+        except MlflowException as error:
+            if error.error_code != "ENDPOINT_NOT_FOUND":
+                raise
+            self._client.set_tag(self.run_id, "rltrack.model", "This MLflow server is too old to keep models of runs.")
         self.state["models"] = before | stored
         for role, model_id in before.items():
             if stored.get(role, model_id) != model_id and model_id not in stored.values():
