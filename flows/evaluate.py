@@ -9,7 +9,7 @@ from prefect import flow, get_run_logger, runtime, task
 from prefect.states import Completed
 from pydantic import Field
 
-from flows.promote import DEGRADED, announce
+from flows.promote import DEGRADED, announce, refuse_foreign_champion
 from flows.train import RETRIED
 from rltrack.registry.champions import COOL_DOWN_HOURS, FALSE_ALARM_RATE, Watch
 from rltrack.registry.champions import evaluate_champion as watch
@@ -21,6 +21,8 @@ from rltrack.tracking.shipper import prepare_process
 def play(model: str, episodes: int, moment: str, false_alarm_rate: float, cool_down_hours: float) -> Watch:
     """Play the champion on seeds made from a moment, so that a retry plays the same."""
     prepare_process()
+    if runtime.deployment.id is not None:
+        refuse_foreign_champion(model)
     return watch(
         Root(),
         model,

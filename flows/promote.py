@@ -10,6 +10,7 @@ from prefect.states import Completed
 
 from flows.page import Page
 from flows.train import RETRIED, Restarts, refuse_foreign_modules
+from rltrack.registry.champions import champion_origin
 from rltrack.registry.gate import Gate
 from rltrack.registry.promotion import Decision
 from rltrack.registry.promotion import promote as decide
@@ -28,7 +29,19 @@ def challenge(run: str, model: str, version: str, gate: Gate) -> Decision:
     found = Root().find(run)
     if runtime.deployment.id is not None:
         refuse_foreign_modules(config_of(found))
+        refuse_foreign_champion(model)
     return decide(found, model, version=version, gate=gate, tell=get_run_logger().info)
+
+
+def refuse_foreign_champion(model: str) -> None:
+    """Refuse a champion whose environment would import a module that this worker does not allow: registries are shared.
+
+    Raises:
+        ConfigurationError: With the module, and what is allowed.
+    """
+    _, config = champion_origin(Root(), model)
+    if config is not None:
+        refuse_foreign_modules(config)
 
 
 def promotion(run: str, model: str, version: str, gate: Gate | None) -> Any:

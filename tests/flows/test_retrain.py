@@ -13,6 +13,7 @@ from flows import promote as promote_flow
 from flows import retrain as flow
 from flows import train
 from rltrack.config import TrainingConfig
+from rltrack.errors import ConfigurationError
 from rltrack.registry.gate import Gate
 from rltrack.registry.model_registry import ModelRegistry
 from rltrack.runs import Root
@@ -79,6 +80,8 @@ def test_a_model_gets_a_champion_and_keeps_it_until_a_better_one_comes(client, o
     assert again.name == "NotPromoted"
     assert len(ModelRegistry(Root()).history("tiny")) == len(events)
     assert evaluate_flow.evaluate_champion("tiny", episodes=30, return_state=True).name == "AsItWas"
+    with pytest.raises(ConfigurationError, match="RLTRACK_ALLOWED_MODULES"):
+        promote_flow.refuse_foreign_champion("tiny")  # as a deployment's run does: its environment is a module of ours
     # the world changes: each action is worth less
     step = TinyEnv.step
     monkeypatch.setattr(TinyEnv, "step", lambda self, action: step(self, np.asarray(action) - 0.1))
