@@ -248,7 +248,7 @@ class LoopSettings(Section):
         training.setdefault("strategy", _strategy_of(training))
         if isinstance(training["strategy"], str):
             training["strategy"] = training["strategy"].lower()
-        return _validate(cls, tree, "options")
+        return validate_section(cls, tree, "options")
 
 
 def _strategy_of(training: Mapping[str, Any]) -> str:
@@ -315,7 +315,7 @@ class TrainingConfig(LoopSettings):
         Raises:
             ConfigurationError: With one line for each thing that is wrong.
         """
-        return _validate(cls, data, source)
+        return validate_section(cls, data, source)
 
     @classmethod
     def from_file(cls, path: str | Path, overrides: Sequence[str] = ()) -> TrainingConfig:
@@ -474,7 +474,17 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-def _validate(model: type[ModelT], data: Mapping[str, Any], source: str) -> ModelT:
+def validate_section(model: type[ModelT], data: Mapping[str, Any], source: str) -> ModelT:
+    """Return the data as a section.
+
+    Args:
+        model: Which section.
+        data: Nested mapping.
+        source: What the data is called in an error.
+
+    Raises:
+        ConfigurationError: With one line for each thing that is wrong.
+    """
     try:
         return model.model_validate(data)
     except ValidationError as error:

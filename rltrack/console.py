@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -515,6 +516,34 @@ def print_models(rows: Sequence[dict[str, Any]], uri: str) -> None:
     out.print(
         f"To load or serve a champion: export MLFLOW_TRACKING_URI={without_password(uri)}, then models:/NAME@champion"
     )
+
+
+_SHOWN_TRIALS = 10
+
+
+def print_trials(rows: Sequence[dict[str, Any]], seeds: int) -> None:
+    """Print how many trials of a sweep stand how, and the best ones as a table."""
+    out = _out()
+    counts = Counter(row["state"] for row in rows)
+    out.print(f"{len(rows)} trials: {', '.join(f'{count} {state}' for state, count in counts.items())}")
+    shown = [row for row in rows if row["value"] is not None][:_SHOWN_TRIALS]
+    if shown:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        names = list(dict.fromkeys(name for row in shown for name in row["values"]))
+        table.add_column("trial", justify="right")
+        table.add_column("mean return" if seeds == 1 else f"mean of {seeds} seeds", justify="right")
+        for name in ("state", *names):
+            table.add_column(name)
+        for row in shown:
+            values = [_setting(row["values"].get(name)) for name in names]
+            table.add_row(str(row["trial"]), _number(row["value"]), row["state"], *map(escape, values))
+        out.print(table)
+    for row in [row for row in rows if row["state"] == "failed"][:_SHOWN_TRIALS]:
+        out.print(f"[red]trial {row['trial']} failed[/]: {escape(row['reason'] or 'without a word')}")
+
+
+def _setting(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def print_comparison(study: Study) -> None:

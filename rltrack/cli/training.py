@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -57,7 +56,7 @@ def train(
     rltrack train --algo ppo --env CartPole-v1 --timesteps 100000 --seed 0
     rltrack train --from cartpole-ppo@best --timesteps 50000
     """
-    _train(_configuration(config, overrides or [], name, algo, env, timesteps, seed, start_from))
+    _train(configuration(config, overrides or [], name, algo, env, timesteps, seed, start_from))
 
 
 @flow.command("train")
@@ -80,7 +79,7 @@ def flow_train(
     """
     from flows import door
 
-    resolved = _configuration(config, overrides or [], name, algo, env, timesteps, seed, start_from)
+    resolved = configuration(config, overrides or [], name, algo, env, timesteps, seed, start_from)
     deliver_left_behind(the_root())
     try:
         training = door.train(resolved, the_root().path, lambda text: typer.echo(text, err=True))
@@ -122,49 +121,6 @@ def resume(
     _train(TrainingConfig.from_mapping({**apply_overrides(data, overrides or []), "name": run}, source=f"run {run}"))
 
 
-@app.command(rich_help_panel="Training")
-def study(
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, 2, …")] = 5,
-    jobs: Annotated[int, typer.Option(min=1, help="Trainings at a time, each in a process of its own.")] = 1,
-    name: Annotated[
-        str | None, typer.Option(help="The study's name; one that exists goes on.", show_default=False)
-    ] = None,
-    algo: Algorithm = None,
-    env: EnvId = None,
-    timesteps: Timesteps = None,
-) -> None:
-    """Train a configuration with several seeds, and look at them as one. Interrupted at any point, the same command goes on.
-
-    \b
-    rltrack study configs/cartpole_ppo.yaml --seeds 5 --jobs 2
-    rltrack study --algo ppo --env CartPole-v1 --timesteps 50000 --seeds 3
-    """
-    from rltrack.comparison.study import study_of
-    from rltrack.console import print_comparison
-    from rltrack.studies.seeds import train_seeds
-
-    resolved = _configuration(config, overrides or [], name, algo, env, timesteps, None)
-    deliver_left_behind(the_root())
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the trainings stop at a boundary
-    try:
-        found = train_seeds(resolved, range(seeds), the_root(), jobs=jobs, tell=lambda text: typer.echo(text, err=True))
-    except KeyboardInterrupt:
-        typer.echo("Stopped; the same command goes on.", err=True)
-        raise typer.Exit(EXIT_STOPPED) from None
-    evaluated = [run for run in found.finished if run.status().mean_return is not None]
-    if evaluated:
-        print_comparison(study_of(evaluated))
-    for member, why in found.unfinished:
-        typer.echo(f"{member}: {why}", err=True)
-    names = " ".join(run.name for run in found.finished)
-    if names:
-        typer.echo(f"\nruns          {names}\ncompare       rltrack compare {names} OTHER-RUNS…")
-    if found.unfinished:
-        raise typer.Exit(EXIT_ERROR)
-
-
 @app.command("verify-resume", rich_help_panel="Training")
 def verify_resume(
     config: ConfigFile = None,
@@ -188,7 +144,7 @@ def verify_resume(
 
     from rltrack.training.verify import verify_resume as verify
 
-    resolved = _configuration(config, overrides or [], None, algo, env, None, None)
+    resolved = configuration(config, overrides or [], None, algo, env, None, None)
     found = verify(resolved, timesteps=timesteps, kills=kills, tell=lambda text: typer.echo(text, err=True))
     if as_json:
         print_json(dataclasses.asdict(found))
@@ -220,14 +176,14 @@ def show_config(
     if schema:
         print_json(TrainingConfig.model_json_schema())
         return
-    resolved = _configuration(config, overrides or [], name, algo, env, timesteps, seed)
+    resolved = configuration(config, overrides or [], name, algo, env, timesteps, seed)
     from rltrack.agents.factory import check
 
     check(resolved)
     typer.echo(resolved.to_yaml(), nl=False)
 
 
-def _configuration(
+def configuration(
     file: Path | None,
     overrides: list[str],
     name: str | None,
@@ -237,7 +193,7 @@ def _configuration(
     seed: int | None,
     start_from: str | None = None,
 ) -> TrainingConfig:
-    """A file with options over it, or options alone; or the settings of the run that is begun from."""
+    """Return a file with options over it, or options alone; or the settings of the run that is begun from."""
     from rltrack.config import TrainingConfig, apply_overrides, read_yaml
 
     data: dict[str, Any] = {} if file is None else read_yaml(file)

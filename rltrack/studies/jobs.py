@@ -1,5 +1,6 @@
 """Several commands at a time, each in a process of its own, until all have ended.
 
+With several GPUs each of the commands that run beside each other sees one (``CUDA_VISIBLE_DEVICES``), in turn.
 Nobody here decides what is left to do: a training that is finished says so and ends, and one that was interrupted goes on.
 So whatever happened to this process, the same jobs can be given again.
 """
@@ -11,10 +12,16 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from rltrack.tracking.resources import gpu_names
+
+STOPPED = 3
+"""Exit code of a training that was stopped with a version."""
+
+GPUS = "CUDA_VISIBLE_DEVICES"
 _POLL_SECONDS = 0.1
 
 
@@ -26,11 +33,13 @@ class Job:
         name: How it is called.
         command: The program and its arguments.
         log: Where its output goes.
+        environment: Added to ours.
     """
 
     name: str
     command: Sequence[str]
     log: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def run_jobs(jobs: Sequence[Job], at_a_time: int, tell: Callable[[str], None]) -> dict[str, int]:
@@ -48,16 +57,19 @@ def run_jobs(jobs: Sequence[Job], at_a_time: int, tell: Callable[[str], None]) -
         The exit code of each job that ended, by name.
     """
     waiting, running, codes = deque(jobs), dict[str, subprocess.Popen[bytes]](), dict[str, int]()
+    gpus, places = visible_gpus(), dict[str, int]()
     try:
         while waiting or running:
             while waiting and len(running) < at_a_time:
                 job = waiting.popleft()
-                running[job.name] = _start(job)
+                place = min(set(range(at_a_time)) - set(places.values()))
+                places[job.name] = place
+                running[job.name] = _start(job, {} if not gpus else {GPUS: gpus[place % len(gpus)]})
                 tell(f"{job.name}: begun")
             for name, process in list(running.items()):
                 code = process.poll()
                 if code is not None:
-                    del running[name]
+                    del running[name], places[name]
                     codes[name] = code
                     tell(f"{name}: {'done' if code == 0 else f'ended with exit code {code}'}")
             time.sleep(_POLL_SECONDS)
@@ -72,11 +84,19 @@ def run_jobs(jobs: Sequence[Job], at_a_time: int, tell: Callable[[str], None]) -
     return codes
 
 
-def _start(job: Job) -> subprocess.Popen[bytes]:
+def visible_gpus() -> list[str]:
+    """Return the GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` writes them."""
+    given = os.environ.get(GPUS)
+    if given is not None:
+        return [item.strip() for item in given.split(",") if item.strip()]
+    return [str(index) for index in range(len(gpu_names()))]
+
+
+def _start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start a job in a session of its own, so that Ctrl-C reaches it once, through us."""
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with open(job.log, "ab") as log:
         return subprocess.Popen(
             list(job.command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            env={**os.environ, "NO_COLOR": "1"},
+            env={**os.environ, "NO_COLOR": "1", **environment, **job.environment},
         )  # fmt: skip

@@ -10,11 +10,8 @@ from rltrack.config import TrainingConfig, identity
 from rltrack.errors import ConfigurationError, RltrackError
 from rltrack.files import replace_text
 from rltrack.runs import Root, RunDirectory, run_stem
-from rltrack.studies.jobs import Job, run_jobs
+from rltrack.studies.jobs import STOPPED, Job, run_jobs
 from rltrack.training.session import refuse_other_identity
-
-STOPPED = 3
-"""Exit code of a training that was stopped with a version."""
 
 STUDY_TAG = "rltrack.study"
 

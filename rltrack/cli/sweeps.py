@@ -1,0 +1,182 @@
+"""Commands that train many: seeds and sweeps."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from rltrack.cli.shared import (
+    EXIT_ERROR,
+    EXIT_STOPPED,
+    Algorithm,
+    AsJson,
+    ConfigFile,
+    EnvId,
+    Overrides,
+    Timesteps,
+    app,
+    deliver_left_behind,
+    print_json,
+    the_root,
+)
+from rltrack.cli.training import configuration
+from rltrack.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from rltrack.studies.search import Search
+    from rltrack.studies.sweep import Unfinished
+
+T = TypeVar("T")
+
+Jobs = Annotated[int, typer.Option(min=1, help="Trainings at a time here, each in a process of its own.")]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Database of the trials, for several machines: postgresql://user@host/database; default: $RLTRACK_SWEEP_STORAGE, "
+        "or a file under the root.",
+        show_default=False,
+    ),
+]
+
+
+@app.command(rich_help_panel="Training")
+def study(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, 2, …")] = 5,
+    jobs: Jobs = 1,
+    name: Annotated[
+        str | None, typer.Option(help="The study's name; one that exists goes on.", show_default=False)
+    ] = None,
+    algo: Algorithm = None,
+    env: EnvId = None,
+    timesteps: Timesteps = None,
+) -> None:
+    """Train a configuration with several seeds, and look at them as one. Interrupted at any point, the same command goes on.
+
+    \b
+    rltrack study configs/cartpole_ppo.yaml --seeds 5 --jobs 2
+    rltrack study --algo ppo --env CartPole-v1 --timesteps 50000 --seeds 3
+    """
+    from rltrack.comparison.study import study_of
+    from rltrack.console import print_comparison
+    from rltrack.studies.seeds import train_seeds
+
+    resolved = configuration(config, overrides or [], name, algo, env, timesteps, None)
+    deliver_left_behind(the_root())
+    found = _until_stopped(
+        lambda: train_seeds(resolved, range(seeds), the_root(), jobs=jobs, tell=lambda text: typer.echo(text, err=True))
+    )
+    evaluated = [run for run in found.finished if run.status().mean_return is not None]
+    if evaluated:
+        print_comparison(study_of(evaluated))
+    for member, why in found.unfinished:
+        typer.echo(f"{member}: {why}", err=True)
+    names = " ".join(run.name for run in found.finished)
+    if names:
+        typer.echo(f"\nruns          {names}\ncompare       rltrack compare {names} OTHER-RUNS…")
+    if found.unfinished:
+        raise typer.Exit(EXIT_ERROR)
+
+
+@app.command(rich_help_panel="Training")
+def sweep(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    name: Annotated[
+        str | None, typer.Option(help="The sweep's name; one that exists goes on.", show_default=False)
+    ] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="How many trials.", show_default=False)] = None,
+    jobs: Jobs = 1,
+    storage: Storage = None,
+    show: Annotated[bool, typer.Option("--show", help="Only print how it stands.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Search for the best configuration. Interrupted at any point, the same command, or --name alone, goes on.
+
+    \b
+    rltrack sweep configs/cartpole_sweep.yaml --jobs 2
+    rltrack sweep --name cartpole-sweep --trials 40
+    rltrack sweep --name cartpole-sweep --show
+    """
+    search = _search(config, overrides or [], name, trials, storage)
+    left: list[Unfinished] = []
+    if not show:
+        from rltrack.studies.sweep import sweep_here
+
+        deliver_left_behind(the_root())
+        left = _until_stopped(
+            lambda: sweep_here(search, jobs=jobs, console=jobs == 1, tell=lambda text: typer.echo(text, err=True))
+        )
+    _print_sweep(search, as_json)
+    for item in left:
+        typer.echo(f"{search.name}-t{item.number:04d}: {item.why}", err=True)
+    if left:
+        raise typer.Exit(EXIT_STOPPED if all(item.stopped for item in left) else EXIT_ERROR)
+
+
+@app.command(hidden=True)
+def trial(sweep: str, number: int) -> None:
+    """Carry out one trial of a sweep in this process."""
+    from rltrack.studies.search import Search
+    from rltrack.studies.trials import run_trial, train_here
+
+    search = Search(sweep, the_root()).open()
+    result = _until_stopped(lambda: run_trial(search, number, train_here(search, console=False)))
+    typer.echo(f"{result.state}: {result.reason}")
+    if result.state == "stopped":
+        raise typer.Exit(EXIT_STOPPED)
+
+
+def _search(config: Any, overrides: list[str], name: str | None, trials: int | None, storage: str | None) -> Search:
+    """Open a sweep by its file or by its name; nothing is made before the whole file is found to be right."""
+    from rltrack.config import apply_overrides
+    from rltrack.studies.search import Search
+    from rltrack.studies.space import check_space, read_sweep
+
+    if config is None:
+        if name is None or overrides:
+            raise ConfigurationError(
+                "Nothing to search. Give a configuration file with a section 'sweep', or --name of a sweep that was begun."
+            )
+        search = Search(name, the_root(), storage).open()
+        if trials is not None and trials != search.section.number_of_trials:
+            search.open(search.base, search.section.model_copy(update={"trials": trials}))
+        return search
+    base, section = read_sweep(config, {} if trials is None else {"trials": trials})
+    base = apply_overrides(base, overrides)
+    check_space(base, section)
+    chosen = name or base.get("name") or config.stem.replace("_", "-")
+    the_root().check_writable()
+    return Search(str(chosen), the_root(), storage).open({**base, "name": None}, section)
+
+
+def _until_stopped(work: Callable[[], T]) -> T:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the trainings stop at a boundary
+    try:
+        return work()
+    except KeyboardInterrupt:
+        typer.echo("Stopped; the same command goes on.", err=True)
+        raise typer.Exit(EXIT_STOPPED) from None
+
+
+def _print_sweep(search: Search, as_json: bool) -> None:
+    from rltrack.console import print_trials
+    from rltrack.studies.plots import draw_search
+    from rltrack.studies.sweep import trial_rows, write_best
+
+    rows = trial_rows(search)
+    best = write_best(search)
+    pictures = [] if best is None else draw_search(search)
+    if as_json:
+        print_json({"name": search.name, "trials": rows, "best": best})
+        return
+    print_trials(rows, search.section.seeds)
+    if best is not None:
+        typer.echo(f"\nbest          rltrack train {search.folder / 'best.yaml'}")
+        if pictures:
+            typer.echo(f"plots         {search.folder}/*.png")

@@ -1,0 +1,278 @@
+"""A sweep as Optuna's study: every trial exists from the start, is begun by one worker, and told once.
+
+Optuna's storage is the only place that says which trials there are: a sqlite file under the root, or any database that
+Optuna knows, for several machines. Trial *k*'s runs are named ``NAME-t000k``, so that whoever takes it up again finds them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rltrack.config import TrainingConfig, check_run_name, differences, identity
+from rltrack.errors import ConfigurationError, MissingExtra, RltrackError, did_you_mean
+from rltrack.runs import Root
+from rltrack.studies.seeds import STUDY_TAG
+from rltrack.studies.space import SweepSection, suggest, with_values
+
+if TYPE_CHECKING:
+    import optuna
+
+STORAGE = "RLTRACK_SWEEP_STORAGE"
+"""Environment variable with the address of the trials' database; unset: a sqlite file under the root."""
+
+TRIAL_TAG = "rltrack.trial"
+_FILE_SECONDS = 120
+_DEFINITION = "rltrack"
+_FIXED = ("parameters", "space", "seeds", "objective")
+
+
+def load_optuna() -> Any:
+    """Return Optuna, quiet.
+
+    Raises:
+        MissingExtra: If it is not installed.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise MissingExtra("Sweeps search with Optuna, which is not installed: pip install 'rltrack[sweep]'.") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+class Search:
+    """The trials of one sweep.
+
+    Args:
+        name: The sweep's name.
+        root: Folder of all runs.
+        storage: Address of the database; omitted: ``RLTRACK_SWEEP_STORAGE``, or a file under the root.
+
+    Raises:
+        MissingExtra: If Optuna, or the database's driver, is missing.
+        RltrackError: If the database does not answer.
+    """
+
+    def __init__(self, name: str, root: Root, storage: str | None = None) -> None:
+        self.name, self.root = check_run_name(name), root
+        self.optuna = load_optuna()
+        self.folder = root.path / "studies" / name
+        url = storage or os.environ.get(STORAGE)
+        self.environment = {} if url is None else {STORAGE: url}
+        """What another process needs to find the same trials."""
+        self._storage = self._connect(url)
+        self.study: Any = None
+        self.base: dict[str, Any] = {}
+        self.section: SweepSection
+
+    def _connect(self, url: str | None) -> Any:
+        if url is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            url, options = f"sqlite:///{self.folder / 'trials.db'}", {"connect_args": {"timeout": _FILE_SECONDS}}
+        else:
+            options = {"pool_pre_ping": True}
+        for plain in ("postgresql://", "postgres://"):
+            if url.startswith(plain):
+                url = f"postgresql+psycopg://{url.removeprefix(plain)}"
+        from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+        shown = url.rpartition("@")[2] if "@" in url else url
+        try:
+            return self.optuna.storages.RDBStorage(url, engine_kwargs=options)
+        except ImportError as error:
+            raise MissingExtra(f"The trials' database {shown} needs a driver: {error}. For PostgreSQL: pip install "
+                               "'rltrack[postgres]'.") from None  # fmt: skip
+        except ArgumentError:
+            raise ConfigurationError(
+                f"The trials' database {shown!r} is no address that SQLAlchemy knows. Write sqlite:////path/file.db or "
+                "postgresql://user@host/database."
+            ) from None
+        except (SQLAlchemyError, RuntimeError) as error:
+            raise RltrackError(f"The trials' database {shown} does not answer: {str(error).splitlines()[0]}") from None
+
+    def open(self, base: Mapping[str, Any] | None = None, section: SweepSection | None = None) -> Search:
+        """Begin the sweep, or go on with it.
+
+        Args:
+            base: The training; None for the one that the sweep was begun with.
+            section: How to search; likewise.
+
+        Raises:
+            ConfigurationError: If there is no such sweep, or it was begun with something else.
+        """
+        optuna = self.optuna
+        try:
+            study_id = self._storage.get_study_id_from_name(self.name)
+        except KeyError:
+            if base is None or section is None:
+                known = [item.study_name for item in optuna.get_all_study_summaries(self._storage)]
+                raise ConfigurationError(
+                    f"No sweep '{self.name}'.{did_you_mean(self.name, known)} Known here: {', '.join(known) or 'none'}. Begin one "
+                    "with rltrack sweep CONFIG."
+                ) from None
+            study = optuna.create_study(
+                study_name=self.name, storage=self._storage, direction="maximize", load_if_exists=True
+            )
+            study_id = study._study_id
+        known = self._storage.get_study_user_attrs(study_id).get(_DEFINITION)
+        if known is None:
+            if base is None or section is None:
+                raise ConfigurationError(f"The Optuna study '{self.name}' was not begun by rltrack sweep.")
+        elif base is None or section is None:
+            base, section = known["config"], SweepSection.model_validate({**known["sweep"], **_plain(section)})
+        else:
+            self._refuse_other(known, base, section)
+        self.base, self.section = json.loads(json.dumps(base)), section
+        definition = {"config": self.base, "sweep": section.model_dump(mode="json")}
+        if known != definition:
+            self._storage.set_study_user_attr(study_id, _DEFINITION, definition)
+        self.study = optuna.load_study(
+            study_name=self.name, storage=self._storage, sampler=optuna.samplers.RandomSampler(), pruner=self._pruner()
+        )
+        self._make_trials()
+        return self
+
+    def _refuse_other(self, known: Mapping[str, Any], base: Mapping[str, Any], section: SweepSection) -> None:
+        theirs, ours = TrainingConfig.from_mapping(known["config"]), TrainingConfig.from_mapping(base)
+        before, now = known["sweep"], section.model_dump(mode="json")
+        found = differences(
+            {**identity(theirs), "sweep": {key: before[key] for key in _FIXED}},
+            {**identity(ours), "sweep": {key: now[key] for key in _FIXED}},
+        )
+        if found:
+            raise ConfigurationError(
+                f"Sweep '{self.name}' was begun with something else:\n" + "\n".join(found) + "\nChoose another --name."
+            )
+
+    def _make_trials(self) -> None:
+        """Put the trials into the storage that are not there yet; they begin when a worker takes them up."""
+        optuna = self.optuna
+        missing = range(len(self.study.get_trials(deepcopy=False)), self.section.number_of_trials)
+        grid = self.section.grid() if self.section.sampler_name == "grid" else None
+        for index in missing:
+            system = {} if grid is None else {"fixed_params": grid[index]}
+            self.study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.WAITING, system_attrs=system))
+
+    def _sampler(self, number: int) -> Any:
+        """Return the sampler of one trial. Each has a stream of its own, wherever and whenever it begins."""
+        samplers, name = self.optuna.samplers, self.section.sampler_name
+        arguments = {} if isinstance(self.section.sampler, str) else dict(next(iter(self.section.sampler.values())))
+        seed = int(np.random.SeedSequence([self.section.seed, number]).generate_state(1)[0])
+        kind = {"tpe": "TPESampler", "random": "RandomSampler", "grid": "RandomSampler", "qmc": "QMCSampler",
+                "cmaes": "CmaEsSampler", "gp": "GPSampler"}[name]  # fmt: skip
+        if name == "tpe":
+            arguments = {"constant_liar": True, **arguments}  # trials that run count, so that others look elsewhere
+        if name == "qmc":
+            seed = self.section.seed  # one sequence for all
+        return _made(getattr(samplers, kind), {"seed": seed, **arguments}, "sampler", name)
+
+    def _pruner(self) -> Any:
+        pruners, wanted = self.optuna.pruners, self.section.pruner
+        name, arguments = (wanted, {}) if isinstance(wanted, str) else next(iter(wanted.items()))
+        kind = {"none": "NopPruner", "median": "MedianPruner", "halving": "SuccessiveHalvingPruner",
+                "hyperband": "HyperbandPruner"}[name]  # fmt: skip
+        return _made(getattr(pruners, kind), arguments, "pruner", name)
+
+    def check(self) -> None:
+        """Find out whether sampler and pruner can be had.
+
+        Raises:
+            ConfigurationError, MissingExtra: If not.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._sampler(0)
+            self._pruner()
+
+    def trials(self) -> list[Any]:
+        """Return Optuna's frozen trials that belong to the sweep, by number."""
+        return list(self.study.get_trials(deepcopy=False))[: self.section.number_of_trials]
+
+    def unfinished(self) -> list[int]:
+        """Return the numbers of the trials whose result is not known: not begun, running, or interrupted."""
+        return [trial.number for trial in self.trials() if not trial.state.is_finished()]
+
+    def best(self) -> Any | None:
+        """Return the best complete trial, or None."""
+        done = [trial for trial in self.trials() if trial.state.name == "COMPLETE" and trial.value is not None]
+        return max(done, key=lambda trial: trial.value) if done else None
+
+    def begin(self, number: int) -> tuple[optuna.Trial, dict[str, Any]]:
+        """Begin a trial, or take it up again; its values are the same then.
+
+        Returns:
+            Optuna's trial and its values by the configuration's keys.
+
+        Raises:
+            ConfigurationError: If there is no such trial, or its result is known.
+        """
+        trials = self.trials()
+        if not 0 <= number < len(trials):
+            raise ConfigurationError(f"Sweep '{self.name}' has the trials 0 to {len(trials) - 1}, not {number}.")
+        frozen = trials[number]
+        if frozen.state.is_finished():
+            raise ConfigurationError(f"Trial {number} of sweep '{self.name}' is {frozen.state.name} already.")
+        self._storage.set_trial_state_values(frozen._trial_id, self.optuna.trial.TrialState.RUNNING)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Optuna's experimental features
+            self.study.sampler = self._sampler(number)
+            trial = self.optuna.trial.Trial(self.study, frozen._trial_id)
+            return trial, suggest(trial, self.base, self.section)
+
+    def configs(self, number: int, values: Mapping[str, Any]) -> list[TrainingConfig]:
+        """Return what a trial trains: a configuration for each seed.
+
+        Raises:
+            ConfigurationError: If the values do not make a valid configuration.
+        """
+        config = TrainingConfig.from_mapping(with_values(self.base, values), source=f"trial {number}")
+        tags = {**config.tracking.tags, STUDY_TAG: self.name, TRIAL_TAG: str(number)}
+        tracking = config.tracking.model_copy(update={"tags": tags})
+        return [
+            config.model_copy(update={"name": name, "seed": config.seed + index, "tracking": tracking})
+            for index, name in enumerate(self.run_names(number))
+        ]
+
+    def run_names(self, number: int) -> list[str]:
+        """Return the names of a trial's runs."""
+        name, seeds = trial_name(self.name, number), self.section.seeds
+        return [name] if seeds == 1 else [f"{name}-s{index}" for index in range(seeds)]
+
+    def values_of(self, number: int) -> dict[str, Any]:
+        """Return a finished trial's values by the configuration's keys."""
+        frozen = self.trials()[number]
+        fixed = self.optuna.trial.FixedTrial(frozen.params, number=number)
+        return suggest(fixed, self.base, self.section)
+
+
+def trial_name(sweep: str, number: int) -> str:
+    """Return how a trial is called."""
+    return f"{sweep}-t{number:04d}"
+
+
+def _plain(section: SweepSection | None) -> dict[str, Any]:
+    return {} if section is None else section.model_dump(mode="json")
+
+
+def _made(kind: Any, arguments: Mapping[str, Any], what: str, name: str) -> Any:
+    known = [key for key in inspect.signature(kind).parameters if key != "self"]
+    unknown = [key for key in arguments if key not in known]
+    if unknown:
+        raise ConfigurationError(
+            f"sweep.{what}: {name} has no argument '{unknown[0]}'.{did_you_mean(unknown[0], known)} It has: {', '.join(known)}."
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return kind(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"sweep.{what}: {name} does not take {dict(arguments)}: {error}.") from None
+    except ImportError as error:
+        raise MissingExtra(f"sweep.{what}: {name} needs a package: {' '.join(str(error).split())}") from None

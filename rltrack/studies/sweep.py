@@ -1,0 +1,132 @@
+"""A sweep on this machine: its trials one after another in this process, or several at a time in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from rltrack.errors import ConfigurationError, RunBusy
+from rltrack.files import replace_text, take_lock
+from rltrack.studies.jobs import STOPPED, Job, run_jobs
+from rltrack.studies.search import Search, trial_name
+from rltrack.studies.space import with_values
+from rltrack.studies.trials import run_trial, train_here
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A trial that has no result yet.
+
+    Attributes:
+        number: Which.
+        why: The reason, in words.
+        stopped: Whether somebody stopped it.
+    """
+
+    number: int
+    why: str
+    stopped: bool
+
+
+def sweep_here(search: Search, *, jobs: int, console: bool, tell: Callable[[str], None]) -> list[Unfinished]:
+    """Carry out every trial that has no result.
+
+    Args:
+        search: The sweep, open.
+        jobs: Trials at a time; with one, in this process.
+        console: Show progress bars.
+        tell: Hears what begins and ends.
+
+    Returns:
+        What is left, with the reasons.
+
+    Raises:
+        ConfigurationError: If `jobs` is less than 1.
+        RunBusy: If the sweep is being carried out by another process here.
+    """
+    if jobs < 1:
+        raise ConfigurationError(f"jobs is {jobs}; at least one trial must run at a time.")
+    search.root.check_writable()
+    search.folder.mkdir(parents=True, exist_ok=True)
+    lock = take_lock(search.folder / "lock", wait_seconds=1.0)
+    if lock is None:
+        raise RunBusy(f"The sweep {search.name} is being carried out by another process on this machine. Wait for it.")
+    try:
+        numbers = search.unfinished()
+        done = len(search.trials()) - len(numbers)
+        if done:
+            tell(f"{done} of {len(search.trials())} trials were finished before")
+        return _one_after_another(search, numbers, console, tell) if jobs == 1 else _beside(search, numbers, jobs, tell)
+    finally:
+        os.close(lock)
+
+
+def _one_after_another(
+    search: Search, numbers: list[int], console: bool, tell: Callable[[str], None]
+) -> list[Unfinished]:
+    for number in numbers:
+        result = run_trial(search, number, train_here(search, console=console))
+        if result.state == "stopped":
+            return [Unfinished(number, "stopped with a version; the same command goes on", True)]
+        value = "" if result.value is None else f", {result.value:.6g}"
+        tell(f"{trial_name(search.name, number)}: {result.state}{value}")
+    return []
+
+
+def _beside(search: Search, numbers: list[int], jobs: int, tell: Callable[[str], None]) -> list[Unfinished]:
+    logs = {number: search.folder / f"t{number:04d}.log" for number in numbers}
+    waiting = [
+        Job(
+            trial_name(search.name, number),
+            [sys.executable, "-m", "rltrack", "--root", str(search.root.path), "trial", search.name, str(number)],
+            logs[number],
+            search.environment,
+        )
+        for number in numbers
+    ]
+    codes = run_jobs(waiting, jobs, tell)
+    left = []
+    for number in search.unfinished():
+        code = codes.get(trial_name(search.name, number))
+        if code == STOPPED:
+            left.append(Unfinished(number, "stopped with a version; the same command goes on", True))
+        elif number in logs:
+            why = "not begun" if code is None else f"exit code {code}"
+            left.append(Unfinished(number, f"{why}; see {logs[number]}", False))
+    return left
+
+
+def trial_rows(search: Search) -> list[dict[str, Any]]:
+    """Return every trial as plain data, the best first."""
+    rows = [
+        {
+            "trial": trial.number,
+            "state": {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "begun"}.get(
+                trial.state.name, "waiting"
+            ),
+            "value": trial.value if trial.state.is_finished() else None,
+            "values": dict(trial.params),
+            "runs": search.run_names(trial.number),
+            "reason": trial.user_attrs.get("reason"),
+        }
+        for trial in search.trials()
+    ]
+    order = {"complete": 0, "pruned": 1, "begun": 2, "failed": 3, "waiting": 4}
+    return sorted(rows, key=lambda row: (order[row["state"]], -(row["value"] or 0.0), row["trial"]))
+
+
+def write_best(search: Search) -> Mapping[str, Any] | None:
+    """Write ``best.yaml``, the best trial's configuration, which `rltrack train` takes; return it, or None without one."""
+    best = search.best()
+    if best is None:
+        return None
+    data = with_values(search.base, search.values_of(best.number))
+    data.pop("name", None)
+    head = f"# Best of sweep {search.name}: trial {best.number}, mean return {best.value:.6g}.\n"
+    replace_text(search.folder / "best.yaml", head + yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+    return data
