@@ -40,7 +40,7 @@ DEBOUNCE_SECONDS = 30
 
 BRING_BACK, MARK_SILENT = "rltrack: bring interrupted runs back", "rltrack: mark silent runs as crashed"
 RETRAIN_DEGRADED = "rltrack: retrain degraded champions"
-COMES_BACK = ("train", "retrain", "promote")
+COMES_BACK = ("train", "retrain", "promote", "trial")
 """Flows whose interrupted runs go on in a new flow run. An evaluation of a champion comes again with its schedule."""
 
 

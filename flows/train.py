@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -89,10 +89,11 @@ class Training:
         config: What is trained; with a name.
         root: Folder of all runs.
         console: Show the progress on the terminal.
+        hooks: The flow's own.
     """
 
-    def __init__(self, config: TrainingConfig, root: Root, *, console: bool) -> None:
-        self.config, self.root = config, root
+    def __init__(self, config: TrainingConfig, root: Root, *, console: bool, hooks: Sequence[Any] = ()) -> None:
+        self.config, self.root, self.hooks = config, root, hooks
         self.control = Control()
         self.page: Page | None = None
         self._console = console
@@ -110,7 +111,7 @@ class Training:
         """Return the live loop; where there is none, restore the run from its newest version, or begin it."""
         if self._trainer is None:
             keep_apart()
-            hooks = [] if self.page is None else [PageHook(self.page, get_run_logger)]
+            hooks = [*self.hooks, *([] if self.page is None else [PageHook(self.page, get_run_logger)])]
             reporter = ProgressReporter(console=self._console)
             trainer = Trainer(self.config, root=self.root.path, reporter=reporter, hooks=hooks, control=self.control)
             try:
@@ -253,12 +254,13 @@ def train(config: TrainingConfig, run: str | None = None, restarts: Restarts = 0
     return run_training(config, run_name(config, run, str(runtime.flow_run.id)))
 
 
-def run_training(config: TrainingConfig, name: str) -> Any:
+def run_training(config: TrainingConfig, name: str, hooks: Sequence[Any] = ()) -> Any:
     """Train inside a flow run; return its final state.
 
     Args:
         config: The training.
         name: The run's name.
+        hooks: Hooks of the flow's own.
     """
     flow_run_id = str(runtime.flow_run.id)
     api = str(PREFECT_API_URL.value() or "")
@@ -272,7 +274,9 @@ def run_training(config: TrainingConfig, name: str) -> Any:
         **({"prefect.deployment": str(runtime.deployment.name)} if deployed else {}),
     }
     tracking = config.tracking.model_copy(update={"tags": tags})
-    training = Training(config.model_copy(update={"name": name, "tracking": tracking}), Root(), console=not deployed)
+    training = Training(
+        config.model_copy(update={"name": name, "tracking": tracking}), Root(), console=not deployed, hooks=hooks
+    )
     trainings.append(training)
     training.page = page = Page(flow_run_id, name)
     log = get_run_logger()
@@ -284,7 +288,7 @@ def run_training(config: TrainingConfig, name: str) -> Any:
             except RunBusy as error:
                 log.warning(str(error))
                 return Cancelled(name="Busy", message=str(error))
-            mark_dead_flow_runs(name, flow_run_id)
+            mark_dead_flow_runs(str(runtime.flow_run.name), flow_run_id)
             try:
                 _train(training)
                 loop = training.close()
@@ -379,7 +383,7 @@ def refuse_foreign_modules(config: TrainingConfig) -> None:
 
 
 def mark_dead_flow_runs(name: str, flow_run_id: str) -> None:
-    """Mark other flow runs of this run as crashed: we hold its lock, so they are dead. A server that is away is left alone."""
+    """Mark other flow runs of this name as crashed: we hold its lock, so they are dead. A server that is away is left alone."""
     try:
         with get_client(sync_client=True) as client:
             found = client.read_flow_runs(

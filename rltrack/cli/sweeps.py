@@ -31,6 +31,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+Deployed = Annotated[
+    bool,
+    typer.Option(
+        "--deployed",
+        help="As deployment runs, on all workers of the Prefect server that PREFECT_API_URL names, or of the stack here.",
+    ),
+]
+Wait = Annotated[bool, typer.Option(help="With --deployed: follow them to their end.")]
+
 Jobs = Annotated[int, typer.Option(min=1, help="Trainings at a time here, each in a process of its own.")]
 Storage = Annotated[
     str | None,
@@ -49,6 +58,8 @@ def study(
     overrides: Overrides = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, 2, …")] = 5,
     jobs: Jobs = 1,
+    deployed: Deployed = False,
+    wait: Wait = True,
     name: Annotated[
         str | None, typer.Option(help="The study's name; one that exists goes on.", show_default=False)
     ] = None,
@@ -67,6 +78,15 @@ def study(
     from rltrack.studies.seeds import train_seeds
 
     resolved = configuration(config, overrides or [], name, algo, env, timesteps, None)
+    if deployed:
+        from rltrack.studies.seeds import study_members
+
+        _, members = study_members(resolved, range(seeds), the_root())
+        well = _spread(lambda spread: spread.spread_seeds(members, wait=wait, tell=_say))
+        typer.echo(f"\nruns          {' '.join(members)}")
+        if not well:
+            raise typer.Exit(EXIT_ERROR)
+        return
     deliver_left_behind(the_root())
     found = _until_stopped(
         lambda: train_seeds(resolved, range(seeds), the_root(), jobs=jobs, tell=lambda text: typer.echo(text, err=True))
@@ -92,6 +112,8 @@ def sweep(
     ] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="How many trials.", show_default=False)] = None,
     jobs: Jobs = 1,
+    deployed: Deployed = False,
+    wait: Wait = True,
     storage: Storage = None,
     show: Annotated[bool, typer.Option("--show", help="Only print how it stands.")] = False,
     as_json: AsJson = False,
@@ -105,18 +127,21 @@ def sweep(
     """
     search = _search(config, overrides or [], name, trials, storage)
     left: list[Unfinished] = []
-    if not show:
+    well = True
+    if deployed and not show:
+        well = _spread(lambda spread: spread.spread_trials(search, wait=wait, tell=_say))
+    elif not show:
         from rltrack.studies.sweep import sweep_here
 
         deliver_left_behind(the_root())
-        left = _until_stopped(
-            lambda: sweep_here(search, jobs=jobs, console=jobs == 1, tell=lambda text: typer.echo(text, err=True))
-        )
+        left = _until_stopped(lambda: sweep_here(search, jobs=jobs, console=jobs == 1, tell=_say))
     _print_sweep(search, as_json)
     for item in left:
         typer.echo(f"{search.name}-t{item.number:04d}: {item.why}", err=True)
     if left:
         raise typer.Exit(EXIT_STOPPED if all(item.stopped for item in left) else EXIT_ERROR)
+    if not well:
+        raise typer.Exit(EXIT_ERROR)
 
 
 @app.command(hidden=True)
@@ -153,6 +178,25 @@ def _search(config: Any, overrides: list[str], name: str | None, trials: int | N
     chosen = name or base.get("name") or config.stem.replace("_", "-")
     the_root().check_writable()
     return Search(str(chosen), the_root(), storage).open({**base, "name": None}, section)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _spread(start: Callable[[Any], dict[str, str]]) -> bool:
+    """Start deployment runs, and follow them; return whether all went well. Ctrl-C leaves them to the workers."""
+    from flows import door, spread
+
+    try:
+        with door.given_server(the_root().path):
+            problems = start(spread)
+    except KeyboardInterrupt:
+        _say("They go on without this command; the same command follows them again.")
+        raise typer.Exit(EXIT_STOPPED) from None
+    for name, why in problems.items():
+        _say(f"{name}: {why}")
+    return not problems
 
 
 def _until_stopped(work: Callable[[], T]) -> T:

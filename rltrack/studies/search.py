@@ -75,7 +75,8 @@ class Search:
     def _connect(self, url: str | None) -> Any:
         if url is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            url, options = f"sqlite:///{self.folder / 'trials.db'}", {"connect_args": {"timeout": _FILE_SECONDS}}
+            url = f"sqlite:///{self.folder / 'trials.db'}"
+            options: dict[str, Any] = {"connect_args": {"timeout": _FILE_SECONDS}}
         else:
             options = {"pool_pre_ping": True}
         for plain in ("postgresql://", "postgres://"):
@@ -130,7 +131,7 @@ class Search:
         else:
             self._refuse_other(known, base, section)
         self.base, self.section = json.loads(json.dumps(base)), section
-        definition = {"config": self.base, "sweep": section.model_dump(mode="json")}
+        definition = {"config": self.base, "sweep": section.model_dump(mode="json", by_alias=True)}
         if known != definition:
             self._storage.set_study_user_attr(study_id, _DEFINITION, definition)
         self.study = optuna.load_study(
@@ -141,7 +142,7 @@ class Search:
 
     def _refuse_other(self, known: Mapping[str, Any], base: Mapping[str, Any], section: SweepSection) -> None:
         theirs, ours = TrainingConfig.from_mapping(known["config"]), TrainingConfig.from_mapping(base)
-        before, now = known["sweep"], section.model_dump(mode="json")
+        before, now = known["sweep"], section.model_dump(mode="json", by_alias=True)
         found = differences(
             {**identity(theirs), "sweep": {key: before[key] for key in _FIXED}},
             {**identity(ours), "sweep": {key: now[key] for key in _FIXED}},
@@ -258,7 +259,7 @@ def trial_name(sweep: str, number: int) -> str:
 
 
 def _plain(section: SweepSection | None) -> dict[str, Any]:
-    return {} if section is None else section.model_dump(mode="json")
+    return {} if section is None else section.model_dump(mode="json", by_alias=True)
 
 
 def _made(kind: Any, arguments: Mapping[str, Any], what: str, name: str) -> Any:

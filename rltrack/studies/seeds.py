@@ -52,15 +52,9 @@ def train_seeds(
         ConfigurationError: If there are no seeds, one is given twice, or `jobs` is less than 1.
         NameTaken: If a run of this name has another configuration; nothing was started.
     """
-    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise ConfigurationError(f"The seeds are {list(seeds)}; give one or more, each once, none below 0.")
     if jobs < 1:
         raise ConfigurationError(f"jobs is {jobs}; at least one training must run at a time.")
-    root.check_writable()
-    name = config.name or run_stem(f"{config.agent.algorithm}-{config.environment.id}")
-    members = {f"{name}-s{seed}": _member(config, name, seed) for seed in seeds}
-    for member, own in members.items():
-        _refuse_others(root, member, own)
+    name, members = study_members(config, seeds, root)
     folder = root.path / "studies" / name
     folder.mkdir(parents=True, exist_ok=True)
     waiting = []
@@ -74,6 +68,23 @@ def train_seeds(
         waiting.append(Job(member, command, folder / f"{member}.log"))
     codes = run_jobs(waiting, jobs, tell)
     return _outcome(name, list(members), root, codes)
+
+
+def study_members(config: TrainingConfig, seeds: Sequence[int], root: Root) -> tuple[str, dict[str, TrainingConfig]]:
+    """Return a study's name, and the configuration of each of its runs by the run's name.
+
+    Raises:
+        ConfigurationError: If there are no seeds, or one is given twice.
+        NameTaken: If a run of this name has another configuration.
+    """
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise ConfigurationError(f"The seeds are {list(seeds)}; give one or more, each once, none below 0.")
+    root.check_writable()
+    name = config.name or run_stem(f"{config.agent.algorithm}-{config.environment.id}")
+    members = {f"{name}-s{seed}": _member(config, name, seed) for seed in seeds}
+    for member, own in members.items():
+        _refuse_others(root, member, own)
+    return name, members
 
 
 def _member(config: TrainingConfig, study: str, seed: int) -> TrainingConfig:

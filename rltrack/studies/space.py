@@ -39,26 +39,26 @@ class Choice(Section):
 class Int(Section):
     """A whole number, both ends included."""
 
-    int: tuple[int, int]
+    ends: tuple[int, int] = Field(alias="int")
     log: bool = False
     step: int = Field(1, ge=1)
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:
-        _check_range(self.int, self.log, stepped=self.step != 1)
+        _check_range(self.ends, self.log, stepped=self.step != 1)
         return self
 
 
 class Float(Section):
     """A number, both ends included."""
 
-    float: tuple[float, float]
+    ends: tuple[float, float] = Field(alias="float")
     log: bool = False
     step: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:
-        _check_range(self.float, self.log, stepped=self.step is not None)
+        _check_range(self.ends, self.log, stepped=self.step is not None)
         return self
 
 
@@ -137,8 +137,8 @@ def grid_values(parameter: Choice | Int | Float) -> list[Any]:
     if isinstance(parameter, Choice):
         return list(_texts(parameter.choice))
     if isinstance(parameter, Int):
-        return list(range(parameter.int[0], parameter.int[1] + 1, parameter.step))
-    low, high = parameter.float
+        return list(range(parameter.ends[0], parameter.ends[1] + 1, parameter.step))
+    low, high = parameter.ends
     assert parameter.step is not None, "the validator saw to it"
     return [low + index * parameter.step for index in range(int((high - low) / parameter.step + 1e-9) + 1)]
 
@@ -210,7 +210,7 @@ def check_space(base: Mapping[str, Any], section: SweepSection) -> None:
     corners: dict[str, Any] = {}
     for name, parameter in section.parameters.items():
         key = full_key(name)
-        values: Sequence[Any] = parameter.choice if isinstance(parameter, Choice) else _ends(parameter)
+        values: Sequence[Any] = parameter.choice if isinstance(parameter, Choice) else parameter.ends
         corners[key] = values[0]
         for value in values:
             try:
@@ -223,10 +223,6 @@ def check_space(base: Mapping[str, Any], section: SweepSection) -> None:
     check(config)
     if not (config.training.evaluates or config.training.needs_evaluation):
         raise ConfigurationError("A sweep compares evaluations; set training.eval_freq.")
-
-
-def _ends(parameter: Int | Float) -> tuple[Any, Any]:
-    return parameter.int if isinstance(parameter, Int) else parameter.float
 
 
 def suggest(trial: optuna.Trial, base: Mapping[str, Any], section: SweepSection) -> dict[str, Any]:
@@ -244,8 +240,8 @@ def _suggest(trial: optuna.Trial, name: str, parameter: Choice | Int | Float) ->
         texts = _texts(parameter.choice)
         return texts[trial.suggest_categorical(name, list(texts))]
     if isinstance(parameter, Int):
-        return trial.suggest_int(name, *parameter.int, log=parameter.log, step=parameter.step)
-    return trial.suggest_float(name, *parameter.float, log=parameter.log, step=parameter.step)
+        return trial.suggest_int(name, *parameter.ends, log=parameter.log, step=parameter.step)
+    return trial.suggest_float(name, *parameter.ends, log=parameter.log, step=parameter.step)
 
 
 def _texts(choices: Sequence[Any]) -> dict[Any, Any]:

@@ -88,6 +88,8 @@ class ReportHook:
 
     def _step(self, progress: TrainingProgress, evaluation: Evaluation) -> int | None:
         training = self._training
+        frequency: int | None
+        budget: int | None
         if training.strategy != "episodic" and training.eval_freq is not None:
             done, frequency, budget = evaluation.env_steps, training.eval_freq, training.total_timesteps
         else:

@@ -1,0 +1,59 @@
+"""One trial of a sweep as a flow: trained as any run, its evaluations reported to Optuna, its result told once.
+
+The trial is known by its number only; what is searched lies in the trials' database, which every worker reaches
+(`RLTRACK_SWEEP_STORAGE`; on one machine a file under the root).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from prefect import flow, get_run_logger, runtime
+from prefect.states import Completed
+from pydantic import Field
+
+from flows.train import Restarts, run_training
+from rltrack.config import TrainingConfig
+from rltrack.runs import Root, RunDirectory
+from rltrack.studies.search import Search, trial_name
+from rltrack.studies.trials import ReportHook, run_trial
+
+
+def _flow_run_name() -> str:
+    parameters = runtime.flow_run.parameters
+    return trial_name(parameters["sweep"], parameters["number"])
+
+
+@flow(name="trial", flow_run_name=_flow_run_name, persist_result=False)
+def trial(sweep: str, number: Annotated[int, Field(ge=0)], restarts: Restarts = 0) -> Any:
+    """Carry out a trial of a sweep, or go on with it.
+
+    Args:
+        sweep: The sweep's name.
+        number: Which trial.
+        restarts: How often it was brought back by itself so far.
+
+    Returns:
+        Completed, named "Complete", "Pruned" or "TrialFailed" (its values cannot be trained); or as `flows.train.train`, if
+        it was stopped.
+    """
+    root = Root()
+    search = Search(sweep, root).open()
+    if number not in search.unfinished():
+        return Completed(name="AlreadyKnown", message=f"The result of trial {number} of '{sweep}' is known.")
+    ended: list[Any] = []
+
+    def train(config: TrainingConfig, hook: ReportHook) -> RunDirectory | None:
+        assert config.name is not None, "a sweep names its runs"
+        state = run_training(config, config.name, [hook])
+        ended.append(state)
+        return root.find(config.name) if state.name == "Completed" else None
+
+    result = run_trial(search, number, train)
+    if result.state == "stopped":
+        return ended[-1]
+    value = "" if result.value is None else f"objective {result.value:.6g}: "
+    log = get_run_logger()
+    (log.warning if result.state == "failed" else log.info)(f"{result.state}: {value}{result.reason}")
+    name = {"complete": "Complete", "pruned": "Pruned", "failed": "TrialFailed"}[result.state]
+    return Completed(name=name, message=f"{value}{result.reason}")
