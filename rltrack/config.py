@@ -73,8 +73,16 @@ class EnvironmentConfig(Section):
     id: str = Field(min_length=1, description="Gymnasium id; `package:Env-v0` imports the package first.")
     kwargs: dict[str, Any] = Field(default_factory=dict, description="Arguments of the environment.")
     n_envs: int = Field(1, ge=1, le=4096, description="Parallel environments.")
-    vectorization: Literal["dummy", "subproc"] = Field(
-        "dummy", description="In this process one after another, or each in a process of its own."
+    vectorization: Literal["dummy", "subproc", "auto"] = Field(
+        "dummy",
+        description="In this process one after another, or each in a process of its own; auto measures once which is faster, and "
+        "keeps to it.",
+    )
+    restart_crashed: bool = Field(
+        False,
+        json_schema_extra={"later": True},
+        description="subproc: start a crashed environment again alone, its episode truncated, instead of going back to the last "
+        "version. The run is inexact.",
     )
     wrappers: list[str | dict[str, dict[str, Any]]] = Field(
         default_factory=list, description="`package.module.Class`, or {package.module.Class: {argument: value}}."
@@ -443,6 +451,8 @@ def identity(settings: BaseModel) -> dict[str, Any]:
         if isinstance(extra, dict) and extra.get("operational"):
             continue
         value = getattr(settings, key)
+        if isinstance(extra, dict) and extra.get("later") and value == field.default:
+            continue  # came later than the first runs, whose identity it must not change
         kept[key] = identity(value) if isinstance(value, BaseModel) else value
     return kept
 

@@ -26,6 +26,7 @@ from rltrack.training.reporter import format_duration
 
 if TYPE_CHECKING:
     from rltrack.comparison.study import Study
+    from rltrack.registry.pruning import Candidate
     from rltrack.runs import Root, RunDirectory
     from rltrack.training.progress import TrainingStatistics
 
@@ -87,6 +88,7 @@ def run_details(run: RunDirectory) -> dict[str, Any]:
     status = run.status()
     evaluations, warnings, decisions, errors, attempts = [], [], [], [], 0
     environments: dict[str, Any] | None = None
+    choices: dict[str, Any] = {}
     exact = True
     for record in read_journal(run.journal_file):
         kind = record["kind"]
@@ -101,6 +103,7 @@ def run_details(run: RunDirectory) -> dict[str, Any]:
         elif kind == "attempt":
             attempts += 1
             environments, exact = record["environments"], exact and record["exact"]
+            choices = record.get("choices") or {}
     versions = [
         {
             "name": version.name,
@@ -120,6 +123,7 @@ def run_details(run: RunDirectory) -> dict[str, Any]:
         "attempts": attempts,
         "exact": exact,
         "environments": environments,
+        "choices": choices,
         "config": run.read_config(),
         "evaluations": evaluations,
         "versions": versions,
@@ -142,6 +146,8 @@ def print_details(details: dict[str, Any]) -> None:
         highlight=False,
     )
     out.print(_resume_line(details), highlight=False)
+    for what, choice in details["choices"].items():
+        out.print(f"{what}: {choice['chosen']} ({escape(choice['reason'])})", highlight=False)
     if details["evaluations"]:
         table = Table(box=None, header_style="bold", pad_edge=False, title="Evaluations", title_justify="left")
         for column in ("env steps", "mean return", "95 % interval", "IQM"):
@@ -479,6 +485,28 @@ def print_checkpoints(rows: Sequence[dict[str, Any]], problems: Sequence[str], *
     out.print(table)
     for problem in [*(row["problem"] for row in rows if row["problem"]), *problems]:
         out.print(f"[red]{problem}[/]")
+
+
+def print_prunable(found: Sequence[Candidate], *, whole: bool, done: bool) -> None:
+    """Print which runs would go, and which stay and why."""
+    out = _out()
+    if not found:
+        out.print("There is no such run.")
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column, justify in (("run", "left"), ("best eval", "right"), ("last record", "right"), ("frees", "right"),
+                            ("", "left")):  # fmt: skip
+        table.add_column(column, justify=justify, no_wrap=True, overflow="ignore")  # type: ignore[arg-type]
+    for item in found:
+        age = f"{format_duration(max(time.time() - item.last_time, 0))} ago"
+        frees = _size(item.bytes) if item.kept is None else "–"
+        table.add_row(item.run.name, _number(item.score), age, frees, f"stays: {item.kept}" if item.kept else "")
+    out.print(table)
+    going = [item for item in found if item.kept is None]
+    what = "whole runs" if whole else "what resuming them needs; their best policies and records stay"
+    out.print(f"{len(going)} of {len(found)}: {what}, {_size(sum(item.bytes for item in going))}")
+    if going and not done:
+        out.print("Nothing was deleted; the same command with --yes does it.")
 
 
 def _size(count: float) -> str:

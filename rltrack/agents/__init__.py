@@ -24,7 +24,8 @@ from rltrack.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from rltrack.agents.env_state import StateAccess
-    from rltrack.config import TrainingConfig
+    from rltrack.agents.sb3 import SB3Agent
+    from rltrack.config import EnvironmentConfig, TrainingConfig
 
 __all__ = [
     "LEARNER_PARTS",
@@ -40,6 +41,7 @@ __all__ = [
     "as_agent",
     "build_agent",
     "build_for_acting",
+    "choose_vectorization",
     "evaluation_environments",
 ]
 
@@ -73,7 +75,7 @@ def as_agent(agent: Any) -> Agent:
     return agent  # type: ignore[no-any-return]
 
 
-def build_agent(config: TrainingConfig) -> tuple[Agent, Any]:
+def build_agent(config: TrainingConfig) -> tuple[SB3Agent, Any]:
     """Build the agent that a configuration describes, with its environment.
 
     Returns:
@@ -112,3 +114,14 @@ def evaluation_environments(config: TrainingConfig, policy: Any, n_envs: int) ->
     from rltrack.agents.factory import evaluation_environments as build
 
     return build(config, policy, n_envs)
+
+
+def choose_vectorization(config: EnvironmentConfig) -> tuple[str, str]:
+    """Measure where parallel environments are faster: in this process, or each in a process of its own.
+
+    Returns:
+        ``dummy`` or ``subproc``, and the reason.
+    """
+    from rltrack.agents.vectorization import choose_vectorization as choose
+
+    return choose(config)

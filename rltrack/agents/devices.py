@@ -1,6 +1,12 @@
-"""What torch says about the GPU, without loading torch where nobody has."""
+"""Which device an agent learns on, and what torch says about the GPU, without loading torch where nobody has."""
 
 from __future__ import annotations
+
+from typing import Any
+
+WORK = 2e8
+"""Parameters times observations of one gradient step from which on a GPU is chosen: an estimate, which
+`rltrack benchmark device` checks on the machine at hand."""
 
 
 def describe_cuda() -> str | None:
@@ -11,3 +17,32 @@ def describe_cuda() -> str | None:
         return None
     names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
     return f"{names} (CUDA {torch.version.cuda})"
+
+
+def choose_device(model: Any) -> tuple[str, str]:
+    """Choose where a model learns, by its network.
+
+    A small network spends its time on starting kernels, not in them, and acts for every env step besides: most of
+    reinforcement learning is faster on the CPU. Convolutions and large products are what a GPU is for.
+
+    Args:
+        model: SB3's model, built on the CPU.
+
+    Returns:
+        ``cpu`` or ``cuda``, and the reason.
+    """
+    import torch
+
+    policy = getattr(model, "policy", None)
+    if not torch.cuda.is_available():
+        return "cpu", f"torch {torch.__version__} sees no GPU"
+    if not isinstance(policy, torch.nn.Module):
+        return "cpu", "the policy is not one of torch's"
+    if any(isinstance(part, torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Conv3d) for part in policy.modules()):
+        return "cuda", "the network has convolutions"
+    size = sum(parameter.numel() for parameter in policy.parameters())
+    batch = int(getattr(model, "batch_size", 0) or getattr(model, "n_steps", 1) * getattr(model, "n_envs", 1))
+    told = f"{size:,} parameters in batches of {batch:,}"
+    if size * batch >= WORK:
+        return "cuda", f"{told}: large enough for a GPU"
+    return "cpu", f"{told}: too small for a GPU to be faster"

@@ -128,6 +128,9 @@ def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: in
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 
+    from rltrack.agents.restarting import RestartingSubprocVecEnv
+
+    in_processes = RestartingSubprocVecEnv if config.restart_crashed else SubprocVecEnv
     make_gym_env(config.id, config.kwargs).close()  # errors in words, before any worker process starts
 
     def build(**kwargs: Any) -> Any:
@@ -147,7 +150,7 @@ def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: in
         seed=seed,
         env_kwargs=dict(config.kwargs),
         wrapper_class=_with_state_access(config, seed, wrapper_stack(config.wrappers)),
-        vec_env_cls=SubprocVecEnv if config.vectorization == "subproc" else DummyVecEnv,
+        vec_env_cls=in_processes if config.vectorization == "subproc" else DummyVecEnv,
     )
     if config.normalize:
         options = {} if isinstance(config.normalize, bool) else config.normalize.model_dump()

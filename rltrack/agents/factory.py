@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from rltrack.agents.algorithms import check_action_space, find_algorithm, model_arguments
+from rltrack.agents.devices import choose_device
 from rltrack.agents.environments import SeededEpisodes, make_gym_env, make_vec_env_from, wrapper_stack
 from rltrack.agents.random_state import untouched_random_streams
 from rltrack.agents.sb3 import SB3Agent
@@ -35,6 +36,11 @@ def check(config: TrainingConfig) -> None:
     finally:
         env.close()
     _check_device(config.agent.device)
+    if config.environment.restart_crashed and config.environment.vectorization != "subproc":
+        raise ConfigurationError(
+            f"environment.restart_crashed needs environments in processes of their own; environment.vectorization is "
+            f"'{config.environment.vectorization}'. Set it to subproc."
+        )
     if algorithm.name == "ARS" and config.environment.n_envs > 1:
         raise ConfigurationError("ARS trains in one environment here; set environment.n_envs to 1.")
 
@@ -57,17 +63,24 @@ def build(config: TrainingConfig, *, evaluate_in_processes: bool = False) -> tup
         eval_config = config.environment.model_copy(update={"vectorization": where})
         return make_vec_env_from(eval_config, None, n_envs=n_envs, gamma=gamma, prepare=prepare)
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.agent.threads)
-    try:
-        model = model_class(
+    def make(device: str) -> Any:
+        return model_class(
             config.agent.policy,
             env,
             seed=config.seed,
-            device=config.agent.device,
+            device=device,
             verbose=0,
             **model_arguments(algorithm, model_class, config.agent.hyperparameters, env.action_space),
         )
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.agent.threads)
+    device, why = config.agent.device, "as configured"
+    try:
+        model = make("cpu" if device == "auto" else device)
+        if device == "auto":
+            device, why = choose_device(model)
+            model = model if device == "cpu" else make(device)
     except (AssertionError, ValueError, TypeError, KeyError) as error:
         env.close()
         raise ConfigurationError(
@@ -75,7 +88,9 @@ def build(config: TrainingConfig, *, evaluate_in_processes: bool = False) -> tup
         ) from error
     finally:
         torch.set_num_threads(threads)
-    return SB3Agent(model, threads=config.agent.threads, eval_env_builder=evaluation), model.env
+    choices = {"device": {"chosen": str(model.device), "reason": why}}
+    agent = SB3Agent(model, threads=config.agent.threads, eval_env_builder=evaluation, choices=choices)
+    return agent, model.env
 
 
 def build_for_acting(config: TrainingConfig, *, evaluate_in_processes: bool = False) -> tuple[SB3Agent, Any]:

@@ -48,6 +48,7 @@ class SB3Agent:
         threads: Torch threads while this agent is bound. One repeats, and is fastest for small networks.
         eval_env_builder: Builds an evaluation ``VecEnv`` of n environments, each around ``prepare(env)``; without one,
             environments are rebuilt from the specification that the training environment carries.
+        choices: What was chosen when it was built, and why, for the record.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class SB3Agent:
         *,
         threads: int = 1,
         eval_env_builder: Callable[[int, Callable[[Any], Any]], VecEnv] | None = None,
+        choices: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
+        self.choices = dict(choices or {})
         self._probe = True
         self._cuts = False
         self._envs: TrainingEnvs | None = None
@@ -108,7 +111,10 @@ class SB3Agent:
         losses = {**self._writer.losses, **losses_in(values)}
         if isinstance(self.model, OnPolicyAlgorithm) and self._iteration % self._log_interval == 0:
             self.model.dump_logs(self._iteration)
-        return IterationStats(self.model.num_timesteps - before, self._writer.take(), losses)
+        metrics = self._writer.take()
+        if metrics and (restarts := self._bound_envs.restarts):
+            metrics[-1][1]["rollout/env_restarts"] = float(restarts)
+        return IterationStats(self.model.num_timesteps - before, metrics, losses)
 
     def predict(
         self,
@@ -234,6 +240,10 @@ class SB3Agent:
     def is_seeded(self) -> bool:
         """Whether the model would begin alike if it began again."""
         return self.model.seed is not None
+
+    def describe_choices(self) -> dict[str, Any]:
+        """Return what was chosen by ``auto``, and why; by what was chosen."""
+        return self.choices
 
     def numerics(self) -> dict[str, Any]:
         """Return what else decides about bits: threads, instruction set, device."""

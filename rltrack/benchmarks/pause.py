@@ -64,7 +64,7 @@ def _measure(name: str, algorithm: str, env_id: str, hyperparameters: dict[str, 
         }
     )
     agent, env = build_agent(config)
-    model: Any = agent.model  # type: ignore[attr-defined]
+    model: Any = agent.model
     loop = TrainingLoop(agent, env, settings=config, tracking=False)
     loop.set_up()
     loop.begin()

@@ -15,6 +15,7 @@ environment) covers the manifest, and with it every file: nothing from a remote 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
@@ -188,6 +189,17 @@ class RemoteRun:
                 self._delete(f"segments/{name}")
 
     # ---- from there to here ----
+
+    def remove(self) -> None:
+        """Delete the whole copy; what says that it exists goes last."""
+        folders = [path for path in (self._path, f"{self._path}/attempts") if self._fs.exists(path)]
+        for folder in folders:
+            for item in self._fs.ls(folder, detail=False):
+                if not item.rstrip("/").endswith("/attempts") or folder != self._path:
+                    self._fs.rm(item, recursive=True)
+        if folders:
+            with contextlib.suppress(FileNotFoundError):  # a bucket has no folders
+                self._fs.rm(self._path, recursive=True)
 
     def versions(self) -> list[tuple[str, dict[str, Any]]]:
         """Return folder and manifest of every version that counts, oldest first.

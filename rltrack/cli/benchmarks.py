@@ -174,3 +174,18 @@ def serving(calls: Annotated[int, typer.Option(min=10, help="Calls of each kind.
     with tempfile.TemporaryDirectory() as folder:
         rows = measure_serving(Root(folder), calls, lambda text: typer.echo(text, err=True))
     typer.echo(as_markdown(rows))
+
+
+@benchmark.command("device")
+def benchmark_device(
+    threads: Annotated[int, typer.Option(min=1, help="Torch threads on the CPU.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Time PPO's iteration on CPU and GPU, for several networks and batch sizes: what `device: auto` decides by."""
+    import dataclasses
+
+    from rltrack.benchmarks.devices import measure
+
+    found = measure(threads, lambda text: typer.echo(text, err=as_json))
+    if as_json:
+        print_json([dataclasses.asdict(item) for item in found])

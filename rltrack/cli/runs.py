@@ -88,6 +88,54 @@ def sync(
 
 
 @app.command(rich_help_panel="Runs")
+def prune(
+    older_than: Annotated[
+        str | None,
+        typer.Option(metavar="AGE", help="Last record longer ago than this: 30d, 12h, 2w.", show_default=False),
+    ] = None,
+    study: Annotated[str | None, typer.Option(help="Runs of this study or sweep.", show_default=False)] = None,
+    match: Annotated[
+        str | None, typer.Option(metavar="PATTERN", help="Runs of such names: 'test-*'.", show_default=False)
+    ] = None,
+    below: Annotated[
+        float | None, typer.Option(metavar="SCORE", help="Best mean return less than this.", show_default=False)
+    ] = None,
+    keep_best: Annotated[
+        int | None, typer.Option(min=0, help="So many of the best of them stay.", show_default=False)
+    ] = None,
+    unfinished: Annotated[bool, typer.Option("--unfinished", help="Also runs that could still go on.")] = False,
+    whole: Annotated[
+        bool,
+        typer.Option(
+            "--runs", help="The whole runs, with remote copies and MLflow runs; else only what resuming needs."
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, only show what would go.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Free what old runs take. Shows what would go; deletes with --yes. Never a run that a registered model comes from.
+
+    \b
+    rltrack prune --older-than 30d
+    rltrack prune --study cartpole-sweep --keep-best 3 --runs --yes
+    """
+    from rltrack.console import print_prunable
+    from rltrack.registry import pruning
+
+    age = None if older_than is None else pruning.parse_age(older_than)
+    wanted = pruning.Wanted(age, study, match, below, keep_best, unfinished)
+    found = pruning.find_prunable(the_root(), wanted, whole=whole)
+    if as_json:
+        print_json(
+            [{"run": item.run.name, "bytes": item.bytes, "score": item.score, "kept": item.kept} for item in found]
+        )
+    else:
+        print_prunable(found, whole=whole, done=yes)
+    if yes:
+        pruning.prune(found, whole=whole, tell=lambda text: typer.echo(text, err=True))
+
+
+@app.command(rich_help_panel="Runs")
 def ui(
     port: Annotated[int, typer.Option(help="Port of MLflow's page; 0 for any free one.")] = 5000,
     tensorboard_port: Annotated[int, typer.Option(help="Port of TensorBoard; 0 for any free one.")] = 6006,

@@ -127,6 +127,7 @@ def write_best(search: Search) -> Mapping[str, Any] | None:
         return None
     data = with_values(search.base, search.values_of(best.number))
     data.pop("name", None)
+    search.folder.mkdir(parents=True, exist_ok=True)  # with a database elsewhere nobody has made it yet
     head = f"# Best of sweep {search.name}: trial {best.number}, mean return {best.value:.6g}.\n"
     replace_text(search.folder / "best.yaml", head + yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
     return data

@@ -179,9 +179,15 @@ class RunSession:
         return found
 
     def begin_attempt(
-        self, resumed_from: Version | None, *, exact: bool, seed: int | None, environments: Mapping[str, Any] | None
+        self,
+        resumed_from: Version | None,
+        *,
+        exact: bool,
+        seed: int | None,
+        environments: Mapping[str, Any] | None,
+        choices: Mapping[str, Any] | None = None,
     ) -> None:
-        """Record that this process begins, and by which tier its environments take part in a resume.
+        """Record that this process begins, by which tier its environments take part in a resume, and what was chosen for it.
 
         Raises:
             RunTakenOver: If another machine begins the same attempt.
@@ -201,6 +207,7 @@ class RunSession:
             env_steps=resumed_from.env_steps if resumed_from else 0,
             exact=exact,
             environments=environments,
+            choices=choices,
             seed=seed,
             **process_facts(),
         )

@@ -304,7 +304,12 @@ def _start_attempt(loop: TrainingLoop, parts: SetUp, notes: list[str]) -> None:
             session.journal.resume_from(1, exact=exact)
     if not parts.can_capture:
         notes.append(f"{type(parts.agent).__name__} has no capture() and restore(): there will be no checkpoints")
-    session.begin_attempt(version, exact=exact, seed=loop.seed, environments=parts.describe_resume())
+    choices = dict(_call(parts.agent, "describe_choices") or {})
+    session.begin_attempt(
+        version, exact=exact, seed=loop.seed, environments=parts.describe_resume(), choices=choices or None
+    )
+    for what, choice in choices.items():
+        loop.reporter.say(f"{what}: {choice['chosen']} ({choice['reason']})")
     for note in notes:
         _logger.warning(note)
         session.journal.note("warning", message=note)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rltrack.agents import LEARNER_PARTS, POLICY_PARTS, State, build_agent, build_for_acting
+from rltrack.agents import LEARNER_PARTS, POLICY_PARTS, State, build_agent, build_for_acting, choose_vectorization
 from rltrack.checkpoints import Version
 from rltrack.config import MAX_EVAL_ENVS, TrainingConfig, identity
-from rltrack.errors import ConfigurationError
+from rltrack.errors import ConfigurationError, RunNotFound
 from rltrack.evaluation.episodes import EVALUATION_STREAM, Evaluation, episode_seeds, play_episodes
 from rltrack.runs import Root, RunDirectory
+from rltrack.training.fetching import fetch
 from rltrack.training.train_loop import TrainingLoop
 
 if TYPE_CHECKING:
@@ -104,8 +106,30 @@ class Trainer:
         root.check_writable()
         if self.config.start_from is not None:
             self.loop.start_from = starting_state(root, self.config.start_from)
-        agent, self._env = build_agent(self.config)
+        vectorization = self._vectorization(root)
+        if vectorization is None:
+            agent, self._env = build_agent(self.config)
+            return agent, self._env
+        chosen, why = vectorization
+        environment = self.config.environment.model_copy(update={"vectorization": chosen})
+        agent, self._env = build_agent(self.config.model_copy(update={"environment": environment}))
+        agent.choices["vectorization"] = {"chosen": chosen, "reason": why}
         return agent, self._env
+
+    def _vectorization(self, root: Root) -> tuple[str, str] | None:
+        """Where the environments live, if it is chosen by measurement: as at the run's first start."""
+        if self.config.environment.vectorization != "auto":
+            return None
+        name, store = self.config.name, self.config.checkpoints.store
+        if name is not None:
+            if store is not None:
+                with contextlib.suppress(RunNotFound):
+                    fetch(root, name, store)
+            attempts = RunDirectory(root.runs_folder / name).attempts()
+            known = ((attempts[0].get("choices") if attempts else None) or {}).get("vectorization")
+            if known is not None:
+                return known["chosen"], known["reason"]
+        return choose_vectorization(self.config.environment)
 
 
 def starting_state(root: Root, start_from: str) -> State:

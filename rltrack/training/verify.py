@@ -183,7 +183,7 @@ def _shortened(config: TrainingConfig, timesteps: int | None, kills: int) -> Tra
         raise RltrackError(f"kills is {kills}; kill at least once.")
     if timesteps is None:
         agent, env = build_agent(config)
-        settings = agent.describe()["hyperparameters"]  # type: ignore[attr-defined]
+        settings = agent.describe()["hyperparameters"]
         env.close()
         rollout = int(settings.get("n_steps") or 0) * config.environment.n_envs
         warm_up = settings.get("learning_starts")

@@ -23,6 +23,7 @@ from rltrack.agents.env_state import layers
 from rltrack.agents.env_state.probe import Finding, probe
 from rltrack.agents.env_state.recorder import digest, record, recorder_of
 from rltrack.agents.env_state.state_access import seed_spaces
+from rltrack.agents.restarting import RestartingSubprocVecEnv
 from rltrack.errors import ConfigurationError, NotCapturable, ResumeMismatch
 
 
@@ -68,6 +69,9 @@ class TrainingEnvs:
         Raises:
             ConfigurationError: If the tier is ``cut`` and the environments cannot be built anew.
         """
+        if isinstance(self._base, RestartingSubprocVecEnv):
+            self.tier, self.reason = "inexact", "an environment that crashes is started again alone (restart_crashed)"
+            return
         if self.tier == "cut":
             self._refuse_impossible_cut()
             return
@@ -113,6 +117,11 @@ class TrainingEnvs:
             self._choose(method, "; ".join(reasons))
             return
         self.reason = f"{'; '.join(reasons)}; and no copy could be built to find out whether it can be replayed"
+
+    @property
+    def restarts(self) -> int:
+        """How many crashed environments were started again alone."""
+        return self._base.restarts if isinstance(self._base, RestartingSubprocVecEnv) else 0
 
     def describe(self) -> dict[str, Any]:
         """Return tier, method, whether a probe has shown it, and the reason, for the record."""
