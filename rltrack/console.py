@@ -494,14 +494,15 @@ def print_prunable(found: Sequence[Candidate], *, whole: bool, done: bool) -> No
         out.print("There is no such run.")
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column, justify in (("run", "left"), ("best eval", "right"), ("last record", "right"), ("frees", "right"),
-                            ("", "left")):  # fmt: skip
+    for column, justify in (("run", "left"), ("best eval", "right"), ("last record", "right"), ("frees", "right")):
         table.add_column(column, justify=justify, no_wrap=True, overflow="ignore")  # type: ignore[arg-type]
     for item in found:
         age = f"{format_duration(max(time.time() - item.last_time, 0))} ago"
-        frees = _size(item.bytes) if item.kept is None else "–"
-        table.add_row(item.run.name, _number(item.score), age, frees, f"stays: {item.kept}" if item.kept else "")
+        table.add_row(item.run.name, _number(item.score), age, "stays" if item.kept else _size(item.bytes))
     out.print(table)
+    for item in found:
+        if item.kept is not None:
+            out.print(f"{escape(item.run.name)} stays: {escape(item.kept)}")
     going = [item for item in found if item.kept is None]
     what = "whole runs" if whole else "what resuming them needs; their best policies and records stay"
     out.print(f"{len(going)} of {len(found)}: {what}, {_size(sum(item.bytes for item in going))}")

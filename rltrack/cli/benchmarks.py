@@ -189,3 +189,17 @@ def benchmark_device(
     found = measure(threads, lambda text: typer.echo(text, err=as_json))
     if as_json:
         print_json([dataclasses.asdict(item) for item in found])
+
+
+@benchmark.command()
+def scale(
+    runs: Annotated[list[int] | None, typer.Option(help="Numbers of runs; default 100, 300, 1000.")] = None,
+) -> None:
+    """Time commands and MLflow's page with many runs in one store. Takes a quarter of an hour."""
+    import tempfile
+
+    from rltrack.benchmarks.scale import as_markdown, measure_scale
+
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure_scale(Path(folder), sorted(runs or [100, 300, 1000]), lambda text: typer.echo(text, err=True))
+    typer.echo(as_markdown(rows))

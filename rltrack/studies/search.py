@@ -171,7 +171,9 @@ class Search:
         if name == "tpe":
             arguments = {"constant_liar": True, **arguments}  # trials that run count, so that others look elsewhere
         if name == "qmc":
-            seed = self.section.seed  # one sequence for all
+            # one sequence for all, which begins when a first trial has ended
+            arguments = {"independent_sampler": samplers.RandomSampler(seed=seed), **arguments}
+            seed = self.section.seed
         return _made(getattr(samplers, kind), {"seed": seed, **arguments}, "sampler", name)
 
     def _pruner(self) -> Any:
