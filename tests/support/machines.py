@@ -41,7 +41,7 @@ def sweep_file(folder: Path, store: str, trials: int) -> Path:
                 "seed": 5,
                 "agent": {"algorithm": "PPO", "hyperparameters": {"n_steps": 128}, "device": "cpu"},
                 "environment": {"id": "CartPole-v1", "n_envs": 2},
-                "training": {"total_timesteps": 12_000, "eval_freq": 2_000, "checkpoint_freq": 1_000},
+                "training": {"total_timesteps": 40_000, "eval_freq": 8_000, "checkpoint_freq": 2_000},
                 "evaluation": {"episodes": 3},
                 "checkpoints": {"store": store},
                 "tracking": {"video": False},
