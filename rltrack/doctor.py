@@ -28,6 +28,7 @@ _EXTRAS = {
     "mujoco": ("mujoco", "MuJoCo environments"),
     "atari": ("ale_py", "Atari environments"),
     "box2d": ("Box2D", "LunarLander, BipedalWalker, CarRacing"),
+    "sweep": ("optuna", "searches: rltrack sweep"),
     "video": ("moviepy", "a film of the best policy in MLflow"),
     "postgres": ("psycopg", "MLflow and Prefect on PostgreSQL"),
     "server": ("flask_wtf", "MLflow's server with accounts"),

@@ -195,6 +195,7 @@ def short(stack: Stack) -> None:
         stack.up()  # changes nothing
         _is_scheduled(stack)
         _is_killed(stack)
+        _is_swept(stack)
     finally:
         stack.down()
 
@@ -222,6 +223,19 @@ def _completes(stack: Stack) -> None:
         env=stack.environment, capture_output=True, text=True,
     )  # fmt: skip
     assert refused.returncode != 0, "the server refuses bad values"
+
+
+def _is_swept(stack: Stack) -> None:
+    """A sweep's trials are runs of a deployment, started once each; the command comes back to what is there."""
+    sweep = {"parameters": {"learning_rate": {"float": [1e-4, 1e-3]}}, "trials": 2, "pruner": "none"}
+    file = stack.root.path.parent / "swept.json"
+    file.write_text(json.dumps({**training(SHORT), "sweep": sweep}))
+    for _ in range(2):
+        out = json.loads(stack.rltrack("sweep", str(file), "--deployed", "--json"))
+        assert [trial["state"] for trial in out["trials"]] == ["complete", "complete"]
+    for number in range(2):
+        assert stack.states(f"swept-t{number:04d}") == ["Complete"]
+        assert stack.directory(f"swept-t{number:04d}").status().is_finished
 
 
 def _is_scheduled(stack: Stack) -> None:
