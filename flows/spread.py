@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,7 +18,7 @@ from rltrack.errors import RltrackError
 from rltrack.studies.search import Search, trial_name
 
 _LOOK_SECONDS = 2.0
-_BATCH = 50
+_BATCH, _PAGE = 50, 200
 _COMES_BACK_SECONDS = 900.0
 """How long one that crashed or was preempted is expected to come back by itself."""
 
@@ -63,31 +63,36 @@ def _spread(
             raise RltrackError(
                 f"The Prefect server has no deployment {deployment}. Make it with `rltrack deploy`; `rltrack up` does so by itself."
             ) from None
-        known = _newest(client, list(runs))
-        begun = 0
+        under_way = {
+            name: flow_run
+            for name, flow_run in _standing(client, dict.fromkeys(runs), _liveness).items()
+            if not _has_ended(flow_run)
+        }
+        since = {name: flow_run.created for name, flow_run in under_way.items()}
         for name, parameters in runs.items():
-            flow_run = known.get(name)
-            if flow_run is None or (_has_ended(flow_run) and not _is_done(flow_run)):
-                client.create_flow_run_from_deployment(found.id, name=name, parameters=dict(parameters))
-                begun += 1
-        tell(f"{begun} of {len(runs)} started as runs of {deployment}; the others are under way or done")
-        return _follow(client, list(runs), tell) if wait else {}
+            if name not in under_way:
+                flow_run = client.create_flow_run_from_deployment(found.id, name=name, parameters=dict(parameters))
+                since[name] = flow_run.created
+        begun = len(runs) - len(under_way)
+        tell(f"{begun} started as runs of {deployment}{f'; {len(under_way)} are under way' if under_way else ''}")
+        return _follow(client, since, tell) if wait else {}
 
 
-def _follow(client: SyncPrefectClient, names: Sequence[str], tell: Callable[[str], None]) -> dict[str, str]:
-    left, said = list(names), dict[str, str]()
+def _follow(
+    client: SyncPrefectClient, since: Mapping[str, datetime | None], tell: Callable[[str], None]
+) -> dict[str, str]:
+    """Wait until each has ended; what ended before its time is another's."""
+    left, said = dict(since), dict[str, str]()
     problems: dict[str, str] = {}
     while left:
-        newest = _newest(client, left)
-        for name in list(left):
-            flow_run = newest.get(name)
-            if flow_run is None or flow_run.state is None:
+        for name, flow_run in _standing(client, left, _progress).items():
+            if flow_run.state is None:
                 continue
             if said.get(name) != flow_run.state.name:
                 said[name] = str(flow_run.state.name)
                 tell(f"{name}: {flow_run.state.name}{f' ({flow_run.state.message})' if flow_run.state.message else ''}")
             if _has_ended(flow_run):
-                left.remove(name)
+                del left[name]
                 if not _is_done(flow_run):
                     problems[name] = f"{flow_run.state.name}: {flow_run.state.message}"
         if left:
@@ -95,20 +100,36 @@ def _follow(client: SyncPrefectClient, names: Sequence[str], tell: Callable[[str
     return problems
 
 
-def _newest(client: SyncPrefectClient, names: Sequence[str]) -> dict[str, FlowRun]:
-    """Return the newest flow run of each name."""
-    found: dict[str, FlowRun] = {}
+def _standing(
+    client: SyncPrefectClient, since: Mapping[str, datetime | None], rank: Callable[[FlowRun], int]
+) -> dict[str, FlowRun]:
+    """Return the flow run of each name that says how it stands: the one of the highest rank, and of these the newest."""
+    names, found = list(since), dict[str, FlowRun]()
     for begin in range(0, len(names), _BATCH):
-        chosen, offset = list(names[begin : begin + _BATCH]), 0
+        chosen, offset = names[begin : begin + _BATCH], 0
         while page := client.read_flow_runs(
             flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=chosen)),
-            sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=200, offset=offset,
+            sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=_PAGE, offset=offset,
         ):  # fmt: skip
-            found.update({flow_run.name: flow_run for flow_run in page})
+            for flow_run in page:
+                moment, before = since[flow_run.name], found.get(flow_run.name)
+                is_older = moment is not None and flow_run.created is not None and flow_run.created < moment
+                if not is_older and (before is None or rank(flow_run) >= rank(before)):
+                    found[flow_run.name] = flow_run
             offset += len(page)
-            if len(page) < 200:
+            if len(page) < _PAGE:
                 break
     return found
+
+
+def _liveness(flow_run: FlowRun) -> int:
+    """What is under way counts more than what has ended."""
+    return int(not _has_ended(flow_run))
+
+
+def _progress(flow_run: FlowRun) -> int:
+    """What is done counts most: another flow run of its name found it busy."""
+    return 2 if _is_done(flow_run) else _liveness(flow_run)
 
 
 def _is_done(flow_run: FlowRun) -> bool:

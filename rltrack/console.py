@@ -594,6 +594,8 @@ def print_comparison(study: Study) -> None:
         cells = ["" if other == index else f"{chance:.2f}" for other, chance in enumerate(chances)]
         table.add_row(escape(f"P(better than [{index + 1}])"), *cells)
     out.print(table)
+    if study.note:
+        out.print(escape(study.note))
     if study.warning:
         out.print(f"[yellow]{escape(study.warning)}[/]")
     if study.threshold is not None:

@@ -80,6 +80,8 @@ def as_html(study: Study, pictures: Sequence[Path], link: str | None) -> str:
         parts.append(f"<p><a href='{html.escape(link, quote=True)}'>The same runs in MLflow</a></p>")
     if study.warning:
         parts.append(f"<p><strong>{html.escape(study.warning)}</strong></p>")
+    if study.note:
+        parts.append(f"<p class=note>{html.escape(study.note)}</p>")
     shown = [column for column in COLUMNS if any(row[column[0]] is not None for row in rows)]
     parts.append(_table(["", *labels], [[title, *(shown_value(row[key]) for row in rows)] for key, title in shown]))
     threshold = (

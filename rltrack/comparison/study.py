@@ -34,6 +34,9 @@ from rltrack.tracking.metrics import MetricsTracker
 SEEDS_AS_UNITS = 3
 """From how many seeds on a group's seeds, and not its episodes, are what is compared."""
 
+MOST_SIDE_BY_SIDE = 12
+"""Groups that are compared with each other; of more, the best."""
+
 _GRID = 200
 _ARGUMENTS = "agent.hyperparameters."
 _NOT_COMPARED = ("seed", "device", "verbose", "tensorboard_log")
@@ -177,6 +180,7 @@ class Study:
         threshold: Return that counts as reached; None if nobody said.
         by_seed: Whether seeds, rather than episodes, are compared.
         improvement: Probability that the row's group is better than the column's, with its interval.
+        others: Groups that were left out because there are too many to stand side by side, the best first.
     """
 
     groups: Sequence[Group]
@@ -184,6 +188,7 @@ class Study:
     threshold: float | None
     by_seed: bool
     improvement: Sequence[Sequence[tuple[float, Interval]]] = field(default_factory=list)
+    others: Sequence[Group] = ()
 
     @property
     def warning(self) -> str | None:
@@ -192,6 +197,16 @@ class Study:
         if ids is None:
             return None
         return f"These are different environments ({', '.join(map(str, dict.fromkeys(ids)))}): their returns have no common scale."
+
+    @property
+    def note(self) -> str | None:
+        """What is left out, or None."""
+        if not self.others:
+            return None
+        return (
+            f"The {len(self.groups)} best of {len(self.groups) + len(self.others)} groups, by the IQM of the last evaluation; name "
+            "fewer runs to see others."
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one mapping for each group, as plain data."""
@@ -226,6 +241,9 @@ class Study:
         """Return everything as plain data."""
         return {
             "groups": self.rows(),
+            "left_out": [
+                {"runs": [item.run.name for item in group.runs], "final_iqm": group.iqm()} for group in self.others
+            ],
             "differences": {key: list(values) for key, values in self.differences.items()},
             "threshold": self.threshold,
             "compared": "seeds" if self.by_seed else "episodes",
@@ -265,7 +283,7 @@ def study_of(runs: Sequence[RunDirectory], threshold: float | None = None) -> St
     grouped: dict[str, list[RunFacts]] = {}
     for item in facts:
         grouped.setdefault(repr(sorted((key, repr(value)) for key, value in item.settings.items())), []).append(item)
-    members = list(grouped.values())
+    members, others = _best(list(grouped.values()))
     keys = sorted({key for item in facts for key in item.settings})
     settings = {key: [group[0].settings.get(key) for group in members] for key in keys}
     differences = {key: values for key, values in settings.items() if len({repr(value) for value in values}) > 1}
@@ -276,7 +294,18 @@ def study_of(runs: Sequence[RunDirectory], threshold: float | None = None) -> St
         [(probability_of_improvement(ours, theirs), improvement_interval(ours, theirs)) for theirs in scores]
         for ours in scores
     ]
-    return Study(groups, differences, threshold if threshold is not None else _threshold(facts), by_seed, improvement)
+    wanted = threshold if threshold is not None else _threshold(facts)
+    return Study(groups, differences, wanted, by_seed, improvement, others)
+
+
+def _best(members: list[list[RunFacts]]) -> tuple[list[list[RunFacts]], list[Group]]:
+    """Divide groups into those that can be shown side by side, in their order, and the rest, the best first."""
+    if len(members) <= MOST_SIDE_BY_SIDE:
+        return members, []
+    ranked = sorted(members, key=lambda group: Group("", group).iqm(), reverse=True)
+    best = {id(group) for group in ranked[:MOST_SIDE_BY_SIDE]}
+    rest = [Group(", ".join(item.run.name for item in group), group) for group in ranked[MOST_SIDE_BY_SIDE:]]
+    return [group for group in members if id(group) in best], rest
 
 
 def _facts(run: RunDirectory) -> RunFacts:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rltrack.agents import build_agent
 from rltrack.config import TrainingConfig, TrainingSection
 from rltrack.errors import ConfigurationError, MemoryLimitExceeded, TrainingDiverged
 from rltrack.runs import RunDirectory
@@ -30,7 +31,7 @@ PRUNED = "pruned"
 """What the reason begins with for which a pruned run ended."""
 
 OWN_FAULT = (ConfigurationError, TrainingDiverged, MemoryLimitExceeded)
-"""Errors that lie in a trial's values: it failed. After any other the trial is taken up again."""
+"""Errors that can lie in a trial's values: it failed then. After any other the trial is taken up again."""
 
 TELL_SECONDS = 600.0
 _logger = logging.getLogger("rltrack")
@@ -136,7 +137,8 @@ def run_trial(
                 return TrialResult(number, "stopped", None, "stopped with a version")
             value, reason = result_of(run, search.section.objective)
             if value is None:
-                raise ConfigurationError(f"{run.name} ended without an evaluation: {reason}")
+                result = TrialResult(number, "failed", None, f"{run.name} ended without an evaluation: {reason}")
+                break
             ends.append(value)
             if reason.startswith(PRUNED):
                 result = TrialResult(number, "pruned", float(np.mean(ends)), reason)
@@ -144,9 +146,21 @@ def run_trial(
         else:
             result = TrialResult(number, "complete", float(np.mean(ends)), "trained to the end")
     except OWN_FAULT as error:
+        if isinstance(error, ConfigurationError) and _can_be_built(search, number, values):
+            raise  # not the values: a key, a module or a store that this machine lacks
         result = TrialResult(number, "failed", None, f"{type(error).__name__}: {' '.join(str(error).split())}")
     _tell(search, result)
     return result
+
+
+def _can_be_built(search: Search, number: int, values: dict[str, Any]) -> bool:
+    """Whether a trial's agent and environment can be built here."""
+    try:
+        _, env = build_agent(search.configs(number, values)[0])
+    except ConfigurationError:
+        return False
+    env.close()
+    return True
 
 
 def _tell(search: Search, result: TrialResult) -> None:

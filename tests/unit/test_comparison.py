@@ -63,6 +63,26 @@ def test_seeds_of_one_training_are_a_group(root):
     assert not study.by_seed  # one group has a single seed
 
 
+def test_of_very_many_groups_the_best_are_compared(own_root, capsys):
+    root = Root(own_root)
+    for number in range(30):
+        written(root, f"run-{number:02d}", seed=0, rate=0.001 * (number + 1), scores=[10, (number * 7) % 30])
+    study = compare_runs(root.runs())
+    assert len(study.groups) == 12
+    assert len(study.improvement) == 12
+    shown, left_out = [group.iqm() for group in study.groups], [group.iqm() for group in study.others]
+    assert min(shown) > max(left_out)
+    assert left_out == sorted(left_out, reverse=True)
+    assert [group.runs[0].run.name for group in study.groups] == sorted(
+        group.runs[0].run.name for group in study.groups
+    )
+    assert len(study.differences["learning_rate"]) == 12
+    assert len(study.to_record()["left_out"]) == 18
+    assert run_command(["compare", *root.names(), "--no-log", "--output", str(own_root / "page")]) == 0
+    assert "12 best of 30" in capsys.readouterr().out
+    assert "12 best of 30" in (own_root / "page" / "comparison.html").read_text()
+
+
 def test_with_enough_seeds_they_are_what_is_compared(root):
     study = compare_runs([root.find(f"{kind}-{seed}") for kind in ("slow", "fast") for seed in range(3)])
     assert study.by_seed

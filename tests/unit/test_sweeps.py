@@ -191,6 +191,15 @@ def test_bad_values_fail_their_trial_only_and_pruned_ones_stop_at_a_boundary(tmp
     assert write_best(found) is None
 
 
+def test_what_a_machine_lacks_is_not_the_trials_fault(tmp_path, own_root, monkeypatch):
+    monkeypatch.delenv("RLTRACK_SIGNING_KEY", raising=False)
+    base = training(checkpoints={"store": f"file://{tmp_path}/store"})
+    found = search(tmp_path, own_root, base=base)
+    with pytest.raises(ConfigurationError, match="RLTRACK_SIGNING_KEY"):
+        run_trial(found, 0, train_here(found, console=False))
+    assert found.unfinished() == [0, 1, 2]
+
+
 def test_one_sweep_is_carried_out_by_one_command_at_a_time(tmp_path, own_root):
     found = search(tmp_path, own_root)
     found.folder.mkdir(parents=True, exist_ok=True)
