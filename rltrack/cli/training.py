@@ -197,6 +197,10 @@ def configuration(
     from rltrack.config import TrainingConfig, apply_overrides, read_yaml
 
     data: dict[str, Any] = {} if file is None else read_yaml(file)
+    if "sweep" in data:
+        raise ConfigurationError(
+            f"{file} has a section 'sweep', so it describes a search: rltrack sweep {file}. To train it once, leave that section out."
+        )
     if start_from is not None:
         data = _settings_of_origin(start_from, data)
     elif file is None and not (algo and env):

@@ -85,6 +85,13 @@ def test_a_file_without_a_sweep_and_a_name_without_one_say_what_to_do(tmp_path, 
         Search("smal", Root(own_root)).open()
 
 
+def test_train_says_that_a_sweeps_file_is_one(tmp_path, own_root, capsys):
+    file = tmp_path / "swept.yaml"
+    file.write_text(yaml.safe_dump({**training(), "sweep": section()}))
+    assert run_command(["train", str(file)]) == 2
+    assert f"rltrack sweep {file}" in capsys.readouterr().err
+
+
 def test_names_of_parameters():
     assert full_key("learning_rate") == "agent.hyperparameters.learning_rate"
     assert full_key("learning_rate.linear") == "agent.hyperparameters.learning_rate.linear"
