@@ -83,6 +83,10 @@ class SB3Agent:
         threads = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         self._undo.append(lambda: torch.set_num_threads(threads))
+        if self.model.device.type == "cuda":  # convolutions that repeat, where there is a choice
+            deterministic = torch.backends.cudnn.deterministic
+            torch.backends.cudnn.deterministic = True
+            self._undo.append(lambda: setattr(torch.backends.cudnn, "deterministic", deterministic))
         self._set_env(env)
         self._envs = TrainingEnvs(self.env, self._build_one(), cut=self._cuts, wants_probe=self._probe)
         self._undo.append(self._envs.release)
@@ -251,6 +255,7 @@ class SB3Agent:
             "threads": torch.get_num_threads(),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "device": str(self.model.device),
+            **({"gpu": torch.cuda.get_device_name(self.model.device)} if self.model.device.type == "cuda" else {}),
         }
 
     def scale_learning_rate(self, factor: float) -> None:

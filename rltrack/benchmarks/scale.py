@@ -116,7 +116,9 @@ def _times(root: Root, search: Search, count: int) -> dict[str, float]:
     found = {
         "rltrack --help": command("--help"),
         "rltrack runs": command("runs"),
-        f"rltrack compare ({len(names)} runs)": command("compare", *names),
+        f"rltrack compare ({len(names)} runs)": command(
+            "compare", *names, "--no-log", "--output", str(root.path / "compared")
+        ),
         "rltrack sweep --show": command("sweep", "--name", SWEEP, "--trials", str(count), "--show"),
         "rltrack prune (dry run)": command("prune", "--study", SWEEP, "--keep-best", "1"),
     }

@@ -199,7 +199,8 @@ def configuration(
     data: dict[str, Any] = {} if file is None else read_yaml(file)
     if "sweep" in data:
         raise ConfigurationError(
-            f"{file} has a section 'sweep', so it describes a search: rltrack sweep {file}. To train it once, leave that section out."
+            f"{file} has a section 'sweep', so it describes a search: rltrack sweep {file}. To train it once, leave that "
+            "section out."
         )
     if start_from is not None:
         data = _settings_of_origin(start_from, data)
