@@ -15,6 +15,7 @@ ALLOWED = {
     "sbx": ("agents/",),
     "mlflow": ("tracking/sinks/", "registry/", "benchmarks/mlflow_recipe.py", "benchmarks/serving.py"),
     "prefect": ("flows/",),
+    "optuna": ("studies/",),
 }
 
 
