@@ -64,7 +64,7 @@ def run_jobs(jobs: Sequence[Job], at_a_time: int, tell: Callable[[str], None]) -
                 job = waiting.popleft()
                 place = min(set(range(at_a_time)) - set(places.values()))
                 places[job.name] = place
-                running[job.name] = _start(job, {} if not gpus else {GPUS: gpus[place % len(gpus)]})
+                running[job.name] = _start(job, _one_gpu(gpus, place))
                 tell(f"{job.name}: begun")
             for name, process in list(running.items()):
                 code = process.poll()
@@ -90,6 +90,13 @@ def visible_gpus() -> list[str]:
     if given is not None:
         return [item.strip() for item in given.split(",") if item.strip()]
     return [str(index) for index in range(len(gpu_names()))]
+
+
+def _one_gpu(gpus: Sequence[str], place: int) -> dict[str, str]:
+    """The environment in which a command sees one GPU, counted as the driver counts them."""
+    if not gpus:
+        return {}
+    return {GPUS: gpus[place % len(gpus)], "CUDA_DEVICE_ORDER": os.environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")}
 
 
 def _start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:

@@ -250,6 +250,8 @@ def test_training_whose_whole_process_group_dies_is_put_right_by_the_next_comman
     os.kill(lock_holder(run.shipper_lock), signal.SIGKILL)
     os.killpg(trainer.pid, signal.SIGKILL)
     trainer.wait()
+    while run.is_shipped():  # until the kernel has taken it apart, its lock is held
+        time.sleep(0.05)
     assert run.status().state == "interrupted"
     assert not is_delivered(run)
     assert run_command(["runs"]) == 0

@@ -9,7 +9,9 @@ import pytest
 from rltrack.config import TrainingConfig
 
 pytest.importorskip("stable_baselines3")
-CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
+FILES = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
+SWEEPS = [path for path in FILES if path.stem.endswith("_sweep")]
+CONFIGS = [path for path in FILES if path not in SWEEPS]
 
 
 @pytest.mark.slow
@@ -19,6 +21,16 @@ def test_config_builds_and_trains_an_iteration(path):
 
     overrides = ["training.total_timesteps=64", "training.eval_freq=null", "name=try"]
     assert Trainer(TrainingConfig.from_file(path, overrides)).train().env_steps >= 64
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_sweep_can_be_searched(path):
+    pytest.importorskip("optuna")
+    from rltrack.studies.space import check_space, read_sweep
+
+    base, section = read_sweep(path)
+    check_space(base, section)
+    assert section.number_of_trials > 1
 
 
 @pytest.mark.parametrize(

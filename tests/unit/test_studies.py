@@ -52,6 +52,18 @@ def test_jobs_run_so_many_at_a_time_and_one_that_fails_stops_no_other(tmp_path):
     assert (tmp_path / "3.log").read_text() == "said\n"
 
 
+def test_commands_beside_each_other_see_a_gpu_each(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    code = "import os, time; time.sleep(0.5); print(os.environ['CUDA_VISIBLE_DEVICES'])"
+    jobs = [Job(f"job{n}", [sys.executable, "-c", code], tmp_path / f"{n}.log") for n in range(4)]
+    run_jobs(jobs, 2, lambda text: None)
+    assert [(tmp_path / f"{n}.log").read_text().strip() for n in range(2)] == ["3", "5"]
+    assert sorted((tmp_path / f"{n}.log").read_text().strip() for n in (2, 3)) == ["3", "5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    run_jobs([Job("none", [sys.executable, "-c", code], tmp_path / "none.log")], 1, lambda text: None)
+    assert (tmp_path / "none.log").read_text().strip() == ""
+
+
 @pytest.mark.parametrize(("seeds", "jobs"), [([], 1), ([1, 1], 1), ([-1], 1), ([0], 0)])
 def test_what_makes_no_sense_is_refused(own_root, seeds, jobs):
     with pytest.raises(ConfigurationError):
