@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -238,18 +239,19 @@ def test_killed_at_any_moment_it_loses_and_repeats_nothing(tmp_path, own_root, j
             text=True,
             start_new_session=True,
         )
-        try:
-            out, _ = process.communicate(timeout=dice.uniform(6, 14) if kills < 4 else 300)
+        if kills < 4:
+            if kills % 2 == 0:  # in the middle of a training, and at any other moment
+                _wait_for_training(Root(own_root), process)
+            time.sleep(dice.uniform(0.1, 1.0) if kills % 2 == 0 else dice.uniform(2, 8))
+        if kills >= 4 or process.poll() is not None:
+            out, _ = process.communicate(timeout=300)
             assert process.returncode == 0, out
             break
-        except subprocess.TimeoutExpired:
-            kills += 1
-            for child in [process.pid, *_children_of(process.pid)]:
-                try:
-                    os.kill(child, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
-            process.communicate()
+        kills += 1
+        for child in [process.pid, *_children_of(process.pid)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        process.communicate()
     ours, theirs = (
         {row["trial"]: (row["state"], row["value"], row["values"]) for row in trial_rows(item)}
         for item in (Search("twin", Root(own_root)).open(), undisturbed)
@@ -260,6 +262,12 @@ def test_killed_at_any_moment_it_loses_and_repeats_nothing(tmp_path, own_root, j
     assert Root(own_root).names() == names
     assert any(len(Root(own_root).find(name).attempts()) > 1 for name in names)
     assert all(attempt["exact"] for name in names for attempt in Root(own_root).find(name).attempts())
+
+
+def _wait_for_training(root: Root, process: subprocess.Popen) -> None:
+    """Wait until a run is under way, or everything is done."""
+    while process.poll() is None and not any(run.is_locked() and run.attempts() for run in root.runs()):
+        time.sleep(0.02)
 
 
 def _children_of(pid: int) -> list[int]:
