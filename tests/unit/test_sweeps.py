@@ -273,8 +273,8 @@ def _wait_for_training(root: Root, process: subprocess.Popen) -> None:
 def _children_of(pid: int) -> list[int]:
     import psutil
 
-    return [
-        child.pid
-        for child in psutil.Process(pid).children(recursive=True)
-        if "shipper" not in " ".join(child.cmdline())
-    ]
+    try:
+        found = psutil.Process(pid).children(recursive=True)
+        return [child.pid for child in found if "shipper" not in " ".join(child.cmdline())]
+    except psutil.Error:  # one of them has just ended
+        return []
