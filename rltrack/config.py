@@ -409,6 +409,21 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
     return tree
 
 
+def with_values(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a nested mapping with dotted keys set; what stands in the way of a key is replaced."""
+    data: dict[str, Any] = json.loads(json.dumps(base))
+    for key, value in values.items():
+        *parents, last = key.split(".")
+        node = data
+        for parent in parents:
+            child = node.get(parent)
+            if not isinstance(child, dict):
+                child = node[parent] = {}
+            node = child
+        node[last] = value
+    return data
+
+
 def _number(text: str) -> Any:
     """YAML 1.1 reads ``1e-3`` as text; a person means the number."""
     try:

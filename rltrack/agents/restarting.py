@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import CloudpickleWrapper, SubprocVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from stable_baselines3.common.vec_env.subproc_vec_env import _stack_obs, _worker
 
-_LOST = (EOFError, ConnectionError, BrokenPipeError)
+_LOST = (EOFError, ConnectionError)
 _MOST_IN_A_ROW = 3
 _CLOSE_SECONDS = 5.0
 _logger = logging.getLogger("rltrack")

@@ -17,7 +17,7 @@ import yaml
 from rltrack.agents.algorithms import find_algorithm
 from rltrack.errors import ConfigurationError, MissingExtra, did_you_mean
 
-_FILES = {"RecurrentPPO": "ppo_lstm"}
+_STEMS = {"RecurrentPPO": "ppo_lstm"}
 _SUBPACKAGE_PREFIXES = ("nn.", "th.nn.", "torch.nn.")
 
 
@@ -29,8 +29,7 @@ def zoo_preset(algorithm_name: str, env_id: str) -> dict[str, Any]:
         ConfigurationError: If it has no preset for this pair, or one that cannot be expressed here.
     """
     algorithm = find_algorithm(algorithm_name)
-    folder = _hyperparameter_folder()
-    stem = _FILES.get(algorithm.name, algorithm.name.lower())
+    folder, stem = zoo_folder("preset: zoo") / "hyperparams", zoo_stem(algorithm.name)
     file = folder / f"{stem}.yml"
     if not file.is_file():
         known = ", ".join(sorted(path.stem for path in folder.glob("*.yml")))
@@ -124,11 +123,23 @@ def _literal(node: ast.expr) -> Any:
         raise ConfigurationError(f"Cannot read {ast.unparse(node)!r} in rl_zoo3's presets as data.") from None
 
 
-def _hyperparameter_folder() -> Path:
+def zoo_stem(algorithm: str) -> str:
+    """Return rl_zoo3's name for an algorithm of ours."""
+    return _STEMS.get(algorithm, algorithm.lower())
+
+
+def zoo_folder(setting: str) -> Path:
+    """Return the folder of the rl_zoo3 package, without importing it.
+
+    Args:
+        setting: What asks for it, for the error.
+
+    Raises:
+        MissingExtra: If it is not installed.
+    """
     spec = importlib.util.find_spec("rl_zoo3")
     if spec is None or not spec.submodule_search_locations:
         raise MissingExtra(
-            "preset: zoo reads the tuned settings of the package 'rl_zoo3', which is not installed. "
-            "Install it with: pip install 'rltrack[zoo]'."
+            f"{setting} reads from the package 'rl_zoo3', which is not installed. Install it with: pip install 'rltrack[zoo]'."
         )
-    return Path(next(iter(spec.submodule_search_locations))) / "hyperparams"
+    return Path(next(iter(spec.submodule_search_locations)))

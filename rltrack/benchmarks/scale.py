@@ -98,9 +98,8 @@ def _copy(search: Search, number: int, first: RunDirectory) -> None:
         record = orjson.loads(line)
         if record["kind"] == "configuration":
             record["run_id"] = uuid.uuid4().hex
-            arguments = values["agent.hyperparameters.learning_rate"]
-            record["identity"]["agent"]["hyperparameters"]["learning_rate"] = arguments
-            record["agent"]["hyperparameters"]["learning_rate"] = arguments
+            for described in (record["identity"]["agent"], record["agent"]):
+                described["hyperparameters"]["learning_rate"] = values["agent.hyperparameters.learning_rate"]
         lines.append(orjson.dumps(record))
     run.journal_file.write_bytes(b"\n".join(lines) + b"\n")
     shutil.copy(first.destination_file, run.destination_file)
@@ -142,9 +141,9 @@ def _times(root: Root, search: Search, count: int) -> dict[str, float]:
         began = time.perf_counter()
         for run_id in chosen[:10]:
             with urllib.request.urlopen(
-                f"{address}/api/2.0/mlflow/metrics/get-history?run_id={run_id}&metric_key=eval/mean_return", timeout=60
+                f"{address}/api/2.0/mlflow/metrics/get-history?run_id={run_id}&metric_key=eval/mean_reward", timeout=60
             ) as answer:
-                answer.read()
+                assert json.load(answer)["metrics"], "the run has such a curve"
         found["MLflow: a curve of 10 runs"] = time.perf_counter() - began
     finally:
         server.terminate()

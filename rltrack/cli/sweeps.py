@@ -88,14 +88,12 @@ def study(
             raise typer.Exit(EXIT_ERROR)
         return
     deliver_left_behind(the_root())
-    found = _until_stopped(
-        lambda: train_seeds(resolved, range(seeds), the_root(), jobs=jobs, tell=lambda text: typer.echo(text, err=True))
-    )
+    found = _until_stopped(lambda: train_seeds(resolved, range(seeds), the_root(), jobs=jobs, tell=_say))
     evaluated = [run for run in found.finished if run.status().mean_return is not None]
     if evaluated:
         print_comparison(study_of(evaluated))
     for member, why in found.unfinished:
-        typer.echo(f"{member}: {why}", err=True)
+        _say(f"{member}: {why}")
     names = " ".join(run.name for run in found.finished)
     if names:
         typer.echo(f"\nruns          {names}\ncompare       rltrack compare {names} OTHER-RUNS…")
@@ -125,6 +123,8 @@ def sweep(
     rltrack sweep --name cartpole-sweep --trials 40
     rltrack sweep --name cartpole-sweep --show
     """
+    from rltrack.studies.search import trial_name
+
     search = _search(config, overrides or [], name, trials, storage)
     left: list[Unfinished] = []
     well = True
@@ -137,7 +137,7 @@ def sweep(
         left = _until_stopped(lambda: sweep_here(search, jobs=jobs, console=jobs == 1, tell=_say))
     _print_sweep(search, as_json)
     for item in left:
-        typer.echo(f"{search.name}-t{item.number:04d}: {item.why}", err=True)
+        _say(f"{trial_name(search.name, item.number)}: {item.why}")
     if left:
         raise typer.Exit(EXIT_STOPPED if all(item.stopped for item in left) else EXIT_ERROR)
     if not well:
@@ -159,7 +159,6 @@ def trial(sweep: str, number: int) -> None:
 
 def _search(config: Any, overrides: list[str], name: str | None, trials: int | None, storage: str | None) -> Search:
     """Open a sweep by its file or by its name; nothing is made before the whole file is found to be right."""
-    from rltrack.config import apply_overrides
     from rltrack.studies.search import Search
     from rltrack.studies.space import check_space, read_sweep
 
@@ -172,8 +171,7 @@ def _search(config: Any, overrides: list[str], name: str | None, trials: int | N
         if trials is not None and trials != search.section.number_of_trials:
             search.open(search.base, search.section.model_copy(update={"trials": trials}))
         return search
-    base, section = read_sweep(config, {} if trials is None else {"trials": trials})
-    base = apply_overrides(base, overrides)
+    base, section = read_sweep(config, [*overrides, *([] if trials is None else [f"sweep.trials={trials}"])])
     check_space(base, section)
     chosen = name or base.get("name") or config.stem.replace("_", "-")
     the_root().check_writable()
@@ -204,7 +202,7 @@ def _until_stopped(work: Callable[[], T]) -> T:
     try:
         return work()
     except KeyboardInterrupt:
-        typer.echo("Stopped; the same command goes on.", err=True)
+        _say("Stopped; the same command goes on.")
         raise typer.Exit(EXIT_STOPPED) from None
 
 

@@ -194,7 +194,7 @@ def configuration(
     start_from: str | None = None,
 ) -> TrainingConfig:
     """Return a file with options over it, or options alone; or the settings of the run that is begun from."""
-    from rltrack.config import TrainingConfig, apply_overrides, read_yaml
+    from rltrack.config import TrainingConfig, apply_overrides, read_yaml, with_values
 
     data: dict[str, Any] = {} if file is None else read_yaml(file)
     if "sweep" in data:
@@ -209,19 +209,14 @@ def configuration(
             "Nothing to train. Give a configuration file, or --algo and --env: "
             "rltrack train --algo ppo --env CartPole-v1 --timesteps 100000."
         )
-    for path, value in (
-        ("agent.algorithm", algo),
-        ("environment.id", env),
-        ("training.total_timesteps", timesteps),
-        ("seed", seed),
-        ("name", name),
-    ):
-        if value is not None:
-            *sections, last = path.split(".")
-            node = data
-            for section in sections:
-                node = node.setdefault(section, {})
-            node[last] = value
+    options = {
+        "agent.algorithm": algo,
+        "environment.id": env,
+        "training.total_timesteps": timesteps,
+        "seed": seed,
+        "name": name,
+    }
+    data = with_values(data, {key: value for key, value in options.items() if value is not None})
     if file is None and start_from is None:
         data.setdefault("training", {}).setdefault("total_timesteps", 100_000)
     return TrainingConfig.from_mapping(apply_overrides(data, overrides), source=str(file or "options"))

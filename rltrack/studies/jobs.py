@@ -21,6 +21,7 @@ from rltrack.tracking.resources import gpu_names
 STOPPED = 3
 """Exit code of a training that was stopped with a version."""
 
+GOES_ON = "stopped with a version; the same command goes on"
 GPUS = "CUDA_VISIBLE_DEVICES"
 _POLL_SECONDS = 0.1
 
@@ -82,6 +83,18 @@ def run_jobs(jobs: Sequence[Job], at_a_time: int, tell: Callable[[str], None]) -
         for process in running.values():
             process.wait()
     return codes
+
+
+def why_unfinished(code: int | None, log: Path) -> str:
+    """Return in words why a job is not done.
+
+    Args:
+        code: Its exit code; None if it was not begun.
+        log: Where its output went.
+    """
+    if code == STOPPED:
+        return GOES_ON
+    return f"{'not begun' if code is None else f'exit code {code}'}; see {log}"
 
 
 def visible_gpus() -> list[str]:

@@ -10,16 +10,16 @@ import inspect
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rltrack.config import TrainingConfig, check_run_name, differences, identity
+from rltrack.config import TrainingConfig, check_run_name, differences, identity, with_values
 from rltrack.errors import ConfigurationError, MissingExtra, RltrackError, did_you_mean
 from rltrack.runs import Root
 from rltrack.studies.seeds import STUDY_TAG
-from rltrack.studies.space import SweepSection, suggest, with_values
+from rltrack.studies.space import SweepSection, named, suggest
 
 if TYPE_CHECKING:
     import optuna
@@ -28,7 +28,7 @@ STORAGE = "RLTRACK_SWEEP_STORAGE"
 """Environment variable with the address of the trials' database; unset: a sqlite file under the root."""
 
 TRIAL_TAG = "rltrack.trial"
-_FILE_SECONDS = 120
+_FILE, _FILE_SECONDS = "trials.db", 120
 _DEFINITION = "rltrack"
 _FIXED = ("parameters", "space", "seeds", "objective")
 
@@ -56,29 +56,28 @@ class Search:
         storage: Address of the database; omitted: ``RLTRACK_SWEEP_STORAGE``, or a file under the root.
 
     Raises:
-        MissingExtra: If Optuna, or the database's driver, is missing.
-        RltrackError: If the database does not answer.
+        MissingExtra: If Optuna is missing.
     """
 
     def __init__(self, name: str, root: Root, storage: str | None = None) -> None:
         self.name, self.root = check_run_name(name), root
         self.optuna = load_optuna()
         self.folder = root.path / "studies" / name
-        url = storage or os.environ.get(STORAGE)
-        self.environment = {} if url is None else {STORAGE: url}
+        self._url = storage or os.environ.get(STORAGE)
+        self.environment = {} if self._url is None else {STORAGE: self._url}
         """What another process needs to find the same trials."""
-        self._storage = self._connect(url)
+        self._storage: Any = None
         self.study: Any = None
         self.base: dict[str, Any] = {}
         self.section: SweepSection
 
-    def _connect(self, url: str | None) -> Any:
-        if url is None:
+    def _connect(self) -> Any:
+        if self._url is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            url = f"sqlite:///{self.folder / 'trials.db'}"
+            url = f"sqlite:///{self.folder / _FILE}"
             options: dict[str, Any] = {"connect_args": {"timeout": _FILE_SECONDS}}
         else:
-            options = {"pool_pre_ping": True}
+            url, options = self._url, {"pool_pre_ping": True}
         for plain in ("postgresql://", "postgres://"):
             if url.startswith(plain):
                 url = f"postgresql+psycopg://{url.removeprefix(plain)}"
@@ -106,39 +105,54 @@ class Search:
             section: How to search; likewise.
 
         Raises:
-            ConfigurationError: If there is no such sweep, or it was begun with something else.
+            ConfigurationError: If there is no such sweep, it was begun with something else, or sampler or pruner do not take
+                their arguments.
+            MissingExtra: If the sampler's package, or the database's driver, is missing.
+            RltrackError: If the database does not answer.
         """
         optuna = self.optuna
+        if section is not None:
+            self._check(section)
+        elif self._url is None and not (self.folder / _FILE).exists():
+            raise self._unknown(sorted(path.parent.name for path in self.folder.parent.glob(f"*/{_FILE}")))
+        self._storage = self._storage or self._connect()
         try:
             study_id = self._storage.get_study_id_from_name(self.name)
         except KeyError:
-            if base is None or section is None:
-                known = [item.study_name for item in optuna.get_all_study_summaries(self._storage)]
-                raise ConfigurationError(
-                    f"No sweep '{self.name}'.{did_you_mean(self.name, known)} Known here: {', '.join(known) or 'none'}. Begin one "
-                    "with rltrack sweep CONFIG."
-                ) from None
-            study = optuna.create_study(
+            if base is None:
+                names = [item.study_name for item in optuna.get_all_study_summaries(self._storage)]
+                raise self._unknown(names) from None
+            study_id = optuna.create_study(
                 study_name=self.name, storage=self._storage, direction="maximize", load_if_exists=True
-            )
-            study_id = study._study_id
+            )._study_id
         known = self._storage.get_study_user_attrs(study_id).get(_DEFINITION)
-        if known is None:
-            if base is None or section is None:
+        if base is None or section is None:
+            if known is None:
                 raise ConfigurationError(f"The Optuna study '{self.name}' was not begun by rltrack sweep.")
-        elif base is None or section is None:
-            base, section = known["config"], SweepSection.model_validate({**known["sweep"], **_plain(section)})
-        else:
+            base, section = known["config"], SweepSection.model_validate(known["sweep"])
+        elif known is not None:
             self._refuse_other(known, base, section)
         self.base, self.section = json.loads(json.dumps(base)), section
         definition = {"config": self.base, "sweep": section.model_dump(mode="json", by_alias=True)}
         if known != definition:
             self._storage.set_study_user_attr(study_id, _DEFINITION, definition)
         self.study = optuna.load_study(
-            study_name=self.name, storage=self._storage, sampler=optuna.samplers.RandomSampler(), pruner=self._pruner()
+            study_name=self.name, storage=self._storage, sampler=self._sampler(0), pruner=self._pruner()
         )
         self._make_trials()
         return self
+
+    def _unknown(self, known: Sequence[str]) -> ConfigurationError:
+        return ConfigurationError(
+            f"No sweep '{self.name}'.{did_you_mean(self.name, known)} Known here: {', '.join(known) or 'none'}. Begin one with "
+            "rltrack sweep CONFIG."
+        )
+
+    def _check(self, section: SweepSection) -> None:
+        """Find out whether sampler and pruner can be had, before anything is made."""
+        self.section = section
+        self._sampler(0)
+        self._pruner()
 
     def _refuse_other(self, known: Mapping[str, Any], base: Mapping[str, Any], section: SweepSection) -> None:
         theirs, ours = TrainingConfig.from_mapping(known["config"]), TrainingConfig.from_mapping(base)
@@ -163,8 +177,7 @@ class Search:
 
     def _sampler(self, number: int) -> Any:
         """Return the sampler of one trial. Each has a stream of its own, wherever and whenever it begins."""
-        samplers, name = self.optuna.samplers, self.section.sampler_name
-        arguments = {} if isinstance(self.section.sampler, str) else dict(next(iter(self.section.sampler.values())))
+        samplers, (name, arguments) = self.optuna.samplers, named(self.section.sampler)
         seed = int(np.random.SeedSequence([self.section.seed, number]).generate_state(1)[0])
         kind = {"tpe": "TPESampler", "random": "RandomSampler", "grid": "RandomSampler", "qmc": "QMCSampler",
                 "cmaes": "CmaEsSampler", "gp": "GPSampler"}[name]  # fmt: skip
@@ -177,22 +190,10 @@ class Search:
         return _made(getattr(samplers, kind), {"seed": seed, **arguments}, "sampler", name)
 
     def _pruner(self) -> Any:
-        pruners, wanted = self.optuna.pruners, self.section.pruner
-        name, arguments = (wanted, {}) if isinstance(wanted, str) else next(iter(wanted.items()))
+        pruners, (name, arguments) = self.optuna.pruners, named(self.section.pruner)
         kind = {"none": "NopPruner", "median": "MedianPruner", "halving": "SuccessiveHalvingPruner",
                 "hyperband": "HyperbandPruner"}[name]  # fmt: skip
         return _made(getattr(pruners, kind), arguments, "pruner", name)
-
-    def check(self) -> None:
-        """Find out whether sampler and pruner can be had.
-
-        Raises:
-            ConfigurationError, MissingExtra: If not.
-        """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self._sampler(0)
-            self._pruner()
 
     def trials(self) -> list[Any]:
         """Return Optuna's frozen trials that belong to the sweep, by number."""
@@ -229,6 +230,21 @@ class Search:
             trial = self.optuna.trial.Trial(self.study, frozen._trial_id)
             return trial, suggest(trial, self.base, self.section)
 
+    def tell(self, number: int, state: str, value: float | None, reason: str) -> None:
+        """Tell a trial's result, unless it is known.
+
+        Args:
+            number: Which trial.
+            state: ``complete``, ``pruned`` or ``failed``.
+            value: Its objective, if it is complete.
+            reason: Why it ended.
+        """
+        states = self.optuna.trial.TrialState
+        if state == "failed":
+            self._storage.set_trial_user_attr(self.trials()[number]._trial_id, "reason", reason)
+        told = {"complete": states.COMPLETE, "pruned": states.PRUNED, "failed": states.FAIL}[state]
+        self.study.tell(number, value if state == "complete" else None, state=told, skip_if_finished=True)
+
     def configs(self, number: int, values: Mapping[str, Any]) -> list[TrainingConfig]:
         """Return what a trial trains: a configuration for each seed.
 
@@ -258,10 +274,6 @@ class Search:
 def trial_name(sweep: str, number: int) -> str:
     """Return how a trial is called."""
     return f"{sweep}-t{number:04d}"
-
-
-def _plain(section: SweepSection | None) -> dict[str, Any]:
-    return {} if section is None else section.model_dump(mode="json", by_alias=True)
 
 
 def _made(kind: Any, arguments: Mapping[str, Any], what: str, name: str) -> Any:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rltrack.config import TrainingConfig, identity
-from rltrack.errors import ConfigurationError, RltrackError
+from rltrack.errors import ConfigurationError
 from rltrack.files import replace_text
 from rltrack.runs import Root, RunDirectory, run_stem
-from rltrack.studies.jobs import STOPPED, Job, run_jobs
+from rltrack.studies.jobs import Job, run_jobs, why_unfinished
 from rltrack.training.session import refuse_other_identity
 
 STUDY_TAG = "rltrack.study"
@@ -104,11 +104,7 @@ def _outcome(name: str, members: Sequence[str], root: Root, codes: dict[str, int
     for member in members:
         if root.exists(member) and root.find(member).status().is_finished:
             finished.append(root.find(member))
-        elif codes.get(member) == STOPPED:
-            unfinished.append((member, "stopped with a version; the same command goes on"))
         else:
-            why = f"exit code {codes[member]}" if member in codes else "not begun"
-            unfinished.append((member, f"{why}; see {root.path / 'studies' / name / f'{member}.log'}"))
-    if not finished and not unfinished:
-        raise RltrackError(f"The study {name} has no runs.")
+            log = root.path / "studies" / name / f"{member}.log"
+            unfinished.append((member, why_unfinished(codes.get(member), log)))
     return SeedStudy(name, finished, unfinished)

@@ -6,6 +6,7 @@ Sampler and pruner are Optuna's; rl_zoo3's search spaces are read from that pack
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import inspect
 import itertools
@@ -17,8 +18,16 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rltrack.config import Section, TrainingConfig, expand_preset, read_yaml, validate_section
-from rltrack.errors import ConfigurationError, MissingExtra
+from rltrack.config import (
+    Section,
+    TrainingConfig,
+    apply_overrides,
+    expand_preset,
+    read_yaml,
+    validate_section,
+    with_values,
+)
+from rltrack.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import optuna
@@ -99,23 +108,23 @@ class SweepSection(Section):
     def _searches_something(self) -> Self:
         if not self.parameters and self.space is None:
             raise ValueError("there is nothing to search; give sweep.parameters, or space: zoo")
+        for what in (self.sampler, self.pruner):
+            if isinstance(what, dict) and len(what) != 1:
+                raise ValueError(
+                    f"name one, with its arguments: {{{next(iter(what), 'tpe')}: {{…}}}}; found {list(what)}"
+                )
         if self.sampler_name == "grid":
             if self.space is not None:
                 raise ValueError("a grid needs choices; rl_zoo3's space has ranges. Use another sampler")
             for name, parameter in self.parameters.items():
                 if isinstance(parameter, Float) and parameter.step is None:
                     raise ValueError(f"a grid needs a finite number of values; give '{name}' a step, or choices")
-        for what in (self.sampler, self.pruner):
-            if isinstance(what, dict) and len(what) != 1:
-                raise ValueError(
-                    f"name one, with its arguments: {{{next(iter(what), 'tpe')}: {{…}}}}; found {list(what)}"
-                )
         return self
 
     @property
     def sampler_name(self) -> str:
         """The sampler without its arguments."""
-        return self.sampler if isinstance(self.sampler, str) else next(iter(self.sampler))
+        return named(self.sampler)[0]
 
     @property
     def number_of_trials(self) -> int:
@@ -132,6 +141,14 @@ class SweepSection(Section):
         return [dict(zip(names, combination, strict=True)) for combination in itertools.product(*values)]
 
 
+def named(what: str | Mapping[Any, Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """Return name and arguments of ``name`` or ``{name: {argument: value}}``."""
+    if isinstance(what, str):
+        return what, {}
+    name, arguments = next(iter(what.items()))
+    return name, dict(arguments)
+
+
 def grid_values(parameter: Choice | Int | Float) -> list[Any]:
     """Return the values that a grid visits."""
     if isinstance(parameter, Choice):
@@ -143,12 +160,12 @@ def grid_values(parameter: Choice | Int | Float) -> list[Any]:
     return [low + index * parameter.step for index in range(int((high - low) / parameter.step + 1e-9) + 1)]
 
 
-def read_sweep(path: str | Path, overrides: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], SweepSection]:
+def read_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], SweepSection]:
     """Read a configuration file with a section ``sweep``.
 
     Args:
         path: YAML or JSON.
-        overrides: Keys of the section that win over the file's.
+        overrides: ``key=value`` for any key of the file, such as ``sweep.trials=40``.
 
     Returns:
         The training, as a mapping with presets expanded, and the section.
@@ -157,13 +174,14 @@ def read_sweep(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
         ConfigurationError: If the file is no valid configuration, or has no such section.
     """
     data = read_yaml(path)
-    section = data.pop("sweep", None)
-    if not isinstance(section, Mapping):
+    if not isinstance(data.get("sweep"), Mapping):
         raise ConfigurationError(
             f"{path} has no section 'sweep', which says what to search, such as sweep: {{parameters: {{learning_rate: "
             "{float: [1e-5, 1e-2], log: true}}, trials: 20}. configs/cartpole_sweep.yaml is an example."
         )
-    return expand_preset(data), validate_section(SweepSection, {**section, **(overrides or {})}, f"{path}: sweep")
+    data = apply_overrides(data, overrides)
+    section = data.pop("sweep")
+    return expand_preset(data), validate_section(SweepSection, section, f"{path}: sweep")
 
 
 def full_key(name: str) -> str:
@@ -181,21 +199,6 @@ def full_key(name: str) -> str:
             "agent.hyperparameters.learning_rate; for several seeds set sweep.seeds."
         )
     return f"{_HYPERPARAMETERS}{name}"
-
-
-def with_values(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the training's mapping with dotted keys set."""
-    data: dict[str, Any] = json.loads(json.dumps(base))
-    for key, value in values.items():
-        *parents, last = key.split(".")
-        node = data
-        for parent in parents:
-            child = node.get(parent)
-            if not isinstance(child, dict):
-                child = node[parent] = {}
-            node = child
-        node[last] = value
-    return data
 
 
 def check_space(base: Mapping[str, Any], section: SweepSection) -> None:
@@ -261,23 +264,24 @@ def zoo_sampler(algorithm: str) -> Any:
         MissingExtra: If rl_zoo3 is not installed.
         ConfigurationError: If it has no space for the algorithm.
     """
-    found = importlib.util.find_spec("rl_zoo3")
-    if found is None or not found.submodule_search_locations:
-        raise MissingExtra(
-            "space: zoo reads the search spaces of the package 'rl_zoo3', which is not installed. Install it with: "
-            "pip install 'rltrack[zoo]'."
-        )
-    file = Path(next(iter(found.submodule_search_locations))) / "hyperparams_opt.py"
+    from rltrack.agents.algorithms import find_algorithm
+    from rltrack.agents.zoo import zoo_folder, zoo_stem
+
+    name = find_algorithm(algorithm).name
+    known = _zoo_samplers(zoo_folder("space: zoo") / "hyperparams_opt.py")
+    if zoo_stem(name) not in known:
+        raise ConfigurationError(f"rl_zoo3 has no search space for {name}. It has: {', '.join(sorted(known))}.")
+    return known[zoo_stem(name)]
+
+
+@functools.cache
+def _zoo_samplers(file: Path) -> dict[str, Any]:
     spec = importlib.util.spec_from_file_location("rltrack._zoo_spaces", file)
     assert spec is not None, "the file is named .py"
     assert spec.loader is not None, "likewise"
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    known = module.HYPERPARAMS_SAMPLER
-    name = {"RecurrentPPO": "ppo_lstm"}.get(algorithm, algorithm.lower())
-    if name not in known:
-        raise ConfigurationError(f"rl_zoo3 has no search space for {algorithm}. It has: {', '.join(sorted(known))}.")
-    return known[name]
+    return dict(module.HYPERPARAMS_SAMPLER)
 
 
 def _suggest_zoo(trial: optuna.Trial, base: Mapping[str, Any]) -> dict[str, Any]:

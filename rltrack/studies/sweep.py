@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
+from rltrack.config import with_values
 from rltrack.errors import ConfigurationError, RunBusy
 from rltrack.files import replace_text, take_lock
-from rltrack.studies.jobs import STOPPED, Job, run_jobs
+from rltrack.studies.jobs import GOES_ON, STOPPED, Job, run_jobs, why_unfinished
 from rltrack.studies.search import Search, trial_name
-from rltrack.studies.space import with_values
 from rltrack.studies.trials import run_trial, train_here
 
 
@@ -72,7 +72,7 @@ def _one_after_another(
     for number in numbers:
         result = run_trial(search, number, train_here(search, console=console))
         if result.state == "stopped":
-            return [Unfinished(number, "stopped with a version; the same command goes on", True)]
+            return [Unfinished(number, GOES_ON, True)]
         value = "" if result.value is None else f", {result.value:.6g}"
         tell(f"{trial_name(search.name, number)}: {result.state}{value}")
     return []
@@ -92,12 +92,9 @@ def _beside(search: Search, numbers: list[int], jobs: int, tell: Callable[[str],
     codes = run_jobs(waiting, jobs, tell)
     left = []
     for number in search.unfinished():
-        code = codes.get(trial_name(search.name, number))
-        if code == STOPPED:
-            left.append(Unfinished(number, "stopped with a version; the same command goes on", True))
-        elif number in logs:
-            why = "not begun" if code is None else f"exit code {code}"
-            left.append(Unfinished(number, f"{why}; see {logs[number]}", False))
+        if number in logs:
+            code = codes.get(trial_name(search.name, number))
+            left.append(Unfinished(number, why_unfinished(code, logs[number]), code == STOPPED))
     return left
 
 

@@ -165,16 +165,10 @@ def _can_be_built(search: Search, number: int, values: dict[str, Any]) -> bool:
 
 def _tell(search: Search, result: TrialResult) -> None:
     """Tell Optuna a result, once; a storage that is away is waited for."""
-    states = search.optuna.trial.TrialState
-    state = {"complete": states.COMPLETE, "pruned": states.PRUNED, "failed": states.FAIL}[result.state]
     deadline, wait = time.monotonic() + TELL_SECONDS, 1.0
     while True:
         try:
-            if result.state == "failed":
-                frozen = search.trials()[result.number]
-                search._storage.set_trial_user_attr(frozen._trial_id, "reason", result.reason)
-            value = result.value if result.state == "complete" else None
-            search.study.tell(result.number, value, state=state, skip_if_finished=True)
+            search.tell(result.number, result.state, result.value, result.reason)
             return
         except Exception as error:
             if time.monotonic() + wait > deadline:

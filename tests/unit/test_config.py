@@ -200,7 +200,7 @@ def test_every_zoo_preset_translates_without_evaluation():
     from rltrack.agents import zoo
 
     seen = 0
-    for file in sorted(zoo._hyperparameter_folder().glob("*.yml")):
+    for file in sorted((zoo.zoo_folder("the test") / "hyperparams").glob("*.yml")):
         for env_id, raw in yaml.safe_load(file.read_text()).items():
             translated = zoo.translate(file.stem.upper(), env_id, raw)
             json.dumps(translated)

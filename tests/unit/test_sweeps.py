@@ -68,12 +68,13 @@ def search(tmp_path, root, name="small", base=None, **more):
         ({"sampler": {"tpe": {"n_startup": 3}}}, "n_startup_trials"),
         ({"pruner": {"median": {"n_warmup": 3}}}, "n_warmup_steps"),
         ({"trails": 3}, "trials"),
+        ({"sampler": {}}, "name one"),
     ],
 )
 def test_what_cannot_be_searched_is_refused_before_anything_starts(tmp_path, own_root, more, words):
     with pytest.raises(ConfigurationError, match=words):
-        search(tmp_path, own_root, **more).check()
-    assert not (own_root / "runs").exists() or not os.listdir(own_root / "runs")
+        search(tmp_path, own_root, **more)
+    assert not own_root.exists(), "nothing was made"
 
 
 def test_a_file_without_a_sweep_and_a_name_without_one_say_what_to_do(tmp_path, own_root):
@@ -82,8 +83,9 @@ def test_a_file_without_a_sweep_and_a_name_without_one_say_what_to_do(tmp_path, 
     with pytest.raises(ConfigurationError, match="no section 'sweep'"):
         read_sweep(file)
     search(tmp_path, own_root)
-    with pytest.raises(ConfigurationError, match="Known here: "):
+    with pytest.raises(ConfigurationError, match=r"Did you mean 'small'\? Known here: small\."):
         Search("smal", Root(own_root)).open()
+    assert os.listdir(own_root / "studies") == ["small"], "asking makes nothing"
 
 
 def test_train_says_that_a_sweeps_file_is_one(tmp_path, own_root, capsys):
