@@ -45,7 +45,7 @@ class Orchestration:
 
 def measure_orchestration(trials: int = 3, tell: Callable[[str], None] = print) -> Orchestration:
     """Train PPO on CartPole-v1 for about a minute in both ways, interleaved."""
-    from flows.server import ServerFolder, hold_server
+    from rltrack.flows.server import ServerFolder, hold_server
 
     found = Orchestration()
     with tempfile.TemporaryDirectory() as folder, hold_server(Path(folder)):

@@ -43,7 +43,7 @@ def up(
     prefect deployment run train/train
     rltrack down
     """
-    from flows import stack
+    from rltrack.flows import stack
 
     chosen = {"prefect": prefect_port, "mlflow": mlflow_port, "tensorboard": tensorboard_port}
     ports = {name: stack.PORTS[name] if port is None else port for name, port in chosen.items()}
@@ -59,7 +59,7 @@ def up(
 @app.command(rich_help_panel="Servers")
 def down() -> None:
     """End the stack: running flows are suspended at a boundary, with a version, and go on after the next `up`."""
-    from flows import stack
+    from rltrack.flows import stack
 
     root = the_root()
     was_up = stack.down(root, lambda text: typer.echo(text, err=True))
@@ -76,7 +76,7 @@ def status(as_json: AsJson = False) -> None:
 @app.command(rich_help_panel="Servers")
 def deploy() -> None:
     """Make or update deployments, work pool and automations: on PREFECT_API_URL's server, or on that of the stack here."""
-    from flows import deployments, door
+    from rltrack.flows import deployments, door
 
     with door.given_server(the_root().path):
         for name in deployments.apply():
@@ -84,8 +84,8 @@ def deploy() -> None:
 
 
 def _print_stack(root: Root, as_json: bool) -> bool:
-    from flows import stack
     from rltrack import console
+    from rltrack.flows import stack
 
     rows = stack.status(root)
     print_json(rows) if as_json else console.print_stack(rows)

@@ -184,7 +184,7 @@ def _say(text: str) -> None:
 
 def _spread(start: Callable[[Any], dict[str, str]]) -> bool:
     """Start deployment runs, and follow them; return whether all went well. Ctrl-C leaves them to the workers."""
-    from flows import door, spread
+    from rltrack.flows import door, spread
 
     try:
         with door.given_server(the_root().path):

@@ -77,7 +77,7 @@ def flow_train(
     \b
     rltrack flow train configs/cartpole_ppo.yaml
     """
-    from flows import door
+    from rltrack.flows import door
 
     resolved = configuration(config, overrides or [], name, algo, env, timesteps, seed, start_from)
     deliver_left_behind(the_root())

@@ -10,7 +10,7 @@ import pytest
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory):
     """A server of rltrack's own; everything in this process talks to it. Its address."""
-    from flows.door import chosen_server
+    from rltrack.flows.door import chosen_server
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PREFECT_API_URL", raising=False)
@@ -33,7 +33,7 @@ def client(prefect_api):
 @pytest.fixture
 def quick_retries(monkeypatch):
     """Retries without the wait."""
-    from flows import train
+    from rltrack.flows import train
 
     for task in (train.set_up, train.train_chunk, train.evaluate, train.checkpoint, train.finish):
         monkeypatch.setattr(task, "retry_delay_seconds", [0.0] * train.RETRIES)

@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta, timezone
 import numpy as np
 import pytest
 
-from flows import evaluate as evaluate_flow
-from flows import promote as promote_flow
-from flows import retrain as flow
-from flows import train
 from rltrack.config import TrainingConfig
 from rltrack.errors import ConfigurationError
+from rltrack.flows import evaluate as evaluate_flow
+from rltrack.flows import promote as promote_flow
+from rltrack.flows import retrain as flow
+from rltrack.flows import train
 from rltrack.registry.gate import Gate
 from rltrack.registry.model_registry import ModelRegistry
 from rltrack.runs import Root

@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from flows.door import chosen_server
-from flows.server import ServerFolder, hold_server
 from rltrack.errors import RltrackError
+from rltrack.flows.door import chosen_server
+from rltrack.flows.server import ServerFolder, hold_server
 from rltrack.processes import lives
 from rltrack.runs import Root
 from tests.flows.test_train_flow import config, outcome

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from flows import train as flow
-from flows.page import artifact_key
 from rltrack.config import TrainingConfig
 from rltrack.errors import CheckpointFailed, ConfigurationError, MissingExtra, RltrackError, RunBusy, TrainingDiverged
+from rltrack.flows import train as flow
+from rltrack.flows.page import artifact_key
 from rltrack.runs import Root
 from rltrack.training.trainer import Trainer
 from rltrack.training.verify import comparable, first_difference, records_of
@@ -235,7 +235,7 @@ def test_names():
 
 
 def test_the_file_of_deployments_is_installed():
-    from flows.deployments import prefect_file
+    from rltrack.flows.deployments import prefect_file
 
     assert isinstance(prefect_file(), Path)
     assert prefect_file().is_file()

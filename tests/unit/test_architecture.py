@@ -38,11 +38,10 @@ def test_imports_stay_in_their_rooms(package):
     assert found == []
 
 
-def test_flows_leave_agents_and_tracking_to_rltrack():
-    flows = PACKAGE.parent / "flows"
+def test_flows_leave_agents_and_tracking_to_the_rest():
     found = [
         f"{path.name}: {name}"
-        for path in flows.rglob("*.py")
+        for path in (PACKAGE / "flows").rglob("*.py")
         for name in imports(path)
         if name.split(".")[0] in ("torch", "stable_baselines3", "mlflow")
     ]

@@ -12,8 +12,8 @@ from prefect import flow, get_run_logger, runtime
 from prefect.states import Completed
 from pydantic import Field
 
-from flows.train import Restarts, run_training
 from rltrack.config import TrainingConfig
+from rltrack.flows.train import Restarts, run_training
 from rltrack.runs import Root, RunDirectory
 from rltrack.studies.search import Search, trial_name
 from rltrack.studies.trials import ReportHook, run_trial
@@ -34,7 +34,7 @@ def trial(sweep: str, number: Annotated[int, Field(ge=0)], restarts: Restarts = 
         restarts: How often it was brought back by itself so far.
 
     Returns:
-        Completed, named "Complete", "Pruned" or "TrialFailed" (its values cannot be trained); or as `flows.train.train`, if
+        Completed, named "Complete", "Pruned" or "TrialFailed" (its values cannot be trained); or as `rltrack.flows.train.train`, if
         it was stopped.
     """
     root = Root()

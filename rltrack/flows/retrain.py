@@ -13,10 +13,10 @@ from typing import Any
 
 from prefect import flow, get_run_logger, runtime
 
-from flows.promote import promotion
-from flows.train import Restarts, default_name, run_training
 from rltrack.config import TrainingConfig
 from rltrack.errors import CheckpointNotFound, ConfigurationError
+from rltrack.flows.promote import promotion
+from rltrack.flows.train import Restarts, default_name, run_training
 from rltrack.registry.champions import champion_origin
 from rltrack.registry.gate import Gate
 from rltrack.runs import Root, run_stem
@@ -64,7 +64,7 @@ def retrain(
         gate: What must be shown; omitted: better on 100 paired episodes.
 
     Returns:
-        As `flows.train.train`; with a model, as `flows.promote.promote`.
+        As `rltrack.flows.train.train`; with a model, as `rltrack.flows.promote.promote`.
     """
     name = retrained_name(config, run or runtime.flow_run.name, None, model)
     training = _training(Root(), name, config, warm_start, model)

@@ -25,9 +25,6 @@ from prefect.tasks import exponential_backoff
 from pydantic import Field
 from websockets.asyncio import connection as _connection  # noqa: F401  (loaded, so that `keep_apart` finds it)
 
-from flows.links import flow_run_page
-from flows.page import Page, PageHook
-from flows.streams import keep_apart
 from rltrack.agents.exported_policy import ALLOWED_MODULES
 from rltrack.config import TrainingConfig
 from rltrack.errors import (
@@ -39,6 +36,9 @@ from rltrack.errors import (
     RootNotWritable,
     RunBusy,
 )
+from rltrack.flows.links import flow_run_page
+from rltrack.flows.page import Page, PageHook
+from rltrack.flows.streams import keep_apart
 from rltrack.runs import Root, RunDirectory, run_stem
 from rltrack.training.control import Control
 from rltrack.training.progress import TrainingState, TrainingStatistics

@@ -1,6 +1,6 @@
 """The whole stack on one machine, without docker: Prefect server, MLflow's page, TensorBoard, workers, deployments.
 
-A supervisor, a process of a session of its own (``python -m flows.stack ROOT``), starts the parts, starts again what dies,
+A supervisor, a process of a session of its own (``python -m rltrack.flows.stack ROOT``), starts the parts, starts again what dies,
 and on SIGTERM drains: running flows are suspended at a boundary, with a version, and go on after the next start.
 """
 
@@ -23,10 +23,10 @@ from typing import Any
 
 import psutil
 
-from flows.databases import Databases
-from flows.server import HOST, ServerFolder, hold_server, is_healthy
 from rltrack.errors import ConfigurationError, RltrackError
 from rltrack.files import is_locked, lock_holder, replace_text, take_lock
+from rltrack.flows.databases import Databases
+from rltrack.flows.server import HOST, ServerFolder, hold_server, is_healthy
 from rltrack.processes import end_session, lives
 from rltrack.runs import Root
 from rltrack.tracking.destination import MLFLOW_PAGE
@@ -176,7 +176,7 @@ def up(
     log_file = folder.path / "supervisor.log"
     with open(log_file, "ab") as log:
         supervisor = subprocess.Popen(
-            [sys.executable, "-m", "flows.stack", str(root.path)],
+            [sys.executable, "-m", "rltrack.flows.stack", str(root.path)],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     deadline = time.monotonic() + START_SECONDS
@@ -306,7 +306,11 @@ class Supervisor:
             wait_until_up(part.name, part.address, part.process, part.log)
         environment = self._worker_environment(mlflow_page)
         os.environ.update(environment)
-        from flows.deployments import POOL, apply, pause_work_pool  # Prefect reads its settings when it is imported
+        from rltrack.flows.deployments import (  # Prefect reads its settings when it is imported
+            POOL,
+            apply,
+            pause_work_pool,
+        )
 
         apply(log=logs / "deploy.log", environment=environment)
         pause_work_pool(False)
@@ -350,7 +354,7 @@ class Supervisor:
 
     def _drain(self) -> None:
         """Suspend what runs, at a boundary, with a version; nothing new begins."""
-        from flows.deployments import pause_work_pool, running_flow_runs, suspend
+        from rltrack.flows.deployments import pause_work_pool, running_flow_runs, suspend
 
         if not is_healthy(self.api):
             return
@@ -388,7 +392,7 @@ class Supervisor:
                 end_session(pid)
 
     def _let_suspended_go_on(self) -> None:
-        from flows.deployments import let_suspended_go_on
+        from rltrack.flows.deployments import let_suspended_go_on
 
         file = self.folder.path / "suspended.json"
         if file.exists():

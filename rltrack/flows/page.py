@@ -20,7 +20,7 @@ from uuid import UUID
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 
-from flows.links import mlflow_link
+from rltrack.flows.links import mlflow_link
 from rltrack.runs import RunDirectory
 from rltrack.tracking.report import RunReport
 from rltrack.training.hooks import TrainingHook

@@ -1,7 +1,7 @@
 """The Prefect server of a root: one process, shared by all flow runs under that root, gone when the last of them is.
 
 Every user of the server holds a shared ``flock`` on ``prefect/users.lock``, which the kernel releases however the user
-ends. The server, a process of a session of its own (``python -m flows.server FOLDER``), ends by itself once it can take
+ends. The server, a process of a session of its own (``python -m rltrack.flows.server FOLDER``), ends by itself once it can take
 that lock for itself alone. It is never Prefect's ephemeral one, which a signal leaves behind as an orphan.
 """
 
@@ -111,7 +111,7 @@ def _start(folder: ServerFolder, port: int, settings: Mapping[str, str]) -> str:
                 break
             with open(folder.log_file, "ab") as log:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "flows.server", str(folder.path.parent), str(port)],
+                    [sys.executable, "-m", "rltrack.flows.server", str(folder.path.parent), str(port)],
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=_clean_environment(),
                 )  # fmt: skip
         address = folder.address()

@@ -9,8 +9,8 @@ from prefect import flow, get_run_logger, runtime, task
 from prefect.states import Completed
 from pydantic import Field
 
-from flows.promote import DEGRADED, announce, refuse_foreign_champion
-from flows.train import RETRIED
+from rltrack.flows.promote import DEGRADED, announce, refuse_foreign_champion
+from rltrack.flows.train import RETRIED
 from rltrack.registry.champions import COOL_DOWN_HOURS, FALSE_ALARM_RATE, Watch
 from rltrack.registry.champions import evaluate_champion as watch
 from rltrack.runs import Root

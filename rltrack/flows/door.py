@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.server import ServerFolder, hold_server, is_healthy
 from rltrack.config import TrainingConfig
 from rltrack.errors import RltrackError
+from rltrack.flows.server import ServerFolder, hold_server, is_healthy
 
 if TYPE_CHECKING:
-    from flows.train import Training
+    from rltrack.flows.train import Training
 
 
 @contextlib.contextmanager
@@ -74,7 +74,7 @@ def train(config: TrainingConfig, root: Path, tell: Callable[[str], None]) -> Tr
         tell: Hears what takes its time before training begins.
 
     Raises:
-        RltrackError: As `flows.train.train_here`, and if there is no server.
+        RltrackError: As `rltrack.flows.train.train_here`, and if there is no server.
     """
     os.environ.setdefault("DO_NOT_TRACK", "1")
     warnings.filterwarnings("ignore", message="The 'alias' attribute")  # Pydantic, of Prefect's own classes
@@ -82,7 +82,7 @@ def train(config: TrainingConfig, root: Path, tell: Callable[[str], None]) -> Tr
         first = "" if (ServerFolder(root).path / "migrated.json").exists() else " (the first time takes longer)"
         tell(f"Starting a Prefect server for {root}{first} …")
     with chosen_server(root):
-        from flows.train import train_here
+        from rltrack.flows.train import train_here
 
         _keep_terminal_calm()
         with _environment(RLTRACK_ROOT=str(root)):

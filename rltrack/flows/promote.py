@@ -8,8 +8,8 @@ from prefect import flow, get_run_logger, runtime, task
 from prefect.events import emit_event
 from prefect.states import Completed
 
-from flows.page import Page
-from flows.train import RETRIED, Restarts, refuse_foreign_modules
+from rltrack.flows.page import Page
+from rltrack.flows.train import RETRIED, Restarts, refuse_foreign_modules
 from rltrack.registry.champions import champion_origin
 from rltrack.registry.gate import Gate
 from rltrack.registry.promotion import Decision

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -46,7 +45,7 @@ COMES_BACK = ("train", "retrain", "promote", "trial")
 
 def prefect_file() -> Path:
     """Return the file with the deployments."""
-    return Path(str(files("deploy"))) / "prefect.yaml"
+    return Path(__file__).with_name("prefect.yaml")
 
 
 def apply(*, log: Path | None = None, environment: Mapping[str, str] | None = None) -> list[str]:

@@ -1,1 +1,0 @@
-"""What is deployed: Prefect deployments, container images, the server stack."""
