@@ -10,14 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rltrack.errors import ConfigurationError, did_you_mean
+from rltrack.plain_data import apply_overrides, merge, read_yaml
+from rltrack.validation import validate_section
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 DEFAULT_TOTAL_TIMESTEPS = 100_000
@@ -357,81 +359,6 @@ def check_run_name(name: str) -> str:
     return name
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a mapping from a YAML file, without tags.
-
-    Raises:
-        ConfigurationError: If the file is missing, unreadable, not YAML, uses tags, or holds no mapping.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigurationError(f"No configuration file at {path}. Examples are in configs/.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"Cannot read configuration {path}: {error}.") from None
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        hint = " YAML tags (!…) are not allowed: configuration is data." if "tag" in str(error) else ""
-        raise ConfigurationError(f"{path} is not valid YAML: {' '.join(str(error).split())}.{hint}") from None
-    if not isinstance(data, dict):
-        raise ConfigurationError(f"{path} holds {type(data).__name__}, not a mapping. See configs/ for examples.")
-    return data
-
-
-def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Set dotted keys, such as ``training.total_timesteps=5000``; values are read as YAML.
-
-    Raises:
-        ConfigurationError: If an override is not of the form ``key=value`` or goes through something not a mapping.
-    """
-    tree: dict[str, Any] = json.loads(json.dumps(data, default=str)) if overrides else dict(data)
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key.strip():
-            raise ConfigurationError(f"Override {override!r} is not of the form key=value, such as seed=1.")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigurationError(f"The value of override {override!r} is not YAML: {error}.") from None
-        if isinstance(value, str):
-            value = _number(value)
-        node = tree
-        *parents, last = key.strip().split(".")
-        for parent in parents:
-            child = node.setdefault(parent, {})
-            if isinstance(child, bool) or child is None:
-                child = node[parent] = {}
-            if not isinstance(child, dict):
-                raise ConfigurationError(f"Override {override!r}: '{parent}' is {child!r}, which has no keys.")
-            node = child
-        node[last] = value
-    return tree
-
-
-def with_values(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of a nested mapping with dotted keys set; what stands in the way of a key is replaced."""
-    data: dict[str, Any] = json.loads(json.dumps(base))
-    for key, value in values.items():
-        *parents, last = key.split(".")
-        node = data
-        for parent in parents:
-            child = node.get(parent)
-            if not isinstance(child, dict):
-                child = node[parent] = {}
-            node = child
-        node[last] = value
-    return data
-
-
-def _number(text: str) -> Any:
-    """YAML 1.1 reads ``1e-3`` as text; a person means the number."""
-    try:
-        return float(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) else text
-    except ValueError:
-        return text
-
-
 def expand_preset(data: Mapping[str, Any]) -> dict[str, Any]:
     """Put ``agent.preset``'s settings under the given ones; what is given wins. Without a preset nothing changes."""
     agent = data.get("agent")
@@ -445,17 +372,7 @@ def expand_preset(data: Mapping[str, Any]) -> dict[str, Any]:
     env_id = environment.get("id") if isinstance(environment, Mapping) else None
     preset = zoo_preset(str(agent.get("algorithm")), str(env_id))
     given = {**data, "agent": {key: value for key, value in agent.items() if key != "preset"}}
-    return _merge(preset, given)
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(base.get(key), Mapping):
-            merged[key] = _merge(base[key], value)
-        else:
-            merged[key] = value
-    return merged
+    return merge(preset, given)
 
 
 def identity(settings: BaseModel) -> dict[str, Any]:
@@ -477,70 +394,4 @@ def identity_hash(identity_data: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity_data, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Return a line for each leaf that differs, as ``training.total_timesteps: 1000 → 2000``."""
-    left, right = dict(flatten(ours)), dict(flatten(theirs))
-    return [
-        f"{key}: {left.get(key, 'not set')!s} → {right.get(key, 'not set')!s}"
-        for key in sorted(left.keys() | right.keys())
-        if left.get(key) != right.get(key)
-    ]
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield ``("agent.hyperparameters.n_steps", 32)`` for each leaf; lists count as leaves."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 ModelT = TypeVar("ModelT", bound=BaseModel)
-
-
-def validate_section(model: type[ModelT], data: Mapping[str, Any], source: str) -> ModelT:
-    """Return the data as a section.
-
-    Args:
-        model: Which section.
-        data: Nested mapping.
-        source: What the data is called in an error.
-
-    Raises:
-        ConfigurationError: With one line for each thing that is wrong.
-    """
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        lines = [_explain(model, item) for item in error.errors()]
-        raise ConfigurationError(f"{source}: " + "\n".join(dict.fromkeys(lines))) from None
-
-
-def _explain(model: type[BaseModel], item: Any) -> str:
-    """One line for one of Pydantic's findings, in the project's words."""
-    location = [part for part in item["loc"] if not str(part).startswith(("function-", "NormalizeConfig", "bool"))]
-    key = ".".join(str(part) for part in location)
-    if item["type"] == "extra_forbidden":
-        fields = _fields_at(model, location[:-1])
-        allowed = f" Allowed: {', '.join(fields)}." if fields else ""
-        return f"Unknown key '{key}'.{did_you_mean(str(location[-1]), fields)}{allowed}"
-    if item["type"] == "missing":
-        return f"Key '{key}' is required."
-    message = item["msg"].removeprefix("Value error, ")
-    found = "" if isinstance(item["input"], Mapping) or item["input"] is model else f", found {item['input']!r}"
-    where = f"'{key}': " if key else ""
-    if message.startswith("Input should be"):
-        return f"{where}{message.replace('Input should be', 'should be')}{found}."
-    return f"{where}{message}{'' if message.endswith('.') else '.'}"
-
-
-def _fields_at(model: type[BaseModel], path: Sequence[Any]) -> list[str]:
-    current: Any = model
-    for part in path:
-        field = current.model_fields.get(part) if hasattr(current, "model_fields") else None
-        if field is None:
-            return []
-        candidates = [field.annotation, *get_args(field.annotation)]
-        current = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
-    return list(current.model_fields) if current is not None and hasattr(current, "model_fields") else []

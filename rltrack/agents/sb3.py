@@ -7,8 +7,6 @@ that the result is bit-identical (``tests/resume/test_same_as_learn.py`` holds t
 
 from __future__ import annotations
 
-import inspect
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -28,16 +26,16 @@ from rltrack.agents.algorithms import ScaledSchedule
 from rltrack.agents.env_state import TrainingEnvs
 from rltrack.agents.environments import SeededEpisodes, rebuild
 from rltrack.agents.policy_description import describe_policy
-from rltrack.agents.protocol import EpisodeInfo, IterationStats, Observer, State
+from rltrack.agents.protocol import IterationStats, Observer, State
 from rltrack.agents.random_state import untouched_random_streams
+from rltrack.agents.sb3_description import describe
 from rltrack.agents.sb3_environments import SB3Evaluation, made, mirror, one_env, same_env, spec_of
+from rltrack.agents.sb3_iterations import NO_TOTAL, iteration_of
 from rltrack.agents.sb3_observing import MetricsCollector, Relay, losses_in
 from rltrack.agents.sb3_replay import ReplayState, end_episodes
 from rltrack.errors import ConfigurationError, EvaluationUnavailable, ResumeMismatch
 
-_KNOWN_PACKAGES = ("stable_baselines3.", "sb3_contrib.", "sbx.")
 _PARTS = ("policy", "optimizer", "normalization", "counters", "random", "rollout", "environment", "buffers")
-_NO_TOTAL = 2**62  # `_setup_learn` wants a total; schedules follow ours (`set_schedule`), so that it is never read
 
 
 class SB3Agent:
@@ -67,12 +65,12 @@ class SB3Agent:
         self._replay: ReplayState | None = None
         self._threads = threads
         self._eval_env_builder = eval_env_builder
-        self._iterate = _iteration_of(model)
-        self._log_interval = 1
-        self._iteration = 0
+        self._iterate = iteration_of(model)
+        self.log_interval = 1
+        self.iteration = 0
         self._remaining = 1.0
-        self._updates_per_step: float | None = None
-        self._relay = Relay()
+        self.updates_per_step: float | None = None
+        self.relay = Relay()
         self._writer = MetricsCollector()
         self._undo: list[Callable[[], None]] = []
 
@@ -94,27 +92,27 @@ class SB3Agent:
         if seed is not None:
             self.model.set_random_seed(seed)
         self._attach_logger()
-        _, callback = self.model._setup_learn(_NO_TOTAL, self._relay, True, type(self.model).__name__, False)
-        self._relay = callback  # type: ignore[assignment]
-        self._relay.prepare(self.env)
+        _, callback = self.model._setup_learn(NO_TOTAL, self.relay, True, type(self.model).__name__, False)
+        self.relay = callback  # type: ignore[assignment]
+        self.relay.prepare(self.env)
         self._envs.settle()
         self._replay = ReplayState(self.model)
-        self._iteration = 0
+        self.iteration = 0
         self._remaining = 1.0
-        self._relay.on_training_start({}, {})
+        self.relay.on_training_start({}, {})
 
     def advance(self, observer: Observer) -> IterationStats:
         """Collect a rollout and update, once."""
         before = self.model.num_timesteps
         self._bound_envs.forget_cut()
-        self._relay.observer = observer
+        self.relay.observer = observer
         with self._our_schedule():
             self._iterate(self)
-        self._relay.observer = None
+        self.relay.observer = None
         values = getattr(self.model.logger, "name_to_value", {})
         losses = {**self._writer.losses, **losses_in(values)}
-        if isinstance(self.model, OnPolicyAlgorithm) and self._iteration % self._log_interval == 0:
-            self.model.dump_logs(self._iteration)
+        if isinstance(self.model, OnPolicyAlgorithm) and self.iteration % self.log_interval == 0:
+            self.model.dump_logs(self.iteration)
         metrics = self._writer.take()
         if metrics and (restarts := self._bound_envs.restarts):
             metrics[-1][1]["rollout/env_restarts"] = float(restarts)
@@ -149,8 +147,8 @@ class SB3Agent:
         assert self._replay is not None, "bind() comes first"
         state = sb3_state.capture(self.model, parts)
         if "counters" in parts:
-            state["counters"]["iteration"] = self._iteration
-            state["counters"]["running_episodes"] = self._relay.counter.state_dict()
+            state["counters"]["iteration"] = self.iteration
+            state["counters"]["running_episodes"] = self.relay.counter.state_dict()
         if "buffers" in parts:
             state["buffers"] = {"replay": self._replay.capture()}
         if "environment" in parts:
@@ -175,9 +173,9 @@ class SB3Agent:
         if objects is not None and self._replay is not None:
             self._replay.restore_objects(objects)
         counters = state.get("counters", {})
-        self._iteration = counters.get("iteration", self._iteration)
+        self.iteration = counters.get("iteration", self.iteration)
         if state.get("environment") is not None:
-            self._relay.counter.load_state_dict(counters.get("running_episodes"))
+            self.relay.counter.load_state_dict(counters.get("running_episodes"))
 
     def allow_probe(self, allowed: bool) -> None:
         """Say, before `bind`, whether two scratch copies may be built to find out how environments can be taken."""
@@ -191,7 +189,7 @@ class SB3Agent:
         """End every episode here, build the environments anew, and reset them with seeds made from the env steps."""
         model: Any = self.model
         end_episodes(model)
-        self._relay.prepare(self.env)
+        self.relay.prepare(self.env)
         model._last_obs = self._bound_envs.cut([model.seed or 0, model.num_timesteps])
         model._last_episode_starts = np.ones((self.env.num_envs,), dtype=bool)
         normalize = model._vec_normalize_env
@@ -274,19 +272,19 @@ class SB3Agent:
         train_freq = model.train_freq
         if isinstance(train_freq, TrainFreq) and train_freq.unit == TrainFrequencyUnit.STEP:
             steps = model.gradient_steps
-            self._updates_per_step = 1.0 if steps < 0 else steps / train_freq.frequency
+            self.updates_per_step = 1.0 if steps < 0 else steps / train_freq.frequency
             model.train_freq = TrainFreq(1, TrainFrequencyUnit.EPISODE)
 
             def put_back() -> None:
                 model.train_freq = train_freq
-                self._updates_per_step = None
+                self.updates_per_step = None
 
             self._undo.append(put_back)
         return None
 
     def set_log_interval(self, interval: int) -> None:
         """Log every `interval` iterations (on-policy) or finished episodes (off-policy)."""
-        self._log_interval = interval
+        self.log_interval = interval
 
     def describe(self) -> dict[str, Any]:
         """Return algorithm, every resolved hyperparameter, environment and spaces."""
@@ -356,118 +354,11 @@ class SB3Agent:
             self.model._current_progress_remaining = self._remaining
 
         self.model._update_current_progress_remaining = ours  # type: ignore[method-assign]
-        self._relay.schedule = self.set_schedule
+        self.relay.schedule = self.set_schedule
         try:
             yield
         finally:
             del self.model._update_current_progress_remaining
 
 
-def describe(model: BaseAlgorithm) -> dict[str, Any]:
-    """Return what the model is, as plain data: algorithm, arguments of its constructor as resolved, spaces."""
-    arguments: dict[str, Any] = {}
-    for cls in reversed(type(model).__mro__):
-        for name in inspect.signature(vars(cls).get("__init__", object.__init__)).parameters:
-            if name not in ("self", "env", "_init_setup_model", "policy", "args", "kwargs", "supported_action_spaces"):
-                value = getattr(model, name, inspect.Parameter.empty)
-                if value is not inspect.Parameter.empty:
-                    arguments[name] = _readable(value)
-    package = type(model).__module__.partition(".")[0]
-    description = {
-        "algorithm": type(model).__name__,
-        "package": package,
-        "policy": type(model.policy).__name__,
-        "hyperparameters": arguments,
-        "observation_space": str(model.observation_space),
-        "action_space": str(model.action_space),
-        "n_parameters": sum(p.numel() for p in model.policy.parameters())
-        if hasattr(model.policy, "parameters")
-        else None,
-        "device": str(model.device),
-    }
-    if model.env is not None:
-        spec = spec_of(model.env)
-        description["environment"] = spec.id if spec is not None else type(model.env.unwrapped).__name__
-        description["n_envs"] = model.env.num_envs
-    return description
-
-
-def _readable(value: Any) -> Any:
-    """Plain data stays; a class becomes its name; anything else its text."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _readable(item) for key, item in value.items()}
-    if isinstance(value, TrainFreq):
-        return [value.frequency, value.unit.value]
-    if isinstance(value, list | tuple):
-        return [_readable(item) for item in value]
-    if isinstance(value, type):
-        return value.__name__
-    inner = getattr(value, "value_schedule", None)  # SB3's FloatSchedule around a schedule
-    if inner is not None:
-        return str(getattr(inner, "val", inner))
-    return str(value).partition(" at 0x")[0]
-
-
 # ---- the body of learn(), once ----
-
-
-def _iteration_of(model: BaseAlgorithm) -> Callable[[SB3Agent], None]:
-    if not type(model).learn.__module__.startswith(_KNOWN_PACKAGES):
-        warnings.warn(
-            f"{type(model).__name__} has a learn() of its own, which rltrack does not call: it collects and updates as "
-            "SB3's own algorithms do. If that learn() does more, the result differs from it.",
-            stacklevel=3,
-        )
-    if isinstance(model, OnPolicyAlgorithm):
-        return _iterate_on_policy
-    if isinstance(model, OffPolicyAlgorithm):
-        return _iterate_off_policy
-    if hasattr(model, "_do_one_update"):
-        return _iterate_ars
-    raise ConfigurationError(
-        f"{type(model).__name__} is neither an on-policy nor an off-policy algorithm of SB3. Wrap it in an object with the "
-        "methods of rltrack.agents.Agent."
-    )
-
-
-def _iterate_on_policy(agent: SB3Agent) -> None:
-    model: Any = agent.model
-    model.collect_rollouts(model.env, agent._relay, model.rollout_buffer, n_rollout_steps=model.n_steps)
-    agent._iteration += 1
-    model._update_current_progress_remaining(model.num_timesteps, _NO_TOTAL)
-    model.train()
-
-
-def _iterate_off_policy(agent: SB3Agent) -> None:
-    model: Any = agent.model
-    rollout = model.collect_rollouts(
-        model.env,
-        train_freq=model.train_freq,
-        action_noise=model.action_noise,
-        callback=agent._relay,
-        learning_starts=model.learning_starts,
-        replay_buffer=model.replay_buffer,
-        log_interval=agent._log_interval,
-    )
-    agent._iteration += 1
-    if model.num_timesteps > 0 and model.num_timesteps > model.learning_starts:
-        if agent._updates_per_step is not None:
-            steps = max(1, round(agent._updates_per_step * rollout.episode_timesteps))
-        else:
-            steps = model.gradient_steps if model.gradient_steps >= 0 else rollout.episode_timesteps
-        if steps > 0:
-            model.train(batch_size=model.batch_size, gradient_steps=steps)
-
-
-def _iterate_ars(agent: SB3Agent) -> None:
-    model: Any = agent.model
-    model._update_current_progress_remaining(model.num_timesteps, _NO_TOTAL)
-    model._do_one_update(agent._relay, None)
-    agent._iteration += 1
-    observer = agent._relay.observer
-    for episode in list(model.ep_info_buffer):  # its own step loop shows no infos; it fills this buffer afterwards
-        observer.on_episode_end(EpisodeInfo(float(episode["r"]), int(episode["l"]), model.num_timesteps))
-    if model._n_updates % agent._log_interval == 0:
-        model.dump_logs()

@@ -9,7 +9,7 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter
 
-from rltrack.agents.sb3 import describe
+from rltrack.agents.sb3_description import describe
 from rltrack.agents.sb3_observing import EpisodeCounter, number
 from rltrack.errors import ConfigurationError
 from rltrack.tracking.recording import Recording

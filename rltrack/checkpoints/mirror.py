@@ -9,7 +9,8 @@ from pathlib import Path
 import orjson
 
 from rltrack.checkpoints.remote import Claim, RemoteRun
-from rltrack.checkpoints.store import CheckpointStore, Version
+from rltrack.checkpoints.store import CheckpointStore
+from rltrack.checkpoints.version import Version
 from rltrack.errors import RunTakenOver
 from rltrack.files import replace_text
 

@@ -31,7 +31,7 @@ import orjson
 from fsspec.implementations.local import LocalFileSystem
 
 from rltrack.checkpoints import segments
-from rltrack.checkpoints.store import MANIFEST, Version, unseal
+from rltrack.checkpoints.version import MANIFEST, Version, unseal
 from rltrack.errors import CheckpointCorrupt, ConfigurationError, MissingExtra, RltrackError, RunTakenOver
 from rltrack.files import write_bytes
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rltrack.checkpoints.store import Version
+    from rltrack.checkpoints.version import Version
 
 
 @dataclass(frozen=True, slots=True)

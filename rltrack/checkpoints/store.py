@@ -15,7 +15,7 @@ import re
 import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,62 +25,11 @@ from rltrack.agents.protocol import State
 from rltrack.checkpoints import encoding, segments
 from rltrack.checkpoints.retention import Retention, best_first
 from rltrack.checkpoints.segments import NewRows, Segment, StoredRing
+from rltrack.checkpoints.version import DAMAGED, FORMAT_VERSION, MANIFEST, Version, number_of, seal, unseal, version_of
 from rltrack.errors import CheckpointCorrupt, CheckpointFailed, CheckpointNotFound, RltrackError
 from rltrack.files import fsync_directory, replace_text, write_bytes
 
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
-_FOLDER = re.compile(r"(?:damaged-)?v(\d{6,})")
-_DAMAGED = "damaged-"
 _PINS = "pins.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """One committed checkpoint, as its manifest describes it.
-
-    Attributes:
-        number: 1, 2, 3, … in the order of committing.
-        path: Its folder.
-        env_steps: Env steps of the run at its boundary.
-        parts: Which parts of the state it holds.
-        score: Mean return of the evaluation of this policy, in reward units; None without one.
-        created: Unix time, seconds.
-        details: The rest of the manifest.
-    """
-
-    number: int
-    path: Path
-    env_steps: int
-    parts: tuple[str, ...]
-    score: float | None
-    created: float
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """``v12``."""
-        return f"v{self.number}"
-
-    @property
-    def is_resumable(self) -> bool:
-        """Whether training can go on from it, rather than only its policy act."""
-        return "loop" in self.parts
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of its own files and of the segments that it refers to."""
-        own = sum(int(entry["bytes"]) for entry in self.details.get("files", {}).values())
-        return own + sum(segment.bytes for segment in self.segments())
-
-    def rings(self) -> dict[str, StoredRing]:
-        """Return its rings by ``part:path``."""
-        folder = self.path.parent / segments.FOLDER
-        return {key: StoredRing.of(folder, entry) for key, entry in self.details.get("rings", {}).items()}
-
-    def segments(self) -> list[Segment]:
-        """Return the segments that it refers to."""
-        return [segment for ring in self.rings().values() for segment in ring.segments]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +142,7 @@ class CheckpointStore:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         self._stored |= {key: ring.segments for key, ring in rings.items()}
-        return _version(final, orjson.loads(orjson.dumps(manifest)))
+        return version_of(final, orjson.loads(orjson.dumps(manifest)))
 
     def _write_rings(self, prepared: Prepared) -> dict[str, StoredRing]:
         folder = self._segments_folder
@@ -226,7 +175,7 @@ class CheckpointStore:
     def _next_number(self) -> int:
         if self._number is None:
             paths = self.folder.iterdir() if self.folder.is_dir() else ()
-            self._number = max((_number_of(path) for path in paths), default=0)
+            self._number = max((number_of(path) for path in paths), default=0)
         self._number += 1
         return self._number
 
@@ -364,17 +313,17 @@ class CheckpointStore:
     def resume_from(self, version: Version) -> None:
         """Go on from a version: newer ones that do not verify are set aside, and its segments are built upon."""
         for found in self.folder.iterdir() if self.folder.is_dir() else ():
-            if _number_of(found) > version.number and not found.name.startswith(_DAMAGED):
+            if number_of(found) > version.number and not found.name.startswith(DAMAGED):
                 newer = self._read_manifest(found)
                 if isinstance(newer, CheckpointCorrupt) or self.verify(newer) is not None:
-                    os.rename(found, found.with_name(f"{_DAMAGED}{found.name}"))
+                    os.rename(found, found.with_name(f"{DAMAGED}{found.name}"))
         self._stored = {key: ring.segments for key, ring in version.rings().items()}
 
     def _scan(self) -> list[Version | CheckpointCorrupt]:
         if not self.folder.is_dir():
             return []
-        paths = [path for path in self.folder.iterdir() if _number_of(path) and not path.name.startswith(_DAMAGED)]
-        return [self._read_manifest(path) for path in sorted(paths, key=_number_of)]
+        paths = [path for path in self.folder.iterdir() if number_of(path) and not path.name.startswith(DAMAGED)]
+        return [self._read_manifest(path) for path in sorted(paths, key=number_of)]
 
     def _unreadable(self) -> bool:
         return any(isinstance(found, CheckpointCorrupt) for found in self._scan())
@@ -382,39 +331,13 @@ class CheckpointStore:
     def _read_manifest(self, path: Path) -> Version | CheckpointCorrupt:
         try:
             manifest = unseal((path / MANIFEST).read_bytes())
-            if manifest["number"] != _number_of(path):
+            if manifest["number"] != number_of(path):
                 return CheckpointCorrupt(f"{path} holds the manifest of v{manifest['number']}.")
-            return _version(path, manifest)
+            return version_of(path, manifest)
         except RltrackError as error:
             return CheckpointCorrupt(f"{path / MANIFEST}: {error}")
         except (OSError, KeyError, TypeError, ValueError) as error:
             return CheckpointCorrupt(f"{path / MANIFEST} cannot be read: {error}.")
-
-
-def seal(manifest: Mapping[str, Any]) -> bytes:
-    """Return a manifest as JSON with a SHA-256 of itself."""
-    return orjson.dumps({**manifest, "sha256": _sha256_of(manifest)}, option=orjson.OPT_INDENT_2)
-
-
-def unseal(data: bytes) -> dict[str, Any]:
-    """Return what `seal` took.
-
-    Raises:
-        CheckpointCorrupt: If it does not match its SHA-256, or is of a newer format.
-    """
-    manifest: dict[str, Any] = orjson.loads(data)
-    sealed = manifest.pop("sha256", None)
-    if int(manifest["format"]) > FORMAT_VERSION:
-        raise CheckpointCorrupt(
-            f"format {manifest['format']} is newer than this rltrack, which reads up to {FORMAT_VERSION}; install a newer one."
-        )
-    if sealed != _sha256_of(manifest):
-        raise CheckpointCorrupt("does not match its own SHA-256.")
-    return manifest
-
-
-def _sha256_of(manifest: Mapping[str, Any]) -> str:
-    return hashlib.sha256(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def _verified(version: Version, file: str) -> bytes:
@@ -422,20 +345,3 @@ def _verified(version: Version, file: str) -> bytes:
     if entry is None:
         raise CheckpointCorrupt(f"{version.path / file} is not in its manifest.")
     return segments.read_verified(version.path / file, entry["sha256"])
-
-
-def _number_of(path: Path) -> int:
-    match = _FOLDER.fullmatch(path.name)
-    return int(match[1]) if match else 0
-
-
-def _version(path: Path, manifest: Mapping[str, Any]) -> Version:
-    return Version(
-        number=int(manifest["number"]),
-        path=path,
-        env_steps=int(manifest["env_steps"]),
-        parts=tuple(manifest["parts"]),
-        score=manifest["score"],
-        created=float(manifest["created"]),
-        details=manifest,
-    )

@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from rltrack.checkpoints.store import CheckpointStore, Prepared, Version
+from rltrack.checkpoints.store import CheckpointStore, Prepared
+from rltrack.checkpoints.version import Version
 
 MAX_WAITING = 2
 """Prepared versions that may wait; the next one waits for the disk, so that memory stays bounded."""

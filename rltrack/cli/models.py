@@ -84,7 +84,7 @@ def models(as_json: AsJson = False) -> None:
     if as_json:
         print_json(rows)
     else:
-        from rltrack.console import print_models
+        from rltrack.console.models import print_models
 
         print_models(rows, registry.uri)
 
@@ -140,7 +140,8 @@ def serve(
     rltrack serve cartpole
     curl -s 127.0.0.1:5001/invocations -H 'Content-Type: application/json' -d '{"inputs": [[0, 0, 0, 0]]}'
     """
-    from rltrack.registry.model_registry import CHAMPION, ModelRegistry
+    from rltrack.registry.model_registry import ModelRegistry
+    from rltrack.registry.registered import CHAMPION
     from rltrack.registry.serving import serve as begin
 
     registry = ModelRegistry(the_root())
@@ -203,7 +204,7 @@ def compare(
         print_json(study.to_record())
         return
     from rltrack.comparison.page import write_comparison
-    from rltrack.console import print_comparison
+    from rltrack.console.studies import print_comparison
     from rltrack.registry.comparisons import compare_link, log_comparison
     from rltrack.tracking.shipper import prepare_process
 

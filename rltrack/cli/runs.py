@@ -24,21 +24,21 @@ from rltrack.errors import ConfigurationError, RltrackError
 @app.command(rich_help_panel="Runs")
 def runs(as_json: AsJson = False) -> None:
     """List the runs under the root, with how they stand."""
-    from rltrack import console
+    from rltrack.console.runs import print_runs, run_rows
 
     deliver_left_behind(the_root())
-    rows = console.run_rows(the_root())
-    print_json(rows) if as_json else console.print_runs(rows, the_root())
+    rows = run_rows(the_root())
+    print_json(rows) if as_json else print_runs(rows, the_root())
 
 
 @app.command(rich_help_panel="Runs")
 def show(run: RunName, as_json: AsJson = False) -> None:
     """Show one run: state, evaluations, versions, warnings, where its numbers are."""
-    from rltrack import console
+    from rltrack.console.runs import print_details, run_details
 
     deliver_left_behind(the_root())
-    details = console.run_details(the_root().find(run))
-    print_json(details) if as_json else console.print_details(details)
+    details = run_details(the_root().find(run))
+    print_json(details) if as_json else print_details(details)
 
 
 @app.command(rich_help_panel="Runs")
@@ -57,7 +57,7 @@ def journal(
     rltrack journal cartpole-ppo --follow
     rltrack journal cartpole-ppo --json | jq 'select(.kind == "metrics") | .values["train/loss"]'
     """
-    from rltrack.console import print_journal
+    from rltrack.console.records import print_journal
 
     print_journal(the_root().find(run), kinds=kind or (), follow=follow, as_json=as_json)
 
@@ -76,14 +76,14 @@ def sync(
     rltrack sync cartpole-ppo
     rltrack sync --all
     """
-    from rltrack import console
+    from rltrack.console.deliveries import sync_runs
 
     if (run is None) is not everything:
         raise ConfigurationError("Name a run, or pass --all: `rltrack sync RUN` or `rltrack sync --all`.")
     if again and everything:
         raise ConfigurationError("--again is for one run: `rltrack sync RUN --again`.")
     root = the_root()
-    if not console.sync_runs(root, None if run is None else root.find(run), again=again):
+    if not sync_runs(root, None if run is None else root.find(run), again=again):
         raise typer.Exit(EXIT_ERROR)
 
 
@@ -119,7 +119,7 @@ def prune(
     rltrack prune --older-than 30d
     rltrack prune --study cartpole-sweep --keep-best 3 --runs --yes
     """
-    from rltrack.console import print_prunable
+    from rltrack.console.runs import print_prunable
     from rltrack.registry import pruning
 
     age = None if older_than is None else pruning.parse_age(older_than)
@@ -168,11 +168,11 @@ def checkpoints(
     rltrack checkpoints cartpole-ppo --verify
     rltrack checkpoints cartpole-ppo --pin v12 --prune
     """
-    from rltrack import console
+    from rltrack.console.checkpoints import checkpoint_rows, print_checkpoints
 
     found = the_root().find(run)
-    rows, problems = console.checkpoint_rows(found, verify=verify, prune=prune, pin=pin or (), unpin=unpin or ())
-    print_json(rows) if as_json else console.print_checkpoints(rows, problems, verified=verify)
+    rows, problems = checkpoint_rows(found, verify=verify, prune=prune, pin=pin or (), unpin=unpin or ())
+    print_json(rows) if as_json else print_checkpoints(rows, problems, verified=verify)
     if problems or any(row["problem"] for row in rows):
         raise typer.Exit(EXIT_ERROR)
 
@@ -199,7 +199,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Play a version's policy in fresh environments, and print the statistics of its returns."""
-    from rltrack import console
+    from rltrack.console.summary import print_evaluation
     from rltrack.evaluation.statistics import bootstrap_interval, optimality_gap
     from rltrack.training.trainer import evaluate_run
 
@@ -216,7 +216,7 @@ def evaluate(
     record["iqm_interval"] = list(bootstrap_interval(evaluation.returns, statistic="iqm"))
     if target is not None:
         record |= {"target": target, "optimality_gap": optimality_gap(evaluation.returns, target)}
-    print_json(record) if as_json else console.print_evaluation(record)
+    print_json(record) if as_json else print_evaluation(record)
 
 
 @app.command(rich_help_panel="Runs")

@@ -84,9 +84,9 @@ def deploy() -> None:
 
 
 def _print_stack(root: Root, as_json: bool) -> bool:
-    from rltrack import console
+    from rltrack.console.stack import print_stack
     from rltrack.flows import stack
 
     rows = stack.status(root)
-    print_json(rows) if as_json else console.print_stack(rows)
+    print_json(rows) if as_json else print_stack(rows)
     return all(row["healthy"] for row in rows)

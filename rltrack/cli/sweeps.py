@@ -74,7 +74,7 @@ def study(
     rltrack study --algo ppo --env CartPole-v1 --timesteps 50000 --seeds 3
     """
     from rltrack.comparison.study import study_of
-    from rltrack.console import print_comparison
+    from rltrack.console.studies import print_comparison
     from rltrack.studies.seeds import train_seeds
 
     resolved = configuration(config, overrides or [], name, algo, env, timesteps, None)
@@ -207,7 +207,7 @@ def _until_stopped(work: Callable[[], T]) -> T:
 
 
 def _print_sweep(search: Search, as_json: bool) -> None:
-    from rltrack.console import print_trials
+    from rltrack.console.studies import print_trials
     from rltrack.studies.plots import draw_search
     from rltrack.studies.sweep import trial_rows, write_best
 

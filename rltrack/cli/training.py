@@ -108,7 +108,8 @@ def resume(
     rltrack resume cartpole-ppo --set training.memory_limit_mb=4000
     rltrack resume cartpole-ppo --store s3://bucket/runs
     """
-    from rltrack.config import TrainingConfig, apply_overrides
+    from rltrack.config import TrainingConfig
+    from rltrack.plain_data import apply_overrides
     from rltrack.training.trainer import config_of
 
     if store is not None:
@@ -194,7 +195,8 @@ def configuration(
     start_from: str | None = None,
 ) -> TrainingConfig:
     """Return a file with options over it, or options alone; or the settings of the run that is begun from."""
-    from rltrack.config import TrainingConfig, apply_overrides, read_yaml, with_values
+    from rltrack.config import TrainingConfig
+    from rltrack.plain_data import apply_overrides, read_yaml, with_values
 
     data: dict[str, Any] = {} if file is None else read_yaml(file)
     if "sweep" in data:
@@ -233,7 +235,7 @@ def _settings_of_origin(start_from: str, given: dict[str, Any]) -> dict[str, Any
 
 
 def _train(config: TrainingConfig) -> None:
-    from rltrack import console
+    from rltrack.console.deliveries import wait_for_delivery
     from rltrack.training.reporter import ProgressReporter
     from rltrack.training.trainer import Trainer
 
@@ -245,7 +247,7 @@ def _train(config: TrainingConfig) -> None:
         _interrupted_before_training()
     run = trainer.run_directory
     assert run is not None, "a training that ended has a run"
-    console.wait_for_delivery(trainer.loop.wait_for_tracking, DELIVERY_SECONDS)
+    wait_for_delivery(trainer.loop.wait_for_tracking, DELIVERY_SECONDS)
     _print_end(run, statistics, trainer.loop.was_finished)
 
 
@@ -256,12 +258,12 @@ def _interrupted_before_training() -> NoReturn:
 
 def _print_end(run: RunDirectory, statistics: TrainingStatistics | None, was_finished: bool) -> None:
     """Say how a training ended; exit code 3 if it was stopped."""
-    from rltrack import console
+    from rltrack.console.summary import print_summary
     from rltrack.tracking.bookmark import is_delivered
     from rltrack.training.progress import TrainingState
 
     assert statistics is not None, "a training that ended has statistics"
-    console.print_summary(run, statistics, is_delivered(run))
+    print_summary(run, statistics, is_delivered(run))
     if was_finished:
         typer.echo(
             "\nThis run was finished before; nothing was trained. For a new one give another --name or --set seed=…."

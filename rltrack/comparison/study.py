@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rltrack.config import flatten
 from rltrack.errors import ConfigurationError
 from rltrack.evaluation.statistics import (
     Interval,
@@ -27,6 +26,7 @@ from rltrack.evaluation.statistics import (
     probability_of_improvement,
     stratified_interval,
 )
+from rltrack.plain_data import flatten
 from rltrack.runs import RunDirectory
 from rltrack.tracking.journal import Record, read_from, read_journal
 from rltrack.tracking.metrics import MetricsTracker

@@ -15,7 +15,7 @@ from rltrack.errors import RltrackError
 from rltrack.flows.server import ServerFolder, hold_server, is_healthy
 
 if TYPE_CHECKING:
-    from rltrack.flows.train import Training
+    from rltrack.flows.training import Training
 
 
 @contextlib.contextmanager

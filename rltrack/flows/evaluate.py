@@ -10,7 +10,7 @@ from prefect.states import Completed
 from pydantic import Field
 
 from rltrack.flows.promote import DEGRADED, announce, refuse_foreign_champion
-from rltrack.flows.train import RETRIED
+from rltrack.flows.retries import RETRIED
 from rltrack.registry.champions import COOL_DOWN_HOURS, FALSE_ALARM_RATE, Watch
 from rltrack.registry.champions import evaluate_champion as watch
 from rltrack.runs import Root

@@ -9,7 +9,9 @@ from prefect.events import emit_event
 from prefect.states import Completed
 
 from rltrack.flows.page import Page
-from rltrack.flows.train import RETRIED, Restarts, refuse_foreign_modules
+from rltrack.flows.retries import RETRIED
+from rltrack.flows.train import Restarts
+from rltrack.flows.training import refuse_foreign_modules
 from rltrack.registry.champions import champion_origin
 from rltrack.registry.gate import Gate
 from rltrack.registry.promotion import Decision

@@ -1,6 +1,6 @@
 """The whole stack on one machine, without docker: Prefect server, MLflow's page, TensorBoard, workers, deployments.
 
-A supervisor, a process of a session of its own (``python -m rltrack.flows.stack ROOT``), starts the parts, starts again what dies,
+A supervisor, a process of a session of its own (`rltrack.flows.supervisor`), starts the parts, starts again what dies,
 and on SIGTERM drains: running flows are suspended at a boundary, with a version, and go on after the next start.
 """
 
@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -24,20 +23,16 @@ from typing import Any
 import psutil
 
 from rltrack.errors import ConfigurationError, RltrackError
-from rltrack.files import is_locked, lock_holder, replace_text, take_lock
+from rltrack.files import is_locked, lock_holder, replace_text
 from rltrack.flows.databases import Databases
-from rltrack.flows.server import HOST, ServerFolder, hold_server, is_healthy
+from rltrack.flows.server import ServerFolder
 from rltrack.processes import end_session, lives
 from rltrack.runs import Root
-from rltrack.tracking.destination import MLFLOW_PAGE
-from rltrack.tracking.sinks.embedded import ensure_database
-from rltrack.ui import free_port, lean_environment, mlflow_command, tensorboard_command, wait_until_up
+from rltrack.ui import free_port
 
 PORTS = {"prefect": 4200, "mlflow": 5000, "tensorboard": 6006}
 START_SECONDS = 300.0
 DRAIN_SECONDS, DELIVERY_SECONDS = 40.0, 20.0
-_LOOK_SECONDS = 0.5
-_LONGEST_WAIT = 60.0
 
 
 @dataclass(frozen=True)
@@ -53,57 +48,6 @@ class Options:
     workers: int = 1
     database_url: str | None = None
     ports: Mapping[str, int] = field(default_factory=lambda: dict(PORTS))
-
-
-@dataclass
-class Part:
-    """A process of the stack.
-
-    Attributes:
-        name: Such as ``mlflow`` or ``worker-1``.
-        command: What starts it.
-        address: Where it answers; None for a worker.
-        environment: Its environment.
-        log: What it says.
-    """
-
-    name: str
-    command: list[str]
-    address: str | None
-    environment: Mapping[str, str]
-    log: Path
-    process: subprocess.Popen[bytes] | None = None
-    restarts: int = 0
-    next_start: float = 0.0
-
-    def start(self) -> None:
-        """Start it, in a session of its own, with the usual signals."""
-        with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env=dict(self.environment),
-            )  # fmt: skip
-
-    def keep_alive(self) -> bool:
-        """Start it again if it died, later each time; return whether anything changed."""
-        now = time.monotonic()
-        if self.process is not None and self.process.poll() is None:
-            return False
-        if self.process is not None:
-            self.process = None
-            self.next_start = now + min(_LONGEST_WAIT, 2.0**self.restarts)
-            self.restarts += 1
-            return True
-        if now < self.next_start:
-            return False
-        self.start()
-        return True
-
-    def end(self, seconds: float = 10.0) -> None:
-        """End it and wait."""
-        if self.process is not None:
-            end_session(self.process.pid, seconds)
-            self.process.wait()
 
 
 class StackFolder:
@@ -170,13 +114,15 @@ def up(
     replace_text(folder.options_file, json.dumps(asdict(Options(options.workers, options.database_url, ports))))
     folder.options_file.chmod(0o600)  # a database's address may hold a password
     if foreground:
+        from rltrack.flows.supervisor import supervise
+
         supervise(root.path)
         return
     folder.state_file.unlink(missing_ok=True)
     log_file = folder.path / "supervisor.log"
     with open(log_file, "ab") as log:
         supervisor = subprocess.Popen(
-            [sys.executable, "-m", "rltrack.flows.stack", str(root.path)],
+            [sys.executable, "-m", "rltrack.flows.supervisor", str(root.path)],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     deadline = time.monotonic() + START_SECONDS
@@ -196,7 +142,7 @@ def down(root: Root, tell: Callable[[str], None]) -> bool:
     """
     folder = StackFolder(root.path)
     if not folder.is_up():
-        _end_leftovers(folder)
+        end_leftovers(folder)
         return False
     pid = lock_holder(folder.lock)
     if pid is not None:
@@ -254,175 +200,7 @@ def _port(name: str, port: int, chosen: bool, tell: Callable[[str], None]) -> in
         return other
 
 
-class Supervisor:
-    """Starts the parts, keeps them alive, and drains.
-
-    Args:
-        root: The root of all runs.
-    """
-
-    def __init__(self, root: Root) -> None:
-        self.root = root
-        self.folder = StackFolder(root.path)
-        self.options = self.folder.options()
-        self.databases = Databases(self.options.database_url)
-        self.parts: list[Part] = []
-        self.stopping = threading.Event()
-        self.api = ""
-        self._ready = False
-
-    def run(self) -> None:
-        """Supervise until SIGTERM or Ctrl-C."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self.stopping.set())
-        _end_leftovers(self.folder)
-        settings = self.databases.prefect_settings()
-        with hold_server(self.root.path, port=self.options.ports["prefect"], settings=settings) as self.api:
-            try:
-                self._start()
-                self._ready = True
-                self._say("")
-                self._watch(settings)
-                self._drain()
-            except Exception as error:
-                self._say("", problem=" ".join(str(error).split()))
-                raise
-            finally:
-                for part in reversed(self.parts):
-                    part.end()
-        self._wait_for_server()
-
-    def _start(self) -> None:
-        ports, logs = self.options.ports, self.folder.path
-        mlflow_page = f"http://{HOST}:{ports['mlflow']}"
-        backend = self.databases.mlflow or ensure_database(self.root.path)
-        self._add("mlflow", mlflow_command(backend, self.root, ports["mlflow"]), mlflow_page, lean_environment())
-        tensorboard = tensorboard_command(self.root, ports["tensorboard"])
-        self.root.tensorboard_folder.mkdir(exist_ok=True)
-        self._add("tensorboard", tensorboard, f"http://{HOST}:{ports['tensorboard']}", lean_environment())
-        for part in self.parts:
-            assert part.process is not None
-            assert part.address is not None
-            wait_until_up(part.name, part.address, part.process, part.log)
-        environment = self._worker_environment(mlflow_page)
-        os.environ.update(environment)
-        from rltrack.flows.deployments import (  # Prefect reads its settings when it is imported
-            POOL,
-            apply,
-            pause_work_pool,
-        )
-
-        apply(log=logs / "deploy.log", environment=environment)
-        pause_work_pool(False)
-        self._let_suspended_go_on()
-        for number in range(1, self.options.workers + 1):
-            command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
-            self._add(f"worker-{number}", [*command, "--name", f"{POOL}-{number}"], None, environment)
-
-    def _add(self, name: str, command: list[str], address: str | None, environment: Mapping[str, str]) -> None:
-        part = Part(name, command, address, environment, self.folder.path / f"{name}.log")
-        part.start()
-        self.parts.append(part)
-        self._say("")
-
-    def _worker_environment(self, mlflow_page: str) -> dict[str, str]:
-        environment = {
-            **os.environ,
-            "PREFECT_API_URL": self.api,
-            "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_HOME": str(ServerFolder(self.root.path).path),
-            "DO_NOT_TRACK": "1",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "RLTRACK_ROOT": str(self.root.path),
-            MLFLOW_PAGE: mlflow_page,
-        }
-        environment.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")
-        if self.databases.mlflow is not None:
-            environment["MLFLOW_TRACKING_URI"] = mlflow_page
-        return environment
-
-    def _watch(self, settings: Mapping[str, str]) -> None:
-        while not self.stopping.wait(_LOOK_SECONDS):
-            changed = [part.keep_alive() for part in self.parts]  # every one of them
-            if any(changed):
-                self._say("")
-            server = ServerFolder(self.root.path)
-            if not lives(server.pid()):
-                with hold_server(self.root.path, port=self.options.ports["prefect"], settings=settings):
-                    self._say("")
-
-    def _drain(self) -> None:
-        """Suspend what runs, at a boundary, with a version; nothing new begins."""
-        from rltrack.flows.deployments import pause_work_pool, running_flow_runs, suspend
-
-        if not is_healthy(self.api):
-            return
-        pause_work_pool(True)
-        names = []
-        for flow_run in running_flow_runs():
-            names.append(flow_run.name)
-            suspend(flow_run.id)
-        locks = [self.root.runs_folder / name / "lock" for name in names]
-        for lock in locks:
-            pid = lock_holder(lock) if is_locked(lock) else None
-            if pid is not None:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGTERM)
-        if names:
-            self._say(f"suspending at the next boundary: {', '.join(names)}")
-        deadline = time.monotonic() + DRAIN_SECONDS
-        while any(is_locked(lock) for lock in locks) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        while running_flow_runs() and time.monotonic() < deadline:
-            time.sleep(0.5)
-        replace_text(self.folder.path / "suspended.json", json.dumps(names))
-        self._deliver_rest()
-
-    def _deliver_rest(self) -> None:
-        """Wait for what is still being delivered to MLflow's server, which goes now; the next command delivers the rest."""
-        deadline = time.monotonic() + DELIVERY_SECONDS
-        while (rest := [run for run in self.root.runs() if run.is_shipped() and not run.is_locked()]) and (
-            time.monotonic() < deadline
-        ):
-            time.sleep(0.2)
-        for run in rest:
-            pid = lock_holder(run.shipper_lock)
-            if pid is not None:
-                end_session(pid)
-
-    def _let_suspended_go_on(self) -> None:
-        from rltrack.flows.deployments import let_suspended_go_on
-
-        file = self.folder.path / "suspended.json"
-        if file.exists():
-            let_suspended_go_on(json.loads(file.read_text()))
-            file.unlink()
-
-    def _wait_for_server(self) -> None:
-        """Wait for the server's own end, if nobody else uses it."""
-        deadline = time.monotonic() + 20
-        server = ServerFolder(self.root.path)
-        while server.address() is not None and time.monotonic() < deadline:
-            time.sleep(0.2)
-
-    def _say(self, message: str, problem: str | None = None) -> None:
-        server = ServerFolder(self.root.path)
-        parts = [{"part": "prefect", "address": self.api.removesuffix("/api"), "pid": server.pid(), "restarts": 0}]
-        parts += [
-            {
-                "part": part.name,
-                "address": part.address,
-                "pid": None if part.process is None else part.process.pid,
-                "restarts": part.restarts,
-            }
-            for part in self.parts
-        ]
-        state = {"ready": self._ready, "message": message, "problem": problem, "parts": parts}
-        replace_text(self.folder.state_file, json.dumps(state))
-
-
-def _end_leftovers(folder: StackFolder) -> None:
+def end_leftovers(folder: StackFolder) -> None:
     """End the parts of a supervisor that was killed."""
     for part in folder.state().get("parts", []):
         if part["pid"] is None or part["part"] == "prefect":
@@ -433,16 +211,3 @@ def _end_leftovers(folder: StackFolder) -> None:
             if any(module in words for module in ("mlflow", "tensorboard", "prefect")):
                 end_session(process.pid, 10.0)
     folder.state_file.unlink(missing_ok=True)
-
-
-def supervise(root: Path) -> None:
-    """Be the supervisor of a root, unless there is one."""
-    folder = StackFolder(root)
-    lock = take_lock(folder.lock, wait_seconds=1.0)
-    if lock is None:
-        return
-    Supervisor(Root(root)).run()
-
-
-if __name__ == "__main__":
-    supervise(Path(sys.argv[1]))

@@ -18,8 +18,9 @@ from rltrack.errors import CheckpointNotFound, ConfigurationError, ModelBroken, 
 from rltrack.evaluation.episodes import Evaluation
 from rltrack.evaluation.statistics import worse_by_chance
 from rltrack.registry.arena import WATCH_STREAM, fresh_seeds, play
-from rltrack.registry.model_registry import CHAMPION, LOCK_SECONDS, Event, ModelRegistry, Registered, Tell, number_of
+from rltrack.registry.model_registry import LOCK_SECONDS, ModelRegistry, Tell
 from rltrack.registry.models import CANDIDATE, ROLE_TAG, load_policy
+from rltrack.registry.registered import CHAMPION, Event, Registered, number_of
 from rltrack.runs import Root
 
 FALSE_ALARM_RATE = 0.01

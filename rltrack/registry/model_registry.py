@@ -12,10 +12,9 @@ import functools
 import hashlib
 import json
 import os
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -24,16 +23,12 @@ from mlflow.tracking import MlflowClient
 
 from rltrack.errors import ConfigurationError, ModelNotFound, RegistryUnavailable, RltrackError, RunBusy, did_you_mean
 from rltrack.files import lock_holder, take_lock
+from rltrack.registry.registered import CHAMPION, EVENT_TAG, Event, Registered, as_markdown, event_key
 from rltrack.runs import Root
 from rltrack.tracking.destination import Destination, resolve_destination, without_password
 from rltrack.tracking.sinks.embedded import database_path, ensure_database, moved_from
 
-CHAMPION, CHALLENGER = "champion", "challenger"
-DECISION_TAG = "rltrack.decision"
-_EVENT_TAG = "rltrack.history."
-_NAME = re.compile(r"[A-Za-z0-9][\w.\-]{0,99}")
 _TAG_LIMIT = 4500
-_SHOWN_EVENTS = 25
 
 LOCK_SECONDS = 3600.0
 """How long a decision waits for another about the same model."""
@@ -42,59 +37,6 @@ Tell = Callable[[str], None]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened to a registered model.
-
-    Attributes:
-        kind: ``promoted``, ``refused``, ``rolled back``, ``moved`` (by somebody else), ``degraded`` or ``pruned``.
-        version: The version that it is about.
-        reason: Why, in words.
-        champion: The champion afterwards; None without one.
-        source: ``RUN@version`` of the policy.
-        decision: Id of the decision that it carries out.
-        time: Unix seconds.
-        number: 1, 2, 3, …
-    """
-
-    kind: str
-    version: int
-    reason: str
-    champion: int | None
-    source: str = ""
-    decision: str = ""
-    time: float = 0.0
-    number: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Registered:
-    """One version of a registered model.
-
-    Attributes:
-        version: Its number.
-        model_id: MLflow's id of the stored policy.
-        run_id: MLflow's id of the run.
-        tags: Its tags.
-    """
-
-    version: int
-    model_id: str
-    run_id: str | None
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def source(self) -> str:
-        """``RUN@version``."""
-        return f"{self.tags.get('rltrack.run', '?')}@{self.tags.get('rltrack.version', '?')}"
-
-    @property
-    def decision(self) -> dict[str, Any] | None:
-        """The last decision about it."""
-        text = self.tags.get(DECISION_TAG)
-        return json.loads(text) if text else None
 
 
 def _explained(method: Callable[Concatenate[ModelRegistry, P], T]) -> Callable[Concatenate[ModelRegistry, P], T]:
@@ -219,8 +161,8 @@ class ModelRegistry:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return []
             raise
-        numbers = sorted(int(key.removeprefix(_EVENT_TAG)) for key in tags if key.startswith(_EVENT_TAG))
-        return [Event(**json.loads(tags[_event_key(number)]), number=number) for number in numbers]
+        numbers = sorted(int(key.removeprefix(EVENT_TAG)) for key in tags if key.startswith(EVENT_TAG))
+        return [Event(**json.loads(tags[event_key(number)]), number=number) for number in numbers]
 
     def _pages(self, search: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
         token = None
@@ -304,8 +246,8 @@ class ModelRegistry:
         data = {**asdict(event), "time": event.time or time.time()}
         del data["number"]
         data["reason"] = data["reason"][:_TAG_LIMIT]
-        self.client.set_registered_model_tag(name, _event_key(number), json.dumps(data))
-        self.client.update_registered_model(name, _as_markdown([*events, Event(**data, number=number)]))
+        self.client.set_registered_model_tag(name, event_key(number), json.dumps(data))
+        self.client.update_registered_model(name, as_markdown([*events, Event(**data, number=number)]))
 
     @_explained
     def register(self, name: str, model_id: str, run_id: str, tags: Mapping[str, str]) -> Registered:
@@ -373,42 +315,3 @@ def _tracking_uri(uri: str) -> Iterator[None]:
         mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None: not set
         if variable is not None:
             os.environ["MLFLOW_TRACKING_URI"] = variable
-
-
-def number_of(champion: Registered | None) -> int | None:
-    """Return a champion's version; None without one."""
-    return None if champion is None else champion.version
-
-
-def check_model_name(name: str) -> str:
-    """Return a model's name, if it can be one.
-
-    Raises:
-        ConfigurationError: If not.
-    """
-    if not _NAME.fullmatch(name):
-        raise ConfigurationError(
-            f"Model name {name!r} is not allowed. Use 1 to 100 letters, digits, '.', '_' or '-', beginning with a letter or "
-            "digit; for example cartpole."
-        )
-    return name
-
-
-def _as_markdown(events: Sequence[Event]) -> str:
-    """What MLflow's page of the model shows: its newest events, the last one first."""
-    champion = events[-1].champion
-    lines = [
-        f"Champion: version {champion}." if champion else "No champion.",
-        "",
-        "| | when | what | version | policy | why |",
-    ]
-    lines.append("|---:|---|---|---:|---|---|")
-    for event in list(reversed(events))[:_SHOWN_EVENTS]:
-        when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(event.time))
-        reason = event.reason.replace("|", "/")
-        lines.append(f"| {event.number} | {when} | {event.kind} | {event.version} | {event.source} | {reason} |")
-    return "\n".join(lines)
-
-
-def _event_key(number: int) -> str:
-    return f"{_EVENT_TAG}{number:06d}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from rltrack.registry.model_registry import CHALLENGER, CHAMPION, ModelRegistry, Registered
+from rltrack.registry.model_registry import ModelRegistry
+from rltrack.registry.registered import CHALLENGER, CHAMPION, Registered
 
 
 def model_rows(registry: ModelRegistry) -> list[dict[str, Any]]:

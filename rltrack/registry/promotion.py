@@ -34,18 +34,7 @@ from rltrack.errors import (
 from rltrack.evaluation.episodes import Evaluation
 from rltrack.registry.arena import BASELINE_STREAM, PROMOTION_STREAM, check_comparable, fresh_seeds, play
 from rltrack.registry.gate import Gate, decide
-from rltrack.registry.model_registry import (
-    CHALLENGER,
-    CHAMPION,
-    DECISION_TAG,
-    LOCK_SECONDS,
-    Event,
-    ModelRegistry,
-    Registered,
-    Tell,
-    check_model_name,
-    number_of,
-)
+from rltrack.registry.model_registry import LOCK_SECONDS, ModelRegistry, Tell
 from rltrack.registry.models import (
     CANDIDATE,
     POLICY_TAG,
@@ -54,6 +43,15 @@ from rltrack.registry.models import (
     policy_of,
     store_policy,
     write_model,
+)
+from rltrack.registry.registered import (
+    CHALLENGER,
+    CHAMPION,
+    DECISION_TAG,
+    Event,
+    Registered,
+    check_model_name,
+    number_of,
 )
 from rltrack.runs import Root, RunDirectory
 from rltrack.tracking.bookmark import read_bookmark

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rltrack.config import TrainingConfig, check_run_name, differences, identity, with_values
+from rltrack.config import TrainingConfig, check_run_name, identity
 from rltrack.errors import ConfigurationError, MissingExtra, RltrackError, did_you_mean
+from rltrack.plain_data import differences, with_values
 from rltrack.runs import Root
 from rltrack.studies.seeds import STUDY_TAG
 from rltrack.studies.space import SweepSection, named, suggest

@@ -18,16 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rltrack.config import (
-    Section,
-    TrainingConfig,
-    apply_overrides,
-    expand_preset,
-    read_yaml,
-    validate_section,
-    with_values,
-)
+from rltrack.config import Section, TrainingConfig, expand_preset
 from rltrack.errors import ConfigurationError
+from rltrack.plain_data import apply_overrides, read_yaml, with_values
+from rltrack.validation import validate_section
 
 if TYPE_CHECKING:
     import optuna

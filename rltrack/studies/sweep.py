@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from rltrack.config import with_values
 from rltrack.errors import ConfigurationError, RunBusy
 from rltrack.files import replace_text, take_lock
+from rltrack.plain_data import with_values
 from rltrack.studies.jobs import GOES_ON, STOPPED, Job, run_jobs, why_unfinished
 from rltrack.studies.search import Search, trial_name
 from rltrack.studies.trials import run_trial, train_here

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rltrack.config import flatten
 from rltrack.errors import CheckpointNotFound
+from rltrack.plain_data import flatten
 from rltrack.runs import RunDirectory, RunStatus
 from rltrack.tracking.destination import without_password
 from rltrack.tracking.journal import Record, read_from

@@ -6,11 +6,13 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from rltrack.agents.protocol import POLICY_PARTS
 from rltrack.checkpoints.encoding import find_nonfinite
 from rltrack.errors import TrainingDiverged
 
 if TYPE_CHECKING:
     from rltrack.training.progress import TrainingProgress
+    from rltrack.training.setup import SetUp
 
 RESOURCES_EVERY_SECONDS = 5.0
 MEMORY_EVERY_SECONDS = 1.0
@@ -71,3 +73,16 @@ def refuse_nonfinite_weights(state: Mapping[str, Any], env_steps: int) -> None:
             f"Weights became NaN or infinite before {env_steps} env steps: {', '.join(bad[:5])}. No version was written. "
             "Lower the learning rate or normalise observations and rewards."
         )
+
+
+def refuse_divergence(parts: SetUp, env_steps: int, error: Exception) -> None:
+    """Say what it was, if NaN weights are behind an error: torch's distributions refuse them before any loss is told.
+
+    Raises:
+        TrainingDiverged: If a weight is NaN or infinite.
+    """
+    if parts.can_capture:
+        try:
+            refuse_nonfinite_weights(parts.capture(POLICY_PARTS), env_steps)
+        except TrainingDiverged as diverged:
+            raise diverged from error

@@ -1,4 +1,7 @@
-"""TrainingLoop: trains an agent from mark to mark, with everything else happening in between."""
+"""TrainingLoop: trains an agent from mark to mark, with everything else happening in between.
+
+Long because the words about what a user may call and give take up as much room as the loop.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,23 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rltrack.agents.protocol import LEARNER_PARTS, POLICY_PARTS, EpisodeInfo, IterationStats, State
+from rltrack.agents.protocol import State
 from rltrack.config import LoopSettings
-from rltrack.errors import ConfigurationError, JournalFailed, MemoryLimitExceeded, TrainingDiverged
-from rltrack.evaluation.episodes import Evaluation, EvaluationInterrupted
-from rltrack.evaluation.pending import PendingEvaluation
+from rltrack.errors import ConfigurationError, JournalFailed, MemoryLimitExceeded
+from rltrack.evaluation.episodes import Evaluation
 from rltrack.tracking import delivery
 from rltrack.tracking.metrics import MetricsTracker
 from rltrack.training.checkpointing import Checkpointing
 from rltrack.training.control import Control, IterationAbandoned
+from rltrack.training.evaluating import Evaluating
 from rltrack.training.hooks import EarlyStoppingHook, HookList, LoggingHook, TrainingHook
-from rltrack.training.limits import ResourceWatch, refuse_nonfinite_losses, refuse_nonfinite_weights
+from rltrack.training.limits import ResourceWatch, refuse_divergence, refuse_nonfinite_losses
 from rltrack.training.observer import ProgressObserver
-from rltrack.training.progress import TrainingProgress, TrainingState, TrainingStatistics, has_converged
+from rltrack.training.progress import TrainingProgress, TrainingState, TrainingStatistics
+from rltrack.training.records import record_end, record_iteration
 from rltrack.training.reporter import ProgressReporter, format_duration
 from rltrack.training.setup import SetUp, set_up
-from rltrack.training.strategies import NEVER, Decision, Mark, TrainingStrategy, make_strategy
+from rltrack.training.strategies import Mark, TrainingStrategy, make_strategy
 
 if TYPE_CHECKING:
     from rltrack.checkpoints import Version
@@ -139,13 +143,8 @@ class TrainingLoop:
         self._given = (agent, env, eval_env)
         self._parts: SetUp | None = None
         self._delivery: Delivery | None = None
-        self._next_evaluation = NEVER
-        self._evaluated_at = -1
-        self._pending: PendingEvaluation | None = None
-        self._checkpointing: Checkpointing | None = None
-        self._done: str | None = None
+        self._begun: tuple[Checkpointing, Evaluating] | None = None
         self._abandoned: str | None = None
-        self._resumed_at: int | None = None
         self._observer: ProgressObserver | None = None
         self._watch = ResourceWatch(self.progress, self.settings.training.memory_limit_mb)
         self._tick = self._rated = 0.0
@@ -236,17 +235,6 @@ class TrainingLoop:
             raise ConfigurationError("This TrainingLoop is in use or was used. Make a new one for another training.")
         given_agent, given_env, eval_env = self._given
         self._parts = set_up(self, agent or given_agent, given_env if env is None else env, eval_env)
-        self._checkpointing = Checkpointing(
-            self._parts,
-            self.progress,
-            self.strategy,
-            self.settings,
-            describe_loop=self._state_dict,
-            committed=lambda version: self.hooks.call("on_checkpoint", self.progress, version),
-            warn=self._warn,
-        )
-        if self._resumed_at is not None:
-            self._checkpointing.begin_at(self._resumed_at)
 
     def begin(self) -> None:
         """Start the clock and tell the hooks; comes after `set_up` and before the first chunk."""
@@ -266,12 +254,11 @@ class TrainingLoop:
     def due(self) -> Due:
         """Return what is to be done at this boundary; `END` when only `finish` is left."""
         leaving = self._abandoned is not None or self._watch.exceeded is not None or self.control.should_stop
-        if not leaving and self._evaluation_is_due():
+        if not leaving and self._judging.is_due:
             return Due.EVALUATION
         outcome = self._outcome()
         if outcome is not None:
-            done = leaving or self._ready().evaluator is None or self._is_evaluated()
-            return Due.END if done else Due.FINAL_EVALUATION
+            return Due.END if leaving or self._judging.is_current else Due.FINAL_EVALUATION
         return Due.CHECKPOINT if self._saving.is_due else Due.CHUNK
 
     def carry_out(self, due: Due, mark: Mark | None = None) -> None:
@@ -279,7 +266,7 @@ class TrainingLoop:
         if due is Due.EVALUATION:
             self.evaluate()
         elif due is Due.FINAL_EVALUATION:
-            self._evaluate_finally()
+            self._judging.evaluate_finally()
         elif due is Due.CHECKPOINT:
             self._saving.save()
         elif due is Due.CHUNK:
@@ -307,22 +294,7 @@ class TrainingLoop:
         Returns:
             The evaluation that was taken in; None without one, or if a request to stop came first.
         """
-        parts, progress = self._ready(), self.progress
-        progress.state = TrainingState.EVALUATING
-        self.reporter.update(progress)
-        try:
-            taken_in = self._take_in_pending()
-            if self._pending is None and self._done is None:
-                self._pending = parts.begin_evaluation(progress.env_steps)
-                self._evaluated_at = progress.env_steps
-                if not parts.evaluates_beside:
-                    taken_in = self._take_in_pending()
-        finally:
-            progress.state = TrainingState.RUNNING
-            progress.restart_clock()
-        if self._evaluated_at == progress.env_steps:
-            self._next_evaluation = self.strategy.next_evaluation(progress)
-        return taken_in
+        return self._judging.evaluate()
 
     def checkpoint(self) -> Version | None:
         """Commit a version from which training can go on; None if the agent cannot be captured, or as configured."""
@@ -389,11 +361,11 @@ class TrainingLoop:
             with self.control.abandonable():
                 stats = parts.agent.advance(observer)
         except (ValueError, ArithmeticError) as error:
-            self._refuse_divergence(error)
+            refuse_divergence(parts, self.progress.env_steps, error)
             raise
         self.progress.iterations += 1
         self._advance_clock()
-        self._record(stats, observer.take_episodes())
+        record_iteration(parts.session.journal, self.progress, stats, observer.take_episodes())
         refuse_nonfinite_losses(stats.losses, self.progress.env_steps)
         self.hooks.call("on_iteration_end", self.progress, stats)
         self._saving.settle()
@@ -401,15 +373,6 @@ class TrainingLoop:
         if self._delivery is not None:
             self._delivery.look()
         self.reporter.update(self.progress)
-
-    def _refuse_divergence(self, error: Exception) -> None:
-        """Say what it was, if NaN weights are behind an error: torch's distributions refuse them before any loss is told."""
-        parts = self._ready()
-        if parts.can_capture:
-            try:
-                refuse_nonfinite_weights(parts.capture(POLICY_PARTS), self.progress.env_steps)
-            except TrainingDiverged as diverged:
-                raise diverged from error
 
     def _advance_clock(self) -> None:
         now, progress = time.monotonic(), self.progress
@@ -420,81 +383,9 @@ class TrainingLoop:
             self._rated = now
             progress.update_performance_stats(now)
 
-    def _record(self, stats: IterationStats, episodes: list[EpisodeInfo]) -> None:
-        journal, progress = self._ready().session.journal, self.progress
-        if episodes:
-            journal.write(
-                "episodes",
-                progress.env_steps,
-                returns=[episode.episode_return for episode in episodes],
-                lengths=[episode.length for episode in episodes],
-                steps=[episode.env_steps for episode in episodes],
-            )
-        for index, (step, values) in enumerate(stats.metrics, start=1):
-            last = index == len(stats.metrics)
-            journal.write("metrics", step, values={**values, **self._times()} if last else dict(values))
-
-    def _times(self) -> dict[str, float]:
-        progress = self.progress
-        return {
-            "time/fps": progress.steps_per_second,
-            "time/iterations": float(progress.iterations),
-            "time/elapsed_seconds": progress.elapsed_seconds,
-            "rollout/episodes": float(progress.episodes),
-        }
-
     def next_mark(self) -> Mark:
         """Return up to where the next chunk trains."""
-        evaluation = self._next_evaluation if self._ready().evaluator else NEVER
-        return evaluation.earliest(self._saving.next_mark).earliest(self.strategy.budget.mark)
-
-    def _evaluation_is_due(self) -> bool:
-        return self._ready().evaluator is not None and self._next_evaluation.is_reached(self.progress)
-
-    def _evaluate_finally(self) -> None:
-        """Evaluate the final policy, and take in what is pending; a request to stop cuts it short."""
-        if self._evaluated_at != self.progress.env_steps:
-            self.evaluate()
-        self._take_in_pending()
-
-    def _is_evaluated(self) -> bool:
-        """Whether the policy as it is was evaluated, with every consequence."""
-        return self._pending is None and (self._evaluated_at == self.progress.env_steps or self._done is not None)
-
-    def _take_in_pending(self) -> Evaluation | None:
-        """Wait for the pending evaluation, record it, and let it have its consequences; None without a result."""
-        pending = self._pending
-        if pending is None:
-            return None
-        try:
-            evaluation = pending.result(lambda: self.control.should_stop)
-        except EvaluationInterrupted:
-            if not self._ready().evaluates_beside:  # begun again when training goes on
-                self._pending, self._evaluated_at = None, -1
-            return None
-        self._pending = None
-        self._take_in(evaluation, pending.policy)
-        return evaluation
-
-    def _take_in(self, evaluation: Evaluation, policy: State | None) -> None:
-        parts, progress = self._ready(), self.progress
-        best = progress.best_evaluation is None or evaluation.mean > progress.best_evaluation.mean
-        parts.session.journal.write("evaluation", evaluation.env_steps, **evaluation.to_record())
-        progress.last_evaluation = evaluation
-        if best:
-            progress.best_evaluation = evaluation
-            if policy is None and parts.can_capture:
-                policy = parts.capture(parts.best_parts)
-            if policy is not None:
-                self._saving.keep_policy(policy, evaluation.env_steps, evaluation.mean)
-        self.reporter.report_evaluation(evaluation, best=best)
-        self.hooks.call("on_evaluation_end", progress, evaluation)
-        decision = self.strategy.on_evaluation(evaluation)
-        if decision is not None:
-            self._carry_out(decision)
-        if has_converged(evaluation, self.settings.training.convergence_threshold):
-            threshold = self.settings.training.convergence_threshold
-            self._done = f"converged: the interval's lower end {evaluation.interval.low:.6g} reaches {threshold:g}"
+        return self._judging.next_mark.earliest(self._saving.next_mark).earliest(self.strategy.budget.mark)
 
     def _wants_to_leave(self) -> bool:
         """Whether there is something to do at this boundary before training goes on."""
@@ -508,25 +399,8 @@ class TrainingLoop:
             return TrainingState.FAILED, self._watch.exceeded
         if self.control.should_stop:
             return TrainingState.STOPPED, self.control.reason or "stopped"
-        reason = self._done or self.progress.stop_reason or self.strategy.spent(self.progress)
+        reason = self._judging.ended or self.progress.stop_reason or self.strategy.spent(self.progress)
         return None if reason is None else (TrainingState.COMPLETED, reason)
-
-    def _carry_out(self, decision: Decision) -> None:
-        parts, progress = self._ready(), self.progress
-        numbers = {key: float(value) for key, value in decision.numbers.items()}
-        parts.session.journal.write(
-            "decision", progress.env_steps, decision=decision.name, reason=decision.reason, numbers=numbers
-        )
-        self.reporter.say(f"{decision.name}: {decision.reason}", show=decision.name not in ("steady", "improving"))
-        if decision.restore_best:
-            self._saving.settle(wait=True)
-            best = parts.session.best()
-            if best is not None:
-                parts.restore(parts.session.store.read(best, LEARNER_PARTS))
-        if decision.learning_rate_scale is not None:
-            parts.scale_learning_rate(decision.learning_rate_scale)
-        if decision.stop:
-            self._done = f"{decision.name}: {decision.reason}"
 
     def _pause(self) -> None:
         progress = self.progress
@@ -541,21 +415,9 @@ class TrainingLoop:
         self.hooks.call("on_resume", progress)
 
     def _record_end(self, reason: str) -> None:
-        parts, progress, statistics = self._ready(), self.progress, self.statistics
-        last = progress.last_evaluation
-        parts.session.journal.note(
-            "end",
-            state=progress.state.value,
-            reason=reason,
-            env_steps=progress.env_steps,
-            episodes=progress.episodes,
-            seconds=progress.elapsed_seconds,
-            mean_return=last.mean if last else None,
-            goes_on=progress.state is not TrainingState.COMPLETED or "max_seconds" in reason,
-        )
-        parts.session.journal.sync()
-        statistics.take(progress, self.metrics, reason)
-        self.reporter.say(f"{reason}; {format_duration(progress.elapsed_seconds)} of training")
+        record_end(self._ready().session.journal, self.progress, reason)
+        self.statistics.take(self.progress, self.metrics, reason)
+        self.reporter.say(f"{reason}; {format_duration(self.progress.elapsed_seconds)} of training")
 
     def _state_dict(self) -> dict[str, Any]:
         """Everything but the agent that a version holds."""
@@ -563,26 +425,38 @@ class TrainingLoop:
             "progress": self.progress.state_dict(),
             "strategy": self.strategy.state_dict(),
             "hooks": self.hooks.state_dict(),
-            "next_evaluation": [self._next_evaluation.env_steps, self._next_evaluation.episodes],
-            "evaluated_at": self._evaluated_at,
-            "pending": self._pending.state_dict() if self._pending else None,
-            "done": self._done or self.progress.stop_reason,
+            **self._judging.state_dict(),
         }
 
     def begin_at(self, parts: SetUp, loop: Mapping[str, Any] | None) -> None:
         """Take over what a checkpoint held (`_state_dict`), or begin where there is none."""
-        if loop is None:
-            self._next_evaluation = self.strategy.next_evaluation(self.progress)
-            return
-        self.progress.load_state_dict(loop["progress"])
-        self.strategy.load_state_dict(loop["strategy"])
-        self.hooks.load_state_dict(loop["hooks"])
-        self._next_evaluation = Mark(*loop["next_evaluation"])
-        self._evaluated_at = loop["evaluated_at"]
-        self._done = loop["done"]
-        self._resumed_at = self.progress.env_steps
-        if loop["pending"] is not None:
-            self._pending = parts.begin_evaluation(**loop["pending"])
+        if loop is not None:
+            self.progress.load_state_dict(loop["progress"])
+            self.strategy.load_state_dict(loop["strategy"])
+            self.hooks.load_state_dict(loop["hooks"])
+        saving = Checkpointing(
+            parts,
+            self.progress,
+            self.strategy,
+            self.settings,
+            describe_loop=self._state_dict,
+            committed=lambda version: self.hooks.call("on_checkpoint", self.progress, version),
+            warn=self._warn,
+        )
+        judging = Evaluating(
+            parts,
+            self.progress,
+            self.strategy,
+            saving,
+            threshold=self.settings.training.convergence_threshold,
+            should_stop=lambda: self.control.should_stop,
+            hooks=self.hooks,
+            reporter=self.reporter,
+        )
+        if loop is not None:
+            saving.begin_at(self.progress.env_steps)
+            judging.load_state_dict(loop)
+        self._begun = saving, judging
 
     def _evaluate_by_default(self) -> None:
         training = self.settings.training.with_evaluations(20)
@@ -599,9 +473,16 @@ class TrainingLoop:
 
     @property
     def _saving(self) -> Checkpointing:
-        if self._checkpointing is None:
+        return self._ready_to_train()[0]
+
+    @property
+    def _judging(self) -> Evaluating:
+        return self._ready_to_train()[1]
+
+    def _ready_to_train(self) -> tuple[Checkpointing, Evaluating]:
+        if self._begun is None:
             raise ConfigurationError("Call run() or set_up() first.")
-        return self._checkpointing
+        return self._begun
 
     def _ready(self) -> SetUp:
         if self._parts is None:

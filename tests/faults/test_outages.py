@@ -9,7 +9,7 @@ import pytest
 
 from rltrack import TrainingLoop
 from rltrack.config import LoopSettings
-from rltrack.console import run_details
+from rltrack.console.runs import run_details
 from rltrack.runs import Root
 from rltrack.tracking import shipper
 from rltrack.tracking.bookmark import forget_delivery, is_delivered, read_bookmark

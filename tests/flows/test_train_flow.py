@@ -12,7 +12,9 @@ import pytest
 
 from rltrack.config import TrainingConfig
 from rltrack.errors import CheckpointFailed, ConfigurationError, MissingExtra, RltrackError, RunBusy, TrainingDiverged
+from rltrack.flows import retries
 from rltrack.flows import train as flow
+from rltrack.flows import training as training_module
 from rltrack.flows.page import artifact_key
 from rltrack.runs import Root
 from rltrack.training.trainer import Trainer
@@ -194,25 +196,25 @@ def test_a_run_without_progress_is_given_up(client, own_root):
     Trainer(config("stuck")).set_up()  # an attempt that dies at its beginning leaves nothing else
     [line] = [line for line in run.journal_file.read_text().splitlines() if '"kind":"attempt"' in line]
     with open(run.journal_file, "a") as journal:
-        journal.write((line + "\n") * flow.MAX_ATTEMPTS_WITHOUT_PROGRESS)
+        journal.write((line + "\n") * training_module.MAX_ATTEMPTS_WITHOUT_PROGRESS)
     with pytest.raises(RltrackError, match="does not come back by itself"):
-        flow.refuse_if_hopeless(run)
+        training_module.refuse_if_hopeless(run)
 
 
 def test_modules_from_the_network_need_permission(monkeypatch):
     named = config("foreign", {"id": "tests.support.flaky:Flaky-v0"})
     with pytest.raises(ConfigurationError, match=r"tests\.support\.flaky"):
-        flow.refuse_foreign_modules(named)
-    monkeypatch.setenv(flow.ALLOWED_MODULES, "other, tests.support")
-    flow.refuse_foreign_modules(named)
-    flow.refuse_foreign_modules(config("own"))
+        training_module.refuse_foreign_modules(named)
+    monkeypatch.setenv(training_module.ALLOWED_MODULES, "other, tests.support")
+    training_module.refuse_foreign_modules(named)
+    training_module.refuse_foreign_modules(config("own"))
 
 
 def test_what_can_pass():
     for error in (CheckpointFailed("x"), OSError("x"), RuntimeError("a simulator crashed")):
-        assert flow.can_pass(error)
+        assert retries.can_pass(error)
     for error in (ConfigurationError("x"), TrainingDiverged("x"), MissingExtra("x"), ImportError("x"), RunBusy("x")):
-        assert not flow.can_pass(error)
+        assert not retries.can_pass(error)
 
 
 def test_prefect_leaves_pythons_random_stream_to_training(prefect_api):

@@ -26,9 +26,10 @@ from rltrack.evaluation.episodes import episode_seeds
 from rltrack.registry.arena import fresh_seeds
 from rltrack.registry.champions import evaluate_champion, prune_models, rollback
 from rltrack.registry.gate import Gate
-from rltrack.registry.model_registry import CHAMPION, ModelRegistry
+from rltrack.registry.model_registry import ModelRegistry
 from rltrack.registry.overview import model_rows
 from rltrack.registry.promotion import promote
+from rltrack.registry.registered import CHAMPION
 from rltrack.runs import Root
 from tests.support.models import add_skill, run_of_skill
 

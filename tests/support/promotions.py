@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 from rltrack.registry.gate import Gate
-from rltrack.registry.model_registry import CHAMPION, ModelRegistry
+from rltrack.registry.model_registry import ModelRegistry
 from rltrack.registry.promotion import promote
+from rltrack.registry.registered import CHAMPION
 from rltrack.runs import Root
 from tests.support.models import add_skill, run_of_skill
 

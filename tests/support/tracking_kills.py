@@ -61,7 +61,7 @@ def is_alive(pid: int) -> bool:
 
 def deliver_all(root: Root, timeout: float = 240.0) -> None:
     """As a person would: `rltrack sync --all` until there is nothing left."""
-    from rltrack.console import sync_runs
+    from rltrack.console.deliveries import sync_runs
 
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:

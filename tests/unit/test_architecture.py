@@ -59,9 +59,18 @@ def test_pure_modules_know_no_others():
         own = [
             name
             for name in imports(PACKAGE / module)
-            if name.startswith("rltrack") and name not in ("rltrack.checkpoints.store", "rltrack.agents.rings")
+            if name.startswith("rltrack") and name not in ("rltrack.checkpoints.version", "rltrack.agents.rings")
         ]
         assert own == [], module
+
+
+def test_no_module_is_long_without_a_reason():
+    long = [path for path in PACKAGE.rglob("*.py") if len(path.read_text().splitlines()) > 400]
+    without = [
+        path.name for path in long if "Long because" not in (ast.get_docstring(ast.parse(path.read_text())) or "")
+    ]
+    assert without == []
+    assert long != [], "then this rule and its exception can go"
 
 
 def test_every_public_name_is_there():

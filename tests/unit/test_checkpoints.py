@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from rltrack.agents.rings import Ring, fill
 from rltrack.checkpoints import CheckpointStore, Retention
 from rltrack.checkpoints.encoding import decode, encode, find_nonfinite
-from rltrack.checkpoints.store import Version
+from rltrack.checkpoints.version import Version
 from rltrack.errors import CheckpointCorrupt, CheckpointFailed, CheckpointNotFound
 
 LEAVES = (

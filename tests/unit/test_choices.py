@@ -20,7 +20,7 @@ from rltrack.agents.devices import choose_device
 from rltrack.agents.restarting import RestartingSubprocVecEnv
 from rltrack.agents.vectorization import choose_vectorization
 from rltrack.config import EnvironmentConfig, TrainingConfig, identity
-from rltrack.console import run_details
+from rltrack.console.runs import run_details
 from rltrack.errors import ConfigurationError
 from rltrack.runs import Root
 from rltrack.training.trainer import Trainer

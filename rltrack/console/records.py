@@ -1,0 +1,64 @@
+"""What `rltrack journal` prints."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rltrack.console.tables import number
+from rltrack.errors import ConfigurationError, did_you_mean
+from rltrack.tracking.journal import KINDS, Record, encode_record, read_from
+
+if TYPE_CHECKING:
+    from rltrack.runs import RunDirectory
+
+
+def print_journal(run: RunDirectory, *, kinds: Sequence[str], follow: bool, as_json: bool) -> None:
+    """Print a run's records, and with `follow` go on as long as it is trained.
+
+    Raises:
+        ConfigurationError: If there is no such kind of record.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ConfigurationError(f"No record is a '{kind}'.{did_you_mean(kind, KINDS)} Kinds: {', '.join(KINDS)}.")
+    position = 0
+    with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
+        while True:
+            training = run.is_locked()
+            size = run.journal_file.stat().st_size
+            while position < size:
+                records, end = read_from(run.journal_file, position, size)
+                for record in records:
+                    if not kinds or record["kind"] in kinds:
+                        print(
+                            encode_record(record).decode().rstrip() if as_json else _record_line(record), flush=follow
+                        )
+                if end == position:
+                    break
+                position = end
+            if not follow or not training:
+                return
+            time.sleep(0.3)
+
+
+def _record_line(record: Record) -> str:
+    """One record as a person reads it: when, at which env steps, what."""
+    when = time.strftime("%m-%d %H:%M:%S", time.localtime(record["time"]))
+    step = f"{record['step']:,}" if "step" in record else ""
+    kind = record["kind"]
+    if kind == "metrics":
+        text = "  ".join(f"{key} {number(value)}" for key, value in record["values"].items())
+    elif kind == "episodes":
+        text = "  ".join(
+            f"{value:.5g} ({length})" for value, length in zip(record["returns"], record["lengths"], strict=True)
+        )
+    elif kind == "evaluation":
+        low, high = record["interval"]
+        text = f"mean {record['mean']:.5g} (95 % interval {low:.5g} to {high:.5g}), {len(record['returns'])} episodes"
+    else:
+        shown = {key: value for key, value in record.items() if key not in ("seq", "time", "kind", "step", "identity")}
+        text = "  ".join(f"{key} {value}" for key, value in shown.items() if value is not None)
+    return f"{when}  {step:>11}  {kind:<13} {text}"

@@ -1,0 +1,182 @@
+"""What `rltrack runs`, `show` and `prune` print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+from rltrack.checkpoints import best_first
+from rltrack.console.deliveries import delivery_lines, delivery_state
+from rltrack.console.tables import age, number, size, styled, table_of, terminal
+from rltrack.tracking.journal import read_journal
+
+if TYPE_CHECKING:
+    from rltrack.registry.pruning import Candidate
+    from rltrack.runs import Root, RunDirectory
+
+
+def run_rows(root: Root) -> list[dict[str, Any]]:
+    """Return one mapping per run: name, state, env steps, best and last mean return, time of the last record."""
+    rows = []
+    for run in root.runs():
+        status = run.status()
+        best = best_first(run.store().versions())
+        rows.append(
+            {
+                "name": run.name,
+                "state": status.state,
+                "env_steps": status.env_steps,
+                "mean_return": status.mean_return,
+                "best_return": best[0].score if best else None,
+                "last_time": status.last_time,
+                "reason": status.reason,
+            }
+        )
+    return rows
+
+
+def print_runs(rows: Sequence[dict[str, Any]], root: Root) -> None:
+    """Print the runs as a table."""
+    out = terminal()
+    if not rows:
+        out.print(
+            f"No runs under {root.path} yet. Begin one: rltrack train --algo ppo --env CartPole-v1 --timesteps 20000"
+        )
+        return
+    table = table_of("run | state | >env steps | >last eval | >best eval | >last record")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            styled(row["state"]),
+            f"{row['env_steps']:,}",
+            number(row["mean_return"]),
+            number(row["best_return"]),
+            age(row["last_time"] or None),
+        )
+    out.print(table)
+
+
+def run_details(run: RunDirectory) -> dict[str, Any]:
+    """Return everything about one run as plain data."""
+    status = run.status()
+    evaluations, warnings, decisions, errors, attempts = [], [], [], [], 0
+    environments: dict[str, Any] | None = None
+    choices: dict[str, Any] = {}
+    exact = True
+    for record in read_journal(run.journal_file):
+        kind = record["kind"]
+        if kind == "evaluation":
+            evaluations.append({key: record[key] for key in ("step", "mean", "std", "iqm", "interval")})
+        elif kind == "warning":
+            warnings.append(record["message"])
+        elif kind == "decision":
+            decisions.append({key: record[key] for key in ("step", "decision", "reason", "numbers")})
+        elif kind == "error":
+            errors.append(f"{record['error']}: {record['message']}")
+        elif kind == "attempt":
+            attempts += 1
+            environments, exact = record["environments"], exact and record["exact"]
+            choices = record.get("choices") or {}
+    versions = [
+        {
+            "name": version.name,
+            "env_steps": version.env_steps,
+            "score": version.score,
+            "resumable": version.is_resumable,
+            "bytes": version.size_bytes,
+        }
+        for version in run.store().versions()
+    ]
+    return {
+        "name": run.name,
+        "directory": str(run.path),
+        "state": status.state,
+        "reason": status.reason,
+        "env_steps": status.env_steps,
+        "attempts": attempts,
+        "exact": exact,
+        "environments": environments,
+        "choices": choices,
+        "config": run.read_config(),
+        "evaluations": evaluations,
+        "versions": versions,
+        "decisions": decisions,
+        "warnings": warnings,
+        "errors": errors,
+        "delivery": delivery_state(run),
+        "plots": sorted(str(path) for path in run.exports.glob("*.png")),
+    }
+
+
+def print_details(details: dict[str, Any]) -> None:
+    """Print one run for a person."""
+    out = terminal()
+    reason = f": {details['reason']}" if details["reason"] else ""
+    out.print(f"[bold]{details['name']}[/]  {styled(details['state'])}{reason}", highlight=False)
+    out.print(
+        f"{details['env_steps']:,} env steps in {details['attempts']} attempt(s); {details['directory']}",
+        highlight=False,
+    )
+    out.print(_resume_line(details), highlight=False)
+    for what, choice in details["choices"].items():
+        out.print(f"{what}: {choice['chosen']} ({escape(choice['reason'])})", highlight=False)
+    if details["evaluations"]:
+        table = table_of(">env steps | >mean return | >95 % interval | >IQM", title="Evaluations")
+        for item in details["evaluations"][-12:]:
+            low, high = item["interval"]
+            table.add_row(f"{item['step']:,}", number(item["mean"]), f"{low:.5g} to {high:.5g}", number(item["iqm"]))
+        out.print()
+        out.print(table)
+    if details["versions"]:
+        table = table_of(">version | >env steps | >mean return | >size | >holds", title="Versions")
+        for item in details["versions"]:
+            holds = "everything" if item["resumable"] else "the policy"
+            table.add_row(
+                item["name"], f"{item['env_steps']:,}", number(item["score"]), f"{item['bytes'] / 1e6:.2f} MB", holds
+            )
+        out.print()
+        out.print(table)
+    for title in ("errors", "warnings"):
+        for message in details[title]:
+            out.print(f"[yellow]{title[:-1]}[/]: {message}", highlight=False)
+    for item in details["decisions"]:
+        out.print(f"decision at {item['step']:,}: {item['decision']}: {item['reason']}", highlight=False)
+    out.print()
+    for line in delivery_lines(details["delivery"]):
+        out.print(line, highlight=False)
+
+
+def _resume_line(details: dict[str, Any]) -> str:
+    """How a resume of this run comes out, and how those before did."""
+    environments = details["environments"] or {"tier": "unknown", "reason": ""}
+    tier, reason = environments["tier"], environments["reason"]
+    how = {
+        "capture": "exact: the environments' inside is in each version",
+        "replay": "exact: each environment's running episode is replayed",
+        "cut": "exact: the environments are built anew at marks, and versions taken there",
+        "inexact": f"not exact: the environments begin a new episode ({reason})",
+    }.get(tier, "not known to be exact")
+    return f"resume: {how}" + ("" if details["exact"] else "; an earlier resume was not exact")
+
+
+def print_prunable(found: Sequence[Candidate], *, whole: bool, done: bool) -> None:
+    """Print which runs would go, and which stay and why."""
+    out = terminal()
+    if not found:
+        out.print("There is no such run.")
+        return
+    table = table_of("run | >best eval | >last record | >frees")
+    for item in found:
+        frees = "stays" if item.kept else size(item.bytes)
+        table.add_row(item.run.name, number(item.score), age(item.last_time), frees)
+    out.print(table)
+    for item in found:
+        if item.kept is not None:
+            out.print(f"{escape(item.run.name)} stays: {escape(item.kept)}")
+    going = [item for item in found if item.kept is None]
+    what = "whole runs" if whole else "what resuming them needs; their best policies and records stay"
+    out.print(f"{len(going)} of {len(found)}: {what}, {size(sum(item.bytes for item in going))}")
+    if going and not done:
+        out.print("Nothing was deleted; the same command with --yes does it.")

@@ -1,0 +1,85 @@
+"""What a training and an evaluation print when they have ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rltrack.console.tables import program, short_path, styled, terminal
+from rltrack.errors import CheckpointNotFound
+from rltrack.runs import resolve_root
+from rltrack.tracking.bookmark import read_bookmark
+from rltrack.training.reporter import format_duration
+
+if TYPE_CHECKING:
+    from rltrack.runs import RunDirectory
+    from rltrack.training.progress import TrainingStatistics
+
+
+def print_summary(run: RunDirectory, statistics: TrainingStatistics, delivered: bool) -> None:
+    """Print how a training ended and where to look."""
+    out = terminal()
+    out.print(f"\n[bold]{run.name}[/]  {styled(statistics.state.value)}: {statistics.reason}", highlight=False)
+    line = f"{statistics.env_steps:,} env steps, {statistics.episodes:,} episodes"
+    if statistics.seconds:
+        line += f", {format_duration(statistics.seconds)} of training, {statistics.steps_per_second:,.0f} steps/s"
+    out.print(line, highlight=False)
+    final = statistics.final_evaluation
+    if final is not None:
+        out.print(
+            f"final evaluation: mean return {final.mean:.6g} (95 % interval {final.interval.low:.6g} to "
+            f"{final.interval.high:.6g}, {len(final.returns)} episodes)",
+            highlight=False,
+        )
+    rows: list[tuple[str, str]] = []
+    store = run.store()
+    for selector in ("best", "last"):
+        try:
+            version = store.find(selector)
+        except CheckpointNotFound:
+            continue
+        score = f", mean return {version.score:.6g}" if version.score is not None else ""
+        rows.append((f"{selector} version", f"{version.name} at {version.env_steps:,} env steps{score}"))
+    curve = run.exports / "learning_curve.png"
+    if curve.exists():
+        rows.append(("plot", short_path(curve)))
+    found = read_bookmark(run)
+    state = {} if found is None else found.mlflow.state
+    if delivered and "run_id" in state:
+        uri = state["tracking_uri"]
+        if uri.startswith("http"):
+            rows.append(("MLflow", f"{uri}/#/experiments/{state['experiment_id']}/runs/{state['run_id']}"))
+    else:
+        problem = found.mlflow.problem if found is not None else None
+        reason = problem.message if problem else "the delivery still goes on"
+        rows.append(("not in MLflow", f"{reason} (see `rltrack show {run.name}`)"))
+    is_usual = run.root == resolve_root()
+    rows.append(("pages", f"{program('rltrack')} {'' if is_usual else f'--root {short_path(run.root)} '}ui"))
+    labels = [label for label, _ in rows]
+    if "last version" in labels:
+        which = "" if "best version" in labels else ', version="last"'
+        rows.append(("in Python", f'rltrack.load_agent("{run.name}"{which})'))
+    if statistics.state.value == "stopped":
+        rows.append(("go on", f"rltrack resume {run.name}"))
+    out.print()
+    width = max(len(label) for label, _ in rows)
+    for label, value in rows:  # not in a table, which would break commands that one wants to copy
+        out.print(f"{label:<{width}}  {value}", highlight=False, markup=False)
+
+
+def print_evaluation(record: dict[str, Any]) -> None:
+    """Print an evaluation's statistics."""
+    out = terminal()
+    low, high = record["interval"]
+    out.print(
+        f"[bold]{record['run']}@{record['version']}[/] ({record['env_steps']:,} env steps), "
+        f"{len(record['returns'])} {'deterministic' if record['deterministic'] else 'stochastic'} episodes",
+        highlight=False,
+    )
+    out.print(f"mean return  {record['mean']:.6g}  (95 % interval {low:.6g} to {high:.6g})", highlight=False)
+    low, high = record["iqm_interval"]
+    out.print(f"IQM          {record['iqm']:.6g}  (95 % interval {low:.6g} to {high:.6g})", highlight=False)
+    out.print(f"median {record['median']:.6g}, std {record['std']:.6g}", highlight=False)
+    if "target" in record:
+        gap, target = record["optimality_gap"], record["target"]
+        out.print(f"optimality gap {gap:.6g} to the target of {target:.6g}", highlight=False)
+    out.print(f"lowest {min(record['returns']):.6g}, highest {max(record['returns']):.6g}", highlight=False)

@@ -1,0 +1,264 @@
+"""The process that keeps a stack alive (``python -m rltrack.flows.supervisor ROOT``).
+
+It starts the parts, starts again what dies, and on SIGTERM drains: running flows are suspended at a boundary, with a
+version, and go on after the next start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rltrack.files import is_locked, lock_holder, replace_text, take_lock
+from rltrack.flows.databases import Databases
+from rltrack.flows.server import HOST, ServerFolder, hold_server, is_healthy
+from rltrack.flows.stack import DELIVERY_SECONDS, DRAIN_SECONDS, StackFolder, end_leftovers
+from rltrack.processes import end_session, lives
+from rltrack.runs import Root
+from rltrack.tracking.destination import MLFLOW_PAGE
+from rltrack.tracking.sinks.embedded import ensure_database
+from rltrack.ui import lean_environment, mlflow_command, tensorboard_command, wait_until_up
+
+_LOOK_SECONDS = 0.5
+_LONGEST_WAIT = 60.0
+
+
+@dataclass
+class Part:
+    """A process of the stack.
+
+    Attributes:
+        name: Such as ``mlflow`` or ``worker-1``.
+        command: What starts it.
+        address: Where it answers; None for a worker.
+        environment: Its environment.
+        log: What it says.
+    """
+
+    name: str
+    command: list[str]
+    address: str | None
+    environment: Mapping[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    restarts: int = 0
+    next_start: float = 0.0
+
+    def start(self) -> None:
+        """Start it, in a session of its own, with the usual signals."""
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                env=dict(self.environment),
+            )  # fmt: skip
+
+    def keep_alive(self) -> bool:
+        """Start it again if it died, later each time; return whether anything changed."""
+        now = time.monotonic()
+        if self.process is not None and self.process.poll() is None:
+            return False
+        if self.process is not None:
+            self.process = None
+            self.next_start = now + min(_LONGEST_WAIT, 2.0**self.restarts)
+            self.restarts += 1
+            return True
+        if now < self.next_start:
+            return False
+        self.start()
+        return True
+
+    def end(self, seconds: float = 10.0) -> None:
+        """End it and wait."""
+        if self.process is not None:
+            end_session(self.process.pid, seconds)
+            self.process.wait()
+
+
+class Supervisor:
+    """Starts the parts, keeps them alive, and drains.
+
+    Args:
+        root: The root of all runs.
+    """
+
+    def __init__(self, root: Root) -> None:
+        self.root = root
+        self.folder = StackFolder(root.path)
+        self.options = self.folder.options()
+        self.databases = Databases(self.options.database_url)
+        self.parts: list[Part] = []
+        self.stopping = threading.Event()
+        self.api = ""
+        self._ready = False
+
+    def run(self) -> None:
+        """Supervise until SIGTERM or Ctrl-C."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.stopping.set())
+        end_leftovers(self.folder)
+        settings = self.databases.prefect_settings()
+        with hold_server(self.root.path, port=self.options.ports["prefect"], settings=settings) as self.api:
+            try:
+                self._start()
+                self._ready = True
+                self._say("")
+                self._watch(settings)
+                self._drain()
+            except Exception as error:
+                self._say("", problem=" ".join(str(error).split()))
+                raise
+            finally:
+                for part in reversed(self.parts):
+                    part.end()
+        self._wait_for_server()
+
+    def _start(self) -> None:
+        ports, logs = self.options.ports, self.folder.path
+        mlflow_page = f"http://{HOST}:{ports['mlflow']}"
+        backend = self.databases.mlflow or ensure_database(self.root.path)
+        self._add("mlflow", mlflow_command(backend, self.root, ports["mlflow"]), mlflow_page, lean_environment())
+        tensorboard = tensorboard_command(self.root, ports["tensorboard"])
+        self.root.tensorboard_folder.mkdir(exist_ok=True)
+        self._add("tensorboard", tensorboard, f"http://{HOST}:{ports['tensorboard']}", lean_environment())
+        for part in self.parts:
+            assert part.process is not None
+            assert part.address is not None
+            wait_until_up(part.name, part.address, part.process, part.log)
+        environment = self._worker_environment(mlflow_page)
+        os.environ.update(environment)
+        from rltrack.flows.deployments import (  # Prefect reads its settings when it is imported
+            POOL,
+            apply,
+            pause_work_pool,
+        )
+
+        apply(log=logs / "deploy.log", environment=environment)
+        pause_work_pool(False)
+        self._let_suspended_go_on()
+        for number in range(1, self.options.workers + 1):
+            command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+            self._add(f"worker-{number}", [*command, "--name", f"{POOL}-{number}"], None, environment)
+
+    def _add(self, name: str, command: list[str], address: str | None, environment: Mapping[str, str]) -> None:
+        part = Part(name, command, address, environment, self.folder.path / f"{name}.log")
+        part.start()
+        self.parts.append(part)
+        self._say("")
+
+    def _worker_environment(self, mlflow_page: str) -> dict[str, str]:
+        environment = {
+            **os.environ,
+            "PREFECT_API_URL": self.api,
+            "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_HOME": str(ServerFolder(self.root.path).path),
+            "DO_NOT_TRACK": "1",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "RLTRACK_ROOT": str(self.root.path),
+            MLFLOW_PAGE: mlflow_page,
+        }
+        environment.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")
+        if self.databases.mlflow is not None:
+            environment["MLFLOW_TRACKING_URI"] = mlflow_page
+        return environment
+
+    def _watch(self, settings: Mapping[str, str]) -> None:
+        while not self.stopping.wait(_LOOK_SECONDS):
+            changed = [part.keep_alive() for part in self.parts]  # every one of them
+            if any(changed):
+                self._say("")
+            server = ServerFolder(self.root.path)
+            if not lives(server.pid()):
+                with hold_server(self.root.path, port=self.options.ports["prefect"], settings=settings):
+                    self._say("")
+
+    def _drain(self) -> None:
+        """Suspend what runs, at a boundary, with a version; nothing new begins."""
+        from rltrack.flows.deployments import pause_work_pool, running_flow_runs, suspend
+
+        if not is_healthy(self.api):
+            return
+        pause_work_pool(True)
+        names = []
+        for flow_run in running_flow_runs():
+            names.append(flow_run.name)
+            suspend(flow_run.id)
+        locks = [self.root.runs_folder / name / "lock" for name in names]
+        for lock in locks:
+            pid = lock_holder(lock) if is_locked(lock) else None
+            if pid is not None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGTERM)
+        if names:
+            self._say(f"suspending at the next boundary: {', '.join(names)}")
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while any(is_locked(lock) for lock in locks) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        while running_flow_runs() and time.monotonic() < deadline:
+            time.sleep(0.5)
+        replace_text(self.folder.path / "suspended.json", json.dumps(names))
+        self._deliver_rest()
+
+    def _deliver_rest(self) -> None:
+        """Wait for what is still being delivered to MLflow's server, which goes now; the next command delivers the rest."""
+        deadline = time.monotonic() + DELIVERY_SECONDS
+        while (rest := [run for run in self.root.runs() if run.is_shipped() and not run.is_locked()]) and (
+            time.monotonic() < deadline
+        ):
+            time.sleep(0.2)
+        for run in rest:
+            pid = lock_holder(run.shipper_lock)
+            if pid is not None:
+                end_session(pid)
+
+    def _let_suspended_go_on(self) -> None:
+        from rltrack.flows.deployments import let_suspended_go_on
+
+        file = self.folder.path / "suspended.json"
+        if file.exists():
+            let_suspended_go_on(json.loads(file.read_text()))
+            file.unlink()
+
+    def _wait_for_server(self) -> None:
+        """Wait for the server's own end, if nobody else uses it."""
+        deadline = time.monotonic() + 20
+        server = ServerFolder(self.root.path)
+        while server.address() is not None and time.monotonic() < deadline:
+            time.sleep(0.2)
+
+    def _say(self, message: str, problem: str | None = None) -> None:
+        server = ServerFolder(self.root.path)
+        parts = [{"part": "prefect", "address": self.api.removesuffix("/api"), "pid": server.pid(), "restarts": 0}]
+        parts += [
+            {
+                "part": part.name,
+                "address": part.address,
+                "pid": None if part.process is None else part.process.pid,
+                "restarts": part.restarts,
+            }
+            for part in self.parts
+        ]
+        state = {"ready": self._ready, "message": message, "problem": problem, "parts": parts}
+        replace_text(self.folder.state_file, json.dumps(state))
+
+
+def supervise(root: Path) -> None:
+    """Be the supervisor of a root, unless there is one."""
+    folder = StackFolder(root)
+    lock = take_lock(folder.lock, wait_seconds=1.0)
+    if lock is None:
+        return
+    Supervisor(Root(root)).run()
+
+
+if __name__ == "__main__":
+    supervise(Path(sys.argv[1]))

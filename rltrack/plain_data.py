@@ -1,0 +1,118 @@
+"""Nested mappings, as YAML holds them: read, changed by dotted keys, merged, flattened, compared. Nothing is evaluated."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rltrack.errors import ConfigurationError
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a mapping from a YAML file, without tags.
+
+    Raises:
+        ConfigurationError: If the file is missing, unreadable, not YAML, uses tags, or holds no mapping.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigurationError(f"No configuration file at {path}. Examples are in configs/.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"Cannot read configuration {path}: {error}.") from None
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        hint = " YAML tags (!…) are not allowed: configuration is data." if "tag" in str(error) else ""
+        raise ConfigurationError(f"{path} is not valid YAML: {' '.join(str(error).split())}.{hint}") from None
+    if not isinstance(data, dict):
+        raise ConfigurationError(f"{path} holds {type(data).__name__}, not a mapping. See configs/ for examples.")
+    return data
+
+
+def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Set dotted keys, such as ``training.total_timesteps=5000``; values are read as YAML.
+
+    Raises:
+        ConfigurationError: If an override is not of the form ``key=value`` or goes through something not a mapping.
+    """
+    tree: dict[str, Any] = json.loads(json.dumps(data, default=str)) if overrides else dict(data)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise ConfigurationError(f"Override {override!r} is not of the form key=value, such as seed=1.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"The value of override {override!r} is not YAML: {error}.") from None
+        if isinstance(value, str):
+            value = _number(value)
+        node = tree
+        *parents, last = key.strip().split(".")
+        for parent in parents:
+            child = node.setdefault(parent, {})
+            if isinstance(child, bool) or child is None:
+                child = node[parent] = {}
+            if not isinstance(child, dict):
+                raise ConfigurationError(f"Override {override!r}: '{parent}' is {child!r}, which has no keys.")
+            node = child
+        node[last] = value
+    return tree
+
+
+def with_values(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a nested mapping with dotted keys set; what stands in the way of a key is replaced."""
+    data: dict[str, Any] = json.loads(json.dumps(base))
+    for key, value in values.items():
+        *parents, last = key.split(".")
+        node = data
+        for parent in parents:
+            child = node.get(parent)
+            if not isinstance(child, dict):
+                child = node[parent] = {}
+            node = child
+        node[last] = value
+    return data
+
+
+def _number(text: str) -> Any:
+    """YAML 1.1 reads ``1e-3`` as text; a person means the number."""
+    try:
+        return float(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) else text
+    except ValueError:
+        return text
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a nested mapping with another laid over it; where both have a mapping, key by key."""
+    merged = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), Mapping):
+            merged[key] = merge(base[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Return a line for each leaf that differs, as ``training.total_timesteps: 1000 → 2000``."""
+    left, right = dict(flatten(ours)), dict(flatten(theirs))
+    return [
+        f"{key}: {left.get(key, 'not set')!s} → {right.get(key, 'not set')!s}"
+        for key in sorted(left.keys() | right.keys())
+        if left.get(key) != right.get(key)
+    ]
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield ``("agent.hyperparameters.n_steps", 32)`` for each leaf; lists count as leaves."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

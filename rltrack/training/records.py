@@ -1,0 +1,52 @@
+"""What a training writes into its journal: each iteration, and its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rltrack.training.progress import TrainingState
+
+if TYPE_CHECKING:
+    from rltrack.agents.protocol import EpisodeInfo, IterationStats
+    from rltrack.tracking.journal import Journal
+    from rltrack.training.progress import TrainingProgress
+
+
+def record_iteration(
+    journal: Journal, progress: TrainingProgress, stats: IterationStats, episodes: Sequence[EpisodeInfo]
+) -> None:
+    """Write the episodes that ended in an iteration, and the metrics that it dumped."""
+    if episodes:
+        journal.write(
+            "episodes",
+            progress.env_steps,
+            returns=[episode.episode_return for episode in episodes],
+            lengths=[episode.length for episode in episodes],
+            steps=[episode.env_steps for episode in episodes],
+        )
+    times = {
+        "time/fps": progress.steps_per_second,
+        "time/iterations": float(progress.iterations),
+        "time/elapsed_seconds": progress.elapsed_seconds,
+        "rollout/episodes": float(progress.episodes),
+    }
+    for index, (step, values) in enumerate(stats.metrics, start=1):
+        last = index == len(stats.metrics)
+        journal.write("metrics", step, values={**values, **times} if last else dict(values))
+
+
+def record_end(journal: Journal, progress: TrainingProgress, reason: str) -> None:
+    """Write how this attempt ended, and fsync."""
+    last = progress.last_evaluation
+    journal.note(
+        "end",
+        state=progress.state.value,
+        reason=reason,
+        env_steps=progress.env_steps,
+        episodes=progress.episodes,
+        seconds=progress.elapsed_seconds,
+        mean_return=last.mean if last else None,
+        goes_on=progress.state is not TrainingState.COMPLETED or "max_seconds" in reason,
+    )
+    journal.sync()
