@@ -8,18 +8,17 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help train test nightly check fast lint types format scores lock clean
+.PHONY: help train test nightly check fast lint types format scores docs audit coverage build lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-# rliable without what it depends on, which does not work with pandas 3: a test compares its metrics with ours
+# the lock file has every package with its SHA-256; torch's CUDA builds then bring the libraries that they need beside it
 $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel
-	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet "$$(grep -oE '^torch==[0-9.]+' requirements.lock)"
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation rliable==1.2.0
 	@touch $@
 
 train: $(VENV)/.installed  ## build the environment if needed, then train PPO on CartPole-v1 (CONFIG=... for another)
@@ -50,8 +49,20 @@ format: $(VENV)/.installed  ## format the code and mend what the linter can
 scores: $(VENV)/.installed  ## train the tuned presets over 5 seeds and write docs/scores.md (about two hours on 2 cores)
 	$(BIN)/rltrack benchmark scores --output docs/scores.md
 
-lock: $(VENV)/.installed  ## write requirements.lock from what is installed
-	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+cpu//' > requirements.lock
+docs: $(VENV)/.installed  ## build the documentation's pages, strictly, into site/
+	$(BIN)/mkdocs build --strict --quiet
+
+audit: $(VENV)/.installed  ## look the locked packages up in the database of known vulnerabilities
+	$(BIN)/pip-audit --disable-pip --requirement requirements.lock
+
+coverage: $(VENV)/.installed  ## run the tests and say which lines and branches they reach (half an hour on 2 cores)
+	$(BIN)/python -m pytest -n 2 --cov --cov-report term --cov-report html
+
+build: $(VENV)/.installed  ## build the wheel and the source archive into dist/
+	$(BIN)/uv build --quiet
+
+lock: $(VENV)/.installed  ## lock what pyproject.toml asks for, with hashes (deploy/lock.sh --upgrade for newer versions)
+	deploy/lock.sh
 
 clean:  ## remove the environment and caches (never mlruns/)
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist site htmlcov

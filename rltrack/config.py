@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rltrack.errors import ConfigurationError, did_you_mean
 from rltrack.plain_data import apply_overrides, merge, read_yaml
+from rltrack.secrets import refuse_secrets
 from rltrack.validation import validate_section
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -308,6 +309,11 @@ class TrainingConfig(LoopSettings):
     def _name_is_a_folder_name(self) -> Self:
         if self.name is not None:
             check_run_name(self.name)
+        return self
+
+    @model_validator(mode="after")
+    def _holds_no_secret(self) -> Self:
+        refuse_secrets(self.model_dump())
         return self
 
     @model_validator(mode="after")

@@ -5,16 +5,26 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import shutil
 import socket
+import stat
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlparse
 
+import psutil
 from rich.console import Console
 from rich.markup import escape
 
+from rltrack import __version__
+from rltrack.console.tables import size
 from rltrack.errors import RltrackError
 from rltrack.runs import Root
+from rltrack.tracking.destination import without_password
+from rltrack.tracking.sinks.embedded import moved_from
 
 _REQUIRED = (
     "torch", "stable-baselines3", "gymnasium", "numpy", "mlflow", "prefect", "fastapi", "sqlalchemy", "tensorboard",
@@ -39,42 +49,78 @@ _BROKEN_TOGETHER = (
 )
 
 
+_LITTLE_SPACE = 1e9
+_NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "lustre", "beegfs", "ceph")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        good: True if it is as it should be; False if something will fail; None for what one may do without.
+        what: What was looked at.
+        found: What was found, and what to do about it.
+    """
+
+    good: bool | None
+    what: str
+    found: str
+
+
 def print_report(root: str | Path | None) -> bool:
     """Print what was found; return whether everything that is needed is there."""
     out = Console(soft_wrap=True)
-    good = True
+    findings = list(examine(root))
+    for finding in findings:
+        mark = {True: "[green]ok [/]", False: "[red]bad[/]", None: "[dim]–  [/]"}[finding.good]
+        out.print(f"{mark} {finding.what:<22} {escape(finding.found)}", highlight=False)
+    good = all(finding.good is not False for finding in findings)
+    out.print("\nAll is well." if good else "\nSomething is missing; see the lines marked bad.")
+    return good
 
-    def line(ok: bool | None, what: str, found: str) -> None:
-        nonlocal good
-        mark = {True: "[green]ok [/]", False: "[red]bad[/]", None: "[dim]–  [/]"}[ok]
-        good = good and ok is not False
-        out.print(f"{mark} {what:<22} {escape(found)}", highlight=False)
 
-    line(
-        True,
-        "python",
-        f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-    )
+def examine(root: str | Path | None) -> Iterator[Finding]:
+    """Look at everything that a training, a flow or a page needs, one thing after another."""
+    yield _python()
+    yield _command()
     for package in _REQUIRED:
         version = _version(package)
-        line(
-            version is not None,
-            package,
-            version or f"missing; install it with: pip install rltrack (it needs {package})",
-        )
+        yield Finding(version is not None, package, version or "missing; install it: pip install --upgrade rltrack")
     for package, limit, advice in _BROKEN_TOGETHER:
         version = _version(package)
         if version is not None and _numbers(version) >= limit:
-            line(False, package, f"{version}: {advice}")
-    line(*_gpu())
-    line(*_root(root))
+            yield Finding(False, package, f"{version}: {advice}")
+    yield _gpu()
+    yield from _root(Root(root))
     for variable in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
-        line(*_server(variable))
+        yield _server(variable)
     for extra, (module, what) in _EXTRAS.items():
         there = importlib.util.find_spec(module) is not None
-        line(True if there else None, f"extra {extra}", what if there else f"{what}: pip install 'rltrack[{extra}]'")
-    out.print("\nAll is well." if good else "\nSomething is missing; see the lines marked bad.")
-    return good
+        yield Finding(
+            True if there else None, f"extra {extra}", what if there else f"{what}: pip install 'rltrack[{extra}]'"
+        )
+
+
+def _python() -> Finding:
+    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+        return Finding(
+            False, "python", f"{found}; rltrack runs on Python 3.11 to 3.13: make an environment with one of them"
+        )
+    if platform.system() not in ("Linux", "Darwin"):
+        return Finding(False, "python", f"{found}; rltrack runs on Linux and macOS: on Windows use WSL")
+    return Finding(True, "python", found)
+
+
+def _command() -> Finding:
+    """Two installations are a common surprise: the command is of one, `import rltrack` of the other."""
+    ours, on_path = Path(sys.executable).parent / "rltrack", shutil.which("rltrack")
+    if on_path is None:
+        return Finding(None, "command", f"rltrack is not on the PATH; activate its environment, or call {ours}")
+    if ours.exists() and not os.path.samefile(on_path, ours):
+        return Finding(None, "command", f"'rltrack' in this shell is {on_path}, and this is {ours}: two installations")
+    return Finding(True, "command", f"{on_path}, rltrack {__version__}")
 
 
 def _version(package: str) -> str | None:
@@ -88,32 +134,78 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
 
 
-def _gpu() -> tuple[bool | None, str, str]:
+def _gpu() -> Finding:
     from rltrack.agents.devices import describe_cuda
 
     found = describe_cuda()
-    return (True, "gpu", found) if found else (None, "gpu", "none that torch can use; training runs on the CPU")
+    if found:
+        return Finding(True, "gpu", found)
+    if Path("/dev/nvidia0").exists():
+        return Finding(
+            None,
+            "gpu",
+            f"there is one that torch {_version('torch')} cannot use: install a CUDA build of torch, or a newer driver",
+        )
+    return Finding(None, "gpu", "none that torch can use; training runs on the CPU")
 
 
-def _root(path: str | Path | None) -> tuple[bool | None, str, str]:
-    root = Root(path)
+def _root(root: Root) -> Iterator[Finding]:
     try:
         root.check_writable()
     except RltrackError as error:
-        return False, "root", str(error)
-    return True, "root", f"{root.path} ({len(root.names())} runs)"
+        yield Finding(False, "root", str(error))
+        return
+    yield Finding(True, "root", f"{root.path} ({len(root.names())} runs)")
+    free = shutil.disk_usage(root.path).free
+    if free < _LITTLE_SPACE:
+        yield Finding(False, "disk", f"{size(free)} are left at {root.path}; `rltrack prune` frees what old runs take")
+    kind = _file_system(root.path)
+    if kind in _NETWORK_FILE_SYSTEMS:
+        yield Finding(
+            False,
+            "file system",
+            f"{root.path} is on {kind}, whose locks cannot be relied on. Keep the root on a local disk; to share, use "
+            "checkpoints.store and MLFLOW_TRACKING_URI",
+        )
+    if root.path.stat().st_mode & stat.S_IWOTH:
+        yield Finding(
+            False,
+            "permissions",
+            f"everybody may write to {root.path}, and a resume runs what lies there: chmod o-w {root.path}",
+        )
+    old = moved_from(root.path)
+    if old is not None:
+        yield Finding(False, "root", f"was moved from {old}; repair its database: rltrack relocate --root {root.path}")
 
 
-def _server(variable: str) -> tuple[bool | None, str, str]:
+def _file_system(path: Path) -> str:
+    """The kind of file system that holds a path; empty where it cannot be told (on macOS)."""
+    mounts = {
+        Path(partition.mountpoint): partition.fstype
+        for partition in psutil.disk_partitions(all=True)
+        if partition.fstype
+    }
+    return next((mounts[folder] for folder in (path, *path.parents) if folder in mounts), "")
+
+
+def _server(variable: str) -> Finding:
     address = os.environ.get(variable)
     if not address:
-        return None, variable, "not set; a local one is used"
+        return Finding(None, variable, "not set; a local one is used")
     parts = urlparse(address)
     if parts.scheme not in ("http", "https"):
-        return True, variable, address
+        if parts.scheme in ("", "file"):
+            return Finding(
+                False,
+                variable,
+                f"{address} is a folder, where MLflow 3 keeps no runs: unset it, or name a database or server",
+            )
+        return Finding(True, variable, without_password(address))
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         with socket.create_connection((parts.hostname or "", port), timeout=3):
-            return True, variable, f"{parts.hostname}:{port} answers"
+            return Finding(True, variable, f"{parts.hostname}:{port} answers")
     except OSError as error:
-        return False, variable, f"{parts.hostname}:{port} does not answer ({error}); start it, or unset {variable}"
+        return Finding(
+            False, variable, f"{parts.hostname}:{port} does not answer ({error}); start it, or unset {variable}"
+        )

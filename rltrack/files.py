@@ -17,9 +17,9 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write a new file and fsync it; the folder is left to the caller."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
         view = memoryview(data)
         while view:
@@ -29,12 +29,18 @@ def write_bytes(path: Path, data: bytes) -> None:
         os.close(descriptor)
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file in one step: readers see the old text or the new."""
+def replace_text(path: Path, text: str, mode: int = 0o644) -> None:
+    """Write a text file in one step: readers see the old text or the new. 0o600 as mode: its owner alone reads it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    write_bytes(temporary, text.encode())
+    temporary.unlink(missing_ok=True)
+    write_bytes(temporary, text.encode(), mode)
     os.replace(temporary, path)
     fsync_directory(path.parent)
+
+
+def make_private_folder(path: Path) -> None:
+    """Make a folder that only its owner may enter; one that is there keeps its mode."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def take_lock(path: Path, wait_seconds: float = 0.0) -> int | None:

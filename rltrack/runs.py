@@ -21,7 +21,7 @@ from rltrack.checkpoints.retention import Retention
 from rltrack.checkpoints.store import CheckpointStore
 from rltrack.config import check_run_name
 from rltrack.errors import RootNotWritable, RunBusy, RunNotFound, did_you_mean
-from rltrack.files import is_locked, lock_holder, replace_text, take_lock
+from rltrack.files import is_locked, lock_holder, make_private_folder, replace_text, take_lock
 from rltrack.tracking.journal import Record, read_journal, read_tail
 
 DEFAULT_ROOT = "mlruns"
@@ -242,7 +242,8 @@ class Root:
             RootNotWritable: If not, with the reason.
         """
         try:
-            self.runs_folder.mkdir(parents=True, exist_ok=True)
+            make_private_folder(self.path)
+            self.runs_folder.mkdir(exist_ok=True)
             probe = self.runs_folder / f".probe-{uuid.uuid4().hex}"
             probe.touch()
             probe.unlink()

@@ -18,6 +18,7 @@ import numpy as np
 
 from rltrack.config import EnvironmentConfig
 from rltrack.errors import ConfigurationError, EvaluationUnavailable, MissingExtra, did_you_mean
+from rltrack.secrets import with_environment_values
 
 _EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale": "atari", "atari": "atari"}
 
@@ -25,13 +26,18 @@ _EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale": "atari", "atari": "atari
 def make_gym_env(env_id: str, kwargs: Mapping[str, Any] | None = None) -> gym.Env[Any, Any]:
     """Build one environment by its id.
 
+    Args:
+        env_id: Gymnasium id.
+        kwargs: Its arguments; ``{env: NAME}`` stands for the value of an environment variable.
+
     Raises:
         ConfigurationError: If the id is unknown (the nearest ones are named) or the arguments do not fit.
         MissingExtra: If the environment's own packages are not installed.
     """
     _register_atari(env_id)
+    given = with_environment_values(kwargs or {})
     try:
-        return gym.make(env_id, **dict(kwargs or {}))
+        return gym.make(env_id, **given)
     except gym.error.DependencyNotInstalled as error:
         raise _missing_extra(env_id, error) from None
     except (ImportError, gym.error.NamespaceNotFound) as error:

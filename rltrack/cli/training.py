@@ -89,6 +89,36 @@ def flow_train(
 
 
 @app.command(rich_help_panel="Training")
+def init(
+    algo: Annotated[str, typer.Option("--algo", help="Algorithm, such as ppo, sac or tqc.", show_default=False)],
+    env: Annotated[str, typer.Option("--env", help="Environment id, such as CartPole-v1.", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="File to write; omitted: named after both; - to print it.")
+    ] = None,
+    timesteps: Timesteps = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
+) -> None:
+    """Write a first configuration, with every key explained and the defaults to be switched on.
+
+    \b
+    rltrack init --algo ppo --env CartPole-v1
+    rltrack init --algo sac --env Pendulum-v1 pendulum.yaml && rltrack train pendulum.yaml
+    """
+    from rltrack.runs import run_stem
+    from rltrack.starter import starter
+
+    text = starter(algo, env, timesteps=timesteps)
+    if str(output) == "-":
+        typer.echo(text, nl=False)
+        return
+    path = output or Path(f"{run_stem(f'{algo}-{env}')}.yaml")
+    if path.exists() and not force:
+        raise ConfigurationError(f"{path} exists. Name another file, or write over it with --force.")
+    path.write_text(text, encoding="utf-8")
+    typer.echo(f"{path} is written. Train: rltrack train {path}")
+
+
+@app.command(rich_help_panel="Training")
 def resume(
     run: RunName,
     overrides: Overrides = None,

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from rltrack.errors import RltrackError
-from rltrack.files import replace_text, take_lock
+from rltrack.files import make_private_folder, replace_text, take_lock
 
 HOST = "127.0.0.1"
 START_SECONDS = 180.0
@@ -90,7 +90,8 @@ def hold_server(root: Path, *, port: int = 0, settings: Mapping[str, str] | None
         RltrackError: If it does not start.
     """
     folder = ServerFolder(root)
-    folder.path.mkdir(parents=True, exist_ok=True)
+    make_private_folder(root)
+    folder.path.mkdir(exist_ok=True)
     descriptor = os.open(folder.users_lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for a server that is just going
@@ -101,8 +102,7 @@ def hold_server(root: Path, *, port: int = 0, settings: Mapping[str, str] | None
 
 def _start(folder: ServerFolder, port: int, settings: Mapping[str, str]) -> str:
     """Start a server, unless another holder is just doing so; return its address when it answers."""
-    replace_text(folder.settings_file, json.dumps(dict(settings)))
-    folder.settings_file.chmod(0o600)  # a database's address may hold a password
+    replace_text(folder.settings_file, json.dumps(dict(settings)), 0o600)  # a database's address may hold a password
     deadline = time.monotonic() + START_SECONDS
     process: subprocess.Popen[bytes] | None = None
     while time.monotonic() < deadline:

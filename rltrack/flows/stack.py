@@ -111,8 +111,8 @@ def up(
         return
     Databases(options.database_url).check()
     ports = {name: _port(name, port, name in chosen_ports, tell) for name, port in options.ports.items()}
-    replace_text(folder.options_file, json.dumps(asdict(Options(options.workers, options.database_url, ports))))
-    folder.options_file.chmod(0o600)  # a database's address may hold a password
+    started = json.dumps(asdict(Options(options.workers, options.database_url, ports)))
+    replace_text(folder.options_file, started, 0o600)  # a database's address may hold a password
     if foreground:
         from rltrack.flows.supervisor import supervise
 

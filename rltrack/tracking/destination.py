@@ -7,7 +7,6 @@ attempt of the same run delivered to, the root's own database. MLflow is asked o
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rltrack.errors import ConfigurationError
+from rltrack.files import replace_text
 from rltrack.runs import RunDirectory
 
 DEFAULT_EXPERIMENT = "rltrack"
@@ -98,13 +98,7 @@ def read_destination(run: RunDirectory) -> Destination | None:
 
 def write_destination(run: RunDirectory, destination: Destination) -> None:
     """Remember it; the file can be read by its owner only, as an address may hold a password."""
-    temporary = run.destination_file.with_suffix(f".{os.getpid()}.tmp")
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(asdict(destination), file)
-    os.replace(temporary, run.destination_file)
+    replace_text(run.destination_file, json.dumps(asdict(destination)), 0o600)
 
 
 def without_password(address: str) -> str:

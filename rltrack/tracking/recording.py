@@ -16,6 +16,7 @@ import orjson
 from rltrack.errors import NameTaken
 from rltrack.provenance import process_facts
 from rltrack.runs import Root, RunDirectory
+from rltrack.secrets import redacted
 from rltrack.tracking import delivery
 from rltrack.tracking.destination import read_destination, resolve_destination, write_destination
 from rltrack.tracking.journal import Journal
@@ -65,7 +66,7 @@ class Recording:
         self._env_steps = self._journal.high_water_step
         self._episodes = 0
         self._began = time.monotonic()
-        described = orjson.loads(orjson.dumps(agent, default=str, option=orjson.OPT_NON_STR_KEYS))
+        described = redacted(orjson.loads(orjson.dumps(agent, default=str, option=orjson.OPT_NON_STR_KEYS)))
         is_new = self.run.configuration_record() is None
         self.run.write_config({"name": self.run.name, "seed": seed, "agent": described, "tracking": section})
         if is_new:

@@ -12,6 +12,7 @@ from typing import Any
 from rltrack.errors import CheckpointNotFound
 from rltrack.plain_data import flatten
 from rltrack.runs import RunDirectory, RunStatus
+from rltrack.secrets import redacted
 from rltrack.tracking.destination import without_password
 from rltrack.tracking.journal import Record, read_from
 from rltrack.tracking.metrics import MetricsTracker
@@ -113,7 +114,7 @@ class RunReport:
         params |= self.context
         return {
             key: without_password(value) if isinstance(value, str) else value
-            for key, value in params.items()
+            for key, value in redacted(params).items()
             if value is not None
         }
 
@@ -148,7 +149,7 @@ class RunReport:
             tags["rltrack.resume"] = (self._last_attempt["environments"] or {}).get("tier", "unknown")
             tags["rltrack.exact"] = str(self._exact).lower()
         tags |= {key: str(params[key]) for key in ("algorithm", "environment", "seed") if key in params}
-        return tags | {key: str(value) for key, value in (self._tracking.get("tags") or {}).items()}
+        return tags | {key: str(value) for key, value in redacted(self._tracking.get("tags") or {}).items()}
 
     @property
     def _tracking(self) -> Mapping[str, Any]:

@@ -25,6 +25,7 @@ from rltrack.errors import (
 from rltrack.plain_data import differences
 from rltrack.provenance import package_versions, process_facts
 from rltrack.runs import Root, RunDirectory
+from rltrack.secrets import redacted
 from rltrack.tracking.journal import Journal
 from rltrack.training.fetching import fetch_if_elsewhere, open_remote
 
@@ -156,7 +157,7 @@ class RunSession:
     ) -> RunSession:
         session = cls(directory, identity, checkpoints, remote=remote, temporary=temporary)
         if not session.is_finished:
-            directory.write_config({**config, "name": directory.name})
+            directory.write_config(redacted({**config, "name": directory.name}))
         if session.is_new:
             session.journal.note(
                 "configuration", run_id=session.run_id, identity=_plain(identity), agent=_plain(agent), policy=policy
@@ -291,10 +292,10 @@ class RunSession:
 
 
 def _plain(tree: Mapping[str, Any]) -> Any:
-    """As JSON would give it back, so that comparing with a stored identity is fair."""
+    """As JSON would give it back, without secrets, so that comparing with a stored identity is fair."""
     import orjson
 
-    return orjson.loads(orjson.dumps(tree, default=str, option=orjson.OPT_NON_STR_KEYS))
+    return redacted(orjson.loads(orjson.dumps(tree, default=str, option=orjson.OPT_NON_STR_KEYS)))
 
 
 def refuse_other_identity(directory: RunDirectory, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:

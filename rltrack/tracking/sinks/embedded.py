@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from rltrack.errors import ConfigurationError
-from rltrack.files import replace_text, take_lock
+from rltrack.files import make_private_folder, replace_text, take_lock
 from rltrack.runs import Root
 from rltrack.tracking.destination import read_destination, write_destination
 
@@ -48,7 +48,7 @@ def ensure_database(root: Path) -> str:
     """
     database = database_path(root)
     if not database.exists():
-        root.mkdir(parents=True, exist_ok=True)
+        make_private_folder(root)
         lock = take_lock(root / ".mlflow.lock", _CREATION_SECONDS)
         if lock is None:
             raise TimeoutError(f"Another process has been making {database} for {_CREATION_SECONDS:.0f} s")
