@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rltrack.cli.shared import EXIT_ERROR, AsJson, app, print_json, the_root
+from rltrack.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from rltrack.runs import Root
@@ -74,12 +76,26 @@ def status(as_json: AsJson = False) -> None:
 
 
 @app.command(rich_help_panel="Servers")
-def deploy() -> None:
-    """Make or update deployments, work pool and automations: on PREFECT_API_URL's server, or on that of the stack here."""
+def deploy(
+    file: Annotated[
+        Path | None,
+        typer.Option(help="Prefect's file with your deployments; default: rltrack's own.", show_default=False),
+    ] = None,
+) -> None:
+    """Make or update deployments, work pool and automations: on PREFECT_API_URL's server, or on that of the stack here.
+
+    \b
+    rltrack deploy
+    rltrack deploy --file my_deployments/prefect.yaml
+    """
     from rltrack.flows import deployments, door
 
+    if file is not None and not file.is_file():
+        raise ConfigurationError(
+            f"No file of deployments at {file}. examples/scheduled_retraining/prefect.yaml is one."
+        )
     with door.given_server(the_root().path):
-        for name in deployments.apply():
+        for name in deployments.apply(file):
             typer.echo(name)
 
 

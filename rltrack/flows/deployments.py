@@ -48,10 +48,13 @@ def prefect_file() -> Path:
     return Path(__file__).with_name("prefect.yaml")
 
 
-def apply(*, log: Path | None = None, environment: Mapping[str, str] | None = None) -> list[str]:
+def apply(
+    file: Path | None = None, *, log: Path | None = None, environment: Mapping[str, str] | None = None
+) -> list[str]:
     """Make or update work pool, deployments and automations on the server that PREFECT_API_URL names.
 
     Args:
+        file: Prefect's file of deployments; omitted: rltrack's own. Deployments with the tag ``rltrack`` come back by themselves.
         log: Where Prefect's own words go; omitted: to the terminal.
         environment: Of this command, and of the deployments' runs.
 
@@ -61,21 +64,21 @@ def apply(*, log: Path | None = None, environment: Mapping[str, str] | None = No
     Raises:
         RltrackError: If Prefect refuses them.
     """
+    found = (file or prefect_file()).absolute()
     _make_pool()
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_file())]
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(found)]
     with open(log, "ab") if log is not None else contextlib.nullcontext() as output:
         done = subprocess.run(
             command, env=dict(environment or os.environ), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            cwd=prefect_file().parent,
+            cwd=found.parent,
         )  # fmt: skip
     if done.returncode != 0:
-        raise RltrackError(f"Prefect refused the deployments of {prefect_file()}{f'; see {log}' if log else ''}.")
+        raise RltrackError(f"Prefect refused the deployments of {found}{f'; see {log}' if log else ''}.")
     with get_client(sync_client=True) as client:
         ours = [deployment for deployment in client.read_deployments() if "rltrack" in deployment.tags]
         flows = {flow.id: flow.name for flow in client.read_flows()}
         for name in COMES_BACK:
-            found = [deployment for deployment in ours if flows.get(deployment.flow_id) == name]
-            _put(client, _bring_back(name, found))
+            _put(client, _bring_back(name, [item for item in ours if flows.get(item.flow_id) == name]))
         _put(client, _mark_silent())
         for deployment in ours:
             if flows.get(deployment.flow_id) == "retrain" and deployment.name == "retrain":
