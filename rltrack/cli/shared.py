@@ -34,9 +34,31 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as training.eval_freq=5000."),
 ]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name; `rltrack runs` lists them.")]
+
+
+def _complete_run(incomplete: str) -> list[str]:
+    """Names of runs for the shell's completion; after an @ the versions of that run."""
+    from rltrack.runs import Root
+
+    root = Root(state.root)
+    name, at, _ = incomplete.partition("@")
+    if not at:
+        return [name for name in root.names() if name.startswith(incomplete)]
+    versions = root.find(name).store().versions() if root.exists(name) else []
+    known = [f"{name}@{version}" for version in ("best", "last", *(version.name for version in versions))]
+    return [choice for choice in known if choice.startswith(incomplete)]
+
+
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's name; `rltrack runs` lists them.", autocompletion=_complete_run)
+]
 RunAndVersion = Annotated[
-    str, typer.Argument(metavar="RUN[@VERSION]", help="A run's name, and best (default), last, v12 or env steps.")
+    str,
+    typer.Argument(
+        metavar="RUN[@VERSION]",
+        help="A run's name, and best (default), last, v12 or env steps.",
+        autocompletion=_complete_run,
+    ),
 ]
 NewRunName = Annotated[
     str | None, typer.Option("--name", help="The run's name; one that exists goes on.", show_default=False)

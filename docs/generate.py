@@ -1,0 +1,133 @@
+"""Writes the two pages that are made from the code: ``python docs/generate.py``. A test holds them up to date."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+CONFIGURATION = """# Configuration reference
+
+<!-- made by docs/generate.py -->
+
+Every key, with what it may be and its default. `rltrack init` writes a file with all of them, `rltrack config FILE` prints
+a file as it is resolved, `rltrack config --schema` the JSON Schema. [Train](train.md) explains the parts.
+
+A run goes on only with the same values of the keys that are its *identity*; the others may change from one attempt to the
+next.
+"""
+COMMANDS = """# Command line reference
+
+<!-- made by docs/generate.py -->
+
+`rltrack --install-completion` lets your shell complete commands, options and the names of runs. `--root` may stand anywhere.
+Exit codes: 0 done, 1 error, 2 usage, 3 stopped by a person or a signal with a version to go on from, 4 not promoted. Colours
+are for terminals only, and off with `NO_COLOR=1`.
+"""
+
+
+def configuration() -> str:
+    """Return the reference of the configuration, from its schema."""
+    from rltrack.config import TrainingConfig
+    from rltrack.studies.space import SweepSection
+
+    schema = TrainingConfig.model_json_schema()
+    sections = ("agent", "environment", "training", "evaluation", "checkpoints", "tracking")
+    lines = [CONFIGURATION, "## The run", ""]
+    lines += _table(schema, [key for key in schema["properties"] if key not in sections])
+    for section in sections:
+        model = schema["$defs"][_reference(schema, section)]
+        lines += [f"## {section}", "", _text(model["description"]), "", *_table(model, model["properties"])]
+        if section == "environment":
+            inner = schema["$defs"]["NormalizeConfig"]
+            lines += [
+                "### environment.normalize",
+                "",
+                _text(inner["description"]),
+                "",
+                *_table(inner, inner["properties"]),
+            ]
+    sweep = SweepSection.model_json_schema()
+    lines += ["## sweep", "", "Of a [sweep](sweep.md) only; never part of a run.", ""]
+    lines += _table(sweep, sweep["properties"], identity=False)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _reference(schema: dict[str, Any], section: str) -> str:
+    found = re.search(r"#/\$defs/(\w+)", str(schema["properties"][section]))
+    assert found is not None, section
+    return found[1]
+
+
+def _table(model: dict[str, Any], keys: Iterable[str], identity: bool = True) -> Iterator[str]:
+    yield "| key | value | default |" + (" identity |" if identity else "") + " meaning |"
+    yield "|---|---|---|" + ("---|" if identity else "") + "---|"
+    for key in keys:
+        entry = model["properties"][key]
+        empty = {"object": {}, "array": []}.get(entry.get("type", ""))
+        default = "required" if key in model.get("required", ()) else f"`{json.dumps(entry.get('default', empty))}`"
+        belongs = f" {'' if entry.get('operational') else 'yes'} |" if identity else ""
+        yield f"| `{key}` | {_kind(entry)} | {default} |{belongs} {_text(entry.get('description', ''))} |"
+    yield ""
+
+
+def _kind(entry: dict[str, Any]) -> str:
+    """What a value may be, in words."""
+    if "anyOf" in entry:
+        kinds = [_kind(item) for item in entry["anyOf"] if item.get("type") != "null"]
+        return " or ".join(dict.fromkeys(kinds))
+    if "$ref" in entry:
+        return "mapping"
+    if "enum" in entry:
+        return ", ".join(f"`{item}`" for item in entry["enum"])
+    if "const" in entry:
+        return f"`{entry['const']}`"
+    name = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false", "array": "list",
+            "object": "mapping"}.get(entry.get("type", ""), "anything")  # fmt: skip
+    limits = []
+    for limit, words in (
+        ("minimum", "from"),
+        ("exclusiveMinimum", "above"),
+        ("maximum", "to"),
+        ("exclusiveMaximum", "below"),
+    ):
+        if limit in entry:
+            limits.append(f"{words} {entry[limit]:,}")
+    return " ".join([name, *limits])
+
+
+def _text(words: str) -> str:
+    return " ".join(words.split()).replace("|", "\\|")
+
+
+def commands() -> str:
+    """Return the reference of the command line, from its code."""
+    import typer
+    from typer.cli import get_docs_for_click
+
+    import rltrack.cli  # noqa: F401  (adds the commands)
+    from rltrack.cli.shared import app
+
+    command = typer.main.get_command(app)
+    text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="rltrack", title="Command line reference")
+    for hidden in [name for name, item in command.commands.items() if item.hidden]:  # type: ignore[attr-defined]
+        text = re.sub(rf"## `rltrack {hidden}`.*?(?=\n## )", "", text, flags=re.DOTALL)
+        text = re.sub(rf"^\* `{hidden}`: .*\n", "", text, flags=re.MULTILINE)
+    for name, item in command.commands.items():  # type: ignore[attr-defined]
+        whole = " ".join((item.help or "").partition("\n\n")[0].split())
+        text = re.sub(
+            rf"^\* `{name}`: .*$", lambda _, name=name, whole=whole: f"* `{name}`: {whole}", text, flags=re.MULTILINE
+        )
+    text = re.sub(r"\n+((?:^rltrack .*\n)+)", r"\n\n```sh\n\1```\n", text, flags=re.MULTILINE)
+    return text.replace("# Command line reference\n", COMMANDS, 1).rstrip() + "\n"
+
+
+PAGES = {"configuration.md": configuration, "cli.md": commands}
+
+if __name__ == "__main__":
+    for name, page in PAGES.items():
+        (HERE / name).write_text(page(), encoding="utf-8")
+        print(HERE / name)

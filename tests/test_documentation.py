@@ -1,0 +1,188 @@
+"""The documentation, followed literally: each page's blocks are run in their order, in a folder of their own.
+
+``bash`` and ``python`` blocks are run, ``yaml`` blocks are validated; ``text``, ``console`` and ``sh`` show what one sees. A block
+that cannot be run here has a comment before it, which readers do not see: ``<!-- not run: why -->``. ``<!-- first: command -->`` is
+run before a block: what a reader of this page has done already. Configurations are the shipped ones, with small budgets.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("stable_baselines3")
+PROJECT = Path(__file__).resolve().parents[1]
+DOCS = PROJECT / "docs"
+GENERATED = ("configuration.md", "cli.md")
+PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+FENCE = re.compile(r"((?:^<!-- [^\n]* -->\n)*)^( *)```(\w*)[^\n]*\n(.*?)^\2```$", flags=re.DOTALL | re.MULTILINE)
+SHOWN = ("text", "console", "sh", "mermaid")
+SMALL = {"total_timesteps": 4096, "eval_freq": 2048, "checkpoint_freq": None}
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block.
+
+    Attributes:
+        language: What it is.
+        text: Without the fence.
+        first: What is run before it.
+        not_run: Why it is not run; None if it is.
+    """
+
+    language: str
+    text: str
+    first: tuple[str, ...]
+    not_run: str | None
+
+
+def blocks_of(page: Path) -> list[Block]:
+    found = []
+    for comments, indent, language, text in FENCE.findall(page.read_text(encoding="utf-8")):
+        first = tuple(re.findall(r"<!-- first: (.*?) -->", comments))
+        reasons = re.findall(r"<!-- not run: (.*?) -->", comments)
+        text = re.sub(rf"^{indent}", "", text, flags=re.MULTILINE)
+        found.append(Block(language, text, first, reasons[0] if reasons else None))
+    return found
+
+
+RUN = [
+    page
+    for page in PAGES
+    if any(block.language in ("bash", "python") and block.not_run is None for block in blocks_of(page))
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Where a reader stands: the project's configurations and examples are here, with small budgets."""
+    for name in ("examples", "deploy", "docs"):
+        (tmp_path / name).symlink_to(PROJECT / name)
+    shutil.copytree(PROJECT / "configs", tmp_path / "configs")
+    for path in (tmp_path / "configs").glob("*.yaml"):
+        config = yaml.safe_load(path.read_text())
+        config["training"] |= SMALL
+        config["evaluation"] = {"episodes": 5}
+        config.setdefault("tracking", {})["video"] = False
+        hyperparameters = config["agent"].get("hyperparameters") or {}
+        if hyperparameters.get("learning_starts", 0) > 1000:
+            hyperparameters["learning_starts"] = 1000
+        path.write_text(yaml.safe_dump(config, sort_keys=False))
+    return tmp_path
+
+
+def run(command: list[str], folder: Path, what: str) -> None:
+    programs = Path(sys.executable).parent
+    environment = {
+        **os.environ,
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+        "VIRTUAL_ENV": str(programs.parent),
+    }
+    environment |= {"RLTRACK_SIGNING_KEY": "0" * 64, "HOME": str(folder / "home")}
+    environment.pop("RLTRACK_ROOT", None)
+    (folder / "home").mkdir(exist_ok=True)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, f"{what}\nended with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+def test_page_can_be_followed(page, folder):
+    for block in blocks_of(page):
+        if block.not_run is not None:
+            continue
+        for command in block.first:
+            run(["bash", "-euo", "pipefail", "-c", command], folder, command)
+        if block.language == "bash":
+            run(["bash", "-euo", "pipefail", "-c", block.text], folder, block.text)
+        elif block.language == "python":
+            run([sys.executable, "-c", block.text], folder, block.text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_block_is_run_or_says_why_not(page):
+    for block in blocks_of(page):
+        known = block.language in ("bash", "python", "yaml", *SHOWN)
+        assert known, f"{page.name}: a block of '{block.language}'; say what it is"
+        if block.not_run is not None:
+            assert len(block.not_run) > 10, f"{page.name}: {block.text}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_configurations_in_it_are_valid(page):
+    from rltrack.config import TrainingConfig
+    from rltrack.plain_data import merge
+    from rltrack.studies.space import SweepSection
+
+    base = {"agent": {"algorithm": "PPO"}, "environment": {"id": "CartPole-v1"}, "training": {"total_timesteps": 1000}}
+    for block in blocks_of(page):
+        if block.language == "yaml" and block.not_run is None:
+            tree = yaml.safe_load(block.text)
+            sweep = tree.pop("sweep", None)
+            if sweep is not None:
+                SweepSection.model_validate(sweep)
+            TrainingConfig.from_mapping(merge(base, tree), f"{page.name}: {block.text}")
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target, anchor in re.findall(r"\]\(([^)#:]*)(#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            file = page.parent / target if target else page
+            assert file.exists(), f"{page.name}: {target}"
+            if anchor and file.suffix == ".md":
+                headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+                slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+                assert anchor[1:] in slugs, f"{page.name}: {target}{anchor}"
+
+
+def test_every_flag_in_it_exists():
+    from typer.testing import CliRunner
+
+    from rltrack.cli import app
+
+    for page in PAGES:
+        for line in re.findall(r"^rltrack (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE):
+            words = line.partition("#")[0].split()
+            if not words or words[0].startswith(("-", "[")):
+                continue
+            help_text = (
+                CliRunner().invoke(app, [*words[: 2 if words[0] in ("flow", "benchmark") else 1], "--help"]).output
+            )
+            for word in words:
+                if word.startswith("--"):
+                    assert word.partition("=")[0] in help_text, f"{page.name}: rltrack {line}"
+
+
+def test_generated_pages_are_up_to_date():
+    result = subprocess.run([sys.executable, "-c", "import sys; sys.path.insert(0, 'docs'); import generate\n"
+        "for name, page in generate.PAGES.items():\n"
+        "    assert page() == (generate.HERE / name).read_text(), f'{name}: run python docs/generate.py'"],
+        cwd=PROJECT, capture_output=True, text=True)  # fmt: skip
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_every_page_is_in_the_navigation():
+    text = (PROJECT / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in DOCS.rglob("*.md"):
+        assert str(page.relative_to(DOCS)) in text, page
+
+
+def test_pages_are_built_strictly(tmp_path):
+    pytest.importorskip("material")
+    result = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        cwd=PROJECT, capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert (tmp_path / "site" / "index.html").exists()
