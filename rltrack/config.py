@@ -7,8 +7,6 @@ file is evaluated, and YAML tags are refused.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any, Literal, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from rltrack.deprecation import with_new_keys
 from rltrack.errors import ConfigurationError, did_you_mean
 from rltrack.plain_data import apply_overrides, merge, read_yaml
 from rltrack.secrets import refuse_secrets
@@ -303,7 +302,7 @@ class TrainingConfig(LoopSettings):
     @model_validator(mode="before")
     @classmethod
     def _preset_comes_first(cls, data: Any) -> Any:
-        return expand_preset(data) if isinstance(data, Mapping) else data
+        return expand_preset(with_new_keys(data)) if isinstance(data, Mapping) else data
 
     @model_validator(mode="after")
     def _name_is_a_folder_name(self) -> Self:
@@ -379,25 +378,6 @@ def expand_preset(data: Mapping[str, Any]) -> dict[str, Any]:
     preset = zoo_preset(str(agent.get("algorithm")), str(env_id))
     given = {**data, "agent": {key: value for key, value in agent.items() if key != "preset"}}
     return merge(preset, given)
-
-
-def identity(settings: BaseModel) -> dict[str, Any]:
-    """Return the part of the configuration that changes bits, as plain data without operational keys."""
-    kept: dict[str, Any] = {}
-    for key, field in type(settings).model_fields.items():
-        extra = field.json_schema_extra
-        if isinstance(extra, dict) and extra.get("operational"):
-            continue
-        value = getattr(settings, key)
-        if isinstance(extra, dict) and extra.get("later") and value == field.default:
-            continue  # came later than the first runs, whose identity it must not change
-        kept[key] = identity(value) if isinstance(value, BaseModel) else value
-    return kept
-
-
-def identity_hash(identity_data: Mapping[str, Any]) -> str:
-    """Return a SHA-256 of an identity, independent of the order of keys."""
-    return hashlib.sha256(json.dumps(identity_data, sort_keys=True, default=str).encode()).hexdigest()
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)

@@ -26,12 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from rltrack.agents.exported_policy import ExportedPolicy
-from rltrack.config import TrainingConfig, identity, identity_hash
+from rltrack.config import TrainingConfig
 from rltrack.errors import (
     RegistryUnavailable,
     RltrackError,
 )
 from rltrack.evaluation.episodes import Evaluation
+from rltrack.identity import identity, identity_hash
 from rltrack.registry.arena import BASELINE_STREAM, PROMOTION_STREAM, check_comparable, fresh_seeds, play
 from rltrack.registry.gate import Gate, decide
 from rltrack.registry.model_registry import LOCK_SECONDS, ModelRegistry, Tell

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rltrack.config import TrainingConfig, check_run_name, identity
+from rltrack.config import TrainingConfig, check_run_name
 from rltrack.errors import ConfigurationError, MissingExtra, RltrackError, did_you_mean
+from rltrack.identity import identity
 from rltrack.plain_data import differences, with_values
 from rltrack.runs import Root
 from rltrack.studies.seeds import STUDY_TAG

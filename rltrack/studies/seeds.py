@@ -6,9 +6,10 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rltrack.config import TrainingConfig, identity
+from rltrack.config import TrainingConfig
 from rltrack.errors import ConfigurationError
 from rltrack.files import replace_text
+from rltrack.identity import identity
 from rltrack.runs import Root, RunDirectory, run_stem
 from rltrack.studies.jobs import Job, run_jobs, why_unfinished
 from rltrack.training.session import refuse_other_identity

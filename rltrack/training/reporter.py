@@ -6,9 +6,11 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rltrack.training.notebook import line_in_place
 from rltrack.training.progress import TrainingState
 
 if TYPE_CHECKING:
@@ -35,13 +37,15 @@ def format_duration(seconds: float | None) -> str:
 class ProgressReporter:
     """Shows the progress of a training.
 
-    In a terminal it keeps one calm bar; elsewhere it prints a line every `line_seconds`.
+    In a terminal it keeps one calm bar, in a notebook one line that changes in place; elsewhere it prints a line every
+    `line_seconds`.
 
     Args:
         tensorboard_log_dir: Write the progress here as TensorBoard events while training; omitted: not. A run's own
             TensorBoard folder is filled from its journal in any case.
         log_file: Append what happens to this file.
-        console: True: a bar in a terminal, lines elsewhere. False: nothing. None: a bar in a terminal, else nothing.
+        console: True: a bar in a terminal or notebook, lines elsewhere. False: nothing. None: a bar in a terminal or notebook, else
+            nothing.
         line_seconds: Seconds between two lines where there is no terminal.
     """
 
@@ -59,6 +63,7 @@ class ProgressReporter:
         self._wanted = console
         self._terminal = sys.stderr.isatty()
         self._bar: Any = None
+        self._cell: Callable[[str], None] | None = None
         self._task: Any = None
         self._log: logging.FileHandler | None = None
         self._tensorboard: Any = None
@@ -83,6 +88,8 @@ class ProgressReporter:
             self._tensorboard = TensorBoardWriter(self.tensorboard_log_dir)
         if self._wanted is not False and self._terminal:
             self._start_bar(progress)
+        elif self._wanted is not False:
+            self._cell = line_in_place()
         self.say(f"{title}: training begins at {progress.env_steps:,} env steps")
 
     def update(self, progress: TrainingProgress) -> None:
@@ -90,10 +97,12 @@ class ProgressReporter:
         now = time.monotonic()
         if now < self._next:
             return
-        self._next = now + (_REFRESH_SECONDS if self._bar else self.line_seconds)
+        self._next = now + (_REFRESH_SECONDS if self._bar or self._cell else self.line_seconds)
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done(progress), tail=self._tail(progress))
             self._bar.refresh()
+        elif self._cell is not None:
+            self._cell(f"{self._title}: {self.line(progress)}")
         elif self._wanted:
             print(f"{self._title}: {self.line(progress)}", file=sys.stderr, flush=True)
 
@@ -129,6 +138,9 @@ class ProgressReporter:
             self._bar.update(self._task, completed=self._done(progress), tail=self._tail(progress))
             self._bar.stop()
             self._bar = None
+        if self._cell is not None:
+            self._cell(f"{self._title}: {self.line(progress)}  {message}")
+            self._cell = None
         if self._log is not None:
             self.say(message)
             logging.getLogger("rltrack").removeHandler(self._log)

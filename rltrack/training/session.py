@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from rltrack.checkpoints import CheckpointStore, CheckpointWriter, Retention, Version
 from rltrack.checkpoints.mirror import Mirror, attempt_of
 from rltrack.checkpoints.remote import Claim, RemoteRun
-from rltrack.config import identity_hash
 from rltrack.errors import (
     CheckpointCorrupt,
     CheckpointFailed,
     CheckpointNotFound,
     NameTaken,
 )
+from rltrack.identity import identity_hash
 from rltrack.plain_data import differences
 from rltrack.provenance import package_versions, process_facts
 from rltrack.runs import Root, RunDirectory

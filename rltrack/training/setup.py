@@ -11,10 +11,10 @@ from rltrack.agents import as_agent
 from rltrack.agents.environments import default_evaluation, make_gym_env
 from rltrack.agents.protocol import LEARNER_PARTS, POLICY_PARTS, Agent, EvaluationEnvironment, State
 from rltrack.agents.random_state import untouched_random_streams
-from rltrack.config import identity
 from rltrack.errors import ConfigurationError, EvaluationUnavailable, NotCapturable, ResumeMismatch
 from rltrack.evaluation.episodes import Evaluator, episode_seeds
 from rltrack.evaluation.pending import EvaluationBeside, EvaluationHere, PendingEvaluation, Player
+from rltrack.identity import identity
 from rltrack.provenance import package_versions
 from rltrack.tracking.destination import read_destination, resolve_destination, write_destination
 from rltrack.tracking.metrics import MetricsTracker

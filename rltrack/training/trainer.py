@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from rltrack.agents import LEARNER_PARTS, POLICY_PARTS, State, build_agent, build_for_acting, choose_vectorization
 from rltrack.checkpoints import Version
-from rltrack.config import MAX_EVAL_ENVS, TrainingConfig, identity
+from rltrack.config import MAX_EVAL_ENVS, TrainingConfig
 from rltrack.errors import ConfigurationError, RunNotFound
 from rltrack.evaluation.episodes import EVALUATION_STREAM, Evaluation, episode_seeds, play_episodes
+from rltrack.identity import identity
 from rltrack.runs import Root, RunDirectory
 from rltrack.training.fetching import fetch
 from rltrack.training.train_loop import TrainingLoop

@@ -19,9 +19,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from rltrack.agents.devices import choose_device
 from rltrack.agents.restarting import RestartingSubprocVecEnv
 from rltrack.agents.vectorization import choose_vectorization
-from rltrack.config import EnvironmentConfig, TrainingConfig, identity
+from rltrack.config import EnvironmentConfig, TrainingConfig
 from rltrack.console.runs import run_details
 from rltrack.errors import ConfigurationError
+from rltrack.identity import identity
 from rltrack.runs import Root
 from rltrack.training.trainer import Trainer
 

@@ -7,8 +7,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rltrack.config import FLAT_KEYS, LoopSettings, TrainingConfig, identity, identity_hash
+from rltrack.config import FLAT_KEYS, LoopSettings, TrainingConfig
 from rltrack.errors import ConfigurationError, MissingExtra
+from rltrack.identity import identity, identity_hash
 from rltrack.plain_data import apply_overrides, differences
 
 MINIMAL = {"agent": {"algorithm": "PPO"}, "environment": {"id": "CartPole-v1"}, "training": {"total_timesteps": 1000}}

@@ -1,0 +1,29 @@
+"""A run's identity: the part of its configuration that changes bits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+
+def identity(settings: BaseModel) -> dict[str, Any]:
+    """Return the part of the configuration that changes bits, as plain data without operational keys."""
+    kept: dict[str, Any] = {}
+    for key, field in type(settings).model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("operational"):
+            continue
+        value = getattr(settings, key)
+        if isinstance(extra, dict) and extra.get("later") and value == field.default:
+            continue  # came later than the first runs, whose identity it must not change
+        kept[key] = identity(value) if isinstance(value, BaseModel) else value
+    return kept
+
+
+def identity_hash(identity_data: Mapping[str, Any]) -> str:
+    """Return a SHA-256 of an identity, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(identity_data, sort_keys=True, default=str).encode()).hexdigest()
