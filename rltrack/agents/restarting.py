@@ -127,7 +127,7 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
             self.restarts += 1
             self._in_a_row[index] += 1
             exit_code = self._bury(index)
-            if self._in_a_row[index] > _MOST_IN_A_ROW:
+            if self._in_a_row[index] >= _MOST_IN_A_ROW:
                 raise RuntimeError(
                     f"Environment {index} crashed {_MOST_IN_A_ROW} times in a row without a step in between (exit code "
                     f"{exit_code}); it is not started again."

@@ -188,18 +188,16 @@ class RemoteRun:
             if name.removesuffix(".safetensors") not in used:
                 self._delete(f"segments/{name}")
 
-    # ---- from there to here ----
-
     def remove(self) -> None:
-        """Delete the whole copy; what says that it exists goes last."""
-        folders = [path for path in (self._path, f"{self._path}/attempts") if self._fs.exists(path)]
-        for folder in folders:
-            for item in self._fs.ls(folder, detail=False):
-                if not item.rstrip("/").endswith("/attempts") or folder != self._path:
-                    self._fs.rm(item, recursive=True)
-        if folders:
+        """Delete the whole copy; the attempts, which say that it exists, go last."""
+        if self._fs.exists(self._path):
+            items = self._fs.ls(self._path, detail=False)
+            for item in sorted(items, key=lambda item: item.rstrip("/").endswith("/attempts")):
+                self._fs.rm(item, recursive=True)
             with contextlib.suppress(FileNotFoundError):  # a bucket has no folders
                 self._fs.rm(self._path, recursive=True)
+
+    # ---- from there to here ----
 
     def versions(self) -> list[tuple[str, dict[str, Any]]]:
         """Return folder and manifest of every version that counts, oldest first.
