@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help train test nightly check fast lint types format scores docs audit coverage build lock clean
+.PHONY: help train test nightly check fast lint types format scores docs audit audit-where-possible coverage build lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,7 +30,7 @@ test: $(VENV)/.installed  ## build the environment if needed, then run the tests
 nightly: $(VENV)/.installed  ## the long tests: the whole matrix of exact resume, 500 random kills (more than an hour)
 	$(BIN)/python -m pytest -n 2 -m nightly --timeout 1800
 
-check: lint types fast  ## format, lint, types, fast tests: within a minute
+check: lint types fast audit-where-possible  ## format, lint, types, fast tests, known vulnerabilities: a few minutes
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
@@ -50,10 +50,15 @@ scores: $(VENV)/.installed  ## train the tuned presets over 5 seeds and write do
 	$(BIN)/rltrack benchmark scores --output docs/scores.md
 
 docs: $(VENV)/.installed  ## build the documentation's pages, strictly, into site/
+	$(BIN)/python docs/generate.py
 	$(BIN)/mkdocs build --strict --quiet
 
 audit: $(VENV)/.installed  ## look the locked packages up in the database of known vulnerabilities
 	$(BIN)/pip-audit --disable-pip --requirement requirements.lock
+
+audit-where-possible: $(VENV)/.installed
+	@if $(BIN)/python -c "import urllib.request as u; u.urlopen('https://pypi.org/pypi/pip/json', timeout=3)" 2> /dev/null; \
+	then $(MAKE) audit; else echo "pip-audit cannot reach its data from here; run 'make audit' where it can"; fi
 
 coverage: $(VENV)/.installed  ## run the tests and say which lines and branches they reach (half an hour on 2 cores)
 	$(BIN)/python -m pytest -n 2 --cov --cov-report term --cov-report html
