@@ -54,10 +54,10 @@ docs: $(VENV)/.installed  ## build the documentation's pages, strictly, into sit
 	$(BIN)/mkdocs build --strict --quiet
 
 audit: $(VENV)/.installed  ## look the locked packages up in the database of known vulnerabilities
-	$(BIN)/pip-audit --disable-pip --requirement requirements.lock
+	$(BIN)/pip-audit --strict --progress-spinner off --disable-pip --requirement requirements.lock
 
 audit-where-possible: $(VENV)/.installed
-	@if $(BIN)/python -c "import urllib.request as u; u.urlopen('https://pypi.org/pypi/pip/json', timeout=3)" 2> /dev/null; \
+	@if $(BIN)/python -c "import urllib.request as u; u.urlopen('https://pypi.org/pypi/pip/26.0/json', timeout=3)" 2> /dev/null; \
 	then $(MAKE) audit; else echo "pip-audit cannot reach its data from here; run 'make audit' where it can"; fi
 
 coverage: $(VENV)/.installed  ## run the tests and say which lines and branches they reach (half an hour on 2 cores)
