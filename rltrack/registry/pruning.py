@@ -8,16 +8,15 @@ from __future__ import annotations
 import fnmatch
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rltrack.checkpoints import Version
 from rltrack.checkpoints.remote import RemoteRun, signing_key
 from rltrack.checkpoints.retention import best_first
 from rltrack.errors import ConfigurationError
 from rltrack.registry.model_registry import ModelRegistry
-from rltrack.runs import Root, RunDirectory
+from rltrack.runs import Root, RunDirectory, RunStatus
 from rltrack.studies.seeds import STUDY_TAG
 from rltrack.tracking.bookmark import is_delivered, read_bookmark
 from rltrack.tracking.destination import resolve_destination
@@ -64,7 +63,7 @@ class Candidate:
 
     Attributes:
         run: Its folder.
-        bytes: What deleting it frees.
+        bytes: What deleting it frees; 0 if it stays.
         score: Best mean return; None without an evaluation.
         last_time: Unix seconds of its last record.
         kept: Why it stays all the same; None if it goes.
@@ -90,13 +89,15 @@ def find_prunable(root: Root, wanted: Wanted, *, whole: bool) -> list[Candidate]
         RegistryUnavailable: If the model registry does not say which runs its models come from.
     """
     wanted.check()
-    runs = [run for run in root.runs() if wanted.pattern is None or fnmatch.fnmatchcase(run.name, wanted.pattern)]
+    everything = root.runs()
+    runs = [run for run in everything if wanted.pattern is None or fnmatch.fnmatchcase(run.name, wanted.pattern)]
     if wanted.study is not None:
         runs = [run for run in runs if _tags(run).get(STUDY_TAG) == wanted.study]
-    models, origins = _models_by_run(root), _origins(root)
+    statuses = {run.name: run.status() for run in everything}
+    models, origins = _models_by_run(root), _origins(everything, statuses)
     now, found = time.time(), []
     for run in runs:
-        status = run.status()
+        status = statuses[run.name]
         best = best_first(run.store().versions())
         score = best[0].score if best else status.mean_return
         if wanted.older_than is not None and now - status.last_time < wanted.older_than:
@@ -104,7 +105,8 @@ def find_prunable(root: Root, wanted: Wanted, *, whole: bool) -> list[Candidate]
         if wanted.below is not None and score is not None and score >= wanted.below:
             continue
         kept = _why_kept(run, status, models, origins, unfinished=wanted.unfinished, whole=whole)
-        found.append(Candidate(run, _size(run, whole=whole), score, status.last_time, kept))
+        freed = _size(run, whole=whole) if kept is None else 0
+        found.append(Candidate(run, freed, score, status.last_time, kept))
     if wanted.keep_best:
         ranked = sorted(found, key=lambda item: float("-inf") if item.score is None else item.score, reverse=True)
         names = {item.run.name for item in ranked[: wanted.keep_best]}
@@ -113,7 +115,7 @@ def find_prunable(root: Root, wanted: Wanted, *, whole: bool) -> list[Candidate]
 
 
 def _why_kept(
-    run: RunDirectory, status: Any, models: dict[str, str], origins: set[str], *, unfinished: bool, whole: bool
+    run: RunDirectory, status: RunStatus, models: dict[str, str], origins: set[str], *, unfinished: bool, whole: bool
 ) -> str | None:
     if run.is_locked():
         return "it is being trained"
@@ -190,14 +192,11 @@ def _models_by_run(root: Root) -> dict[str, str]:
     }
 
 
-def _origins(root: Root) -> set[str]:
+def _origins(runs: Sequence[RunDirectory], statuses: Mapping[str, RunStatus]) -> set[str]:
     """Runs with whose policies unfinished runs begin: they read them again when they are resumed."""
-    found = set()
-    for run in root.runs():
-        start = run.read_config().get("start_from") if run.config_file.exists() else None
-        if start and not run.status().is_finished:
-            found.add(str(start).partition("@")[0])
-    return found
+    unfinished = [run for run in runs if not statuses[run.name].is_finished]
+    starts = [run.read_config().get("start_from") for run in unfinished if run.config_file.exists()]
+    return {str(start).partition("@")[0] for start in starts if start}
 
 
 def _tags(run: RunDirectory) -> dict[str, str]:
