@@ -80,6 +80,7 @@ class TrainingProgress:
     stop_reason: str | None = field(default=None, repr=False)
     _sampler: ResourceSampler | None = field(default=None, repr=False)
     _marks: deque[tuple[float, int, int, float]] = field(default_factory=deque, repr=False)
+    _spent_per_second: float = field(default=0.0, repr=False)
 
     def request_stop(self, reason: str) -> None:
         """Ask to end the training at the next boundary; the first reason is kept."""
@@ -104,12 +105,12 @@ class TrainingProgress:
             marks.popleft()
         then, steps, episodes, remaining = marks[0]
         seconds = now - then
-        if seconds <= 0:
-            return
-        self.steps_per_second = (self.env_steps - steps) / seconds
-        self.episodes_per_minute = 60.0 * (self.episodes - episodes) / seconds
-        spent = remaining - self.remaining
-        self.eta_seconds = max(self.remaining, 0.0) / spent * seconds if spent > 0 else None
+        if seconds > 0:
+            self.steps_per_second = (self.env_steps - steps) / seconds
+            self.episodes_per_minute = 60.0 * (self.episodes - episodes) / seconds
+            self._spent_per_second = (remaining - self.remaining) / seconds
+        rate = self._spent_per_second
+        self.eta_seconds = max(self.remaining, 0.0) / rate if rate > 0 else None
 
     def restart_clock(self) -> None:
         """Begin measuring speed anew, after a pause or an evaluation."""

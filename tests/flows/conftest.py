@@ -34,6 +34,7 @@ def client(prefect_api):
 def quick_retries(monkeypatch):
     """Retries without the wait."""
     from rltrack.flows import train
+    from rltrack.flows.retries import RETRIES
 
     for task in (train.set_up, train.train_chunk, train.evaluate, train.checkpoint, train.finish):
-        monkeypatch.setattr(task, "retry_delay_seconds", [0.0] * train.RETRIES)
+        monkeypatch.setattr(task, "retry_delay_seconds", [0.0] * RETRIES)
