@@ -25,7 +25,7 @@ GENERATED = ("configuration.md", "cli.md")
 PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 FENCE = re.compile(r"((?:^<!-- [^\n]* -->\n)*)^( *)```(\w*)[^\n]*\n(.*?)^\2```$", flags=re.DOTALL | re.MULTILINE)
 SHOWN = ("text", "console", "sh", "mermaid")
-SMALL = {"total_timesteps": 4096, "eval_freq": 2048, "checkpoint_freq": None}
+SMALL = {"total_timesteps": 2048, "eval_freq": 1024, "checkpoint_freq": None}
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,10 @@ def blocks_of(page: Path) -> list[Block]:
     return found
 
 
+TRAINING_MUCH = ("compare", "delivery", "flows", "operations", "prune", "results", "study", "sweep", "train")
+"""Pages of many trainings: followed each night."""
 RUN = [
-    page
+    pytest.param(page, id=page.stem, marks=[pytest.mark.nightly] if page.stem in TRAINING_MUCH else [])
     for page in PAGES
     if any(block.language in ("bash", "python") and block.not_run is None for block in blocks_of(page))
 ]
@@ -91,13 +93,14 @@ def run(command: list[str], folder: Path, what: str) -> None:
     environment.pop("RLTRACK_ROOT", None)
     (folder / "home").mkdir(exist_ok=True)
     done = subprocess.run(
-        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=280
+        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, f"{what}\nended with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("page", RUN)
 def test_page_can_be_followed(page, folder):
     for block in blocks_of(page):
         if block.not_run is not None:
