@@ -71,11 +71,11 @@ class Finding:
 def print_report(root: str | Path | None) -> bool:
     """Print what was found; return whether everything that is needed is there."""
     out = Console(soft_wrap=True)
-    findings = list(examine(root))
-    for finding in findings:
+    good = True
+    for finding in examine(root):
+        good = good and finding.good is not False
         mark = {True: "[green]ok [/]", False: "[red]bad[/]", None: "[dim]–  [/]"}[finding.good]
         out.print(f"{mark} {finding.what:<22} {escape(finding.found)}", highlight=False)
-    good = all(finding.good is not False for finding in findings)
     out.print("\nAll is well." if good else "\nSomething is missing; see the lines marked bad.")
     return good
 

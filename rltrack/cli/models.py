@@ -16,6 +16,7 @@ from rltrack.cli.shared import (
     app,
     print_json,
     the_root,
+    working,
 )
 from rltrack.errors import ConfigurationError, RegistryUnavailable
 
@@ -199,7 +200,8 @@ def compare(
 
     root = the_root()
     found = [root.find(name) for name in names]
-    study = compare_runs(found, threshold)
+    with working(f"comparing {len(found)} runs"):
+        study = compare_runs(found, threshold)
     if as_json:
         print_json(study.to_record())
         return
@@ -210,13 +212,17 @@ def compare(
 
     prepare_process()
     link = compare_link(found)
-    files = write_comparison(study, output, link)
+    with working("drawing"):
+        files = write_comparison(study, output, link)
     print_comparison(study)
     typer.echo(f"\npage          {files[0]}")
     if link:
         typer.echo(f"in MLflow     {link}")
     if log:
         try:
-            log_comparison(found, files, f"Comparison of {', '.join(run.name for run in found)}: see comparison.html.")
+            with working("logging to MLflow"):
+                log_comparison(
+                    found, files, f"Comparison of {', '.join(run.name for run in found)}: see comparison.html."
+                )
         except RegistryUnavailable as error:
             typer.echo(f"Not logged to MLflow: {error}", err=True)

@@ -17,6 +17,7 @@ from rltrack.cli.shared import (
     print_json,
     state,
     the_root,
+    working,
 )
 from rltrack.errors import ConfigurationError, RltrackError
 
@@ -124,7 +125,8 @@ def prune(
 
     age = None if older_than is None else pruning.parse_age(older_than)
     wanted = pruning.Wanted(age, study, match, below, keep_best, unfinished)
-    found = pruning.find_prunable(the_root(), wanted, whole=whole)
+    with working("looking at the runs"):
+        found = pruning.find_prunable(the_root(), wanted, whole=whole)
     if as_json:
         print_json(
             [{"run": item.run.name, "bytes": item.bytes, "score": item.score, "kept": item.kept} for item in found]
@@ -171,7 +173,8 @@ def checkpoints(
     from rltrack.console.checkpoints import checkpoint_rows, print_checkpoints
 
     found = the_root().find(run)
-    rows, problems = checkpoint_rows(found, verify=verify, prune=prune, pin=pin or (), unpin=unpin or ())
+    with working("reading the versions"):
+        rows, problems = checkpoint_rows(found, verify=verify, prune=prune, pin=pin or (), unpin=unpin or ())
     print_json(rows) if as_json else print_checkpoints(rows, problems, verified=verify)
     if problems or any(row["problem"] for row in rows):
         raise typer.Exit(EXIT_ERROR)
@@ -204,14 +207,15 @@ def evaluate(
     from rltrack.training.trainer import evaluate_run
 
     name, _, version = run.partition("@")
-    found, evaluation = evaluate_run(
-        the_root().find(name),
-        version or "best",
-        episodes=episodes,
-        seed=seed,
-        deterministic=not stochastic,
-        processes=processes,
-    )
+    with working(f"playing {episodes} episodes"):
+        found, evaluation = evaluate_run(
+            the_root().find(name),
+            version or "best",
+            episodes=episodes,
+            seed=seed,
+            deterministic=not stochastic,
+            processes=processes,
+        )
     record = {"run": name, "version": found.name, "env_steps": found.env_steps, **evaluation.to_record()}
     record["iqm_interval"] = list(bootstrap_interval(evaluation.returns, statistic="iqm"))
     if target is not None:
@@ -252,7 +256,8 @@ def plot(
     from rltrack.tracking.plots import draw_run
 
     found = the_root().find(run)
-    paths = draw_run(MetricsTracker.from_journal(found.journal_file), output or found.exports, run)
+    with working("drawing"):
+        paths = draw_run(MetricsTracker.from_journal(found.journal_file), output or found.exports, run)
     if not paths:
         raise RltrackError(f"Run {run} has nothing to draw yet.")
     for path in paths:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -113,6 +116,18 @@ def deliver_left_behind(home: Root) -> None:
             f"{count} run(s) were not delivered whole; trying in the background (rltrack sync --all shows how).",
             err=True,
         )
+
+
+@contextlib.contextmanager
+def working(on: str) -> Iterator[None]:
+    """Show what takes a while, on a terminal; elsewhere nothing, so that programs read the result only."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"{on} …"):
+        yield
 
 
 def print_json(value: Any) -> None:

@@ -21,6 +21,7 @@ from rltrack.cli.shared import (
     deliver_left_behind,
     print_json,
     the_root,
+    working,
 )
 from rltrack.cli.training import configuration
 from rltrack.errors import ConfigurationError
@@ -211,9 +212,10 @@ def _print_sweep(search: Search, as_json: bool) -> None:
     from rltrack.studies.plots import draw_search
     from rltrack.studies.sweep import trial_rows, write_best
 
-    rows = trial_rows(search)
-    best = write_best(search)
-    pictures = [] if best is None else draw_search(search)
+    with working("drawing the trials"):
+        rows = trial_rows(search)
+        best = write_best(search)
+        pictures = [] if best is None else draw_search(search)
     if as_json:
         print_json({"name": search.name, "trials": rows, "best": best})
         return

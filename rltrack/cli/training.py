@@ -26,6 +26,7 @@ from rltrack.cli.shared import (
     print_json,
     state,
     the_root,
+    working,
 )
 from rltrack.errors import ConfigurationError
 
@@ -265,12 +266,13 @@ def _settings_of_origin(start_from: str, given: dict[str, Any]) -> dict[str, Any
 
 
 def _train(config: TrainingConfig) -> None:
-    from rltrack.console.deliveries import wait_for_delivery
-    from rltrack.training.reporter import ProgressReporter
-    from rltrack.training.trainer import Trainer
+    with working("getting ready"):
+        from rltrack.console.deliveries import wait_for_delivery
+        from rltrack.training.reporter import ProgressReporter
+        from rltrack.training.trainer import Trainer
 
-    deliver_left_behind(the_root())
-    trainer = Trainer(config, root=state.root, reporter=ProgressReporter(console=True))
+        deliver_left_behind(the_root())
+        trainer = Trainer(config, root=state.root, reporter=ProgressReporter(console=True))
     try:
         statistics = trainer.train()
     except KeyboardInterrupt:  # once it trains, the loop hears Ctrl-C itself
