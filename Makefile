@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+TORCH = $$(grep -oE '^torch==[0-9.]+' requirements.lock)
 CONFIG ?= configs/cartpole_ppo.yaml
 
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -13,12 +15,22 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-# the lock file has every package with its SHA-256; torch's CUDA builds then bring the libraries that they need beside it
+# The lock file has every package with its SHA-256. Torch goes first, from a folder: installers that check hashes would pass over a
+# smaller build that this machine offers (PIP_FIND_LINKS, say) for PyPI's. A build that the lock file does not know is left out here,
+# and PyPI's comes with the rest; then come the libraries that PyPI's needs beside it.
 $(VENV)/.installed: requirements.lock pyproject.toml
+	@echo "Installing the locked packages into $(VENV); the first time this takes a minute or more."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet "$$(grep -oE '^torch==[0-9.]+' requirements.lock)"
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@mkdir -p $(VENV)/first
+	@sed -n '/^torch==/,/[^\\]$$/p' requirements.lock > $(VENV)/first/torch.lock
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/first/uv.lock
+	$(PIP) download --quiet --no-deps --dest $(VENV)/first "$(TORCH)"
+	-@$(PIP) install --quiet --quiet --quiet --no-deps --require-hashes --no-index --find-links $(VENV)/first --requirement $(VENV)/first/torch.lock
+	$(PIP) install --quiet --no-deps --require-hashes --requirement $(VENV)/first/uv.lock
+	@rm -rf $(VENV)/first
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --require-hashes --requirement requirements.lock
+	$(PIP) install --quiet "$(TORCH)"
+	PYTHONWARNINGS=ignore $(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 train: $(VENV)/.installed  ## build the environment if needed, then train PPO on CartPole-v1 (CONFIG=... for another)
