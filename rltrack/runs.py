@@ -275,7 +275,7 @@ class Root:
             known = (
                 f" Runs here: {', '.join(names[:20])}{' …' if len(names) > 20 else ''}."
                 if names
-                else " It has no runs yet."
+                else " It has no runs yet: name another root with --root, or begin one: rltrack train --algo ppo --env CartPole-v1."
             )
             raise RunNotFound(f"No run '{name}' under {self.path}.{did_you_mean(name, names)}{known}")
         return RunDirectory(self.runs_folder / name)

@@ -27,6 +27,9 @@ _LAST_WORDS = (
     "cookie",
 )
 _LAST_PAIRS = ("api_key", "access_key", "secret_key", "private_key", "signing_key", "auth_key")
+_taken: set[str] = set()
+"""Values that this process took from its environment for its environments; errors may repeat them."""
+_SHORTEST = 4
 _ADDRESS = re.compile(r"//[^/:@\s]*:[^/@\s]+@")
 
 
@@ -81,6 +84,13 @@ def with_environment_values(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _value_of(key, value) for key, value in kwargs.items()}
 
 
+def without_taken(text: str) -> str:
+    """Return a text, such as an error's, without the values that `with_environment_values` took."""
+    for value in sorted(_taken, key=len, reverse=True):
+        text = text.replace(value, HIDDEN)
+    return text
+
+
 def _value_of(key: str, value: Any) -> Any:
     if not isinstance(value, Mapping) or set(value) != {"env"} or not isinstance(value["env"], str):
         return value
@@ -90,4 +100,6 @@ def _value_of(key: str, value: Any) -> Any:
             f"environment.kwargs.{key} is to be taken from the environment variable {value['env']}, which is not set. Set it where "
             "training runs."
         )
+    if len(found) >= _SHORTEST:
+        _taken.add(found)
     return found

@@ -18,7 +18,7 @@ import numpy as np
 
 from rltrack.config import EnvironmentConfig
 from rltrack.errors import ConfigurationError, EvaluationUnavailable, MissingExtra, did_you_mean
-from rltrack.secrets import with_environment_values
+from rltrack.secrets import with_environment_values, without_taken
 
 _EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale": "atari", "atari": "atari"}
 
@@ -51,7 +51,7 @@ def make_gym_env(env_id: str, kwargs: Mapping[str, Any] | None = None) -> gym.En
         raise ConfigurationError(f"Environment '{env_id}': {_one_line(error)}.") from None
     except (gym.error.UnregisteredEnv, gym.error.Error) as error:
         raise ConfigurationError(
-            f"Unknown environment '{env_id}': {_one_line(error)}.{did_you_mean(env_id, gym.registry)} "
+            f"Unknown environment '{env_id}': {_one_line(error).partition('. Did you mean')[0]}.{did_you_mean(env_id, gym.registry)} "
             "Write an id that Gymnasium knows, or package:Env-v0 to import the package that registers it."
         ) from None
     except TypeError as error:
@@ -79,7 +79,8 @@ def _missing_extra(env_id: str, error: object, extra: str | None = None) -> Miss
 
 
 def _one_line(error: object) -> str:
-    return " ".join(str(error).split()).rstrip(".")
+    said, _, _ = " ".join(str(error).split()).partition(" was raised from the environment creator")
+    return without_taken(said).rstrip(".")
 
 
 def import_class(path: str) -> Any:

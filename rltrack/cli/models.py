@@ -144,7 +144,9 @@ def serve(
     from rltrack.registry.model_registry import ModelRegistry
     from rltrack.registry.registered import CHAMPION
     from rltrack.registry.serving import serve as begin
+    from rltrack.tracking.shipper import prepare_process
 
+    prepare_process()
     registry = ModelRegistry(the_root())
     name, _, alias = model.partition("@")
     found = registry.version(name, version) if version is not None else registry.by_alias(name, alias or CHAMPION)

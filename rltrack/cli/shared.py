@@ -27,8 +27,8 @@ benchmark = typer.Typer(
     no_args_is_help=True, help="Benchmarks, with the commands that made the documentation's tables."
 )
 flow = typer.Typer(no_args_is_help=True, help="The same work as Prefect flows, with retries, schedules and a page.")
-app.add_typer(flow, name="flow")
-app.add_typer(benchmark, name="benchmark")
+app.add_typer(flow, name="flow", rich_help_panel="Servers")
+app.add_typer(benchmark, name="benchmark", rich_help_panel="Benchmarks")
 
 ConfigFile = Annotated[
     Path | None, typer.Argument(help="YAML or JSON file; examples are in configs/.", show_default=False)
@@ -90,11 +90,22 @@ class _State:
 state = _State()
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from rltrack import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def _main(
     root: Annotated[
         Path | None, typer.Option(help="Folder of all runs; default: $RLTRACK_ROOT or ./mlruns.", show_default=False)
     ] = None,
+    version: Annotated[  # noqa: ARG001  # acted upon when it is read
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
     state.root = root
 

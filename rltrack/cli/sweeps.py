@@ -145,7 +145,7 @@ def sweep(
         raise typer.Exit(EXIT_ERROR)
 
 
-@app.command(hidden=True)
+@app.command("carry-out-trial", hidden=True)
 def trial(sweep: str, number: int) -> None:
     """Carry out one trial of a sweep in this process."""
     from rltrack.studies.search import Search

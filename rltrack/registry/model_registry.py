@@ -26,7 +26,7 @@ from rltrack.files import lock_holder, take_lock
 from rltrack.registry.registered import CHAMPION, EVENT_TAG, Event, Registered, as_markdown, event_key
 from rltrack.runs import Root
 from rltrack.tracking.destination import Destination, resolve_destination, without_password
-from rltrack.tracking.sinks.embedded import database_path, ensure_database, moved_from
+from rltrack.tracking.sinks.embedded import database_path, database_uri, ensure_database, moved_from
 
 _TAG_LIMIT = 4500
 
@@ -76,15 +76,26 @@ class ModelRegistry:
                 raise ConfigurationError(
                     f"The root was moved from {old} to {root.path}. Repair its database first: rltrack relocate --root {root.path}"
                 )
-        self.uri = given or ensure_database(root.path)
-        self.client = MlflowClient(self.uri, os.environ.get("MLFLOW_REGISTRY_URI"))
+        self.uri = given or database_uri(root.path)
+
+    @functools.cached_property
+    def client(self) -> MlflowClient:
+        """MLflow's client; the root's own database is made here if it is missing."""
+        if self.is_own:
+            ensure_database(self.root.path)
+        return MlflowClient(self.uri, os.environ.get("MLFLOW_REGISTRY_URI"))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was ever kept here; looking does not make a database."""
+        return self.is_own and not database_path(self.root.path).exists()
 
     # ---- reading ----
 
     @_explained
     def names(self) -> list[str]:
         """Return the names of all models, sorted."""
-        return sorted(model.name for model in self._pages(self.client.search_registered_models))
+        return [] if self.is_empty else sorted(model.name for model in self._pages(self.client.search_registered_models))
 
     @_explained
     def aliases(self, name: str) -> dict[str, int]:

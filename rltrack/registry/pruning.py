@@ -19,7 +19,6 @@ from rltrack.registry.model_registry import ModelRegistry
 from rltrack.runs import Root, RunDirectory, RunStatus
 from rltrack.studies.seeds import STUDY_TAG
 from rltrack.tracking.bookmark import is_delivered, read_bookmark
-from rltrack.tracking.destination import resolve_destination
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +181,6 @@ def _delete_in_mlflow(run: RunDirectory) -> None:
 
 def _models_by_run(root: Root) -> dict[str, str]:
     """By the run's name, the registered version that comes from it."""
-    if not (root.path / "mlflow.db").exists() and resolve_destination({}).tracking_uri is None:
-        return {}  # there is no registry yet, and none is made by looking
     registry = ModelRegistry(root)
     return {
         item.source.partition("@")[0]: f"version {item.version} of model '{name}'"

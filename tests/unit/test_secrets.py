@@ -89,6 +89,27 @@ def test_an_environment_takes_it_from_an_environment_variable(monkeypatch):
         make_gym_env("tests/Guarded-v0", kwargs)
 
 
+def test_errors_do_not_repeat_it(monkeypatch, own_root):
+    from rltrack import TrainingLoop
+    from tests.support.agents import ScriptedAgent, TinyEnv
+
+    monkeypatch.setenv("GUARDED_KEY", "abc123")
+    kwargs = {"api_key": {"env": "GUARDED_KEY"}}
+    with pytest.raises(ConfigurationError, match="unexpected keyword argument 'api_key'") as error:
+        make_gym_env("CartPole-v1", kwargs)
+    assert "abc123" not in str(error.value)
+
+    class Refused(TinyEnv):
+        def step(self, action):
+            raise OSError("the key abc123 was refused")
+
+    with pytest.raises(OSError, match="abc123"):  # to the caller, who gave it
+        TrainingLoop(ScriptedAgent(), Refused(), total_timesteps=100, name="refused").run()
+    journal = (own_root / "runs" / "refused" / "journal.jsonl").read_text()
+    assert f"the key {HIDDEN} was refused" in journal
+    assert "abc123" not in journal
+
+
 def test_nothing_of_a_run_holds_the_secrets_that_a_program_gave_it(tmp_path, delivery):
     from rltrack import TrainingLoop
     from tests.support.agents import ScriptedAgent, TinyEnv

@@ -34,6 +34,11 @@ def database_path(root: Path) -> Path:
     return root / "mlflow.db"
 
 
+def database_uri(root: Path) -> str:
+    """Return its address for MLflow."""
+    return f"sqlite:///{database_path(root)}"
+
+
 def artifact_folder(root: Path, experiment: str) -> Path:
     """Return where the artifacts of an experiment go."""
     return root / "artifacts" / experiment
@@ -57,7 +62,7 @@ def ensure_database(root: Path) -> str:
                 _create(root, database)
         finally:
             os.close(lock)
-    return f"sqlite:///{database}"
+    return database_uri(root)
 
 
 def _create(root: Path, database: Path) -> None:
