@@ -50,8 +50,9 @@ def make_gym_env(env_id: str, kwargs: Mapping[str, Any] | None = None) -> gym.En
     except gym.error.DeprecatedEnv as error:
         raise ConfigurationError(f"Environment '{env_id}': {_one_line(error)}.") from None
     except (gym.error.UnregisteredEnv, gym.error.Error) as error:
+        said, _, _ = _one_line(error).partition(". Did you mean")  # ours follows
         raise ConfigurationError(
-            f"Unknown environment '{env_id}': {_one_line(error).partition('. Did you mean')[0]}.{did_you_mean(env_id, gym.registry)} "
+            f"Unknown environment '{env_id}': {said}.{did_you_mean(env_id, gym.registry)} "
             "Write an id that Gymnasium knows, or package:Env-v0 to import the package that registers it."
         ) from None
     except TypeError as error:

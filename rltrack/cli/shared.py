@@ -103,7 +103,7 @@ def _main(
     root: Annotated[
         Path | None, typer.Option(help="Folder of all runs; default: $RLTRACK_ROOT or ./mlruns.", show_default=False)
     ] = None,
-    version: Annotated[  # noqa: ARG001  # acted upon when it is read
+    version: Annotated[  # acted upon when it is read
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
@@ -130,9 +130,11 @@ def deliver_left_behind(home: Root) -> None:
 
 
 @contextlib.contextmanager
-def working(on: str) -> Iterator[None]:
-    """Show what takes a while, on a terminal; elsewhere nothing, so that programs read the result only."""
+def working(on: str, *, aloud: bool = False) -> Iterator[None]:
+    """Show what takes a while, on a terminal; elsewhere nothing, or with `aloud` a line."""
     if not sys.stderr.isatty():
+        if aloud:
+            typer.echo(f"{on} …", err=True)
         yield
         return
     from rich.console import Console

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -83,7 +84,7 @@ def flow_train(
     resolved = configuration(config, overrides or [], name, algo, env, timesteps, seed, start_from)
     deliver_left_behind(the_root())
     try:
-        training = door.train(resolved, the_root().path, lambda text: typer.echo(text, err=True))
+        training = door.train(resolved, the_root().path, functools.partial(working, aloud=True))
     except KeyboardInterrupt:  # once it trains, the loop hears Ctrl-C itself
         _interrupted_before_training()
     _print_end(training.directory, training.statistics, training.was_finished)

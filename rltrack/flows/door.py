@@ -65,28 +65,31 @@ def given_server(root: Path) -> Iterator[str]:
         yield api
 
 
-def train(config: TrainingConfig, root: Path, tell: Callable[[str], None]) -> Training:
+def train(
+    config: TrainingConfig, root: Path, working: Callable[[str], contextlib.AbstractContextManager[None]]
+) -> Training:
     """Train as a flow in this process.
 
     Args:
         config: The training.
         root: Folder of all runs.
-        tell: Hears what takes its time before training begins.
+        working: Shows what takes its time before training begins, as a context around it.
 
     Raises:
         RltrackError: As `rltrack.flows.train.train_here`, and if there is no server.
     """
     os.environ.setdefault("DO_NOT_TRACK", "1")
     warnings.filterwarnings("ignore", message="The 'alias' attribute")  # Pydantic, of Prefect's own classes
-    if not os.environ.get("PREFECT_API_URL") and ServerFolder(root).address() is None:
-        first = "" if (ServerFolder(root).path / "migrated.json").exists() else " (the first time takes longer)"
-        tell(f"Starting a Prefect server for {root}{first} …")
-    with chosen_server(root):
-        from rltrack.flows.train import train_here
+    starts = not os.environ.get("PREFECT_API_URL") and ServerFolder(root).address() is None
+    first = "" if (ServerFolder(root).path / "migrated.json").exists() else " (the first time takes longer)"
+    with contextlib.ExitStack() as held:
+        with working(f"Starting a Prefect server for {root}{first}" if starts else "Getting ready"):
+            held.enter_context(chosen_server(root))
+            from rltrack.flows.train import train_here
 
-        _keep_terminal_calm()
-        with _environment(RLTRACK_ROOT=str(root)):
-            return train_here(config, root)
+            _keep_terminal_calm()
+        held.enter_context(_environment(RLTRACK_ROOT=str(root)))
+        return train_here(config, root)
 
 
 @contextlib.contextmanager

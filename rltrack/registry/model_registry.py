@@ -95,7 +95,9 @@ class ModelRegistry:
     @_explained
     def names(self) -> list[str]:
         """Return the names of all models, sorted."""
-        return [] if self.is_empty else sorted(model.name for model in self._pages(self.client.search_registered_models))
+        return (
+            [] if self.is_empty else sorted(model.name for model in self._pages(self.client.search_registered_models))
+        )
 
     @_explained
     def aliases(self, name: str) -> dict[str, int]:

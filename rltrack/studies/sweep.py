@@ -83,7 +83,16 @@ def _beside(search: Search, numbers: list[int], jobs: int, tell: Callable[[str],
     waiting = [
         Job(
             trial_name(search.name, number),
-            [sys.executable, "-m", "rltrack", "--root", str(search.root.path), "carry-out-trial", search.name, str(number)],
+            [
+                sys.executable,
+                "-m",
+                "rltrack",
+                "--root",
+                str(search.root.path),
+                "carry-out-trial",
+                search.name,
+                str(number),
+            ],
             logs[number],
             search.environment,
         )

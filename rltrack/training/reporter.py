@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,17 @@ class ProgressReporter:
         self._tensorboard: Any = None
         self._next = 0.0
         self._title = ""
+
+    @contextlib.contextmanager
+    def waiting(self, what: str = "getting ready") -> Iterator[None]:
+        """Show on a terminal that something takes a while, before there is progress to show."""
+        if self._wanted is False or not self._terminal:
+            yield
+            return
+        from rich.console import Console
+
+        with Console(stderr=True).status(f"{what} …"):
+            yield
 
     def start(self, title: str, progress: TrainingProgress) -> None:
         """Begin to show a training."""

@@ -235,7 +235,8 @@ class TrainingLoop:
         if self._parts is not None:
             raise ConfigurationError("This TrainingLoop is in use or was used. Make a new one for another training.")
         given_agent, given_env, eval_env = self._given
-        self._parts = set_up(self, agent or given_agent, given_env if env is None else env, eval_env)
+        with self.reporter.waiting():
+            self._parts = set_up(self, agent or given_agent, given_env if env is None else env, eval_env)
 
     def begin(self) -> None:
         """Start the clock and tell the hooks; comes after `set_up` and before the first chunk."""

@@ -83,7 +83,9 @@ class Trainer:
             NameTaken: If the name belongs to a run with another configuration.
         """
         try:
-            return self.loop.run(*self._build())
+            with self.loop.reporter.waiting():
+                agent, env = self._build()
+            return self.loop.run(agent, env)
         finally:
             self.close()
 
@@ -93,7 +95,9 @@ class Trainer:
         Raises:
             ConfigurationError, MissingExtra, NameTaken: As `train`.
         """
-        self.loop.set_up(*self._build())
+        with self.loop.reporter.waiting():
+            agent, env = self._build()
+        self.loop.set_up(agent, env)
 
     def close(self) -> None:
         """Release everything; harmless if called twice."""
