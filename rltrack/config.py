@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from rltrack.deprecation import with_new_keys
 from rltrack.errors import ConfigurationError, did_you_mean
@@ -56,6 +56,14 @@ class AgentConfig(Section):
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     threads: int = Field(1, ge=1, le=1024, description="Torch threads. One is fastest for small networks, and repeats.")
+
+    @field_validator("algorithm")
+    @classmethod
+    def _own_spelling(cls, name: str) -> str:
+        """One algorithm has one name, so that ``ppo`` and ``PPO`` are the same run; an unknown one is refused later, in words."""
+        from rltrack.agents.algorithms import spelled
+
+        return spelled(name)
 
 
 class NormalizeConfig(Section):

@@ -22,7 +22,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigurationError(f"No configuration file at {path}. Examples are in configs/.") from None
+        raise ConfigurationError(f"No configuration file at {path}. `rltrack init` writes a first one.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"Cannot read configuration {path}: {error}.") from None
     try:

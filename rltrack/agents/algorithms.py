@@ -57,14 +57,20 @@ _ALIASES = {"ppo_lstm": "recurrentppo", "recurrent_ppo": "recurrentppo", "ppo_ma
 _OURS = {"self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"}
 
 
+def spelled(name: str) -> str:
+    """Return a known algorithm's own name, whatever the case or alias; another text as it is."""
+    key = name.lower()
+    algorithm = ALGORITHMS.get(_ALIASES.get(key, key))
+    return name if algorithm is None else algorithm.name
+
+
 def find_algorithm(name: str) -> Algorithm:
     """Return an algorithm by its name, in any case.
 
     Raises:
         ConfigurationError: If there is none, with the nearest names.
     """
-    key = name.lower()
-    algorithm = ALGORITHMS.get(_ALIASES.get(key, key))
+    algorithm = ALGORITHMS.get(spelled(name).lower())
     if algorithm is None:
         names = [item.name for item in _TABLE]
         raise ConfigurationError(f"Unknown algorithm '{name}'.{did_you_mean(name, names)} Known: {', '.join(names)}.")

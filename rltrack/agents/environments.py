@@ -76,7 +76,8 @@ def _extra_for(text: str) -> str | None:
 def _missing_extra(env_id: str, error: object, extra: str | None = None) -> MissingExtra:
     extra = extra or _extra_for(f"{env_id} {error}")
     hint = f"pip install 'rltrack[{extra}]'" if extra else "the package that the message names"
-    return MissingExtra(f"Environment '{env_id}' needs a package: {_one_line(error)}. Install it with: {hint}.")
+    said, _, _ = _one_line(error).partition(", ")  # how Gymnasium would install it comes after
+    return MissingExtra(f"Environment '{env_id}' needs a package: {said}. Install it with: {hint}.")
 
 
 def _one_line(error: object) -> str:

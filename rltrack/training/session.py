@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rltrack.agents.algorithms import spelled
 from rltrack.checkpoints import CheckpointStore, CheckpointWriter, Retention, Version
 from rltrack.checkpoints.mirror import Mirror, attempt_of
 from rltrack.checkpoints.remote import Claim, RemoteRun
@@ -300,6 +301,9 @@ def _plain(tree: Mapping[str, Any]) -> Any:
 
 def refuse_other_identity(directory: RunDirectory, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
     """Raise `NameTaken`, with the differences, if a run's identity is not ours."""
+    agent = theirs.get("agent")
+    if isinstance(agent, Mapping) and isinstance(agent.get("algorithm"), str):  # older runs have it as it was typed
+        theirs = {**theirs, "agent": {**agent, "algorithm": spelled(agent["algorithm"])}}
     changed = differences(theirs, _plain(ours))
     if changed:
         lines = "\n  ".join(changed)

@@ -166,6 +166,17 @@ def test_an_outage_while_a_poisoned_batch_is_halved_sets_nothing_aside(proxy, se
     check_delivered(run, server.uri, "FINISHED")
 
 
+def delivered_as(run, seconds=60.0):
+    """Wait until the shipper has made an MLflow run; return its id."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        bookmark = read_bookmark(run)
+        if bookmark is not None and "run_id" in bookmark.mlflow.state:
+            return bookmark.mlflow.state["run_id"]
+        time.sleep(0.1)
+    raise AssertionError(run.shipper_log.read_text())
+
+
 def test_a_run_that_was_deleted_waits_for_a_person(proxy, server, delivery):
     from mlflow.tracking import MlflowClient
 
@@ -176,8 +187,7 @@ def test_a_run_that_was_deleted_waits_for_a_person(proxy, server, delivery):
     def before(iteration):
         slow(iteration)
         if iteration == 60:
-            state = read_bookmark(Root().find("deleted")).mlflow.state
-            client.delete_run(state["run_id"])
+            client.delete_run(delivered_as(Root().find("deleted")))
 
     agent.before_iteration = before
     assert loop.run().state.value == "completed"

@@ -87,7 +87,7 @@ def test_no_orphan_and_no_hang_and_it_goes_on(own_root, tmp_path, number):
         time.sleep(0.05)
     server = ServerFolder(own_root).pid()
     os.killpg(process.pid, number)
-    process.communicate(timeout=30)
+    process.communicate(timeout=90)
     assert process.returncode == (-number if number == signal.SIGKILL else 3)
     assert Root().find("ended").status().state == ("interrupted" if number == signal.SIGKILL else "stopped")
     wait_until_gone(ServerFolder(own_root), server)

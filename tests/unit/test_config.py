@@ -209,3 +209,22 @@ def test_code_in_a_preset_is_never_run(text):
     raw = {"policy_kwargs": f"dict(a={text})", "n_timesteps": 10}
     with pytest.raises(ConfigurationError, match="as data"):
         zoo.translate("PPO", "X-v0", raw)
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"), [("ppo", "PPO"), ("Sac", "SAC"), ("ppo_mask", "MaskablePPO"), ("mine", "mine")]
+)
+def test_an_algorithm_has_one_name(typed, name):
+    data = {"agent": {"algorithm": typed}, "environment": {"id": "CartPole-v1"}, "training": {"total_timesteps": 10}}
+    assert TrainingConfig.from_mapping(data).agent.algorithm == name
+
+
+def test_runs_of_before_go_on_whatever_was_typed(tmp_path):
+    from rltrack.errors import NameTaken
+    from rltrack.runs import RunDirectory
+    from rltrack.training.session import refuse_other_identity
+
+    ours = {"agent": {"algorithm": "PPO"}, "seed": 0}
+    refuse_other_identity(RunDirectory(tmp_path), ours, {"agent": {"algorithm": "ppo"}, "seed": 0})
+    with pytest.raises(NameTaken, match=r"agent\.algorithm: A2C → PPO"):
+        refuse_other_identity(RunDirectory(tmp_path), ours, {"agent": {"algorithm": "a2c"}, "seed": 0})
