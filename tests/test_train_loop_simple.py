@@ -562,6 +562,17 @@ def test_max_seconds_can_be_raised_to_go_on(own_root):
     assert statistics.env_steps == 100
 
 
+def test_a_hook_ends_a_run_for_good_whatever_it_says(own_root):
+    class Says:
+        def on_episode_end(self, progress, episode_info):
+            progress.request_stop("good enough within max_seconds")
+
+    loop = loop_of(total_timesteps=100, name="enough", max_seconds=60, tracking=True)
+    loop.add_hook(Says())
+    assert loop.run().state is TrainingState.COMPLETED
+    assert Root().find("enough").status().is_finished
+
+
 def test_a_loop_is_used_once():
     loop = loop_of(total_timesteps=10)
     loop.run()

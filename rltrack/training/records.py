@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rltrack.training.progress import TrainingState
-
 if TYPE_CHECKING:
     from rltrack.agents.protocol import EpisodeInfo, IterationStats
     from rltrack.tracking.journal import Journal
@@ -36,8 +34,8 @@ def record_iteration(
         journal.write("metrics", step, values={**values, **times} if last else dict(values))
 
 
-def record_end(journal: Journal, progress: TrainingProgress, reason: str) -> None:
-    """Write how this attempt ended, and fsync."""
+def record_end(journal: Journal, progress: TrainingProgress, reason: str, *, goes_on: bool) -> None:
+    """Write how this attempt ended, and whether another may go on; and fsync."""
     last = progress.last_evaluation
     journal.note(
         "end",
@@ -47,6 +45,6 @@ def record_end(journal: Journal, progress: TrainingProgress, reason: str) -> Non
         episodes=progress.episodes,
         seconds=progress.elapsed_seconds,
         mean_return=last.mean if last else None,
-        goes_on=progress.state is not TrainingState.COMPLETED or "max_seconds" in reason,
+        goes_on=goes_on,
     )
     journal.sync()

@@ -116,6 +116,10 @@ class Budget:
             return f"max_seconds ({self.max_seconds:g} s) is spent"
         return None
 
+    def is_time_up(self, at: Counters) -> bool:
+        """Whether only the cap on seconds is spent, so that a later attempt with a greater one goes on."""
+        return self.max_seconds is not None and at.elapsed_seconds >= self.max_seconds and not self.mark.is_reached(at)
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:

@@ -404,6 +404,13 @@ class TrainingLoop:
         reason = self._judging.ended or self.progress.stop_reason or self.strategy.spent(self.progress)
         return None if reason is None else (TrainingState.COMPLETED, reason)
 
+    def _may_go_on(self) -> bool:
+        """Whether another attempt has something to train: this one did not complete, or only its seconds are spent."""
+        if self.progress.state is not TrainingState.COMPLETED:
+            return True
+        ended = self._judging.ended or self.progress.stop_reason
+        return ended is None and self.strategy.budget.is_time_up(self.progress)
+
     def _pause(self) -> None:
         progress = self.progress
         progress.state = TrainingState.PAUSED
@@ -417,7 +424,7 @@ class TrainingLoop:
         self.hooks.call("on_resume", progress)
 
     def _record_end(self, reason: str) -> None:
-        record_end(self._ready().session.journal, self.progress, reason)
+        record_end(self._ready().session.journal, self.progress, reason, goes_on=self._may_go_on())
         self.statistics.take(self.progress, self.metrics, reason)
         self.reporter.say(f"{reason}; {format_duration(self.progress.elapsed_seconds)} of training")
 
