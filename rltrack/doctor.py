@@ -93,8 +93,11 @@ def examine(root: str | Path | None) -> Iterator[Finding]:
             yield Finding(False, package, f"{version}: {advice}")
     yield _gpu()
     yield from _root(Root(root))
-    for variable in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
-        yield _server(variable)
+    yield _server("MLFLOW_TRACKING_URI", os.environ.get("MLFLOW_TRACKING_URI"), "unset it")
+    if _version("prefect") is not None:
+        from rltrack.flows.door import how_to_unset, named_server
+
+        yield _server("PREFECT_API_URL", named_server(), how_to_unset())
     for extra, (module, what) in _EXTRAS.items():
         there = importlib.util.find_spec(module) is not None
         yield Finding(
@@ -188,8 +191,7 @@ def _file_system(path: Path) -> str:
     return next((mounts[folder] for folder in (path, *path.parents) if folder in mounts), "")
 
 
-def _server(variable: str) -> Finding:
-    address = os.environ.get(variable)
+def _server(variable: str, address: str | None, leave_aside: str) -> Finding:
     if not address:
         return Finding(None, variable, "not set; a local one is used")
     parts = urlparse(address)
@@ -207,5 +209,5 @@ def _server(variable: str) -> Finding:
             return Finding(True, variable, f"{parts.hostname}:{port} answers")
     except OSError as error:
         return Finding(
-            False, variable, f"{parts.hostname}:{port} does not answer ({error}); start it, or unset {variable}"
+            False, variable, f"{parts.hostname}:{port} does not answer ({error}); start it, or {leave_aside}"
         )

@@ -18,6 +18,20 @@ if TYPE_CHECKING:
     from rltrack.flows.training import Training
 
 
+def named_server() -> str | None:
+    """Return the API's address of the server that the user named, by ``PREFECT_API_URL`` or in a profile of Prefect's."""
+    from prefect.settings import PREFECT_API_URL
+
+    return PREFECT_API_URL.value() or None
+
+
+def how_to_unset() -> str:
+    """Return in words how the user's own server is left aside."""
+    if os.environ.get("PREFECT_API_URL"):
+        return "unset PREFECT_API_URL"
+    return "take it out of your Prefect profile: prefect config unset PREFECT_API_URL"
+
+
 @contextlib.contextmanager
 def chosen_server(root: Path) -> Iterator[str]:
     """Hold the Prefect server that counts: the user's own setting, or else the root's.
@@ -30,12 +44,12 @@ def chosen_server(root: Path) -> Iterator[str]:
     """
     from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
 
-    given = PREFECT_API_URL.value()
-    if given:
+    given = named_server()
+    if given is not None:
         if not is_healthy(given, timeout=10.0):
             raise RltrackError(
-                f"Nobody answers at PREFECT_API_URL, {given}. Start that server, correct the address, or unset it for a server of "
-                "rltrack's own."
+                f"Nobody answers at PREFECT_API_URL, {given}. Start that server, or correct the address; for a server of rltrack's "
+                f"own, {how_to_unset()}."
             )
         yield given
         return
@@ -54,9 +68,7 @@ def given_server(root: Path) -> Iterator[str]:
     Raises:
         RltrackError: If there is neither, or nobody answers there.
     """
-    from prefect.settings import PREFECT_API_URL
-
-    if not PREFECT_API_URL.value() and ServerFolder(root).address() is None:
+    if named_server() is None and ServerFolder(root).address() is None:
         raise RltrackError(
             f"PREFECT_API_URL is not set, and there is no stack under {root}. Set it to your server's API, such as "
             "http://127.0.0.1:4200/api; or start a stack on this machine with `rltrack up`, which deploys there by itself."
@@ -80,7 +92,7 @@ def train(
     """
     os.environ.setdefault("DO_NOT_TRACK", "1")
     warnings.filterwarnings("ignore", message="The 'alias' attribute")  # Pydantic, of Prefect's own classes
-    starts = not os.environ.get("PREFECT_API_URL") and ServerFolder(root).address() is None
+    starts = ServerFolder(root).address() is None and named_server() is None
     first = "" if (ServerFolder(root).path / "migrated.json").exists() else " (the first time takes longer)"
     with contextlib.ExitStack() as held:
         with working(f"Starting a Prefect server for {root}{first}" if starts else "Getting ready"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import shutil
 from types import SimpleNamespace
 
@@ -64,6 +66,21 @@ def test_servers_that_cannot_be_used(tmp_path, monkeypatch, variable, value, wor
     finding = found(tmp_path, variable)[0]
     assert finding.good is False
     assert word in finding.found
+
+
+def test_a_server_that_a_profile_of_prefects_names(tmp_path):
+    """In a process of its own: Prefect reads its profile once."""
+    (tmp_path / "profiles.toml").write_text(
+        'active = "away"\n[profiles.away]\nPREFECT_API_URL = "http://127.0.0.1:9/api"\n'
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_API")}
+    done = subprocess.run(
+        [sys.executable, "-m", "rltrack", "--root", str(tmp_path / "mlruns"), "doctor"],
+        env={**environment, "PREFECT_HOME": str(tmp_path)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "127.0.0.1:9 does not answer" in done.stdout
+    assert "prefect config unset PREFECT_API_URL" in done.stdout
 
 
 def test_another_python_and_another_command(tmp_path, monkeypatch):
