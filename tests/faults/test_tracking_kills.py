@@ -29,13 +29,13 @@ def survive(folder: Path, uri: str, kills: int, seed: int) -> None:
 
 @pytest.mark.slow
 def test_some_kills_on_the_roots_own_database(tmp_path):
-    survive(tmp_path / "kills", "embedded", 6, 1)
+    survive(tmp_path / "kills", "embedded", 4, 1)
 
 
 @pytest.mark.slow
 def test_some_kills_on_a_server_over_postgresql(tmp_path):
     with postgres_database() as uri:
-        survive(tmp_path / "kills", uri, 5, 2)
+        survive(tmp_path / "kills", uri, 3, 2)
 
 
 @pytest.mark.nightly

@@ -100,10 +100,16 @@ CASES = {
                         {"evaluation": {"beside_training": True}}),
 }  # fmt: skip
 QUICK = ("timesteps", "adaptive")
+NIGHTLY = ("beside",)
+"""Part of another case."""
 
 
 @pytest.mark.parametrize(
-    "case", [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+    "case",
+    [
+        pytest.param(case, marks=[] if case in QUICK else pytest.mark.nightly if case in NIGHTLY else pytest.mark.slow)
+        for case in CASES
+    ],
 )
 def test_a_crash_changes_nothing(case, own_root):
     training, more = CASES[case]

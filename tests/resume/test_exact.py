@@ -150,7 +150,7 @@ loop.run()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["ppo", "dqn", "sac"])
+@pytest.mark.parametrize("case", ["ppo", *(pytest.param(case, marks=pytest.mark.nightly) for case in ("dqn", "sac"))])
 def test_random_sigkills_change_nothing(case, own_root):
     environment = {**os.environ, "RLTRACK_ROOT": str(own_root), "PYTHONPATH": str(PROJECT)}
     command = [sys.executable, "-c", SCRIPT, case]
