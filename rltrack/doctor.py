@@ -91,6 +91,10 @@ def examine(root: str | Path | None) -> Iterator[Finding]:
         version = _version(package)
         if version is not None and _numbers(version) >= limit:
             yield Finding(False, package, f"{version}: {advice}")
+    slow = _version("chardet")
+    if slow is not None and _numbers(slow)[0] == 6:
+        advice = "every process that loads MLflow takes a second longer with this release: pip install 'chardet<6'"
+        yield Finding(None, "chardet", f"{slow}: {advice}")
     yield _gpu()
     yield from _root(Root(root))
     yield _server("MLFLOW_TRACKING_URI", os.environ.get("MLFLOW_TRACKING_URI"), "unset it")

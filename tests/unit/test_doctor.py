@@ -106,3 +106,9 @@ def test_the_environments_that_it_names_are_there(tmp_path):
     for what, env_id in names.items():
         if found(tmp_path, what)[0].good:
             make_gym_env(env_id).close()
+
+
+def test_a_release_that_costs_a_second(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "_version", lambda package: "6.0.0" if package == "chardet" else "1.0")
+    assert "chardet<6" in found(tmp_path, "chardet")[0].found
+    assert found(tmp_path, "chardet")[0].good is None
