@@ -56,7 +56,7 @@ from rltrack.registry.registered import (
 )
 from rltrack.runs import Root, RunDirectory
 from rltrack.tracking.bookmark import read_bookmark
-from rltrack.tracking.destination import Destination, read_destination
+from rltrack.tracking.destination import Destination, read_destination, without_password
 from rltrack.tracking.shipper import EXIT_BUSY, ship_run
 from rltrack.training.trainer import config_of
 
@@ -126,6 +126,9 @@ def promote(
     challenger = policy_of(run, version)
     run_id = _delivered(run, tell)
     registry = ModelRegistry(Root(run.root), read_destination(run) or Destination())
+    if registry.uri != ModelRegistry(Root(run.root)).uri:
+        where = without_password(registry.uri)
+        tell(f"the model is kept where its run is; other commands find it with MLFLOW_TRACKING_URI={where}")
     with registry.lock(model, lock_seconds, tell):
         for _ in range(_ATTEMPTS):
             champion = registry.champion(model)

@@ -82,7 +82,9 @@ def test_a_server_with_postgresql(own_root, tmp_path):
                 run = run_of_skill(own_root, name, skill)
                 write_destination(run, Destination(server.uri, "tiny"))
             gate = Gate(episodes=30)
-            assert promote(root.find("fair"), "tiny", gate=gate).promoted
+            told: list[str] = []
+            assert promote(root.find("fair"), "tiny", gate=gate, tell=told.append).promoted
+            assert f"MLFLOW_TRACKING_URI={server.uri}" in told[0], "the other commands look elsewhere"
             assert promote(root.find("good"), "tiny", gate=gate).promoted
             worse = add_skill(root.find("good"), 0.1)
             assert not promote(root.find("good"), "tiny", version=worse, gate=gate).promoted
