@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
+
 from rltrack.checkpoints import Retention
 from rltrack.console.tables import age, number, size, table_of, terminal
 
@@ -72,4 +74,4 @@ def print_checkpoints(rows: Sequence[dict[str, Any]], problems: Sequence[str], *
         )
     out.print(table)
     for problem in [*(row["problem"] for row in rows if row["problem"]), *problems]:
-        out.print(f"[red]{problem}[/]")
+        out.print(f"[red]{escape(problem)}[/]")

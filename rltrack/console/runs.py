@@ -113,7 +113,7 @@ def run_details(run: RunDirectory) -> dict[str, Any]:
 def print_details(details: dict[str, Any]) -> None:
     """Print one run for a person."""
     out = terminal()
-    reason = f": {details['reason']}" if details["reason"] else ""
+    reason = f": {escape(details['reason'])}" if details["reason"] else ""
     out.print(f"[bold]{details['name']}[/]  {styled(details['state'])}{reason}", highlight=False)
     out.print(
         f"{details['env_steps']:,} env steps in {details['attempts']} attempt(s); {details['directory']}",
@@ -140,9 +140,9 @@ def print_details(details: dict[str, Any]) -> None:
         out.print(table)
     for title in ("errors", "warnings"):
         for message in details[title]:
-            out.print(f"[yellow]{title[:-1]}[/]: {message}", highlight=False)
+            out.print(f"[yellow]{title[:-1]}[/]: {escape(message)}", highlight=False)
     for item in details["decisions"]:
-        out.print(f"decision at {item['step']:,}: {item['decision']}: {item['reason']}", highlight=False)
+        out.print(f"decision at {item['step']:,}: {item['decision']}: {escape(item['reason'])}", highlight=False)
     out.print()
     for line in delivery_lines(details["delivery"]):
         out.print(line, highlight=False)
@@ -156,7 +156,7 @@ def _resume_line(details: dict[str, Any]) -> str:
         "capture": "exact: the environments' inside is in each version",
         "replay": "exact: each environment's running episode is replayed",
         "cut": "exact: the environments are built anew at marks, and versions taken there",
-        "inexact": f"not exact: the environments begin a new episode ({reason})",
+        "inexact": f"not exact: the environments begin a new episode ({escape(reason)})",
     }.get(tier, "not known to be exact")
     return f"resume: {how}" + ("" if details["exact"] else "; an earlier resume was not exact")
 

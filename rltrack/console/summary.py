@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
+
 from rltrack.console.tables import program, short_path, styled, terminal
 from rltrack.errors import CheckpointNotFound
 from rltrack.runs import resolve_root
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 def print_summary(run: RunDirectory, statistics: TrainingStatistics, delivered: bool) -> None:
     """Print how a training ended and where to look."""
     out = terminal()
-    out.print(f"\n[bold]{run.name}[/]  {styled(statistics.state.value)}: {statistics.reason}", highlight=False)
+    out.print(f"\n[bold]{run.name}[/]  {styled(statistics.state.value)}: {escape(statistics.reason)}", highlight=False)
     line = f"{statistics.env_steps:,} env steps, {statistics.episodes:,} episodes"
     if statistics.seconds:
         line += f", {format_duration(statistics.seconds)} of training, {statistics.steps_per_second:,.0f} steps/s"

@@ -390,3 +390,19 @@ def test_a_film_of_the_best_policy(trained, tmp_path):
     assert 5 < frames <= 500
     assert (tmp_path / "best.mp4").stat().st_size > 1000
     assert (tmp_path / "best.gif").read_bytes()[:4] == b"GIF8"
+
+
+def test_what_stands_in_brackets_is_shown(own_root, capsys):
+    """rich would take it for its markup."""
+    from rltrack import TrainingLoop
+    from tests.support.agents import TINY, ScriptedAgent
+
+    class Says:
+        def on_episode_end(self, progress, episode_info):
+            progress.request_stop("good enough [see the wiki]")
+
+    loop = TrainingLoop(ScriptedAgent(), TINY, total_timesteps=100, name="brackets")
+    loop.add_hook(Says())
+    loop.run()
+    assert run_command(["show", "brackets"]) == 0
+    assert "good enough [see the wiki]" in capsys.readouterr().out
