@@ -18,6 +18,7 @@ cut or another machine takes back was never shown to anybody.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -60,12 +61,19 @@ class Shipper:
         run: The run.
         patience: Seconds to go on trying after training has ended.
         tell: Hears what happens.
+        home: Where training was started, from which its environment may be imported; omitted: here.
     """
 
     def __init__(
-        self, run: RunDirectory, *, patience: float = PATIENCE_SECONDS, tell: Callable[[str], None] = print
+        self,
+        run: RunDirectory,
+        *,
+        patience: float = PATIENCE_SECONDS,
+        tell: Callable[[str], None] = print,
+        home: Path | None = None,
     ) -> None:
         self.run = run
+        self._home = home
         self._patience = patience
         self._tell = tell
         first = run.configuration_record()
@@ -154,7 +162,12 @@ class Shipper:
         command = [sys.executable, "-m", "rltrack.training.film", str(self.run.path), str(video), str(gif)]
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, timeout=FILM_SECONDS, stdin=subprocess.DEVNULL
+                command,
+                capture_output=True,
+                text=True,
+                timeout=FILM_SECONDS,
+                stdin=subprocess.DEVNULL,
+                cwd=self._home if self._home is not None and self._home.is_dir() else None,
             )
         except subprocess.TimeoutExpired:
             self._tell(f"no video: the episode took more than {FILM_SECONDS:.0f} s to film")
@@ -209,8 +222,14 @@ class Shipper:
         self._bookmark.save(self.run.bookmark_file)
 
 
-def ship_run(run: RunDirectory, *, patience: float = PATIENCE_SECONDS, tell: Callable[[str], None] = print) -> int:
-    """Deliver one run under its lock.
+def ship_run(
+    run: RunDirectory,
+    *,
+    patience: float = PATIENCE_SECONDS,
+    tell: Callable[[str], None] = print,
+    home: Path | None = None,
+) -> int:
+    """Deliver one run under its lock; see `Shipper`.
 
     Returns:
         ``EXIT_DELIVERED``, ``EXIT_NOT_DELIVERED``, or ``EXIT_BUSY`` if another process is at it.
@@ -221,7 +240,7 @@ def ship_run(run: RunDirectory, *, patience: float = PATIENCE_SECONDS, tell: Cal
     try:
         if is_delivered(run) and not run.is_locked():
             return EXIT_DELIVERED
-        return EXIT_DELIVERED if Shipper(run, patience=patience, tell=tell).ship() else EXIT_NOT_DELIVERED
+        return EXIT_DELIVERED if Shipper(run, patience=patience, tell=tell, home=home).ship() else EXIT_NOT_DELIVERED
     finally:
         os.close(lock)
 
@@ -235,13 +254,18 @@ def left_behind(root: Root) -> list[RunDirectory]:
     return found
 
 
-def ship_all(root: Root, *, tell: Callable[[str], None] = print) -> list[RunDirectory]:
+def ship_all(root: Root, *, tell: Callable[[str], None] = print, home: Path | None = None) -> list[RunDirectory]:
     """Deliver what dead processes left behind, one run after another; return those that could not be delivered."""
-    return [
-        run
-        for run in left_behind(root)
-        if ship_run(run, patience=0.0, tell=lambda text, run=run: tell(f"{run.name}: {text}")) == EXIT_NOT_DELIVERED  # type: ignore[misc]
-    ]
+    missing = []
+    for run in left_behind(root):
+        tell_whose = functools.partial(_tell_whose, tell, run.name)
+        if ship_run(run, patience=0.0, tell=tell_whose, home=home) == EXIT_NOT_DELIVERED:
+            missing.append(run)
+    return missing
+
+
+def _tell_whose(tell: Callable[[str], None], name: str, text: str) -> None:
+    tell(f"{name}: {text}")
 
 
 def prepare_process() -> None:
@@ -263,8 +287,20 @@ def main(arguments: list[str]) -> int:
         lock = take_lock(Path(arguments[1]) / ".deliver.lock")
         if lock is None:
             return EXIT_BUSY
-        return EXIT_NOT_DELIVERED if ship_all(Root(arguments[1]), tell=_say) else EXIT_DELIVERED
-    return ship_run(RunDirectory(Path(arguments[0]).absolute()), tell=_say)
+        root = Root(arguments[1])
+        return EXIT_NOT_DELIVERED if ship_all(root, tell=_say, home=_move_to(root.path)) else EXIT_DELIVERED
+    run = RunDirectory(Path(arguments[0]).absolute())
+    return ship_run(run, tell=_say, home=_move_to(run.root))
+
+
+def _move_to(root: Path) -> Path | None:
+    """Go where this process can stay, and return where it was: the folder of a flow run goes with the flow run."""
+    try:
+        home = Path.cwd()
+    except FileNotFoundError:
+        home = None
+    os.chdir(root)
+    return home
 
 
 def _say(text: str) -> None:

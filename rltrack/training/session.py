@@ -158,7 +158,7 @@ class RunSession:
     ) -> RunSession:
         session = cls(directory, identity, checkpoints, remote=remote, temporary=temporary)
         if not session.is_finished:
-            directory.write_config(redacted({**config, "name": directory.name}))
+            directory.write_config(redacted({**_from_anywhere(config), "name": directory.name}))
         if session.is_new:
             session.journal.note(
                 "configuration", run_id=session.run_id, identity=_plain(identity), agent=_plain(agent), policy=policy
@@ -290,6 +290,15 @@ class RunSession:
         self._open.close()
         if self._temporary:
             shutil.rmtree(self.directory.root, ignore_errors=True)
+
+
+def _from_anywhere(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With TensorBoard's folder as every process finds it, wherever it was started."""
+    tracking = config.get("tracking")
+    if not isinstance(tracking, Mapping) or not tracking.get("tensorboard_log_dir"):
+        return config
+    folder = str(Path(tracking["tensorboard_log_dir"]).expanduser().absolute())
+    return {**config, "tracking": {**tracking, "tensorboard_log_dir": folder}}
 
 
 def _plain(tree: Mapping[str, Any]) -> Any:

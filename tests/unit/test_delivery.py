@@ -10,7 +10,7 @@ import pytest
 from rltrack.files import take_lock
 from rltrack.runs import Root
 from rltrack.tracking import delivery as deliveries
-from rltrack.tracking.bookmark import Bookmark
+from rltrack.tracking.bookmark import Bookmark, is_delivered
 from rltrack.tracking.delivery import Delivery
 from rltrack.tracking.journal import Journal
 
@@ -90,3 +90,31 @@ def test_waiting_ends_when_everything_is_there_or_nobody_tries(run, spawned):
     count = len(spawned)
     delivery.finish()
     assert len(spawned) == count, "there is nothing left to deliver"
+
+
+def test_a_folder_that_goes_takes_nothing_with_it(run, tmp_path):
+    """A flow run's working folder is deleted when the flow run is killed; its shipper lives on."""
+    folder = tmp_path / "of-a-flow-run"
+    folder.mkdir()
+    run.write_config({"tracking": {"video": False}})
+    journal = Journal(run.journal_file)
+    journal.write("metrics", 1, values={"rollout/ep_rew_mean": 1.0})
+    journal.close()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rltrack.tracking.shipper", str(run.path)],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    folder.rmdir()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert is_delivered(run)
+
+
+def test_tensorboards_folder_is_where_the_run_was_started(tmp_path, monkeypatch):
+    from rltrack import TrainingLoop
+    from tests.support.agents import TINY, ScriptedAgent
+
+    monkeypatch.chdir(tmp_path)
+    TrainingLoop(ScriptedAgent(), TINY, total_timesteps=50, name="elsewhere", tensorboard_log_dir="events").run()
+    monkeypatch.chdir("/")
+    assert Root().find("elsewhere").tensorboard == tmp_path / "events" / "elsewhere"
