@@ -11,12 +11,9 @@ pytest.importorskip("stable_baselines3")
 EVERY_TIME = (  # one for each kind of environment, buffer and tier; each algorithm is in test_exact
     "ppo-multiobs-sub2-global-random",
     "sac-her-bitflip-info",
-    "dqn-cartpole-memory",
     "ppo-halfcheetah-norm-2",
-    "sac-ant",
     "dqn-breakout-cnn-stack4",
     "replay-dqn-lunarlander",
-    "replay-ppo-lunarlander-sub2",
     "cut-sac-bipedal",
     "inexact-ppo-bipedal",
 )
