@@ -22,7 +22,7 @@ def named_server() -> str | None:
     """Return the API's address of the server that the user named, by ``PREFECT_API_URL`` or in a profile of Prefect's."""
     from prefect.settings import PREFECT_API_URL
 
-    return os.environ.get("PREFECT_API_URL") or PREFECT_API_URL.value() or None
+    return PREFECT_API_URL.value() or os.environ.get("PREFECT_API_URL") or None
 
 
 def how_to_unset() -> str:
