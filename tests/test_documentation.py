@@ -55,7 +55,10 @@ def blocks_of(page: Path) -> list[Block]:
     return found
 
 
-TRAINING_MUCH = ("compare", "delivery", "flows", "operations", "prune", "results", "study", "sweep", "train")
+TRAINING_MUCH = (
+    *("compare", "delivery", "flows", "models", "operations", "own-environment", "prune", "results", "resume"),
+    *("study", "sweep", "train"),
+)
 """Pages of many trainings: followed each night."""
 RUN = [
     pytest.param(page, id=page.stem, marks=[pytest.mark.nightly] if page.stem in TRAINING_MUCH else [])

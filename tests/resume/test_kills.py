@@ -34,7 +34,7 @@ def survive(mode, case, folder, *numbers):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["ppo-norm", "dqn"])
 def test_kills_at_some_points(case, tmp_path):
-    survive("at-points", case, tmp_path, 8)
+    survive("at-points", case, tmp_path, 5)
 
 
 @pytest.mark.slow

@@ -96,7 +96,7 @@ def test_seeds_are_runs_of_one_group(own_root, tmp_path, capsys):
 @pytest.mark.slow
 def test_stopped_it_goes_on(own_root, tmp_path):
     file = tmp_path / "long.yaml"
-    file.write_text(config(40_000, checkpoints={}).to_yaml())
+    file.write_text(config(24_000, checkpoints={}).to_yaml())
     command = [sys.executable, "-m", "rltrack", "study", str(file), "--seeds", "2", "--jobs", "2"]
     study = subprocess.Popen(
         command, env={**os.environ, "RLTRACK_ROOT": str(own_root)}, stderr=subprocess.PIPE, text=True
