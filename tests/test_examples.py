@@ -49,7 +49,7 @@ def test_examples_of_ones_own(name, says, tmp_path):
     assert says in run([str(PROJECT / "examples" / f"{name}.py")], tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_resume_in_the_environment_of_the_example_is_exact(tmp_path):
     arguments = ["verify-resume", "--algo", "ppo", "--env", "custom_environment:Parking-v0"]
     arguments += ["--set", "agent.hyperparameters.n_steps=100", "--set", "agent.hyperparameters.batch_size=50"]
