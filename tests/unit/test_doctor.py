@@ -62,8 +62,11 @@ def test_a_network_file_system(tmp_path, monkeypatch):
     ],
 )
 def test_servers_that_cannot_be_used(tmp_path, monkeypatch, variable, value, word):
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
     monkeypatch.setenv(variable, value)
-    finding = found(tmp_path, variable)[0]
+    with temporary_settings({PREFECT_API_URL: value} if variable == "PREFECT_API_URL" else {}):  # it was read before
+        finding = found(tmp_path, variable)[0]
     assert finding.good is False
     assert word in finding.found
 
