@@ -56,7 +56,19 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 TRAINING_MUCH = (
-    *("compare", "delivery", "flows", "models", "operations", "own-environment", "prune", "results", "resume"),
+    *(
+        "compare",
+        "delivery",
+        "flows",
+        "hooks",
+        "models",
+        "operations",
+        "own-environment",
+        "own-script",
+        "prune",
+        "results",
+        "resume",
+    ),
     *("study", "sweep", "train"),
 )
 """Pages of many trainings: followed each night."""

@@ -93,7 +93,7 @@ def test_seeds_are_runs_of_one_group(own_root, tmp_path, capsys):
     assert not root.exists("small-s7")  # nothing was started
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_stopped_it_goes_on(own_root, tmp_path):
     file = tmp_path / "long.yaml"
     file.write_text(config(24_000, checkpoints={}).to_yaml())
