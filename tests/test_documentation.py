@@ -56,21 +56,9 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 TRAINING_MUCH = (
-    *(
-        "compare",
-        "delivery",
-        "flows",
-        "hooks",
-        "models",
-        "operations",
-        "own-environment",
-        "own-script",
-        "prune",
-        "results",
-        "resume",
-    ),
-    *("study", "sweep", "train"),
-)
+    "compare", "delivery", "flows", "hooks", "models", "operations", "own-environment", "own-script", "prune", "results",
+    "resume", "study", "sweep", "train",
+)  # fmt: skip
 """Pages of many trainings: followed each night."""
 RUN = [
     pytest.param(page, id=page.stem, marks=[pytest.mark.nightly] if page.stem in TRAINING_MUCH else [])

@@ -23,7 +23,7 @@ from mlflow.tracking import MlflowClient
 from rltrack.errors import CheckpointCorrupt, CheckpointNotFound, PolicyNotStorable
 from rltrack.tracking.destination import Destination, without_password
 from rltrack.tracking.sinks.base import NotDelivered, Point, Refused
-from rltrack.tracking.sinks.embedded import MetricRows, artifact_folder, ensure_database, moved_from
+from rltrack.tracking.sinks.embedded import MetricRows, artifact_folder, database_uri, ensure_database, moved_from
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -85,7 +85,7 @@ class MlflowSink:
 
     def is_lost(self, report: RunReport) -> bool:
         """Whether `state` speaks of another place than the one that the run goes to now."""
-        address = self._destination.shown or f"sqlite:///{self._root / 'mlflow.db'}"
+        address = self._destination.shown or database_uri(self._root)
         wanted = self._destination.mlflow_run_id
         if "run_id" not in self.state:
             return False
