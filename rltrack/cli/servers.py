@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +13,7 @@ from rltrack.cli.shared import EXIT_ERROR, AsJson, app, print_json, the_root
 from rltrack.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from rltrack.flows.installation import Step
     from rltrack.runs import Root
 
 
@@ -55,7 +58,11 @@ def up(
     stack.up(root, options, lambda text: typer.echo(text, err=True), chosen_ports=asked_for, foreground=foreground)
     if not foreground:
         _print_stack(root, as_json=False)
-        typer.echo(f"\nFor the `prefect` command: export PREFECT_API_URL={stack.api_address(root)}")
+        auth = stack.auth_file(root)
+        typer.echo(
+            f"\nPrefect's page asks for the text in {auth}, which only you can read. For the `prefect` command:\n"
+            f"export PREFECT_API_URL={stack.api_address(root)} PREFECT_API_AUTH_STRING=$(cat {shlex.quote(str(auth))})"
+        )
 
 
 @app.command(rich_help_panel="Servers")
@@ -75,28 +82,100 @@ def status(as_json: AsJson = False) -> None:
         raise typer.Exit(EXIT_ERROR)
 
 
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and change nothing.")]
+InstallationName = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        help="What this root's deployments are called on a server where rltrack's own names are taken: train/train-NAME, work "
+        "pool rltrack-NAME. The root remembers it.",
+        show_default=False,
+    ),
+]
+
+
 @app.command(rich_help_panel="Servers")
 def deploy(
     file: Annotated[
         Path | None,
         typer.Option(help="Prefect's file with your deployments; default: rltrack's own.", show_default=False),
     ] = None,
+    name: InstallationName = None,
+    pool: Annotated[
+        str | None,
+        typer.Option(
+            help="An existing work pool to use as it is; default: one of this root's own.", show_default=False
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Put the file's parameters, schedules and limits in the place of what people changed."
+        ),
+    ] = False,
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="Take over what an rltrack before 0.1 deployed, which left no mark.")
+    ] = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Make or update deployments, work pool and automations: on PREFECT_API_URL's server, or on that of the stack here.
+    """Make deployments, work pool and automations, on PREFECT_API_URL's server or on that of the stack here.
+
+    What people changed on the server (parameters, schedules, limits) is kept, and the difference is shown. Nothing is touched
+    that this root did not deploy.
 
     \b
-    rltrack deploy
+    rltrack deploy --dry-run
     rltrack deploy --file my_deployments/prefect.yaml
     """
-    from rltrack.flows import deployments, door
+    from rltrack.flows import door
 
     if file is not None and not file.is_file():
         raise ConfigurationError(
             f"No file of deployments at {file}. examples/scheduled_retraining/prefect.yaml is one."
         )
-    with door.given_server(the_root().path):
-        for name in deployments.apply(file):
-            typer.echo(name)
+    root = the_root()
+    with door.given_server(root.path):
+        from rltrack.flows import deployments
+        from rltrack.flows.installation import installation_of
+
+        steps = deployments.deploy(
+            root, installation_of(root, name), file, pool=pool, overwrite=overwrite, adopt=adopt, dry_run=dry_run
+        )
+    _print_steps(steps, dry_run, as_json)
+
+
+@app.command(rich_help_panel="Servers")
+def undeploy(dry_run: DryRun = False, as_json: AsJson = False) -> None:
+    """Remove from the server exactly what this root deployed: automations, deployments, work pool. Flow runs stay.
+
+    \b
+    rltrack undeploy --dry-run
+    """
+    from rltrack.flows import door
+
+    root = the_root()
+    with door.given_server(root.path):
+        from rltrack.flows import deployments
+        from rltrack.flows.installation import installation_of
+
+        steps = deployments.undeploy(root, installation_of(root), dry_run=dry_run)
+    _print_steps(steps, dry_run, as_json)
+    if not steps and not as_json:
+        typer.echo("This root deployed nothing there.")
+
+
+def _print_steps(steps: list[Step], dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        print_json([dataclasses.asdict(step) for step in steps])
+        return
+    from rltrack.console.stack import print_steps
+
+    print_steps(steps)
+    if dry_run:
+        typer.echo("Nothing was changed.")
+    elif any(step.action == "keep" and step.details for step in steps):
+        typer.echo("What people changed on the server was kept; `rltrack deploy --overwrite` applies the file.")
 
 
 def _print_stack(root: Root, as_json: bool) -> bool:

@@ -83,7 +83,7 @@ def study(
         from rltrack.studies.seeds import study_members
 
         _, members = study_members(resolved, range(seeds), the_root())
-        well = _spread(lambda spread: spread.spread_seeds(members, wait=wait, tell=_say))
+        well = _spread(lambda spread: spread.spread_seeds(the_root(), members, wait=wait, tell=_say))
         typer.echo(f"\nruns          {' '.join(members)}")
         if not well:
             raise typer.Exit(EXIT_ERROR)

@@ -1,10 +1,14 @@
-"""What `rltrack status` prints."""
+"""What `rltrack status`, `deploy` and `undeploy` print."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from rltrack.console.tables import table_of, terminal
+
+if TYPE_CHECKING:
+    from rltrack.flows.installation import Step
 
 
 def print_stack(rows: list[dict[str, Any]]) -> None:
@@ -14,3 +18,12 @@ def print_stack(rows: list[dict[str, Any]]) -> None:
         mark = "[green]healthy[/]" if row["healthy"] else "[red]not there[/]"
         table.add_row(row["part"], mark, row["address"] or "", str(row["pid"] or ""), str(row["restarts"] or ""))
     terminal().print(table)
+
+
+def print_steps(steps: Sequence[Step]) -> None:
+    """Print what is done on a Prefect server; indented, how what is kept there differs from the file (file → server)."""
+    console = terminal()
+    for step in steps:
+        console.print(f"{step.action:<7} {step.what:<11} {step.name}", markup=False, highlight=False)
+        for line in step.details:
+            console.print(f"          {line}", markup=False, highlight=False)

@@ -8,11 +8,11 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rltrack.config import TrainingConfig
 from rltrack.errors import RltrackError
-from rltrack.flows.server import ServerFolder, hold_server, is_healthy
+from rltrack.flows.server import ServerFolder, hold_server, is_healthy, refuses
 
 if TYPE_CHECKING:
     from rltrack.flows.training import Training
@@ -42,22 +42,36 @@ def chosen_server(root: Path) -> Iterator[str]:
     Raises:
         RltrackError: If nobody answers at the user's address, or the root's own server does not start.
     """
-    from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
+        PREFECT_API_URL,
+        PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
+        temporary_settings,
+    )
 
-    given = named_server()
-    if given is not None:
-        if not is_healthy(given, timeout=10.0):
-            raise RltrackError(
-                f"Nobody answers at PREFECT_API_URL, {given}. Start that server, or correct the address; for a server of rltrack's "
-                f"own, {how_to_unset()}."
-            )
-        yield given
-        return
-    with (
-        hold_server(root) as api,
-        temporary_settings({PREFECT_API_URL: api, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False}),
-        _environment(PREFECT_API_URL=api),
-    ):  # for child processes
+    given, folder = named_server(), ServerFolder(root)
+    with contextlib.ExitStack() as held:
+        if given is not None and given.rstrip("/") != folder.address():
+            if not is_healthy(given, timeout=10.0):
+                raise RltrackError(
+                    f"Nobody answers at PREFECT_API_URL, {given}. Start that server, or correct the address; for a server of "
+                    f"rltrack's own, {how_to_unset()}."
+                )
+            if refuses(given, PREFECT_API_AUTH_STRING.value()):
+                raise RltrackError(
+                    f"The Prefect server at PREFECT_API_URL, {given}, asks for a password. Set PREFECT_API_AUTH_STRING to "
+                    "user:password."
+                )
+            yield given
+            return
+        api = held.enter_context(hold_server(root))
+        settings: dict[Any, Any] = {PREFECT_API_URL: api, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False}
+        environment = {"PREFECT_API_URL": api}  # for child processes
+        auth = folder.auth()
+        if auth is not None:
+            settings[PREFECT_API_AUTH_STRING] = environment["PREFECT_API_AUTH_STRING"] = auth
+        held.enter_context(temporary_settings(settings))
+        held.enter_context(_environment(**environment))
         yield api
 
 

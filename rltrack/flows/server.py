@@ -3,14 +3,19 @@
 Every user of the server holds a shared ``flock`` on ``prefect/users.lock``, which the kernel releases however the user
 ends. The server, a process of a session of its own (``python -m rltrack.flows.server FOLDER``), ends by itself once it can take
 that lock for itself alone. It is never Prefect's ephemeral one, which a signal leaves behind as an orphan.
+
+It asks every client for a password, which only the root's owner can read: whoever reaches Prefect can run code on its workers, and
+every user of a machine reaches its loopback addresses.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -48,6 +53,7 @@ class ServerFolder:
         self.address_file = self.path / "server.json"
         self.log_file = self.path / "server.log"
         self.settings_file = self.path / "settings.json"
+        self.auth_file = self.path / "auth"
 
     def address(self) -> str | None:
         """Return the API's address if a server answers there, else None."""
@@ -56,6 +62,13 @@ class ServerFolder:
         except (OSError, ValueError):
             return None
         return str(found["api"]) if is_healthy(found["api"]) else None
+
+    def auth(self) -> str | None:
+        """Return what the server asks its clients for, as ``user:password``; None where it has not been started yet."""
+        try:
+            return self.auth_file.read_text().strip() or None
+        except FileNotFoundError:
+            return None
 
     def pid(self) -> int | None:
         """Return the server's process id, or None."""
@@ -70,6 +83,20 @@ def is_healthy(api: str, timeout: float = 2.0) -> bool:
     try:
         with urllib.request.urlopen(f"{api}/health", timeout=timeout) as answer:
             return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+
+
+def refuses(api: str, auth: str | None, timeout: float = 10.0) -> bool:
+    """Whether a Prefect server refuses this password (``user:password``; None for none)."""
+    request = urllib.request.Request(f"{api}/admin/version")
+    if auth:
+        request.add_header("Authorization", f"Basic {base64.b64encode(auth.encode()).decode()}")
+    try:
+        with urllib.request.urlopen(request, timeout=timeout):
+            return False
+    except urllib.error.HTTPError as error:
+        return error.code in (401, 403)
     except (urllib.error.URLError, OSError, ValueError):
         return False
 
@@ -139,6 +166,7 @@ def server_settings(folder: ServerFolder, port: int) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_API_HOST": HOST,
         "PREFECT_SERVER_API_PORT": str(port),
+        **({"PREFECT_SERVER_API_AUTH_STRING": auth} if (auth := folder.auth()) else {}),
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "DO_NOT_TRACK": "1",
         **given,
@@ -159,6 +187,8 @@ def serve(root: Path, port: int) -> None:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((HOST, port))
         port = listening.getsockname()[1]
+        if folder.auth() is None:
+            replace_text(folder.auth_file, f"rltrack:{secrets.token_urlsafe(24)}\n", 0o600)
         os.environ.update(server_settings(folder, port))
         _migrate(folder)
         import uvicorn

@@ -6,15 +6,18 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId, FlowRunFilterName
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 
 from rltrack.config import TrainingConfig
 from rltrack.errors import RltrackError
+from rltrack.flows.installation import OURS, VARIABLE, installation_of
+from rltrack.runs import Root
 from rltrack.studies.search import Search, trial_name
 
 _LOOK_SECONDS = 2.0
@@ -38,19 +41,22 @@ def spread_trials(search: Search, *, wait: bool, tell: Callable[[str], None]) ->
         RltrackError: If the server has no such deployment.
     """
     runs = {trial_name(search.name, number): {"sweep": search.name, "number": number} for number in search.unfinished()}
-    return _spread("trial/trial", runs, wait, tell)
+    return _spread(installation_of(search.root).deployment("trial"), runs, wait, tell)
 
 
-def spread_seeds(members: Mapping[str, TrainingConfig], *, wait: bool, tell: Callable[[str], None]) -> dict[str, str]:
+def spread_seeds(
+    root: Root, members: Mapping[str, TrainingConfig], *, wait: bool, tell: Callable[[str], None]
+) -> dict[str, str]:
     """Start a run of the deployment ``train`` for each seed of a study; as `spread_trials`.
 
     Args:
+        root: Knows what its installation's deployments are called.
         members: Each run's configuration, by its name.
         wait: Wait until all have ended.
         tell: Hears how it goes.
     """
     runs = {name: {"config": config.to_mapping(), "run": name} for name, config in members.items()}
-    return _spread("train/train", runs, wait, tell)
+    return _spread(installation_of(root).deployment("train"), runs, wait, tell)
 
 
 def _spread(
@@ -61,11 +67,16 @@ def _spread(
             found = client.read_deployment_by_name(deployment)
         except ObjectNotFound:
             raise RltrackError(
-                f"The Prefect server has no deployment {deployment}. Make it with `rltrack deploy`; `rltrack up` does so by itself."
+                f"The Prefect server has no deployment {deployment}. Make it with `rltrack deploy`; `rltrack up` does so by "
+                f"itself. If it was deployed from another root under another name, set {VARIABLE} to that name."
             ) from None
+        if OURS not in found.tags:
+            raise RltrackError(
+                f"Deployment {deployment} on the Prefect server is not rltrack's: it lacks the tag {OURS}."
+            )
         under_way = {
             name: flow_run
-            for name, flow_run in _standing(client, dict.fromkeys(runs), _liveness).items()
+            for name, flow_run in _standing(client, found.id, dict.fromkeys(runs), _liveness).items()
             if not _has_ended(flow_run)
         }
         since = {name: flow_run.created for name, flow_run in under_way.items()}
@@ -75,17 +86,17 @@ def _spread(
                 since[name] = flow_run.created
         begun = len(runs) - len(under_way)
         tell(f"{begun} started as runs of {deployment}{f'; {len(under_way)} are under way' if under_way else ''}")
-        return _follow(client, since, tell) if wait else {}
+        return _follow(client, found.id, since, tell) if wait else {}
 
 
 def _follow(
-    client: SyncPrefectClient, since: Mapping[str, datetime | None], tell: Callable[[str], None]
+    client: SyncPrefectClient, deployment: UUID, since: Mapping[str, datetime | None], tell: Callable[[str], None]
 ) -> dict[str, str]:
     """Wait until each has ended; what ended before its time is another's."""
     left, said = dict(since), dict[str, str]()
     problems: dict[str, str] = {}
     while left:
-        for name, flow_run in _standing(client, left, _progress).items():
+        for name, flow_run in _standing(client, deployment, left, _progress).items():
             if flow_run.state is None:
                 continue
             if said.get(name) != flow_run.state.name:
@@ -101,14 +112,16 @@ def _follow(
 
 
 def _standing(
-    client: SyncPrefectClient, since: Mapping[str, datetime | None], rank: Callable[[FlowRun], int]
+    client: SyncPrefectClient, deployment: UUID, since: Mapping[str, datetime | None], rank: Callable[[FlowRun], int]
 ) -> dict[str, FlowRun]:
-    """Return the flow run of each name that says how it stands: the one of the highest rank, and of these the newest."""
+    """Return the deployment's flow run of each name that says how it stands: of the highest rank, and of these the newest."""
     names, found = list(since), dict[str, FlowRun]()
     for begin in range(0, len(names), _BATCH):
         chosen, offset = names[begin : begin + _BATCH], 0
         while page := client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=chosen)),
+            flow_run_filter=FlowRunFilter(
+                name=FlowRunFilterName(any_=chosen), deployment_id=FlowRunFilterDeploymentId(any_=[deployment])
+            ),
             sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=_PAGE, offset=offset,
         ):  # fmt: skip
             for flow_run in page:

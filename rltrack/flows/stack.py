@@ -180,6 +180,11 @@ def api_address(root: Root) -> str | None:
     return ServerFolder(root.path).address()
 
 
+def auth_file(root: Root) -> Path:
+    """Return the file with the password of the stack's Prefect API."""
+    return ServerFolder(root.path).auth_file
+
+
 def _answers(address: str) -> bool:
     try:
         with urllib.request.urlopen(address, timeout=3):

@@ -15,11 +15,12 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rltrack.files import is_locked, lock_holder, replace_text, take_lock
 from rltrack.flows.databases import Databases
+from rltrack.flows.installation import Installation, installation_of
 from rltrack.flows.server import HOST, ServerFolder, hold_server, is_healthy
 from rltrack.flows.stack import DELIVERY_SECONDS, DRAIN_SECONDS, StackFolder, end_leftovers
 from rltrack.processes import end_session, lives
@@ -135,18 +136,15 @@ class Supervisor:
             wait_until_up(part.name, part.address, part.process, part.log)
         environment = self._worker_environment(mlflow_page)
         os.environ.update(environment)
-        from rltrack.flows.deployments import (  # Prefect reads its settings when it is imported
-            POOL,
-            apply,
-            pause_work_pool,
-        )
+        from rltrack.flows import deployments  # Prefect reads its settings when it is imported
 
-        apply(log=logs / "deploy.log", environment=environment)
-        pause_work_pool(False)
-        self._let_suspended_go_on()
+        own, log = installation_of(self.root), logs / "deploy.log"
+        steps = deployments.deploy(self.root, own, adopt=True, log=log, environment=environment)
+        replace_text(self.folder.path / "deployed.json", json.dumps([asdict(step) for step in steps], indent=1))
+        self._let_suspended_go_on(own)
         for number in range(1, self.options.workers + 1):
-            command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
-            self._add(f"worker-{number}", [*command, "--name", f"{POOL}-{number}"], None, environment)
+            command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", own.work_pool, "--type", "process"]
+            self._add(f"worker-{number}", [*command, "--name", f"{own.work_pool}-{number}"], None, environment)
 
     def _add(self, name: str, command: list[str], address: str | None, environment: Mapping[str, str]) -> None:
         part = Part(name, command, address, environment, self.folder.path / f"{name}.log")
@@ -158,6 +156,7 @@ class Supervisor:
         environment = {
             **os.environ,
             "PREFECT_API_URL": self.api,
+            "PREFECT_API_AUTH_STRING": ServerFolder(self.root.path).auth() or "",
             "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_HOME": str(ServerFolder(self.root.path).path),
@@ -183,16 +182,18 @@ class Supervisor:
 
     def _drain(self) -> None:
         """Suspend what runs, at a boundary, with a version; nothing new begins."""
-        from rltrack.flows.deployments import pause_work_pool, running_flow_runs, suspend
+        from rltrack.flows import work_pool
+        from rltrack.flows.deployments import running_flow_runs, suspend
 
         if not is_healthy(self.api):
             return
-        pause_work_pool(True)
-        names = []
-        for flow_run in running_flow_runs():
-            names.append(flow_run.name)
+        own = installation_of(self.root)
+        paused = work_pool.pause(own, True)  # False: a person had paused it, and it stays so
+        running = running_flow_runs(own)
+        for flow_run in running:
             suspend(flow_run.id)
-        locks = [self.root.runs_folder / name / "lock" for name in names]
+        names = [flow_run.name for flow_run in running]
+        locks = [run.lock_file for run in self.root.runs() if run.name in names]
         for lock in locks:
             pid = lock_holder(lock) if is_locked(lock) else None
             if pid is not None:
@@ -203,9 +204,10 @@ class Supervisor:
         deadline = time.monotonic() + DRAIN_SECONDS
         while any(is_locked(lock) for lock in locks) and time.monotonic() < deadline:
             time.sleep(0.2)
-        while running_flow_runs() and time.monotonic() < deadline:
+        while running_flow_runs(own) and time.monotonic() < deadline:
             time.sleep(0.5)
-        replace_text(self.folder.path / "suspended.json", json.dumps(names))
+        suspended = {"paused": paused, "flow_runs": [str(flow_run.id) for flow_run in running]}
+        replace_text(self.folder.path / "suspended.json", json.dumps(suspended))
         self._deliver_rest()
 
     def _deliver_rest(self) -> None:
@@ -220,12 +222,18 @@ class Supervisor:
             if pid is not None:
                 end_session(pid)
 
-    def _let_suspended_go_on(self) -> None:
+    def _let_suspended_go_on(self, own: Installation) -> None:
+        from rltrack.flows import work_pool
         from rltrack.flows.deployments import let_suspended_go_on
 
         file = self.folder.path / "suspended.json"
         if file.exists():
-            let_suspended_go_on(json.loads(file.read_text()))
+            suspended = json.loads(file.read_text())
+            if isinstance(suspended, list):  # of an earlier rltrack: everything that is suspended
+                suspended = {"paused": True, "flow_runs": None}
+            if suspended["paused"]:
+                work_pool.pause(own, False)
+            let_suspended_go_on(own, suspended["flow_runs"])
             file.unlink()
 
     def _wait_for_server(self) -> None:

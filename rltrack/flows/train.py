@@ -11,11 +11,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
+from uuid import UUID
 
 from prefect import flow, get_run_logger, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType, FlowRunFilterTags
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import Pause
 from prefect.settings import PREFECT_API_URL
@@ -25,6 +26,7 @@ from websockets.asyncio import connection as _connection  # noqa: F401  (loaded,
 
 from rltrack.config import TrainingConfig
 from rltrack.errors import RunBusy
+from rltrack.flows.installation import flow_run_tags
 from rltrack.flows.links import flow_run_page
 from rltrack.flows.page import Page
 from rltrack.flows.retries import RETRIED
@@ -151,6 +153,7 @@ def run_training(config: TrainingConfig, name: str, hooks: Sequence[Any] = ()) -
     trainings.append(training)
     training.page = page = Page(flow_run_id, name)
     log = get_run_logger()
+    tag_flow_run(flow_run_id, flow_run_tags(training.root, name))
     try:
         with training.control.signals(chain=False):
             refuse_if_hopeless(training.directory)
@@ -159,7 +162,7 @@ def run_training(config: TrainingConfig, name: str, hooks: Sequence[Any] = ()) -
             except RunBusy as error:
                 log.warning(str(error))
                 return Cancelled(name="Busy", message=str(error))
-            mark_dead_flow_runs(str(runtime.flow_run.name), flow_run_id)
+            mark_dead_flow_runs(flow_run_tags(training.root, name), flow_run_id)
             try:
                 _train(training)
                 loop = training.close()
@@ -218,13 +221,28 @@ def _state_now(flow_run_id: str) -> State[Any] | None:
         return None
 
 
-def mark_dead_flow_runs(name: str, flow_run_id: str) -> None:
-    """Mark other flow runs of this name as crashed: we hold its lock, so they are dead. A server that is away is left alone."""
+def tag_flow_run(flow_run_id: str, tags: Sequence[str]) -> None:
+    """Mark a flow run as ours: with the root and the run that it trains. A server that is away is left alone."""
+    try:
+        with get_client(sync_client=True) as client:
+            known = client.read_flow_run(UUID(flow_run_id)).tags
+            client.update_flow_run(UUID(flow_run_id), tags=[*known, *(tag for tag in tags if tag not in known)])
+    except Exception as error:
+        logging.getLogger("rltrack").debug(f"Flow run {flow_run_id} was not tagged: {error}")
+
+
+def mark_dead_flow_runs(tags: Sequence[str], flow_run_id: str) -> None:
+    """Mark other flow runs that trained this run of this root as crashed: we hold its lock, so their processes are gone.
+
+    Args:
+        tags: Root and run. A flow run that lacks one of them is not ours, whatever its name is.
+        flow_run_id: Our own.
+    """
     try:
         with get_client(sync_client=True) as client:
             found = client.read_flow_runs(
                 flow_run_filter=FlowRunFilter(
-                    name=FlowRunFilterName(any_=[name]),
+                    tags=FlowRunFilterTags(all_=list(tags)),
                     state=FlowRunFilterState(
                         type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.CANCELLING])
                     ),
@@ -235,7 +253,7 @@ def mark_dead_flow_runs(name: str, flow_run_id: str) -> None:
                     message = f"Its process is gone; flow run {flow_run_id} goes on."
                     client.set_flow_run_state(other.id, Crashed(name="Superseded", message=message), force=True)
     except Exception as error:
-        logging.getLogger("rltrack").debug(f"Dead flow runs of {name} were not marked: {error}")
+        logging.getLogger("rltrack").debug(f"Dead flow runs of {tags} were not marked: {error}")
 
 
 def train_here(config: TrainingConfig, root: Path) -> Training:

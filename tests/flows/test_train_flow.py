@@ -181,14 +181,33 @@ def test_a_run_that_is_being_trained_is_left_alone(client, own_root):
     assert flow_run.state.name == "Busy"
 
 
-def test_a_dead_flow_run_of_the_same_run_is_marked(client, own_root):
+def test_a_dead_flow_run_of_the_same_run_is_marked_and_a_strangers_is_not(client, own_root):
+    """Which are ours is told by root and run; a name alone says nothing."""
+    from prefect import flow as prefect_flow
     from prefect.states import Running
 
-    dead = client.create_flow_run(flow.train, name="again", parameters={"config": config("again").to_mapping()},
-                                  state=Running())  # fmt: skip
+    from rltrack.flows.installation import flow_run_tags
+
+    @prefect_flow(name="payroll")
+    def payroll():
+        pass
+
+    ours = flow_run_tags(Root(), "again")
+    elsewhere = flow_run_tags(Root(own_root / "another-root"), "again")
+    parameters = {"config": config("again").to_mapping()}
+
+    def running(of, tags, **more):
+        return client.create_flow_run(of, name="again", tags=tags, state=Running(), **more).id
+
+    dead = running(flow.train, ours, parameters=parameters)
+    strangers = [running(payroll, []), running(flow.train, [], parameters=parameters),
+                 running(flow.train, elsewhere, parameters=parameters), running(payroll, ours[:1])]  # fmt: skip
     flow.train_here(config("again"), own_root)
-    state = client.read_flow_run(dead.id).state
+    state = client.read_flow_run(dead).state
     assert (state.type.value, state.name) == ("CRASHED", "Superseded")
+    assert [client.read_flow_run(stranger).state.name for stranger in strangers] == ["Running"] * len(strangers)
+    [finished] = [run for run in flow_runs(client, "again") if run.state.name == "Completed"]
+    assert set(ours) <= set(finished.tags)
 
 
 def test_a_run_without_progress_is_given_up(client, own_root):

@@ -134,12 +134,13 @@ def _degraded(stack: Stack) -> None:
     assert {run.id for run in of_retrain(stack)} == before, "a champion that is as it was is left alone"
     from prefect.events import emit_event
     from prefect.events.worker import EventsWorker
-    from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    with temporary_settings({PREFECT_API_URL: stack.environment["PREFECT_API_URL"]}):
+    with stack.client() as client:
+        watching = client.read_deployment_by_name("evaluate-champion/evaluate-champion").id
         emit_event(
             "rltrack.champion.degraded",
             resource={"prefect.resource.id": f"rltrack.model.{MODEL}"},
+            related=[{"prefect.resource.id": f"prefect.deployment.{watching}", "prefect.resource.role": "deployment"}],
             payload={"model": MODEL},
         )
         EventsWorker.drain_all(timeout=10)

@@ -75,6 +75,7 @@ class Stack:
         self.rltrack("up", *self.options)
         self.parts = {row["part"]: row for row in json.loads(self.rltrack("status", "--json"))}
         self.environment["PREFECT_API_URL"] = f"{self.parts['prefect']['address']}/api"
+        self.environment["PREFECT_API_AUTH_STRING"] = (self.root.path / "prefect" / "auth").read_text().strip()
 
     def down(self) -> None:
         self.rltrack("down")
@@ -96,12 +97,15 @@ class Stack:
 
     def client(self):
         from prefect.client.orchestration import get_client
-        from prefect.settings import PREFECT_API_URL, temporary_settings
+        from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
         @contextlib.contextmanager
         def opened():
+            settings = {
+                setting: self.environment[setting.name] for setting in (PREFECT_API_URL, PREFECT_API_AUTH_STRING)
+            }
             with (
-                temporary_settings({PREFECT_API_URL: self.environment["PREFECT_API_URL"]}),
+                temporary_settings(settings),
                 get_client(sync_client=True) as client,
             ):
                 yield client
