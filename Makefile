@@ -69,7 +69,8 @@ audit: $(VENV)/.installed  ## look the locked packages up in the database of kno
 	$(BIN)/pip-audit --strict --progress-spinner off --disable-pip --requirement requirements.lock
 
 audit-where-possible: $(VENV)/.installed
-	@if $(BIN)/python -c "import urllib.request as u; u.urlopen('https://pypi.org/pypi/pip/26.0/json', timeout=3)" 2> /dev/null; \
+	@if $(BIN)/python -c "import pip_audit._service as s; from packaging.version import Version as V; \
+	raise SystemExit(s.PyPIService(timeout=3).query(s.ResolvedDependency('pip', V('26.0')))[0].is_skipped())" > /dev/null 2>&1; \
 	then $(MAKE) audit; else echo "pip-audit cannot reach its data from here; run 'make audit' where it can"; fi
 
 coverage: $(VENV)/.installed  ## run the tests and say which lines and branches they reach (half an hour on 2 cores)

@@ -17,6 +17,7 @@ import pytest
 from tests.support.retraining import retrained
 from tests.support.servers import free_port, postgres_database
 from tests.support.stack import Stack, short, whole
+from tests.support.teams import two_teams
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -40,6 +41,12 @@ def test_everything_that_can_happen(backend, tmp_path):
 @pytest.mark.nightly
 def test_scheduled_retraining_promotes_only_what_is_better(tmp_path):
     retrained(Stack(tmp_path))
+
+
+@pytest.mark.nightly
+def test_two_teams_and_a_stranger_on_one_server_with_accounts(tmp_path):
+    """A short form stands in every run: test_deploy.py, and the strangers of test_train_flow.py."""
+    two_teams(tmp_path)
 
 
 @pytest.mark.slow

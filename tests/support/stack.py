@@ -42,6 +42,7 @@ class Stack:
 
     def __init__(self, folder: Path, database_url: str | None = None) -> None:
         self.root = Root(folder / "mlruns")
+        self.installation = ""
         self.options = ["--database-url", database_url] if database_url else []
         for name in ("prefect", "mlflow", "tensorboard"):
             self.options += [f"--{name}-port", str(free_port())]
@@ -114,15 +115,23 @@ class Stack:
 
     def run(self, name: str, steps: int) -> None:
         """Start a run of the deployment `train`."""
-        parameters = ["-p", f"config={json.dumps(training(steps))}", "-p", f"run={name}"]
-        self.prefect("deployment", "run", "train/train", *parameters)
+        parameters = ["-p", f"config={json.dumps(self.training(steps))}", "-p", f"run={name}"]
+        self.prefect("deployment", "run", self.deployment("train"), *parameters)
+
+    def training(self, steps: int) -> dict[str, Any]:
+        return training(steps)
+
+    def deployment(self, flow: str) -> str:
+        return f"{flow}/{flow}-{self.installation}" if self.installation else f"{flow}/{flow}"
 
     def flow_runs(self, name: str) -> list[Any]:
+        """This installation's flow runs of a name, the oldest first."""
         from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 
         with self.client() as client:
             found = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=[name])))
-        return sorted(found, key=lambda flow_run: flow_run.created)
+            ours = {item.id for item in client.read_deployments() if item.name.endswith(self.installation)}
+        return sorted((run for run in found if run.deployment_id in ours), key=lambda flow_run: flow_run.created)
 
     def states(self, name: str) -> list[str]:
         return [flow_run.state.name for flow_run in self.flow_runs(name)]
