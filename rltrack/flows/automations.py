@@ -12,13 +12,15 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.actions import ChangeFlowRunState, RunDeployment
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
 from prefect.settings import get_current_settings
 
-from rltrack.flows.installation import DEFAULT_NAME, Installation
+from rltrack.flows.deployed import Deployed, every
+from rltrack.flows.installation import DEFAULT_NAME, Installation, Step
 
 HEARTBEATS_MISSED = 3
 DEBOUNCE_SECONDS = 30
@@ -65,7 +67,7 @@ def was_edited(automation: Automation) -> bool:
     return bool(made) and made[0] != fingerprint(automation)
 
 
-def has_own_name(name: str) -> bool:
+def _has_own_name(name: str) -> bool:
     """Whether it is called as one of rltrack's, without the name of an installation."""
     return name in {MARK_SILENT, RETRAIN_DEGRADED, *(f"{BRING_BACK} ({flow})" for flow in COMES_BACK)}
 
@@ -171,3 +173,49 @@ def _templated(expression: str) -> dict[str, Any]:
 
 def _literal(value: Any) -> str:
     return "none" if value is None else json.dumps(value)
+
+
+def put(
+    client: SyncPrefectClient,
+    made: Deployed,
+    installation: Installation,
+    wanted: Sequence[AutomationCore],
+    *,
+    overwrite: bool,
+    adopt: bool,
+    dry_run: bool,
+) -> list[Step]:
+    """Make or update automations; one that a person changed is kept, and one that was switched off stays off."""
+    known = {item.name: item for item in own(client, installation)}
+    if adopt:
+        known = {item.name: item for item in _unmarked(client)} | known
+    steps = []
+    for item in wanted:
+        there = known.get(item.name)
+        if there is None:
+            if made.knows(f"automation {item.name}") and not overwrite:
+                steps.append(Step("keep", "automation", item.name, ("it was deleted on the server",)))
+                continue
+            steps.append(Step("create", "automation", item.name))
+            if not dry_run:
+                client.create_automation(item)
+        elif fingerprint(there) == fingerprint(item):
+            steps.append(Step("keep", "automation", item.name))
+        elif was_edited(there) and not overwrite:
+            steps.append(Step("keep", "automation", item.name, ("it was changed on the server",)))
+        else:
+            steps.append(Step("update", "automation", item.name))
+            if not dry_run:
+                client.delete_automation(there.id)
+                client.create_automation(item.model_copy(update={"enabled": there.enabled}))
+    return steps
+
+
+def own(client: SyncPrefectClient, installation: Installation) -> list[Automation]:
+    """Return the automations that an installation has made."""
+    return [item for item in every(client.read_automations) if installation.owns(item.tags)]
+
+
+def _unmarked(client: SyncPrefectClient) -> list[Automation]:
+    """Those that an rltrack without installations made: by their names, and with no tags."""
+    return [item for item in every(client.read_automations) if _has_own_name(item.name) and not item.tags]

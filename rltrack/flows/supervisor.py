@@ -183,7 +183,7 @@ class Supervisor:
     def _drain(self) -> None:
         """Suspend what runs, at a boundary, with a version; nothing new begins."""
         from rltrack.flows import work_pool
-        from rltrack.flows.deployments import running_flow_runs, suspend
+        from rltrack.flows.suspending import running_flow_runs, suspend
 
         if not is_healthy(self.api):
             return
@@ -224,7 +224,7 @@ class Supervisor:
 
     def _let_suspended_go_on(self, own: Installation) -> None:
         from rltrack.flows import work_pool
-        from rltrack.flows.deployments import let_suspended_go_on
+        from rltrack.flows.suspending import let_suspended_go_on
 
         file = self.folder.path / "suspended.json"
         if file.exists():
