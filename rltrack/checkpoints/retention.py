@@ -6,6 +6,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rltrack.ranking import is_score, rank
+
 if TYPE_CHECKING:
     from rltrack.checkpoints.version import Version
 
@@ -44,6 +46,8 @@ class Retention:
 
 
 def best_first(versions: Sequence[Version]) -> list[Version]:
-    """Return the evaluated versions by mean return, the earlier one first where two are equal."""
-    scored = [version for version in versions if version.score is not None]
-    return sorted(scored, key=lambda version: (-(version.score or 0.0), version.number))
+    """Return the evaluated versions by mean return, the earlier one first where two are equal; none with a NaN."""
+    return sorted(
+        (version for version in versions if is_score(version.score)),
+        key=lambda version: (-rank(version.score), version.number),
+    )

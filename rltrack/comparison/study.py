@@ -27,6 +27,7 @@ from rltrack.evaluation.statistics import (
     stratified_interval,
 )
 from rltrack.plain_data import flatten
+from rltrack.ranking import rank
 from rltrack.runs import RunDirectory
 from rltrack.tracking.journal import Record, read_from, read_journal
 from rltrack.tracking.metrics import MetricsTracker
@@ -76,7 +77,7 @@ class RunFacts:
     @property
     def best(self) -> Record:
         """The evaluation with the highest mean return."""
-        return max(self.history.evaluations, key=lambda record: record["mean"])
+        return max(self.history.evaluations, key=lambda record: rank(record["mean"]))
 
     def reached(self, threshold: float) -> tuple[int, float] | None:
         """Return env steps and seconds at the first evaluation whose mean return reaches a threshold; None if none does."""
@@ -302,7 +303,7 @@ def _best(members: list[list[RunFacts]]) -> tuple[list[list[RunFacts]], list[Gro
     """Divide groups into those that can be shown side by side, in their order, and the rest, the best first."""
     if len(members) <= MOST_SIDE_BY_SIDE:
         return members, []
-    ranked = sorted(members, key=lambda group: Group("", group).iqm(), reverse=True)
+    ranked = sorted(members, key=lambda group: rank(Group("", group).iqm()), reverse=True)
     best = {id(group) for group in ranked[:MOST_SIDE_BY_SIDE]}
     rest = [Group(", ".join(item.run.name for item in group), group) for group in ranked[MOST_SIDE_BY_SIDE:]]
     return [group for group in members if id(group) in best], rest

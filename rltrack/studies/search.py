@@ -19,6 +19,7 @@ from rltrack.config import TrainingConfig, check_run_name
 from rltrack.errors import ConfigurationError, MissingExtra, RltrackError, did_you_mean
 from rltrack.identity import identity
 from rltrack.plain_data import differences, with_values
+from rltrack.ranking import is_score, rank
 from rltrack.runs import Root
 from rltrack.studies.seeds import STUDY_TAG
 from rltrack.studies.space import SweepSection, named, suggest
@@ -207,8 +208,8 @@ class Search:
 
     def best(self) -> Any | None:
         """Return the best complete trial, or None."""
-        done = [trial for trial in self.trials() if trial.state.name == "COMPLETE" and trial.value is not None]
-        return max(done, key=lambda trial: trial.value) if done else None
+        done = [trial for trial in self.trials() if trial.state.name == "COMPLETE" and is_score(trial.value)]
+        return max(done, key=lambda trial: rank(trial.value)) if done else None
 
     def begin(self, number: int) -> tuple[optuna.Trial, dict[str, Any]]:
         """Begin a trial, or take it up again; its values are the same then.

@@ -13,6 +13,7 @@ import yaml
 from rltrack.errors import ConfigurationError, RunBusy
 from rltrack.files import replace_text, take_lock
 from rltrack.plain_data import with_values
+from rltrack.ranking import rank
 from rltrack.studies.jobs import GOES_ON, STOPPED, Job, run_jobs, why_unfinished
 from rltrack.studies.search import Search, trial_name
 from rltrack.studies.trials import run_trial, train_here
@@ -123,7 +124,7 @@ def trial_rows(search: Search) -> list[dict[str, Any]]:
         for trial in search.trials()
     ]
     order = {"complete": 0, "pruned": 1, "begun": 2, "failed": 3, "waiting": 4}
-    return sorted(rows, key=lambda row: (order[row["state"]], -(row["value"] or 0.0), row["trial"]))
+    return sorted(rows, key=lambda row: (order[row["state"]], -rank(row["value"]), row["trial"]))
 
 
 def write_best(search: Search) -> Mapping[str, Any] | None:

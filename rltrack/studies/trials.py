@@ -16,6 +16,7 @@ import numpy as np
 from rltrack.agents import build_agent
 from rltrack.config import TrainingConfig, TrainingSection
 from rltrack.errors import ConfigurationError, MemoryLimitExceeded, TrainingDiverged
+from rltrack.ranking import rank
 from rltrack.runs import RunDirectory
 from rltrack.studies.search import Search
 from rltrack.tracking.journal import read_journal
@@ -106,7 +107,7 @@ class ReportHook:
 def result_of(run: RunDirectory, objective: str) -> tuple[float | None, str]:
     """Return a finished run's objective, and the reason for which it ended."""
     means = [float(record["mean"]) for record in read_journal(run.journal_file) if record["kind"] == "evaluation"]
-    value = None if not means else max(means) if objective == "best" else means[-1]
+    value = None if not means else max(means, key=rank) if objective == "best" else means[-1]
     return value, run.status().reason
 
 

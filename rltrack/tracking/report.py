@@ -11,6 +11,7 @@ from typing import Any
 
 from rltrack.errors import CheckpointNotFound
 from rltrack.plain_data import flatten
+from rltrack.ranking import rank
 from rltrack.runs import RunDirectory, RunStatus
 from rltrack.secrets import redacted
 from rltrack.tracking.destination import without_password
@@ -168,7 +169,7 @@ class RunReport:
         lines = [f"**{self.run.name}**: {status.state} at {status.env_steps:,} env steps"
                  + (f" ({status.reason})." if status.reason else ".")]  # fmt: skip
         if metrics.evaluations:
-            best = max(metrics.evaluations, key=lambda record: record["mean"])
+            best = max(metrics.evaluations, key=lambda record: rank(record["mean"]))
             lines[0] += f" Best evaluation: mean return {best['mean']:.5g} at {best['step']:,}."
             lines += ["", "| env steps | mean return | 95 % interval | IQM |", "|---:|---:|---:|---:|"]
             for record in _spread(metrics.evaluations, _SHOWN_EVALUATIONS):
@@ -221,6 +222,6 @@ def _spread(items: list[Record], count: int) -> list[Record]:
     """At most `count` of them, evenly spread, with the best and the last."""
     if len(items) <= count:
         return items
-    best = max(range(len(items)), key=lambda index: items[index]["mean"])
+    best = max(range(len(items)), key=lambda index: rank(items[index]["mean"]))
     chosen = {round(index * (len(items) - 1) / (count - 1)) for index in range(count)} | {best}
     return [items[index] for index in sorted(chosen)]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rltrack.evaluation.episodes import EvaluationInterrupted
+from rltrack.ranking import is_better
 from rltrack.training.progress import TrainingState, has_converged
 from rltrack.training.strategies import NEVER, Decision, Mark
 
@@ -117,7 +118,8 @@ class Evaluating:
 
     def _take_in(self, evaluation: Evaluation, policy: State | None) -> None:
         parts, progress = self._parts, self._progress
-        best = progress.best_evaluation is None or evaluation.mean > progress.best_evaluation.mean
+        before = progress.best_evaluation
+        best = is_better(evaluation.mean, None if before is None else before.mean)
         parts.session.journal.write("evaluation", evaluation.env_steps, **evaluation.to_record())
         progress.last_evaluation = evaluation
         if best:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rltrack.errors import ConfigurationError, did_you_mean
+from rltrack.ranking import is_better, is_score
 
 if TYPE_CHECKING:
     from rltrack.agents.protocol import EpisodeInfo, IterationStats, StepInfo
@@ -218,16 +219,16 @@ class EarlyStoppingHook(TrainingHook):
 
     def on_evaluation_end(self, progress: TrainingProgress, evaluation: Evaluation) -> None:
         """Compare with the best mean so far."""
-        if self.best is None or evaluation.mean > self.best + self.min_improvement:
+        if is_better(evaluation.mean, self.best, by=self.min_improvement):
             self.best = evaluation.mean
             self.without_improvement = 0
             return
         self.without_improvement += 1
         if self.without_improvement >= self.patience:
-            progress.request_stop(
-                f"early stopping: no mean return above {self.best:.6g} + {self.min_improvement:g} for "
-                f"{self.without_improvement} evaluations"
-            )
+            wanted = "finite mean return"
+            if self.best is not None:
+                wanted = f"mean return above {self.best:.6g} + {self.min_improvement:g}"
+            progress.request_stop(f"early stopping: no {wanted} for {self.without_improvement} evaluations")
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was seen so far."""
@@ -235,5 +236,5 @@ class EarlyStoppingHook(TrainingHook):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
-        self.best = state["best"]
+        self.best = state["best"] if is_score(state["best"]) else None
         self.without_improvement = state["without_improvement"]

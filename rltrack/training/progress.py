@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rltrack.ranking import is_score
 from rltrack.tracking.metrics import MetricsTracker
 
 if TYPE_CHECKING:
@@ -228,8 +229,11 @@ class TrainingStatistics:
 
     @property
     def best_evaluation(self) -> Evaluation | None:
-        """The evaluation with the highest mean return, the earlier of two equal ones."""
-        return self._best or max(self.evaluations, key=lambda evaluation: evaluation.mean, default=None)
+        """The evaluation with the highest mean return, the earlier of two equal ones; None where none has a finite one."""
+        if self._best is not None:
+            return self._best
+        scored = [evaluation for evaluation in self.evaluations if is_score(evaluation.mean)]
+        return max(scored, key=lambda evaluation: evaluation.mean, default=None)
 
     @property
     def final_evaluation(self) -> Evaluation | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rltrack.errors import ConfigurationError
+from rltrack.ranking import is_better, is_score
 
 if TYPE_CHECKING:
     from rltrack.config import TrainingSection
@@ -276,8 +277,8 @@ class Adaptive(Strategy):
         numbers = {"mean": mean, "low": low, "high": high}
         if best is not None:
             numbers |= {"best_mean": best[0], "best_low": best[1], "best_high": best[2]}
-        decision = self._decide(mean, low, high, best)
-        if best is None or mean > best[0]:
+        decision = self._decide(mean, low, high, best) if is_score(mean) else self._without_score(mean, best)
+        if is_better(mean, None if best is None else best[0]):
             self.best, self.without_best = (mean, low, high), 0
         numbers |= {"eval_interval": self.interval, "learning_rate_scale": self.learning_rate_scale}
         return Decision(
@@ -300,6 +301,13 @@ class Adaptive(Strategy):
         if self.without_best >= self.PLATEAU_PATIENCE:
             return self._plateau(best[0])
         return Decision("steady", f"mean {mean:.6g} is within reach of the best mean {best[0]:.6g}")
+
+    def _without_score(self, mean: float, best: tuple[float, float, float] | None) -> Decision:
+        """A mean that is NaN or infinite is no better one, and cannot be compared."""
+        self.without_best += 1
+        if best is not None and self.without_best >= self.PLATEAU_PATIENCE:
+            return self._plateau(best[0])
+        return Decision("steady", f"the mean return is {mean}, which cannot be compared")
 
     def _collapse(self, high: float, best_low: float) -> Decision:
         found = f"the interval's upper end {high:.6g} is below the best interval's lower end {best_low:.6g}"
@@ -343,6 +351,8 @@ class Adaptive(Strategy):
         """Take over what `state_dict` returned."""
         for name in self.state_dict():
             setattr(self, name, state[name])
+        if self.best is not None and not is_score(self.best[0]):  # versions of before kept a NaN
+            self.best = None
 
 
 STRATEGIES: dict[TrainingStrategy, type[Strategy]] = {
