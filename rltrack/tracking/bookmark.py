@@ -90,7 +90,7 @@ class Bookmark:
 
 def _sink(data: Any) -> SinkBookmark:
     """Raises TypeError if a field is not of its type: such a bookmark counts as none, and everything is delivered again."""
-    if not isinstance(data, dict):
+    if not isinstance(data, dict) or not isinstance(data["state"], dict):
         raise TypeError("no mapping")
     problem = data.pop("problem")
     sink = SinkBookmark(**data, problem=Problem(**problem) if problem else None)

@@ -252,19 +252,22 @@ def read_from(path: str | Path, begin: int, end: int, max_bytes: int = 1 << 18) 
 
 
 def read_tail(path: str | Path, max_bytes: int = _TAIL_BYTES) -> list[Record]:
-    """Return the last records, at most `max_bytes` of them, without reading the whole journal."""
-    with open(path, "rb") as file:
-        file.seek(0, os.SEEK_END)
-        start = max(0, file.tell() - max_bytes)
-        file.seek(start)
-        lines = file.read().split(b"\n")[:-1]
-    records = []
-    for line in lines[1:] if start else lines:
-        try:
-            records.append(decode_record(line))
-        except ValueError:
-            continue
-    return records
+    """Return the last records, about `max_bytes` of them, without reading the whole journal; what is no record is left out."""
+    while True:
+        with open(path, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            start = max(0, file.tell() - max_bytes)
+            file.seek(start)
+            lines = file.read().split(b"\n")[:-1]
+        records = []
+        for line in lines[1:] if start else lines:
+            try:
+                records.append(decode_record(line))
+            except ValueError:
+                continue
+        if records or start == 0:
+            return records
+        max_bytes *= 8  # one line is longer than that
 
 
 def _repair(descriptor: int) -> int:
