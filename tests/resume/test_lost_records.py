@@ -36,7 +36,7 @@ class ExactAgent(ScriptedAgent):
         return super().capture() | {"environment": {"noise": 0.0}}
 
 
-def loop(name="run", *, stop_at=None, resume="exact"):
+def loop(name="run", *, stop_at=None, resume="exact", store=None):
     class Stop:
         def on_iteration_end(self, progress, stats):
             if progress.env_steps == stop_at:
@@ -45,7 +45,9 @@ def loop(name="run", *, stop_at=None, resume="exact"):
     settings = LoopSettings.from_flat(
         {"total_timesteps": STEPS, "checkpoint_freq": 20, "eval_freq": 50, "eval_episodes": 2}
     )
-    settings = settings.model_copy(update={"checkpoints": settings.checkpoints.model_copy(update={"resume": resume})})
+    settings = settings.model_copy(
+        update={"checkpoints": settings.checkpoints.model_copy(update={"resume": resume, "store": store})}
+    )
     made = TrainingLoop(
         ExactAgent(), TinyEnv(noise=0.0), settings=settings, eval_env=TinyEnv(noise=0.0), name=name, resume=True, seed=1,
         hooks=[Stop()] if stop_at else [],
@@ -292,3 +294,22 @@ def test_numbers_that_were_lost_are_kept_free(tmp_path):
     journal.resume_from(9, exact=False)
     journal.write("metrics", 9, values={"a": 1.0})
     assert missing_records(path) == ["records 6 to 8 (between 5 and 9 env steps)"]
+
+
+def test_a_journal_shorter_than_its_copy_in_the_store_is_not_mixed_with_it(own_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("RLTRACK_SIGNING_KEY", "a key for tests only")
+    store = f"file://{tmp_path}/store"
+    (tmp_path / "store").mkdir()
+    loop(stop_at=120, store=store).run()
+    run = Root().find("run")
+    before = sorted(path for path in (tmp_path / "store").rglob("*"))
+    whole = run.journal_file.read_bytes()
+    cut_after(run, 60)
+    with pytest.raises(JournalDamaged, match=r"the journal here lost its end\. Move .* away and resume again"):
+        loop(store=store).run()
+    assert sorted(path for path in (tmp_path / "store").rglob("*")) == before, "no attempt was begun there"
+    run.path.rename(tmp_path / "away")
+    loop(store=store).run()  # fetched from the store
+    run = Root().find("run")
+    assert run.journal_file.read_bytes().startswith(whole)
+    assert (run_details(run)["exact"], run_details(run)["missing"]) == (True, [])

@@ -25,6 +25,9 @@ from rltrack.errors import CheckpointCorrupt, CheckpointNotFound, ConfigurationE
 from rltrack.runs import Root
 from rltrack.tracking.bookmark import Bookmark
 from rltrack.tracking.destination import read_destination
+from rltrack.tracking.report import RunReport
+from rltrack.tracking.sinks.tensorboard import TensorBoardSink
+from tests.support.runs import made_run
 
 TREE = {"policy": {"w": np.arange(6.0).reshape(2, 3), "n": 3, "big": 2**70, "at": (1, float("nan"))}}
 
@@ -494,6 +497,41 @@ def test_destination_json_that_no_rltrack_wrote(own_root, text):
     run = Root(own_root).create("one", "")
     run.destination_file.write_text(text)
     assert read_destination(run) is None
+
+
+@pytest.mark.parametrize(
+    "files",
+    [{"../../../../outside/thesis.txt": 0}, {"/etc/hostname": 0}, {"events.out.tfevents.1.rltrack.000000": -1},
+     {"events.out.tfevents.1.rltrack.000000": "0"}, {"notes.txt": 0}],
+)  # fmt: skip
+def test_a_bookmark_cuts_off_no_other_files(own_root, tmp_path, files):
+    """What lies behind the position of a bookmark is cut off: that was possible with any file."""
+    run = made_run(own_root, "one")
+    outside = tmp_path / "outside" / "thesis.txt"
+    outside.parent.mkdir()
+    outside.write_text("years of work")
+    run.tensorboard.mkdir()
+    (run.tensorboard / "notes.txt").write_text("mine")
+    sink_of_run = TensorBoardSink({"folder": str(run.tensorboard), "files": files, "open": True})
+    report = RunReport(run, {})
+    assert sink_of_run.is_lost(report)
+    sink_of_run.state.clear()  # as the shipper does
+    sink_of_run.open(report)
+    sink_of_run.close()
+    assert outside.read_text() == "years of work"
+    assert (run.tensorboard / "notes.txt").read_text() == "mine"
+
+
+def test_events_are_not_written_through_a_link(own_root, tmp_path):
+    run = made_run(own_root, "one")
+    (tmp_path / "thesis.txt").write_text("years of work")
+    run.tensorboard.mkdir()
+    name = "events.out.tfevents.1.rltrack.000000"
+    (run.tensorboard / name).symlink_to(tmp_path / "thesis.txt")
+    sink_of_run = TensorBoardSink({"folder": str(run.tensorboard), "files": {name: 0}, "open": True})
+    with pytest.raises(OSError, match="symbolic link"):
+        sink_of_run.open(RunReport(run, {}))
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
 def sink(**fields):
