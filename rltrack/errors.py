@@ -66,6 +66,10 @@ class JournalFailed(RltrackError, OSError):
     """The journal could not be written; training cannot go on without it."""
 
 
+class JournalDamaged(RltrackError, ValueError):
+    """A line of a journal is no record that training wrote."""
+
+
 class TrainingDiverged(RltrackError, ArithmeticError):
     """A loss or a weight became NaN or infinite."""
 

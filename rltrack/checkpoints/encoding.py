@@ -8,6 +8,7 @@ NaN and infinities as themselves.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from safetensors.numpy import save as save_tensors
 
 from rltrack.agents.rings import Ring
 
+_INTEGER = re.compile(r"-?[0-9]{1,4000}")
 _SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -47,13 +49,26 @@ def encode(tree: Any) -> Encoded:
 
 
 def decode(skeleton: bytes, tensors: bytes, rings: Mapping[str, Any] | None = None) -> Any:
-    """Return what `encode` took, with `rings` by their paths."""
+    """Return what `encode` took, with `rings` by their paths.
+
+    Raises:
+        ValueError: If it is nothing that `encode` writes. What else safetensors and numpy raise comes through.
+    """
     return _decode(orjson.loads(skeleton), _Leaves(load_tensors(tensors), dict(rings or {})))
 
 
 class _Leaves(NamedTuple):
+    """Arrays and rings by their names. Each stands in a skeleton once, so that a small one cannot ask for much memory."""
+
     arrays: dict[str, np.ndarray]
     rings: dict[str, Any]
+
+    def name_for(self, path: str) -> str:
+        """Return a name that is free: ``a/b`` may be a key, or the key ``b`` below ``a``."""
+        name = path or "/"
+        while name in self.arrays or name in self.rings:
+            name += "'"
+        return name
 
 
 def find_nonfinite(tree: Any, path: str = "") -> list[str]:
@@ -73,10 +88,11 @@ def _encode(value: Any, path: str, leaves: _Leaves) -> Any:
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, Ring):
-        leaves.rings[path] = value
-        return {"$ring": path}
+        key = leaves.name_for(path)
+        leaves.rings[key] = value
+        return {"$ring": key}
     if isinstance(value, np.ndarray | np.generic):  # before float, which np.float64 derives from
-        key = path or "/"
+        key = leaves.name_for(path)
         if np.asarray(value).dtype == object:
             raise TypeError(f"{path}: an array of Python objects cannot be stored")
         leaves.arrays[key] = np.ascontiguousarray(value)
@@ -86,7 +102,7 @@ def _encode(value: Any, path: str, leaves: _Leaves) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else {"$float": str(value)}
     if isinstance(value, bytes):
-        key = path or "/"
+        key = leaves.name_for(path)
         leaves.arrays[key] = np.frombuffer(value, dtype=np.uint8)
         return {"$bytes": key}
     if isinstance(value, tuple):
@@ -107,19 +123,39 @@ def _decode(value: Any, leaves: _Leaves) -> Any:
         return [_decode(item, leaves) for item in value]
     if not isinstance(value, dict):
         return value
-    if "$array" in value:
-        array = leaves.arrays[value["$array"]].reshape(value["$shape"])
-        return array[()] if value["$scalar"] else array
-    if "$ring" in value:
-        return leaves.rings[value["$ring"]]
-    if "$tuple" in value:
-        return tuple(_decode(item, leaves) for item in value["$tuple"])
-    if "$pairs" in value:
-        return {_decode(key, leaves): _decode(item, leaves) for key, item in value["$pairs"]}
-    if "$float" in value:
-        return _SPECIAL[value["$float"]]
-    if "$int" in value:
-        return int(value["$int"])
-    if "$bytes" in value:
-        return leaves.arrays[value["$bytes"]].tobytes()
-    return {key: _decode(item, leaves) for key, item in value.items()}
+    special = [key for key in value if key.startswith("$")]
+    if not special:
+        return {key: _decode(item, leaves) for key, item in value.items()}
+    content = value[special[0]]
+    match sorted(value):
+        case ["$array", "$scalar", "$shape"]:
+            return _array(leaves, value)
+        case ["$ring"]:
+            return _taken(leaves.rings, content)
+        case ["$bytes"]:
+            return _taken(leaves.arrays, content).astype(np.uint8, casting="no", copy=False).tobytes()
+        case ["$tuple"] if isinstance(content, list):
+            return tuple(_decode(item, leaves) for item in content)
+        case ["$pairs"] if isinstance(content, list) and all(isinstance(i, list) and len(i) == 2 for i in content):
+            return {_decode(key, leaves): _decode(item, leaves) for key, item in content}
+        case ["$float"] if isinstance(content, str) and content in _SPECIAL:
+            return _SPECIAL[content]
+        case ["$int"] if isinstance(content, str) and _INTEGER.fullmatch(content):
+            return int(content)
+    raise ValueError(f"{str(value)[:80]} is nothing that is written here")
+
+
+def _array(leaves: _Leaves, value: Mapping[str, Any]) -> Any:
+    shape, is_scalar = value["$shape"], value["$scalar"]
+    if not isinstance(shape, list) or any(type(size) is not int or size < 0 for size in shape):
+        raise ValueError(f"{str(shape)[:80]} is no shape")
+    if type(is_scalar) is not bool or (is_scalar and shape):
+        raise ValueError(f"{str(is_scalar)[:80]} does not say whether an array of shape {str(shape)[:80]} is a number")
+    array = _taken(leaves.arrays, value["$array"]).reshape(shape)
+    return array[()] if is_scalar else array
+
+
+def _taken(found: dict[str, Any], name: Any) -> Any:
+    if not isinstance(name, str) or name not in found:
+        raise ValueError(f"{str(name)[:80]!r} is missing, or asked for twice")
+    return found.pop(name)

@@ -11,7 +11,7 @@ import orjson
 from rltrack.checkpoints.remote import Claim, RemoteRun
 from rltrack.checkpoints.store import CheckpointStore
 from rltrack.checkpoints.version import Version
-from rltrack.errors import RunTakenOver
+from rltrack.errors import CheckpointCorrupt, RunTakenOver
 from rltrack.files import replace_text
 
 STATE_FILE = "mirror.json"
@@ -107,7 +107,7 @@ class Mirror:
         if not self._config_is_there:
             self._remote.upload_config(self._folder / "config.yaml")
             self._config_is_there = True
-        self._copy_journal(max((int(version.details["journal"]["bytes"]) for version in versions), default=0))
+        self._copy_journal(max((version.journal["bytes"] for version in versions), default=0))
         for version in sorted(versions, key=lambda version: (not version.is_resumable, -version.number)):
             if _key(version) not in self._done:
                 self._remote.upload_version(version, self._claim.attempt)
@@ -128,7 +128,7 @@ class Mirror:
 
 
 def _key(version: Version) -> tuple[int, int]:
-    return version.number, int(version.details["attempt"])
+    return version.number, version.attempt
 
 
 def _numbers(remote: RemoteRun) -> list[tuple[int, int]]:
@@ -141,8 +141,36 @@ def write_state(folder: Path, attempt: int, journal_bytes: int) -> None:
 
 
 def attempt_of(folder: Path) -> int:
-    """Return the number of the attempt that this folder belongs to; 0 where nothing was mirrored from here."""
+    """Return the number of the attempt that this folder belongs to; 0 where nothing was mirrored from here.
+
+    Raises:
+        CheckpointCorrupt: If the file that says so cannot be read.
+    """
+    return _state(folder)["attempt"]
+
+
+def mirrored_bytes(folder: Path) -> int:
+    """Return how much of its journal the store has, in bytes; 0 where nothing was mirrored from here.
+
+    Raises:
+        CheckpointCorrupt: If the file that says so cannot be read.
+    """
+    return _state(folder)["journal_bytes"]
+
+
+def _state(folder: Path) -> dict[str, int]:
+    path = folder / STATE_FILE
     try:
-        return int(orjson.loads((folder / STATE_FILE).read_bytes())["attempt"])
+        found = orjson.loads(path.read_bytes())
     except FileNotFoundError:
-        return 0
+        return {"attempt": 0, "journal_bytes": 0}
+    except (OSError, ValueError) as error:
+        found = error
+    numbers = [found.get(key) for key in ("attempt", "journal_bytes")] if isinstance(found, dict) else []
+    good = [number for number in numbers if type(number) is int and number >= 0]
+    if len(good) < 2:
+        raise CheckpointCorrupt(
+            f"{path} does not say which attempt this folder belongs to: {str(found)[:80]}. Delete it: the run is then fetched "
+            "from its store, and what is here is kept aside."
+        )
+    return {"attempt": good[0], "journal_bytes": good[1]}

@@ -7,6 +7,7 @@ hold its rows; one that no version lists any more is deleted. So a checkpoint co
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -95,7 +96,7 @@ def merged(folder: Path, one: Segment, other: Segment) -> bytes:
     Raises:
         CheckpointCorrupt: If one of them does not verify.
     """
-    parts = [load_tensors(verified(folder, segment)) for segment in (one, other)]
+    parts = [_rows(folder, segment) for segment in (one, other)]
     return save_tensors({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
@@ -105,22 +106,54 @@ def verified(folder: Path, segment: Segment) -> bytes:
     Raises:
         CheckpointCorrupt: If it is missing or does not match its SHA-256.
     """
-    return read_verified(folder / segment.file, segment.sha256)
+    return read_verified(folder / segment.file, segment.sha256, segment.bytes)
 
 
-def read_verified(path: Path, sha256: str) -> bytes:
+def read_verified(path: Path, sha256: str, size: int) -> bytes:
     """Read a file.
 
     Raises:
-        CheckpointCorrupt: If it is missing or does not match the SHA-256.
+        CheckpointCorrupt: If it is missing or does not match the size and the SHA-256.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointCorrupt(f"{path} cannot be read: {error.strerror}.") from error
-    if hashlib.sha256(data).hexdigest() != sha256:
+    data = read_regular(path, size)
+    if len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
         raise CheckpointCorrupt(f"{path} does not match the SHA-256 in its manifest.")
     return data
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """Read a file, if it is one (a pipe would never end) and not larger than `limit` bytes.
+
+    Raises:
+        CheckpointCorrupt: If not.
+    """
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise CheckpointCorrupt(f"{path} is no regular file.")
+        if found.st_size > limit:
+            raise CheckpointCorrupt(f"{path} has {found.st_size:,} bytes; at most {limit:,} are expected.")
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointCorrupt(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _rows(folder: Path, segment: Segment) -> dict[str, np.ndarray]:
+    """Return a segment's arrays.
+
+    Raises:
+        CheckpointCorrupt: If it does not verify, or does not hold the rows that the manifest says.
+    """
+    data = verified(folder, segment)
+    try:
+        rows: dict[str, np.ndarray] = load_tensors(data)
+    except Exception as error:  # whatever safetensors makes of a header that nobody wrote
+        raise CheckpointCorrupt(f"{folder / segment.file} cannot be read: {error}.") from None
+    wanted = segment.last - segment.first
+    for name, values in rows.items():
+        if values.shape[:1] != (wanted,):
+            raise CheckpointCorrupt(f"{folder / segment.file}: '{name}' has shape {values.shape}, not {wanted} rows.")
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +205,6 @@ class StoredRing:
             CheckpointCorrupt: If a segment does not verify.
         """
         for segment in self.segments:
-            rows = load_tensors(verified(self.folder, segment))
+            rows = _rows(self.folder, segment)
             skip = max(0, self.first - segment.first)
             yield segment.first + skip, {name: values[skip:] for name, values in rows.items()}

@@ -8,8 +8,8 @@ SHA-256, is not a checkpoint.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -23,13 +23,20 @@ import orjson
 
 from rltrack.agents.protocol import State
 from rltrack.checkpoints import encoding, segments
+from rltrack.checkpoints.manifest import is_file_name
 from rltrack.checkpoints.retention import Retention, best_first
 from rltrack.checkpoints.segments import NewRows, Segment, StoredRing
 from rltrack.checkpoints.version import DAMAGED, FORMAT_VERSION, MANIFEST, Version, number_of, seal, unseal, version_of
-from rltrack.errors import CheckpointCorrupt, CheckpointFailed, CheckpointNotFound, RltrackError
+from rltrack.errors import CheckpointCorrupt, CheckpointFailed, CheckpointNotFound, ConfigurationError
 from rltrack.files import fsync_directory, replace_text, write_bytes
 
+_logger = logging.getLogger("rltrack")
+
 _PINS = "pins.json"
+_MAX_MANIFEST_BYTES = 1 << 26
+_SEGMENT = re.compile(r"(?:\.tmp-)?v[0-9]{6,12}-.+\.safetensors")
+_VERSION = re.compile(r"v0*([0-9]{1,12})")
+_ENV_STEPS = re.compile(r"[0-9]{1,19}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +85,17 @@ class CheckpointStore:
             env_steps: Env steps of the run.
             score: Mean return of an evaluation of exactly this policy.
             details: More for the manifest, as plain data.
+
+        Raises:
+            ConfigurationError: If a part has a name that cannot be a file's.
+            TypeError: If a leaf cannot be stored as data; its path is named.
         """
+        for part in state:
+            if not is_file_name(f"{part}.safetensors"):
+                raise ConfigurationError(
+                    f"capture() returned a part {part!r}. A part becomes a file of that name: use printable characters without "
+                    "slashes, not beginning with a dot."
+                )
         files: dict[str, bytes] = {}
         rings: dict[str, NewRows] = {}
         for part, tree in state.items():
@@ -106,14 +123,16 @@ class CheckpointStore:
             ) from error
         finally:
             self._promised.pop(prepared.number, None)
-        with contextlib.suppress(OSError):
+        try:
             self.prune()
+        except (OSError, CheckpointCorrupt) as error:  # the version is there all the same
+            _logger.warning("Superseded versions in %s were not deleted: %s", self.folder, error)
         return version
 
     def _write(self, prepared: Prepared) -> Version:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for leftover in (*self.folder.glob(".tmp-*"), *self._segments_folder.glob(".tmp-*")):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        for leftover in (*self.folder.glob(".tmp-*"), *self._own_segments(".tmp-*")):
+            _remove(leftover)
         temporary = self.folder / f".tmp-v{prepared.number:06d}"
         temporary.mkdir()
         try:
@@ -189,30 +208,49 @@ class CheckpointStore:
         """Delete the versions that are superseded and the segments that no version refers to; return the versions."""
         versions = self.versions()
         superseded = self.retention.superseded(versions, self.pinned())
-        for old in superseded:
-            doomed = old.path.with_name(
-                f".tmp-{old.path.name}"
-            )  # in one step, so that no half of a version is ever seen
-            os.rename(old.path, doomed)
-            shutil.rmtree(doomed)
-        used = {segment.file for version in versions if version not in superseded for segment in version.segments()}
-        used |= {file for promised in list(self._promised.values()) for file in promised}
-        if self._segments_folder.is_dir() and not self._unreadable():
-            for path in self._segments_folder.iterdir():
-                if path.name not in used:
-                    path.unlink()
+        self.delete(superseded)
         return superseded
 
+    def delete(self, versions: Collection[Version]) -> None:
+        """Delete these versions, and the segments that no other refers to.
+
+        Raises:
+            OSError: If something cannot be deleted; what was begun is whole or gone.
+        """
+        for old in versions:
+            doomed = old.path.with_name(f".tmp-{old.path.name}")
+            os.rename(old.path, doomed)  # in one step, so that no half of a version is ever seen
+            _remove(doomed)
+        used = {segment.file for version in self.versions() for segment in version.segments()}
+        used |= {file for promised in list(self._promised.values()) for file in promised}
+        if not self._unreadable():
+            for path in self._own_segments("*"):
+                if path.name not in used:
+                    path.unlink()
+
+    def _own_segments(self, pattern: str) -> list[Path]:
+        """Files that were written here as segments; none behind a link, which may lead anywhere."""
+        folder = self._segments_folder
+        if folder.is_symlink() or not folder.is_dir():
+            return []
+        return [path for path in folder.glob(pattern) if _SEGMENT.fullmatch(path.name) and not path.is_dir()]
+
     def pinned(self) -> set[int]:
-        """Return the numbers of the versions that are kept until they are unpinned."""
-        try:
-            return {int(number) for number in orjson.loads((self.folder / _PINS).read_bytes())}
-        except FileNotFoundError:
+        """Return the numbers of the versions that are kept until they are unpinned.
+
+        Raises:
+            CheckpointCorrupt: If the file that says so cannot be read.
+        """
+        path = self.folder / _PINS
+        if not path.exists():
             return set()
-        except (ValueError, TypeError) as error:
-            raise CheckpointCorrupt(
-                f"{self.folder / _PINS} is not a list of numbers: {error}. Mend or delete it."
-            ) from None
+        try:
+            found = orjson.loads(segments.read_regular(path, _MAX_MANIFEST_BYTES))
+        except ValueError as error:
+            raise CheckpointCorrupt(f"{path} is no JSON: {error}. Mend or delete it.") from None
+        if not isinstance(found, list) or any(type(number) is not int or number < 1 for number in found):
+            raise CheckpointCorrupt(f"{path} is not a list of versions' numbers, such as [3, 12]. Mend or delete it.")
+        return set(found)
 
     def pin(self, version: Version) -> None:
         """Keep a version whatever retention says."""
@@ -244,9 +282,9 @@ class CheckpointStore:
             found = versions[-1:]
         elif text == "best":
             found = best_first(versions)[:1]
-        elif re.fullmatch(r"v0*\d+", text):
-            found = [version for version in versions if version.number == int(text[1:])]
-        elif text.isdigit():
+        elif match := _VERSION.fullmatch(text):
+            found = [version for version in versions if version.number == int(match[1])]
+        elif _ENV_STEPS.fullmatch(text):
             found = [version for version in versions if version.env_steps == int(text)][-1:]
         else:
             raise CheckpointNotFound(
@@ -330,18 +368,24 @@ class CheckpointStore:
 
     def _read_manifest(self, path: Path) -> Version | CheckpointCorrupt:
         try:
-            manifest = unseal((path / MANIFEST).read_bytes())
-            if manifest["number"] != number_of(path):
-                return CheckpointCorrupt(f"{path} holds the manifest of v{manifest['number']}.")
-            return version_of(path, manifest)
-        except RltrackError as error:
+            manifest = unseal(segments.read_regular(path / MANIFEST, _MAX_MANIFEST_BYTES))
+        except CheckpointCorrupt as error:
             return CheckpointCorrupt(f"{path / MANIFEST}: {error}")
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            return CheckpointCorrupt(f"{path / MANIFEST} cannot be read: {error}.")
+        if manifest["number"] != number_of(path):
+            return CheckpointCorrupt(f"{path} holds the manifest of v{manifest['number']}.")
+        return version_of(path, manifest)
 
 
 def _verified(version: Version, file: str) -> bytes:
     entry = version.details["files"].get(file)
     if entry is None:
         raise CheckpointCorrupt(f"{version.path / file} is not in its manifest.")
-    return segments.read_verified(version.path / file, entry["sha256"])
+    return segments.read_verified(version.path / file, entry["sha256"], entry["bytes"])
+
+
+def _remove(path: Path) -> None:
+    """Delete a file, a link or a folder; never what a link leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

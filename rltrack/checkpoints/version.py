@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from rltrack.checkpoints import segments
+from rltrack.checkpoints.manifest import check_manifest
 from rltrack.checkpoints.segments import Segment, StoredRing
 from rltrack.errors import CheckpointCorrupt
 
@@ -21,7 +22,7 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 
 
-FOLDER = re.compile(r"(?:damaged-)?v(\d{6,})")
+FOLDER = re.compile(r"(?:damaged-)?v([0-9]{6,12})")
 
 
 DAMAGED = "damaged-"
@@ -60,6 +61,30 @@ class Version:
         return "loop" in self.parts
 
     @property
+    def run_id(self) -> str:
+        """Id of the run that it belongs to."""
+        return str(self._detail("run_id"))
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt at the run wrote it."""
+        return int(self._detail("attempt"))
+
+    @property
+    def journal(self) -> Mapping[str, int]:
+        """Where the journal stood: ``next_seq`` and ``bytes``."""
+        position: Mapping[str, int] = self._detail("journal")
+        return position
+
+    def _detail(self, name: str) -> Any:
+        if name not in self.details:
+            raise CheckpointCorrupt(
+                f"{self.path / MANIFEST} lacks '{name}': this version was not written by a training of rltrack, which cannot go "
+                "on from it."
+            )
+        return self.details[name]
+
+    @property
     def size_bytes(self) -> int:
         """Size of its own files and of the segments that it refers to."""
         own = sum(int(entry["bytes"]) for entry in self.details.get("files", {}).values())
@@ -84,17 +109,27 @@ def unseal(data: bytes) -> dict[str, Any]:
     """Return what `seal` took.
 
     Raises:
-        CheckpointCorrupt: If it does not match its SHA-256, or is of a newer format.
+        CheckpointCorrupt: If it does not match its SHA-256, is of a newer format, or holds what no rltrack wrote.
     """
-    manifest: dict[str, Any] = orjson.loads(data)
-    sealed = manifest.pop("sha256", None)
-    if int(manifest["format"]) > FORMAT_VERSION:
-        raise CheckpointCorrupt(
-            f"format {manifest['format']} is newer than this rltrack, which reads up to {FORMAT_VERSION}; install a newer one."
-        )
-    if sealed != _sha256_of(manifest):
-        raise CheckpointCorrupt("does not match its own SHA-256.")
-    return manifest
+    try:
+        manifest: Any = orjson.loads(data)
+    except ValueError as error:
+        raise CheckpointCorrupt(f"it is no JSON: {error}.") from None
+    if isinstance(manifest, dict):
+        found = manifest.get("format")
+        if type(found) is int and found > FORMAT_VERSION:
+            raise CheckpointCorrupt(
+                f"format {found} is newer than this rltrack, which reads up to {FORMAT_VERSION}; install a newer one."
+            )
+        sealed = manifest.pop("sha256", None)
+        try:
+            matches = sealed == _sha256_of(manifest)
+        except TypeError as error:  # nested deeper than orjson writes
+            raise CheckpointCorrupt(f"it cannot be what was written: {error}.") from None
+        if not matches:
+            raise CheckpointCorrupt("it does not match its own SHA-256.")
+    check_manifest(manifest)
+    return dict(manifest)
 
 
 def _sha256_of(manifest: Mapping[str, Any]) -> str:

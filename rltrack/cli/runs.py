@@ -111,6 +111,12 @@ def prune(
             "--runs", help="The whole runs, with remote copies and MLflow runs; else only what resuming needs."
         ),
     ] = False,
+    registry_gone: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDRESS", help="An MLflow that exists no more, with its models; not asked. May be repeated."
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, only show what would go.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -122,11 +128,14 @@ def prune(
     """
     from rltrack.console.runs import print_prunable
     from rltrack.registry import pruning
+    from rltrack.tracking.shipper import prepare_process
 
+    prepare_process()
+    gone = registry_gone or ()
     age = None if older_than is None else pruning.parse_age(older_than)
     wanted = pruning.Wanted(age, study, match, below, keep_best, unfinished)
     with working("looking at the runs"):
-        found = pruning.find_prunable(the_root(), wanted, whole=whole)
+        found = pruning.find_prunable(the_root(), wanted, whole=whole, gone=gone)
     if as_json:
         print_json(
             [{"run": item.run.name, "bytes": item.bytes, "score": item.score, "kept": item.kept} for item in found]
@@ -134,7 +143,9 @@ def prune(
     else:
         print_prunable(found, whole=whole, done=yes)
     if yes:
-        pruning.prune(found, whole=whole, tell=lambda text: typer.echo(text, err=True))
+        failed = pruning.prune(the_root(), found, whole=whole, gone=gone, tell=lambda text: typer.echo(text, err=True))
+        if failed:
+            raise typer.Exit(EXIT_ERROR)
 
 
 @app.command(rich_help_panel="Runs")

@@ -10,19 +10,29 @@ from rich.markup import escape
 from rltrack.checkpoints import best_first
 from rltrack.console.deliveries import delivery_lines, delivery_state
 from rltrack.console.tables import age, number, size, styled, table_of, terminal
+from rltrack.errors import RltrackError
+from rltrack.tracking.completeness import missing_records
 from rltrack.tracking.journal import read_journal
+from rltrack.training.session import journal_position
 
 if TYPE_CHECKING:
     from rltrack.registry.pruning import Candidate
     from rltrack.runs import Root, RunDirectory
 
 
+_RUN_KEYS = ("name", "state", "env_steps", "mean_return", "best_return", "last_time", "reason")
+
+
 def run_rows(root: Root) -> list[dict[str, Any]]:
     """Return one mapping per run: name, state, env steps, best and last mean return, time of the last record."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for run in root.runs():
-        status = run.status()
-        best = best_first(run.store().versions())
+        try:
+            status = run.status()
+            best = best_first(run.store().versions())
+        except (RltrackError, OSError) as error:  # one that cannot be read hides none of the others
+            rows.append(dict.fromkeys(_RUN_KEYS) | {"name": run.name, "state": "unreadable", "reason": str(error)})
+            continue
         rows.append(
             {
                 "name": run.name,
@@ -50,17 +60,27 @@ def print_runs(rows: Sequence[dict[str, Any]], root: Root) -> None:
         table.add_row(
             row["name"],
             styled(row["state"]),
-            f"{row['env_steps']:,}",
+            "" if row["env_steps"] is None else f"{row['env_steps']:,}",
             number(row["mean_return"]),
             number(row["best_return"]),
             age(row["last_time"] or None),
         )
     out.print(table)
+    for row in rows:
+        if row["state"] == "unreadable":
+            out.print(f"{row['name']}: {escape(row['reason'])}", highlight=False)
 
 
 def run_details(run: RunDirectory) -> dict[str, Any]:
-    """Return everything about one run as plain data."""
+    """Return everything about one run as plain data.
+
+    Raises:
+        JournalDamaged: If a line of its journal is no record.
+    """
     status = run.status()
+    store = run.store()
+    found = store.versions()  # before the journal, which may grow meanwhile
+    newest = next((version for version in reversed(found) if version.is_resumable), None)
     evaluations, warnings, decisions, errors, attempts = [], [], [], [], 0
     environments: dict[str, Any] | None = None
     choices: dict[str, Any] = {}
@@ -79,6 +99,8 @@ def run_details(run: RunDirectory) -> dict[str, Any]:
             attempts += 1
             environments, exact = record["environments"], exact and record["exact"]
             choices = record.get("choices") or {}
+    position = journal_position(newest) if newest is not None and "journal" in newest.details else None
+    missing = missing_records(run.journal_file, position)
     versions = [
         {
             "name": version.name,
@@ -87,7 +109,7 @@ def run_details(run: RunDirectory) -> dict[str, Any]:
             "resumable": version.is_resumable,
             "bytes": version.size_bytes,
         }
-        for version in run.store().versions()
+        for version in found
     ]
     return {
         "name": run.name,
@@ -96,7 +118,8 @@ def run_details(run: RunDirectory) -> dict[str, Any]:
         "reason": status.reason,
         "env_steps": status.env_steps,
         "attempts": attempts,
-        "exact": exact,
+        "exact": exact and not missing,
+        "missing": missing,
         "environments": environments,
         "choices": choices,
         "config": run.read_config(),
@@ -120,8 +143,14 @@ def print_details(details: dict[str, Any]) -> None:
         highlight=False,
     )
     out.print(_resume_line(details), highlight=False)
+    if details["missing"]:
+        out.print(
+            f"[yellow]record[/]: not complete: the journal lacks {escape('; '.join(details['missing']))}. Weights and versions are "
+            "not touched by that. If a whole journal is in a backup, put it back before the run is resumed.",
+            highlight=False,
+        )
     for what, choice in details["choices"].items():
-        out.print(f"{what}: {choice['chosen']} ({escape(choice['reason'])})", highlight=False)
+        out.print(escape(f"{what}: {choice['chosen']} ({choice['reason']})"), highlight=False)
     if details["evaluations"]:
         table = table_of(">env steps | >mean return | >95 % interval | >IQM", title="Evaluations")
         for item in details["evaluations"][-12:]:
@@ -142,7 +171,7 @@ def print_details(details: dict[str, Any]) -> None:
         for message in details[title]:
             out.print(f"[yellow]{title[:-1]}[/]: {escape(message)}", highlight=False)
     for item in details["decisions"]:
-        out.print(f"decision at {item['step']:,}: {item['decision']}: {escape(item['reason'])}", highlight=False)
+        out.print(escape(f"decision at {item['step']:,}: {item['decision']}: {item['reason']}"), highlight=False)
     out.print()
     for line in delivery_lines(details["delivery"]):
         out.print(line, highlight=False)
@@ -150,14 +179,16 @@ def print_details(details: dict[str, Any]) -> None:
 
 def _resume_line(details: dict[str, Any]) -> str:
     """How a resume of this run comes out, and how those before did."""
-    environments = details["environments"] or {"tier": "unknown", "reason": ""}
-    tier, reason = environments["tier"], environments["reason"]
+    environments = details["environments"] or {}
+    tier, reason = environments.get("tier", "unknown"), environments.get("reason", "")
     how = {
         "capture": "exact: the environments' inside is in each version",
         "replay": "exact: each environment's running episode is replayed",
         "cut": "exact: the environments are built anew at marks, and versions taken there",
         "inexact": f"not exact: the environments begin a new episode ({escape(reason)})",
     }.get(tier, "not known to be exact")
+    if details["missing"]:
+        return f"resume: {how}; but the record of this run has a gap"
     return f"resume: {how}" + ("" if details["exact"] else "; an earlier resume was not exact")
 
 

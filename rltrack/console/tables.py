@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from rltrack.training.reporter import format_duration
@@ -57,7 +58,7 @@ def age(moment: float | None) -> str:
 def styled(state: str) -> str:
     """Return a state in its colour."""
     style = STYLES.get(state)
-    return f"[{style}]{state}[/]" if style else state
+    return f"[{style}]{state}[/]" if style else escape(state)
 
 
 def short_path(path: Path) -> str:

@@ -5,17 +5,17 @@ What would go is found out first, as a list with the reasons; only then is anyth
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
-import shutil
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from rltrack.checkpoints import Version
-from rltrack.checkpoints.remote import RemoteRun, signing_key
 from rltrack.checkpoints.retention import best_first
 from rltrack.errors import ConfigurationError
-from rltrack.registry.model_registry import ModelRegistry
+from rltrack.registry.deletion import Tell, delete_run, finish_begun, spendable, words_of
+from rltrack.registry.origins import Origins, find_origins
 from rltrack.runs import Root, RunDirectory, RunStatus
 from rltrack.studies.seeds import STUDY_TAG
 from rltrack.tracking.bookmark import is_delivered, read_bookmark
@@ -75,37 +75,37 @@ class Candidate:
     kept: str | None
 
 
-def find_prunable(root: Root, wanted: Wanted, *, whole: bool) -> list[Candidate]:
+def find_prunable(root: Root, wanted: Wanted, *, whole: bool, gone: Collection[str] = ()) -> list[Candidate]:
     """Return every run to which the conditions apply, and why some of them stay.
 
     Args:
         root: The root.
         wanted: The conditions.
         whole: The run as a whole is to go, not only its checkpoints.
+        gone: Addresses of registries that exist no more, as a person says; they are not asked.
 
     Raises:
-        ConfigurationError: If there are no conditions.
-        RegistryUnavailable: If the model registry does not say which runs its models come from.
+        ConfigurationError: If there are no conditions, or it cannot be found out which registries the runs use.
+        RegistryUnavailable: If one of those registries does not say which runs its models come from.
     """
     wanted.check()
-    everything = root.runs()
-    runs = [run for run in everything if wanted.pattern is None or fnmatch.fnmatchcase(run.name, wanted.pattern)]
-    if wanted.study is not None:
-        runs = [run for run in runs if _tags(run).get(STUDY_TAG) == wanted.study]
-    statuses = {run.name: run.status() for run in everything}
-    models, origins = _models_by_run(root), _origins(everything, statuses)
+    runs = root.runs()
+    looks = {run.name: _look(run) for run in runs}
+    models, origins = find_origins(root, runs, gone), _origins(looks.values())
     now, found = time.time(), []
     for run in runs:
-        status = statuses[run.name]
-        best = best_first(run.store().versions())
-        score = best[0].score if best else status.mean_return
-        if wanted.older_than is not None and now - status.last_time < wanted.older_than:
+        look = looks[run.name]
+        if wanted.pattern is not None and not fnmatch.fnmatchcase(run.name, wanted.pattern):
             continue
-        if wanted.below is not None and score is not None and score >= wanted.below:
+        if wanted.study is not None and look.study != wanted.study:
             continue
-        kept = _why_kept(run, status, models, origins, unfinished=wanted.unfinished, whole=whole)
+        if wanted.older_than is not None and now - look.last_time < wanted.older_than:
+            continue
+        if wanted.below is not None and look.score is not None and look.score >= wanted.below:
+            continue
+        kept = _why_kept(run, look, models, origins, unfinished=wanted.unfinished, whole=whole)
         freed = _size(run, whole=whole) if kept is None else 0
-        found.append(Candidate(run, freed, score, status.last_time, kept))
+        found.append(Candidate(run, freed, look.score, look.last_time, kept))
     if wanted.keep_best:
         ranked = sorted(found, key=lambda item: float("-inf") if item.score is None else item.score, reverse=True)
         names = {item.run.name for item in ranked[: wanted.keep_best]}
@@ -113,97 +113,70 @@ def find_prunable(root: Root, wanted: Wanted, *, whole: bool) -> list[Candidate]
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What is known of a run; without a status, why it cannot be read."""
+
+    status: RunStatus | None
+    problem: str
+    score: float | None
+    last_time: float
+    study: str | None
+    begins_with: str | None
+
+
+def _look(run: RunDirectory) -> _Look:
+    try:
+        status = run.status()
+        run.configuration_record()  # its identity: without it, nobody knows which models are its own
+        best = best_first(run.store().versions())
+        config = run.read_config() if run.config_file.exists() else {}
+        study = ((config.get("tracking") or {}).get("tags") or {}).get(STUDY_TAG)
+        start = config.get("start_from")
+        begins_with = str(start).partition("@")[0] if start and not status.is_finished else None
+        score = best[0].score if best else status.mean_return
+        if score is not None and math.isnan(score):  # cannot be compared
+            score = None
+        return _Look(status, "", score, status.last_time, study, begins_with)
+    except Exception as error:  # damaged, or gone meanwhile: it stays, and hides none of the others
+        changed = run.journal_file.stat().st_mtime if run.journal_file.exists() else time.time()
+        return _Look(None, words_of(error), None, changed, None, None)
+
+
 def _why_kept(
-    run: RunDirectory, status: RunStatus, models: dict[str, str], origins: set[str], *, unfinished: bool, whole: bool
+    run: RunDirectory, look: _Look, models: Origins, origins: set[str], *, unfinished: bool, whole: bool
 ) -> str | None:
+    if look.status is None:
+        return f"it cannot be read: {look.problem}"
     if run.is_locked():
         return "it is being trained"
     if run.is_shipped():
         return "it is being delivered"
-    if run.name in models:
-        return f"it is the origin of {models[run.name]}"
+    model = models.of(run)
+    if model is not None:
+        return f"it is the origin of {model}"
     if run.name in origins:
         return "an unfinished run begins with its policy"
-    if not status.is_finished and not unfinished:
+    if not look.status.is_finished and not unfinished:
         return "it is not finished (--unfinished takes it too)"
     if whole and read_bookmark(run) is not None and not is_delivered(run):
         return "it is not delivered whole; rltrack sync"
     return None
 
 
-def prune_run(run: RunDirectory, *, whole: bool) -> None:
-    """Delete a run's checkpoints, or the run: its folder, its remote copy, and its MLflow run (`mlflow gc` removes that).
-
-    Best policies and pinned versions stay where only checkpoints go.
-
-    Args:
-        run: The run; it is held while it goes.
-        whole: The run as a whole.
-
-    Raises:
-        RunBusy: If it is being trained.
-    """
-    with run.lock():
-        if not whole:
-            _delete_checkpoints(run)
-            return
-        store = (run.read_config().get("checkpoints") or {}).get("store")
-        if store is not None:
-            RemoteRun(store, run.name, signing_key()).remove()
-        _delete_in_mlflow(run)
-        (Root(run.root).tensorboard_folder / run.name).unlink(missing_ok=True)
-        aside = run.path.with_name(f".deleted-{run.name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        run.path.rename(aside)  # whatever happens now, no half run is left under its name
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _delete_checkpoints(run: RunDirectory) -> None:
-    store = run.store()
-    for version in _spendable(run):
-        shutil.rmtree(version.path, ignore_errors=True)
-    store.prune()  # and the segments that nothing refers to any more
-
-
-def _spendable(run: RunDirectory) -> list[Version]:
-    """Versions that serve to go on with the run only."""
-    store = run.store()
-    pinned = store.pinned()
-    return [version for version in store.versions() if version.is_resumable and version.number not in pinned]
-
-
-def _delete_in_mlflow(run: RunDirectory) -> None:
-    bookmark = read_bookmark(run)
-    run_id = None if bookmark is None else bookmark.mlflow.state.get("run_id")
-    if run_id is not None:
-        ModelRegistry(Root(run.root)).client.delete_run(run_id)
-
-
-def _models_by_run(root: Root) -> dict[str, str]:
-    """By the run's name, the registered version that comes from it."""
-    registry = ModelRegistry(root)
-    return {
-        item.source.partition("@")[0]: f"version {item.version} of model '{name}'"
-        for name in registry.names()
-        for item in registry.versions(name)
-    }
-
-
-def _origins(runs: Sequence[RunDirectory], statuses: Mapping[str, RunStatus]) -> set[str]:
+def _origins(looks: Collection[_Look]) -> set[str]:
     """Runs with whose policies unfinished runs begin: they read them again when they are resumed."""
-    unfinished = [run for run in runs if not statuses[run.name].is_finished]
-    starts = [run.read_config().get("start_from") for run in unfinished if run.config_file.exists()]
-    return {str(start).partition("@")[0] for start in starts if start}
-
-
-def _tags(run: RunDirectory) -> dict[str, str]:
-    return (run.read_config().get("tracking") or {}).get("tags") or {} if run.config_file.exists() else {}
+    return {look.begins_with for look in looks if look.begins_with is not None}
 
 
 def _size(run: RunDirectory, *, whole: bool) -> int:
     if whole:
-        return sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file() and not file.is_symlink())
-    return sum(version.size_bytes for version in _spendable(run))
+        size = 0
+        for file in run.path.rglob("*"):
+            with contextlib.suppress(OSError):  # gone meanwhile
+                size += file.stat().st_size if file.is_file() and not file.is_symlink() else 0
+        return size
+    return sum(version.size_bytes for version in spendable(run))
 
 
 def parse_age(text: str) -> float:
@@ -219,9 +192,23 @@ def parse_age(text: str) -> float:
         raise ConfigurationError(f"'{text}' is no age. Write a number and s, m, h, d or w, such as 30d.") from None
 
 
-def prune(candidates: Sequence[Candidate], *, whole: bool, tell: Callable[[str], None]) -> None:
-    """Delete what `find_prunable` found and nothing keeps."""
+def prune(
+    root: Root, candidates: Sequence[Candidate], *, whole: bool, tell: Tell, gone: Collection[str] = ()
+) -> list[str]:
+    """Delete what `find_prunable` found and nothing keeps; also what an earlier one that was killed had begun.
+
+    Returns:
+        The names of the runs of which something could not be deleted; `tell` has heard why.
+    """
+    failed = finish_begun(root, tell) if whole else []
     for item in candidates:
-        if item.kept is None:
-            prune_run(item.run, whole=whole)
+        if item.kept is not None:
+            continue
+        try:
+            delete_run(item.run, whole=whole, gone=gone, tell=tell)
+        except Exception as error:  # whatever a store, a server or a disk says: the other runs are not its business
+            failed.append(item.run.name)
+            tell(f"{item.run.name}: not deleted: {words_of(error)}")
+        else:
             tell(f"{item.run.name}: {'deleted' if whole else 'checkpoints deleted'}")
+    return failed

@@ -81,16 +81,30 @@ class Bookmark:
     @classmethod
     def load(cls, path: Path, run_id: str) -> Bookmark:
         """Return the bookmark of this run; an empty one where there is none that can be read."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             data = json.loads(path.read_text())
             if data["format"] == _FORMAT and data["run_id"] == run_id:
-                return cls(run_id, _sink(data["mlflow"]), _sink(data["tensorboard"]), data["context"])
+                return cls(run_id, _sink(data["mlflow"]), _sink(data["tensorboard"]), dict(data["context"]))
         return cls(run_id)
 
 
-def _sink(data: dict[str, Any]) -> SinkBookmark:
+def _sink(data: Any) -> SinkBookmark:
+    """Raises TypeError if a field is not of its type: such a bookmark counts as none, and everything is delivered again."""
+    if not isinstance(data, dict) or not isinstance(data["state"], dict):
+        raise TypeError("no mapping")
     problem = data.pop("problem")
-    return SinkBookmark(**data, problem=Problem(**problem) if problem else None)
+    sink = SinkBookmark(**data, problem=Problem(**problem) if problem else None)
+    counts = [sink.journal, sink.resources, sink.set_aside, 0 if sink.finished_at is None else sink.finished_at]
+    ids = [sink.state.get(key, "") for key in ("run_id", "tracking_uri", "experiment_id", "tag", "folder")]
+    tables = [sink.state.get(key, {}) for key in ("artifacts", "models", "files")]
+    if not (
+        all(type(count) is int and count >= 0 for count in counts)
+        and all(isinstance(text, str) for text in ids)
+        and all(isinstance(table, dict) for table in tables)
+        and (sink.problem is None or isinstance(sink.problem.message, str))
+    ):
+        raise TypeError("a field is not of its type")
+    return sink
 
 
 def read_bookmark(run: RunDirectory) -> Bookmark | None:

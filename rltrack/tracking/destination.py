@@ -89,11 +89,15 @@ def resolve_destination(tracking: Mapping[str, Any], before: Destination | None 
 
 
 def read_destination(run: RunDirectory) -> Destination | None:
-    """Return where the run's last attempt said its numbers go; None before the first."""
+    """Return where the run's last attempt said its numbers go; None before the first, or where that cannot be read."""
     try:
-        return Destination(**json.loads(run.destination_file.read_text()))
-    except (OSError, ValueError, TypeError):
+        found = Destination(**json.loads(run.destination_file.read_text()))
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+    good = isinstance(found.experiment, str) and all(
+        value is None or isinstance(value, str) for value in asdict(found).values()
+    )
+    return found if good else None
 
 
 def write_destination(run: RunDirectory, destination: Destination) -> None:

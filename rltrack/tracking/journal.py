@@ -12,8 +12,8 @@ kind                    fields
 ``decision``            ``step``, ``decision``, ``reason``, ``numbers``
 ``configuration``       ``run_id``, ``identity``, ``agent``: first line of the journal (not numbered)
 ``checkpoint``          ``step``, ``version``, ``score``, ``resumable`` (not numbered: some are due by the clock)
-``attempt``             ``number``, ``resumed_from``, ``exact``, ``environments`` (tier), ``host``, ``pid``, ``versions`` (not
-                        numbered)
+``attempt``             ``number``, ``resumed_from``, ``exact``, ``environments`` (tier), ``host``, ``pid``, ``versions``,
+                        ``missing`` [text]: records that the journal had lost when the attempt began (not numbered)
 ``warning``             ``message`` (not numbered)
 ``signal``              ``name`` (not numbered)
 ``error``               ``error``, ``message`` (not numbered)
@@ -35,24 +35,11 @@ from typing import Any
 
 import orjson
 
-from rltrack.errors import JournalFailed
+from rltrack.errors import JournalDamaged, JournalFailed
+from rltrack.tracking.fields import NUMERIC_FIELDS, check_record, check_values, numeric
 
 Record = dict[str, Any]
 
-NUMERIC_FIELDS = (
-    "values",
-    "returns",
-    "lengths",
-    "mean",
-    "std",
-    "median",
-    "iqm",
-    "interval",
-    "score",
-    "numbers",
-    "min",
-    "max",
-)
 KINDS = (
     "configuration",
     "attempt",
@@ -66,7 +53,6 @@ KINDS = (
     "error",
     "end",
 )
-_TEXT_TO_FLOAT = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _TAIL_BYTES = 1 << 16
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 
@@ -82,14 +68,15 @@ def decode_record(line: bytes) -> Record:
     """Return the record of a line.
 
     Raises:
-        ValueError: If the line is not a JSON object.
+        ValueError: If the line is not a JSON object, or a field of it cannot be what training wrote.
     """
     record = orjson.loads(line)
     if not isinstance(record, dict):
         raise ValueError("a journal line is a JSON object")
     for field in NUMERIC_FIELDS:
         if field in record:
-            record[field] = _numeric(record[field])
+            record[field] = numeric(record[field])
+    check_record(record)
     return record
 
 
@@ -103,16 +90,6 @@ def _explicit(value: Any) -> Any:
         return {key: _explicit(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_explicit(item) for item in value]
-    return value
-
-
-def _numeric(value: Any) -> Any:
-    if isinstance(value, str):
-        return _TEXT_TO_FLOAT.get(value, value)
-    if isinstance(value, dict):
-        return {key: item if type(item) is float else _numeric(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [item if type(item) is float else _numeric(item) for item in value]
     return value
 
 
@@ -136,9 +113,9 @@ class Journal:
         except OSError as error:
             raise JournalFailed(f"The journal {self.path} cannot be opened: {error}.") from error
         last = _last_numbered(self.path)
-        self.next_seq = int(last["seq"]) + 1 if last else 1
+        self.next_seq = last["seq"] + 1 if last else 1
         self._high_water_seq = self.next_seq - 1
-        self.high_water_step = int(last["step"]) if last else 0
+        self.high_water_step = last["step"] if last else 0
         self._drop_until_step: int | None = None
 
     def listen(self, listener: Callable[[Record], None]) -> None:
@@ -149,7 +126,12 @@ class Journal:
         """Append a numbered record: something that training produced at `step` env steps.
 
         After a resume, what is in the journal already is not written again.
+
+        Raises:
+            TypeError: If a metric is no number: such a record could not be read back.
         """
+        if kind == "metrics":
+            check_values(fields["values"])
         seq = self.next_seq
         self.next_seq += 1
         record = {"seq": seq, "time": self._clock(), "kind": kind, "step": int(step), **fields}
@@ -179,6 +161,7 @@ class Journal:
             self.next_seq = next_seq
         else:
             self._drop_until_step = self.high_water_step
+            self.next_seq = max(self.next_seq, next_seq)  # numbers that the journal lost are not given out again
 
     @property
     def position(self) -> dict[str, int]:
@@ -220,7 +203,7 @@ def read_journal(path: str | Path) -> Iterator[Record]:
     """Yield the records of a journal in order; a torn last line is left out.
 
     Raises:
-        ValueError: If a line in the middle is not a record; it is named.
+        JournalDamaged: If a line in the middle is not a record; it is named.
     """
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
@@ -229,7 +212,15 @@ def read_journal(path: str | Path) -> Iterator[Record]:
             try:
                 yield decode_record(line)
             except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error
+                raise damaged_line(path, number, error) from error
+
+
+def damaged_line(path: str | Path, number: int, error: Exception) -> JournalDamaged:
+    """Say which line of a journal is no record."""
+    return JournalDamaged(
+        f"{path}, line {number}: {error}. Put the journal back from a backup; or delete that line: whatever reads the run "
+        "then goes on without it, and says that its record is missing."
+    )
 
 
 def read_from(path: str | Path, begin: int, end: int, max_bytes: int = 1 << 18) -> tuple[list[Record], int]:
@@ -261,19 +252,22 @@ def read_from(path: str | Path, begin: int, end: int, max_bytes: int = 1 << 18) 
 
 
 def read_tail(path: str | Path, max_bytes: int = _TAIL_BYTES) -> list[Record]:
-    """Return the last records, at most `max_bytes` of them, without reading the whole journal."""
-    with open(path, "rb") as file:
-        file.seek(0, os.SEEK_END)
-        start = max(0, file.tell() - max_bytes)
-        file.seek(start)
-        lines = file.read().split(b"\n")[:-1]
-    records = []
-    for line in lines[1:] if start else lines:
-        try:
-            records.append(decode_record(line))
-        except ValueError:
-            continue
-    return records
+    """Return the last records, about `max_bytes` of them, without reading the whole journal; what is no record is left out."""
+    while True:
+        with open(path, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            start = max(0, file.tell() - max_bytes)
+            file.seek(start)
+            lines = file.read().split(b"\n")[:-1]
+        records = []
+        for line in lines[1:] if start else lines:
+            try:
+                records.append(decode_record(line))
+            except ValueError:
+                continue
+        if records or start == 0:
+            return records
+        max_bytes *= 8  # one line is longer than that
 
 
 def _repair(descriptor: int) -> int:

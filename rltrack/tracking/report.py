@@ -45,6 +45,7 @@ class RunReport:
         self._last_attempt: Record = {}
         self._attempts = 0
         self._exact = True
+        self._missing: list[str] = []
         self._error = ""
 
     def catch_up(self, journal_end: int, resources_end: int) -> bool:
@@ -74,6 +75,7 @@ class RunReport:
             self._first_attempt = self._first_attempt or record
             self._last_attempt = record
             self._exact = self._exact and record["exact"]
+            self._missing = record.get("missing") or self._missing
             self._error = ""
         elif kind == "error":
             self._error = f"{record['error']}: {record['message']}"
@@ -149,6 +151,8 @@ class RunReport:
             tags["rltrack.host"] = self._last_attempt["host"]
             tags["rltrack.resume"] = (self._last_attempt["environments"] or {}).get("tier", "unknown")
             tags["rltrack.exact"] = str(self._exact).lower()
+        if self._missing:
+            tags["rltrack.missing"] = f"The journal lacks {'; '.join(self._missing)}."
         tags |= {key: str(params[key]) for key in ("algorithm", "environment", "seed") if key in params}
         return tags | {key: str(value) for key, value in redacted(self._tracking.get("tags") or {}).items()}
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -30,7 +29,8 @@ from pathlib import Path
 
 import psutil
 
-from rltrack.checkpoints.mirror import STATE_FILE
+from rltrack.checkpoints.mirror import mirrored_bytes
+from rltrack.errors import CheckpointCorrupt
 from rltrack.files import lock_holder, take_lock
 from rltrack.provenance import context_now
 from rltrack.runs import Root, RunDirectory
@@ -197,8 +197,8 @@ class Shipper:
         if (self.report.config.get("checkpoints") or {}).get("store") is None:
             return size
         try:
-            return min(size, int(json.loads((self.run.path / STATE_FILE).read_text())["journal_bytes"]))
-        except (OSError, ValueError, KeyError):
+            return min(size, mirrored_bytes(self.run.path))
+        except CheckpointCorrupt:
             return 0
 
     def _sample(self) -> None:

@@ -8,7 +8,7 @@ import shutil
 import socket
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from rltrack.errors import (
     CheckpointCorrupt,
     CheckpointFailed,
     CheckpointNotFound,
+    JournalDamaged,
     NameTaken,
 )
 from rltrack.identity import identity_hash
@@ -27,6 +28,7 @@ from rltrack.plain_data import differences
 from rltrack.provenance import package_versions, process_facts
 from rltrack.runs import Root, RunDirectory
 from rltrack.secrets import redacted
+from rltrack.tracking.completeness import JournalPosition, missing_records
 from rltrack.tracking.journal import Journal
 from rltrack.training.fetching import fetch_if_elsewhere, open_remote
 
@@ -71,12 +73,14 @@ class RunSession:
             if remote is not None:
                 fetch_if_elsewhere(directory, remote)
             known = directory.configuration_record()
+            _refuse_without_beginning(directory, known)
             if known is not None:
                 refuse_other_identity(directory, identity, known["identity"])
             self.status_before = directory.status(held=True) if known is not None else None
             self.is_finished = self.status_before is not None and self.status_before.is_finished
             self.journal = Journal(directory.journal_file)
             self._open.callback(self.journal.close)
+            attempts = [] if known is None else directory.attempts()
         except BaseException:
             self._open.close()
             raise
@@ -86,7 +90,6 @@ class RunSession:
         self._writer = CheckpointWriter(self.store, self.journal.sync)
         self.is_new = known is None
         self.run_id = uuid.uuid4().hex if known is None else known["run_id"]
-        attempts = [] if known is None else directory.attempts()
         self.attempt = len(attempts) + 1
         self.last_attempt = attempts[-1] if attempts else None
 
@@ -174,12 +177,17 @@ class RunSession:
         found = self.store.newest_good()
         if found is not None:
             version = found[0]
-            if version.details["run_id"] != self.run_id:
+            if version.run_id != self.run_id:
                 raise CheckpointCorrupt(
-                    f"{version.path} belongs to another run ({version.details['run_id']}, this one is {self.run_id}). Remove it."
+                    f"{version.path} belongs to run {version.run_id}, but {self.directory.journal_file} to run {self.run_id}. One "
+                    "of them was copied here from elsewhere: put back the journal and the versions of one and the same run."
                 )
             self.store.resume_from(version)
         return found
+
+    def missing_records(self, version: Version | None) -> list[str]:
+        """Return what the journal lacks of the records up to a version, in words; without one, of its own numbers."""
+        return missing_records(self.directory.journal_file, None if version is None else journal_position(version))
 
     def begin_attempt(
         self,
@@ -189,13 +197,26 @@ class RunSession:
         seed: int | None,
         environments: Mapping[str, Any] | None,
         choices: Mapping[str, Any] | None = None,
+        missing: Sequence[str] = (),
     ) -> None:
         """Record that this process begins, by which tier its environments take part in a resume, and what was chosen for it.
 
+        Args:
+            resumed_from: The version that it goes on from.
+            exact: Whether training and record are those of a run that was never interrupted.
+            seed: Of the training.
+            environments: The tier, with its reason.
+            choices: What was chosen, with the reasons.
+            missing: Records that the journal has lost.
+
         Raises:
+            JournalDamaged: If the remote store has more of the journal than this folder.
             RunTakenOver: If another machine begins the same attempt.
         """
+        if resumed_from is not None:  # a journal that lost its end does not know of every attempt
+            self.attempt = max(self.attempt, resumed_from.attempt + 1)
         if self._remote is not None:
+            self._refuse_shorter_journal(self._remote)
             claims = self._remote.claims()
             number = max(self.attempt, claims[-1].attempt + 1 if claims else 1)
             resumed = resumed_from.number if resumed_from else 0
@@ -212,8 +233,18 @@ class RunSession:
             environments=environments,
             choices=choices,
             seed=seed,
+            **({"missing": list(missing)} if missing else {}),
             **process_facts(),
         )
+
+    def _refuse_shorter_journal(self, remote: RemoteRun) -> None:
+        """Going on would mix two journals in the store."""
+        here, there = self.journal.position["bytes"], remote.journal_bytes()
+        if here < there:
+            raise JournalDamaged(
+                f"{self.directory.journal_file} has {here:,} bytes, but its copy in {remote.url} has {there:,}: the journal here "
+                f"lost its end. Move {self.directory.path} away and resume again; the run is then fetched from the store."
+            )
 
     def finish_copy(self) -> None:
         """Copy to the remote store what a run that is finished still lacks there; `close` waits for it."""
@@ -290,6 +321,32 @@ class RunSession:
         self._open.close()
         if self._temporary:
             shutil.rmtree(self.directory.root, ignore_errors=True)
+
+
+def journal_position(version: Version) -> JournalPosition:
+    """Return where the journal stood when a version was written."""
+    return JournalPosition(version.name, version.env_steps, version.journal["next_seq"], version.journal["bytes"])
+
+
+def _refuse_without_beginning(directory: RunDirectory, known: Mapping[str, Any] | None) -> None:
+    """Refuse to begin a new run beside what another left, or in a journal of which the beginning is gone.
+
+    Raises:
+        JournalDamaged: With what is here.
+    """
+    if known is not None:
+        return
+    path, versions = directory.journal_file, directory.store().versions()
+    if path.exists() and path.read_bytes().find(b"\n") >= 0:
+        what = f"{path} does not begin with the record of its run's configuration."
+    elif versions:
+        what = f"{path} is missing or empty, but {directory.path / 'checkpoints'} holds {len(versions)} version(s)."
+    else:
+        return
+    raise JournalDamaged(
+        f"{what} The run cannot go on without its journal. Put it back from a backup, or move {directory.path} away to begin "
+        "a new run of this name."
+    )
 
 
 def _from_anywhere(config: Mapping[str, Any]) -> Mapping[str, Any]:

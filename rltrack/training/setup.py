@@ -273,11 +273,12 @@ def _start_attempt(loop: TrainingLoop, parts: SetUp, notes: list[str]) -> None:
     session = parts.session
     newest = session.restore() if parts.can_capture else None
     version, exact = None, True
+    missing = session.missing_records(None if newest is None else newest[0])
     if newest is not None:
         version, state, problems = newest
         notes += [f"A damaged version was passed over: {problem}" for problem in problems]
         differences = _why_not_exact(parts, version, state)
-        _refuse_if_strict(loop, session, differences)
+        _refuse_if_strict(loop, session, [*differences, *(f"its journal lacks {item}" for item in missing)])
         try:
             parts.restore({part: value for part, value in state.items() if part != "loop"})
         except (ResumeMismatch, NotCapturable) as error:
@@ -289,7 +290,7 @@ def _start_attempt(loop: TrainingLoop, parts: SetUp, notes: list[str]) -> None:
         if differences:
             at = f"{version.name} at {version.env_steps:,} env steps"
             notes.append(f"Resumed from {at}, not exactly: {'; '.join(differences)}")
-        session.journal.resume_from(int(version.details["journal"]["next_seq"]), exact=exact)
+        session.journal.resume_from(version.journal["next_seq"], exact=exact)
         scale = getattr(loop.strategy, "learning_rate_scale", 1.0)
         if scale != 1.0:
             parts.scale_learning_rate(scale)
@@ -298,15 +299,25 @@ def _start_attempt(loop: TrainingLoop, parts: SetUp, notes: list[str]) -> None:
         if loop.start_from is not None:
             parts.restore(loop.start_from)
         if session.last_attempt is not None:
-            alike = session.last_attempt["versions"] == package_versions() and bool(_call(parts.agent, "is_seeded"))
+            alike = session.last_attempt.get("versions") == package_versions() and bool(_call(parts.agent, "is_seeded"))
             exact = alike and session.last_attempt["exact"]
             notes.append("Begun anew: the attempts before left no checkpoint")
             session.journal.resume_from(1, exact=exact)
+    if missing:
+        trained = "The training goes on exactly, but its" if exact else "The run's"
+        notes.append(
+            f"{trained} record has a gap, as the journal lacks {'; '.join(missing)}. Was it restored from a backup?"
+        )
     if not parts.can_capture:
         notes.append(f"{type(parts.agent).__name__} has no capture() and restore(): there will be no checkpoints")
     choices = dict(_call(parts.agent, "describe_choices") or {})
     session.begin_attempt(
-        version, exact=exact, seed=loop.seed, environments=parts.describe_resume(), choices=choices or None
+        version,
+        exact=exact and not missing,
+        seed=loop.seed,
+        environments=parts.describe_resume(),
+        choices=choices or None,
+        missing=missing,
     )
     for what, choice in choices.items():
         loop.reporter.say(f"{what}: {choice['chosen']} ({choice['reason']})")
@@ -329,7 +340,7 @@ def _why_not_exact(parts: SetUp, version: Version, state: State) -> list[str]:
     why_not = parts.why_not_exact()
     if why_not is not None or state.get("environment") is None:
         reasons.append(why_not or "the version holds no environments")
-    before = {**version.details["versions"], **version.details["numerics"]}
+    before = {**version.details.get("versions", {}), **version.details.get("numerics", {})}
     now = {**package_versions(), **parts.numerics()}
     reasons += [
         f"{key} was {before.get(key, 'absent')}, now {now.get(key, 'absent')}"

@@ -22,12 +22,12 @@ def fill(path, n=20):
 
 def test_one_line_a_record_with_fixed_time_and_numbers(tmp_path):
     journal = Journal(tmp_path / "j.jsonl", clock=lambda: 12.5)
-    journal.note("attempt", number=1)
+    journal.note("warning", message="late")
     journal.write("metrics", 10, values={"x": 1.0})
     journal.write("metrics", 20, values={"x": -math.inf})
     lines = [json.loads(line) for line in (tmp_path / "j.jsonl").read_text().splitlines()]
     assert lines == [
-        {"time": 12.5, "kind": "attempt", "number": 1},
+        {"time": 12.5, "kind": "warning", "message": "late"},
         {"seq": 1, "time": 12.5, "kind": "metrics", "step": 10, "values": {"x": 1.0}},
         {"seq": 2, "time": 12.5, "kind": "metrics", "step": 20, "values": {"x": "-Infinity"}},
     ]
@@ -36,7 +36,7 @@ def test_one_line_a_record_with_fixed_time_and_numbers(tmp_path):
 
 @given(st.dictionaries(st.text(min_size=1), st.floats()))
 def test_every_number_comes_back(values):
-    back = decode_record(encode_record({"kind": "metrics", "values": values}))["values"]
+    back = decode_record(encode_record({"kind": "metrics", "time": 1.0, "step": 1, "values": values}))["values"]
     assert back.keys() == values.keys()
     assert all(back[key] == value or (math.isnan(back[key]) and math.isnan(value)) for key, value in values.items())
 

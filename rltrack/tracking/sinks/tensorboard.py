@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time as clock
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from rltrack.tracking.report import RunReport
 
 
+_EVENTS = re.compile(r"events\.out\.tfevents\.[0-9]+\.rltrack\.[0-9]+(?:\.video)*")
+
+
 class EventFile:
     """An event file that knows its position, so that what was written after a bookmark can be cut off.
 
@@ -36,7 +40,7 @@ class EventFile:
 
     def __init__(self, path: Path, position: int, time: float) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)  # a link may lead anywhere
         os.ftruncate(descriptor, position)
         self._file = os.fdopen(descriptor, "r+b", buffering=1 << 16)
         self._file.seek(position)
@@ -155,12 +159,17 @@ class TensorBoardSink:
         """Whether the files are not those that `state` speaks of, so that the run must be written anew."""
         if not self.state:
             return False
-        files = self.state["files"]
+        files = self.state.get("files", {})
         folder = report.run.tensorboard
-        if self.state["folder"] != str(folder):
+        if self.state.get("folder") != str(folder) or "open" not in self.state or (self.state["open"] and not files):
             return True
         return any(
-            not (folder / name).exists() or (folder / name).stat().st_size < size for name, size in files.items()
+            not _EVENTS.fullmatch(name)  # what is cut off must be one of our own files
+            or type(size) is not int
+            or size < 0
+            or not (folder / name).exists()
+            or (folder / name).stat().st_size < size
+            for name, size in files.items()
         )
 
     def open(self, report: RunReport) -> None:

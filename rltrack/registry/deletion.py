@@ -1,0 +1,214 @@
+"""Deleting one run, or its checkpoints: first what can be brought back, last what cannot. In words::
+
+    hold the run
+    mark its MLflow run deleted                  (MLflow restores it)
+    move its folder to runs/.deleted             (in one step; moved back)
+    delete its copy in the remote store          (the folder still has everything)
+    delete the folder
+
+Where a step fails, the ones before are undone. Only what carries the run's own id is touched: a name alone proves nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import uuid
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from rltrack.checkpoints import Version
+from rltrack.checkpoints.mirror import attempt_of
+from rltrack.checkpoints.remote import RemoteRun, signing_key
+from rltrack.config import check_run_name
+from rltrack.errors import RegistryUnavailable, RltrackError, RunBusy, RunNotFound
+from rltrack.registry.origins import delivered_to, is_gone
+from rltrack.runs import Root, RunDirectory
+from rltrack.tracking.bookmark import read_bookmark
+from rltrack.tracking.destination import read_destination, without_password
+from rltrack.tracking.sinks.mlflow import RUN_TAG
+
+_DELETED = ".deleted"
+"""Folder beside the runs for those of which the deletion has begun."""
+
+Tell = Callable[[str], None]
+
+
+def delete_run(run: RunDirectory, *, whole: bool, gone: Collection[str] = (), tell: Tell = lambda text: None) -> None:
+    """Delete a run's checkpoints, or the run: its MLflow run (`mlflow gc` removes that), its folder, its remote copy.
+
+    Best policies and pinned versions stay where only checkpoints go.
+
+    Args:
+        run: The run; it is held while it goes.
+        whole: The run as a whole.
+        gone: Addresses of MLflow that exist no more.
+        tell: Hears what is left alone, and what is undone.
+
+    Raises:
+        RunNotFound: If it went missing meanwhile.
+        RunBusy: If it is being trained or delivered, or went on on another machine.
+        RegistryUnavailable: If its MLflow does not answer or refuses. In all cases it is as it was.
+        RltrackError: If its folder cannot be deleted for good; it is no run any more.
+    """
+    if not run.journal_file.exists():
+        raise RunNotFound(f"there is no run {run.path} any more")
+    with run.lock():
+        if run.is_shipped():
+            raise RunBusy("it is being delivered")
+        if whole:
+            _delete_whole(run, gone, tell)
+        else:
+            run.store().delete(spendable(run))
+
+
+def _delete_whole(run: RunDirectory, gone: Collection[str], tell: Tell) -> None:
+    remote = _own_copy(run, tell)
+    with contextlib.ExitStack() as undo:
+        if restore := _delete_in_mlflow(run, gone, tell):
+            undo.callback(restore)
+        aside = _move_aside(run)
+        undo.callback(_move_back, aside, run.path, tell)
+        if remote is not None:
+            remote.remove()
+        undo.pop_all()
+    try:
+        link = Root(run.root).tensorboard_folder / run.name
+        if link.is_symlink():
+            link.unlink()
+        _delete_folder(aside)
+    except OSError as error:
+        raise RltrackError(f"what is left of it is in {aside}: {words_of(error)}") from error
+
+
+def _own_copy(run: RunDirectory, tell: Tell) -> RemoteRun | None:
+    """The run's copy in a remote store; None without one that is this run's.
+
+    Raises:
+        RunBusy: If the run went on on another machine since.
+    """
+    config = run.read_config() if run.config_file.exists() else {}
+    store = (config.get("checkpoints") or {}).get("store")
+    if store is None:
+        return None
+    remote = RemoteRun(store, check_run_name(str(config.get("name") or run.name)), signing_key())
+    claims, record = remote.claims(), run.configuration_record()
+    if not claims:
+        return None
+    if record is None or claims[-1].run_id != record["run_id"]:
+        tell(f"{run.name}: {remote.url} is the copy of another run of this name, and is left alone")
+        return None
+    if claims[-1].attempt > attempt_of(run.path):
+        raise RunBusy(f"it went on on {claims[-1].host} (attempt {claims[-1].attempt} in {remote.url})")
+    return remote
+
+
+def _move_aside(run: RunDirectory) -> Path:
+    """Take the folder away from under its name, in one step: whatever happens now, no half run is left there."""
+    aside = run.path.parent / _DELETED / uuid.uuid4().hex[:8] / run.name
+    aside.parent.mkdir(parents=True)
+    run.path.rename(aside)
+    return aside
+
+
+def _move_back(aside: Path, path: Path, tell: Tell) -> None:
+    try:
+        aside.rename(path)
+        _remove_empty(aside.parent)
+    except OSError as error:
+        tell(f"{path.name}: its folder could not be moved back: {words_of(error)}. It is {aside}")
+
+
+def _delete_folder(aside: Path) -> None:
+    shutil.rmtree(aside)
+    _remove_empty(aside.parent)
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+        folder.parent.rmdir()
+
+
+def finish_begun(root: Root, tell: Tell) -> list[str]:
+    """Delete what an earlier prune, which was killed, had taken away from under its name; return what could not be."""
+    failed = []
+    for aside in sorted((root.runs_folder / _DELETED).glob("*/*")):
+        run = RunDirectory(aside)
+        if run.is_locked():  # another process is at it
+            continue
+        try:
+            remote = _own_copy(run, tell) if run.journal_file.exists() else None
+            if remote is not None:
+                remote.remove()
+            _delete_folder(aside)
+            tell(f"{run.name}: the rest of an earlier deletion is deleted")
+        except Exception as error:
+            failed.append(run.name)
+            tell(f"{run.name}: the rest of an earlier deletion is still in {aside}: {words_of(error)}")
+    return failed
+
+
+def spendable(run: RunDirectory) -> list[Version]:
+    """Versions that serve to go on with the run only."""
+    store = run.store()
+    pinned = store.pinned()
+    return [version for version in store.versions() if version.is_resumable and version.number not in pinned]
+
+
+def _delete_in_mlflow(run: RunDirectory, gone: Collection[str], tell: Tell) -> Callable[[], None] | None:
+    """Mark the run deleted where it was delivered to, if it is ours; return what brings it back."""
+    bookmark, destination, record = read_bookmark(run), read_destination(run), run.configuration_record()
+    run_id = None if bookmark is None else bookmark.mlflow.state.get("run_id")
+    uri = delivered_to(run)
+    if run_id is None or uri is None:
+        return None
+    what = f"MLflow run {run_id} at {without_password(uri)}"
+    if is_gone(uri, gone):
+        tell(f"{run.name}: {what} is left alone, as that is gone")
+        return None
+    if destination is not None and destination.mlflow_run_id is not None:
+        tell(f"{run.name}: {what} is your own program's, and is left alone")
+        return None
+    with _mlflow_answers(what):
+        client = MlflowClient(uri)
+        try:
+            found = client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+        tag = found.data.tags.get(RUN_TAG, "")
+        if record is None or not (tag == record["run_id"] or tag.startswith(f"{record['run_id']}-")):
+            tell(f"{run.name}: {what} does not carry this run's id, and is left alone")
+            return None
+        if found.info.lifecycle_stage == "deleted":
+            return None
+        client.delete_run(run_id)
+
+    def restore() -> None:
+        try:
+            client.restore_run(run_id)
+            tell(f"{run.name}: {what} is restored")
+        except Exception as error:
+            tell(f"{run.name}: {what} could not be restored: {words_of(error)}. mlflow runs restore --run-id {run_id}")
+
+    return restore
+
+
+@contextlib.contextmanager
+def _mlflow_answers(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise RegistryUnavailable(
+            f"{what} cannot be marked deleted: {words_of(error)}. See that it answers, and that your credentials allow it"
+        ) from error
+
+
+def words_of(error: BaseException) -> str:
+    """Return what an error says, in one line and without passwords."""
+    return without_password(" ".join(str(error).split()))[:400] or type(error).__name__

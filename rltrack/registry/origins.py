@@ -1,0 +1,226 @@
+"""Which runs registered models come from, asked of every registry that a model of the root's runs may be in.
+
+Runs of one root can be delivered to several places, and a run's models are registered where the run is. So what is known
+about a run's models is known only when all of them have answered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import queue
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import sqlalchemy
+from mlflow.tracking import MlflowClient
+
+from rltrack.errors import ConfigurationError, RegistryUnavailable, RltrackError
+from rltrack.registry.model_registry import ModelRegistry
+from rltrack.registry.models import POLICY_TAG
+from rltrack.registry.registered import Registered
+from rltrack.runs import Root, RunDirectory
+from rltrack.tracking.bookmark import read_bookmark
+from rltrack.tracking.destination import Destination, read_destination, resolve_destination, without_password
+from rltrack.tracking.sinks.embedded import database_uri
+
+SILENCE_SECONDS = 30.0
+"""How long a registry may say nothing."""
+
+_SHOWN_RUNS = 5
+_DATABASE_SERVERS = ("postgresql", "mysql", "mssql")
+
+
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """The registered versions that come from runs, by what a run is recognised by.
+
+    Attributes:
+        by_run_id: By the run's own id, which a version has in a tag.
+        by_mlflow_run: By MLflow's id of the run.
+        by_name: By the run's name, for versions without that tag: those of older releases.
+    """
+
+    by_run_id: Mapping[str, str]
+    by_mlflow_run: Mapping[str, str]
+    by_name: Mapping[str, str]
+
+    def of(self, run: RunDirectory) -> str | None:
+        """Return a registered version that comes from this run, in words; None without any."""
+        record, bookmark, destination = run.configuration_record(), read_bookmark(run), read_destination(run)
+        own_id = run.name if record is None else record["run_id"]
+        ids = [None if bookmark is None else bookmark.mlflow.state.get("run_id")]
+        ids.append(None if destination is None else destination.mlflow_run_id)
+        by_mlflow = next((self.by_mlflow_run[item] for item in ids if item and item in self.by_mlflow_run), None)
+        return self.by_run_id.get(own_id) or by_mlflow or self.by_name.get(run.name)
+
+
+def find_origins(root: Root, runs: Sequence[RunDirectory], gone: Collection[str] = ()) -> Origins:
+    """Ask every registry that the runs may have models in.
+
+    Args:
+        root: The root.
+        runs: All of its runs.
+        gone: Addresses that exist no more, as a person says.
+
+    Raises:
+        RegistryUnavailable: If one of them does not answer; all such are named, with the runs that use them.
+        ConfigurationError: If it cannot be found out which they are.
+    """
+    items, silent = [], []
+    addresses = _addresses(root, runs)
+    _check_gone(addresses, gone)
+    for uri, names in addresses.items():
+        if is_gone(uri, gone):
+            continue
+        try:
+            items += _registered_at(root, uri)
+        except ConfigurationError:  # the root was moved: says itself what to do
+            raise
+        except Exception as error:
+            silent.append(f"{without_password(uri)} ({_used_by(names)}): {_words(error)}")
+    if silent:
+        raise RegistryUnavailable(
+            f"It is not known which runs models come from, so nothing is deleted. No answer from {'; '.join(silent)}. Start it, "
+            "or set its credentials (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN), and try "
+            "again. If it is gone for good, with its models: --registry-gone ADDRESS."
+        )
+    by_run_id, by_mlflow_run, by_name = {}, {}, {}
+    for model, item in items:
+        words = f"version {item.version} of model '{model}'"
+        run_id = item.tags.get(POLICY_TAG, "").rpartition("/")[0]
+        if run_id:
+            by_run_id[run_id] = words
+        elif "rltrack.run" in item.tags:
+            by_name[item.tags["rltrack.run"]] = words
+        if item.run_id is not None:
+            by_mlflow_run[item.run_id] = words
+    return Origins(by_run_id, by_mlflow_run, by_name)
+
+
+def delivered_to(run: RunDirectory) -> str | None:
+    """Return the address of the MLflow that has this run; None if it was not delivered.
+
+    Raises:
+        ConfigurationError: If the file that says so cannot be read.
+    """
+    bookmark = read_bookmark(run)
+    known = None if bookmark is None else bookmark.mlflow.state.get("tracking_uri")
+    if known is None:
+        return None
+    destination = _destination(run)
+    # the bookmark has it without its password
+    return destination.tracking_uri if destination.tracking_uri is not None and destination.shown == known else known
+
+
+def is_gone(uri: str, gone: Collection[str]) -> bool:
+    """Whether a person said that this address exists no more."""
+    return uri in gone or without_password(uri) in gone
+
+
+def _addresses(root: Root, runs: Sequence[RunDirectory]) -> dict[str, list[str]]:
+    """Every address at which there may be models of these runs, with the names of the runs that use it."""
+    found: dict[str, list[str]] = {database_uri(root.path): []}
+    for uri in (resolve_destination({}).tracking_uri, os.environ.get("MLFLOW_REGISTRY_URI")):
+        if uri:
+            found.setdefault(uri, [])
+    for run in runs:
+        wanted = {_destination(run).tracking_uri or database_uri(root.path)}
+        with contextlib.suppress(RltrackError):  # a journal that cannot be read: such a run is left alone anyway
+            wanted.add(delivered_to(run) or database_uri(root.path))
+        for uri in wanted:
+            found.setdefault(uri, []).append(run.name)
+    return found
+
+
+def _destination(run: RunDirectory) -> Destination:
+    found = read_destination(run)
+    if found is None and run.destination_file.exists():
+        raise ConfigurationError(
+            f"{run.destination_file} cannot be read, so it is not known where the models of run {run.name} are. Put it back: a "
+            'JSON object such as {"tracking_uri": "http://127.0.0.1:5000"}; or delete it, if the run goes to the root\'s own '
+            "database."
+        )
+    return found or Destination()
+
+
+def _check_gone(addresses: Mapping[str, Sequence[str]], gone: Collection[str]) -> None:
+    known = {without_password(uri) for uri in addresses} | addresses.keys()
+    unknown = [uri for uri in gone if uri not in known]
+    if unknown:
+        used = ", ".join(sorted(without_password(uri) for uri in addresses))
+        raise ConfigurationError(f"--registry-gone {unknown[0]}: no run uses that address. In use: {used}.")
+
+
+class _RegistryAt(ModelRegistry):
+    """The registry at an address itself, whatever ``MLFLOW_REGISTRY_URI`` says."""
+
+    @functools.cached_property
+    def client(self) -> MlflowClient:
+        """MLflow's client for this address."""
+        return MlflowClient(self.uri, self.uri)
+
+
+def _registered_at(root: Root, uri: str) -> list[tuple[str, Registered]]:
+    """Every registered version there, with its model's name; in a thread, as what is down may hold a caller for very long."""
+    own = uri == database_uri(root.path)
+    registry = _RegistryAt(root, Destination() if own else Destination(uri))
+    answers: queue.Queue[list[tuple[str, Registered]] | Exception | None] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            if not own:  # which may not be there yet
+                _check_database(uri)
+            for name in registry.names():
+                answers.put([(name, item) for item in registry.versions(name)])
+            answers.put(None)
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, name="rltrack-registry", daemon=True).start()
+    found: list[tuple[str, Registered]] = []
+    while True:
+        try:
+            answer = answers.get(timeout=SILENCE_SECONDS)
+        except queue.Empty:
+            raise TimeoutError(f"it said nothing for {SILENCE_SECONDS:.0f} s") from None
+        if answer is None:
+            return found
+        if isinstance(answer, Exception):
+            raise answer
+        found += answer
+
+
+def _check_database(uri: str) -> None:
+    """Connect once. MLflow would make an empty database where a file is gone, and try a server for most of an hour.
+
+    While it tries, no other database is answered either, as it holds a lock over all of them.
+    """
+    address = urlsplit(uri)
+    kind = address.scheme.partition("+")[0]
+    if kind == "sqlite":
+        path = Path(unquote(address.path)[1:])
+        if not path.is_file() or path.stat().st_size == 0:
+            raise FileNotFoundError(f"there is no database {path}")
+    elif kind in _DATABASE_SERVERS:
+        engine = sqlalchemy.create_engine(uri)
+        try:
+            engine.connect().close()
+        finally:
+            engine.dispose()
+
+
+def _used_by(names: Sequence[str]) -> str:
+    if not names:
+        return "it is what is set now"
+    more = f" and {len(names) - _SHOWN_RUNS} more" if len(names) > _SHOWN_RUNS else ""
+    return f"used by {', '.join(names[:_SHOWN_RUNS])}{more}"
+
+
+def _words(error: Exception) -> str:
+    cause = error.__cause__ or error
+    return without_password(" ".join(str(cause).split()))[:300] or type(cause).__name__
