@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import traceback
 from collections.abc import Callable, Iterator
@@ -38,6 +39,10 @@ def redacting(function: Callable[P, R]) -> Callable[P, R]:
             return result
         raise clean  # outside of the handler: there, Python would hang the error itself behind it
 
+    # Prefect looks up names of types in the module of the function that it is given, which is ours
+    signature = inspect.signature(function, eval_str=True)
+    guarded.__signature__ = signature  # type: ignore[attr-defined]
+    guarded.__annotations__ = {name: item.annotation for name, item in signature.parameters.items()}
     return guarded
 
 
