@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import time
+import uuid
 from pathlib import Path
 
 from rltrack.errors import ConfigurationError
@@ -79,6 +80,20 @@ def write_bytes(path: Path, data: bytes, mode: int = 0o644) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def create_file(path: Path, data: bytes) -> None:
+    """Make a file that must not exist, whole at once: nobody sees an empty one, whoever is killed in between.
+
+    Raises:
+        FileExistsError: If it is there.
+    """
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    write_bytes(draft, data)
+    try:
+        os.link(draft, path)
+    finally:
+        draft.unlink()
 
 
 def replace_text(path: Path, text: str, mode: int = 0o644) -> None:

@@ -36,7 +36,7 @@ from rltrack.checkpoints.unsigned import Claim, check_journal, claim_of, unsigne
 from rltrack.checkpoints.version import MANIFEST, Version, unseal
 from rltrack.config import check_run_name
 from rltrack.errors import CheckpointCorrupt, ConfigurationError, MissingExtra, RltrackError, RunTakenOver
-from rltrack.files import inside, write_bytes
+from rltrack.files import create_file, inside, write_bytes
 
 KEY_VARIABLE = "RLTRACK_SIGNING_KEY"
 MIN_KEY_LENGTH = 16
@@ -110,8 +110,7 @@ class RemoteRun:
         try:
             if isinstance(self._fs, LocalFileSystem):
                 self._fs.makedirs(os.path.dirname(path), exist_ok=True)
-                with self._fs.open(path, "xb") as file:
-                    file.write(data)
+                create_file(Path(path), data)
             else:
                 self._fs.pipe_file(path, data, mode="create")
         except FileExistsError:

@@ -94,7 +94,11 @@ def check_journal(data: bytes, run_id: str, source: str) -> None:
         except ValueError:
             raise CheckpointCorrupt(f"{source}, line {number}: not a record. {_REMEDY}") from None
         kind, time = record.get("kind"), record.get("time")
-        wrong = [name for name, wanted in _FIELDS.get(str(kind), {}).items() if name not in record or not _is(record[name], wanted)]
+        wrong = [
+            name
+            for name, wanted in _FIELDS.get(str(kind), {}).items()
+            if name not in record or not _is(record[name], wanted)
+        ]
         if not isinstance(kind, str) or not _is(time, _NUMBER) or wrong:
             what = f"'{wrong[0]}' of a record '{kind}'" if wrong else "kind or time of a record"
             raise CheckpointCorrupt(f"{source}, line {number}: {what} is missing or of another type. {_REMEDY}")

@@ -11,7 +11,7 @@ import yaml
 
 from rltrack.checkpoints.remote import RemoteRun
 from rltrack.checkpoints.unsigned import check_journal, claim_of
-from rltrack.errors import CheckpointCorrupt, ConfigurationError
+from rltrack.errors import CheckpointCorrupt, ConfigurationError, RunTakenOver
 from rltrack.runs import Root
 from rltrack.training.fetching import fetch
 from rltrack.training.trainer import Trainer, config_of
@@ -310,3 +310,27 @@ def test_a_runs_name_leads_nowhere_else(tmp_path):
     for name in ("../x", "a/b", "", "x" * 200):
         with pytest.raises(ConfigurationError):
             RemoteRun(f"file://{tmp_path}", name, KEY.encode())
+
+
+def test_an_attempt_is_never_seen_half_written(tmp_path, monkeypatch):
+    """A trainer that is killed while it begins must not leave a file that keeps every other one away."""
+    from rltrack import files as module
+
+    store = RemoteRun(f"file://{tmp_path}", "roaming", KEY.encode())
+    claim = claim_of(json.dumps(GOOD).encode(), 1, "x")
+    real = module.write_bytes
+
+    def dies(path, data, mode=0o644):
+        real(path, data[:3], mode)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "write_bytes", dies)
+    with pytest.raises(KeyboardInterrupt):
+        store.claim(claim)
+    assert store.claims() == []
+    monkeypatch.setattr(module, "write_bytes", real)
+    store.claim(claim)
+    assert store.claims() == [claim]
+    with pytest.raises(RunTakenOver):
+        store.claim(claim)
+    assert store.claims() == [claim]
