@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from rltrack.deprecation import with_new_keys
 from rltrack.errors import ConfigurationError, did_you_mean
 from rltrack.plain_data import apply_overrides, merge, read_yaml
-from rltrack.secrets import refuse_secrets
+from rltrack.secrets import refuse_secrets, shown
 from rltrack.validation import validate_section
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -39,7 +39,7 @@ def _operational(default: Any, **kwargs: Any) -> Any:
 class Section(BaseModel):
     """A part of the configuration: frozen, and with no unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class AgentConfig(Section):
@@ -366,7 +366,7 @@ def check_run_name(name: str) -> str:
     """
     if not NAME_PATTERN.fullmatch(name) or ".." in name:
         raise ConfigurationError(
-            f"Run name {name!r} is not allowed. Use 1 to 100 letters, digits, '.', '_' or '-', beginning with a letter "
+            f"Run name {shown(name)} is not allowed. Use 1 to 100 letters, digits, '.', '_' or '-', beginning with a letter "
             "or digit, and without '..'; for example cartpole-ppo."
         )
     return name
@@ -378,7 +378,7 @@ def expand_preset(data: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(agent, Mapping) or agent.get("preset") is None:
         return dict(data)
     if agent["preset"] != "zoo":
-        raise ConfigurationError(f"Unknown agent.preset {agent['preset']!r}. Allowed: zoo.")
+        raise ConfigurationError(f"Unknown agent.preset {shown(agent['preset'])}. Allowed: zoo.")
     from rltrack.agents.zoo import zoo_preset
 
     environment = data.get("environment")

@@ -18,6 +18,10 @@ class ConfigurationError(RltrackError, ValueError):
     """A setting is unknown, contradictory or out of range."""
 
 
+class NotAllowed(ConfigurationError):
+    """Parameters from a server name something that this worker does not allow."""
+
+
 class MissingExtra(RltrackError, ImportError):
     """Something was asked for that an optional dependency provides."""
 

@@ -1,11 +1,64 @@
-"""Writing files so that a reader sees the old content or the new, never half of either; and locks between processes."""
+"""Paths made from names; writing files so that a reader sees the old content or the new; locks between processes.
+
+What a person or another machine named becomes part of a path through `inside` or `folder_name`, and in no other way.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
+import re
 import time
+import uuid
 from pathlib import Path
+
+from rltrack.errors import ConfigurationError
+
+_LONGEST, _LONGEST_PLAIN, _LONGEST_STEM = 255, 150, 60
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return ``folder / name``, where the name is that of one entry of the folder.
+
+    Raises:
+        ConfigurationError: If the name leads elsewhere, cannot be a file's name, or is a symbolic link to another place.
+    """
+    if name in ("", ".", "..") or not name.isprintable() or re.search(r"[/\\]", name):
+        raise ConfigurationError(f"{_cut(name)} is not the name of a file in {folder}: it must not lead elsewhere.")
+    if len(os.fsencode(name)) > _LONGEST:
+        raise ConfigurationError(f"{_cut(name)} is too long for the name of a file; {_LONGEST} bytes are allowed.")
+    path = folder / name
+    if path.is_symlink() and not leads_into(path, folder):
+        raise ConfigurationError(
+            f"{path} is a symbolic link that leads out of {folder}; it is not followed. Put the folder itself there."
+        )
+    return path
+
+
+def leads_into(path: Path, folder: Path) -> bool:
+    """Whether a path, with every symbolic link followed, lies in a folder."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        return False
+
+
+def folder_name(text: str) -> str:
+    """Return a folder's name for any text: the text itself where it is short and plain, else a part of it with a hash.
+
+    Equal texts give equal names, others give others: ``~`` stands before the hash, and in no plain name.
+    """
+    plain = all(letter.isalnum() or letter in " ._-+=,@()" for letter in text)
+    ends = text[:1].isalnum() and text[-1:] not in (" ", ".")
+    if plain and ends and ".." not in text and len(os.fsencode(text)) <= _LONGEST_PLAIN:
+        return text
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")[:_LONGEST_STEM]
+    return f"{stem or 'folder'}~{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:16]}"
+
+
+def _cut(name: str) -> str:
+    return repr(name if len(name) <= 80 else f"{name[:80]}…")
 
 
 def fsync_directory(path: Path) -> None:
@@ -27,6 +80,20 @@ def write_bytes(path: Path, data: bytes, mode: int = 0o644) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def create_file(path: Path, data: bytes) -> None:
+    """Make a file that must not exist, whole at once: nobody sees an empty one, whoever is killed in between.
+
+    Raises:
+        FileExistsError: If it is there.
+    """
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    write_bytes(draft, data)
+    try:
+        os.link(draft, path)
+    finally:
+        draft.unlink()
 
 
 def replace_text(path: Path, text: str, mode: int = 0o644) -> None:

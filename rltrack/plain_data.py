@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from rltrack.errors import ConfigurationError
+from rltrack.secrets import shown
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -28,8 +29,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        hint = " YAML tags (!…) are not allowed: configuration is data." if "tag" in str(error) else ""
-        raise ConfigurationError(f"{path} is not valid YAML: {' '.join(str(error).split())}.{hint}") from None
+        said = _what_is_wrong(error)
+        hint = " YAML tags (!…) are not allowed: configuration is data." if "tag" in said else ""
+        raise ConfigurationError(f"{path} is not valid YAML: {said}.{hint}") from None
     if not isinstance(data, dict):
         raise ConfigurationError(f"{path} holds {type(data).__name__}, not a mapping. See configs/ for examples.")
     return data
@@ -45,11 +47,12 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
-            raise ConfigurationError(f"Override {override!r} is not of the form key=value, such as seed=1.")
+            told = shown(re.split(r"[:\s]", override, maxsplit=1)[0]) if equals == "" else shown(override)
+            raise ConfigurationError(f"Override {told} is not of the form key=value, such as seed=1.")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise ConfigurationError(f"The value of override {override!r} is not YAML: {error}.") from None
+            raise ConfigurationError(f"The value of override '{key}' is not YAML: {_what_is_wrong(error)}.") from None
         if isinstance(value, str):
             value = _number(value)
         node = tree
@@ -59,7 +62,7 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
             if isinstance(child, bool) or child is None:
                 child = node[parent] = {}
             if not isinstance(child, dict):
-                raise ConfigurationError(f"Override {override!r}: '{parent}' is {child!r}, which has no keys.")
+                raise ConfigurationError(f"Override '{key}': '{parent}' is {shown(child, parent)}, which has no keys.")
             node = child
         node[last] = value
     return tree
@@ -78,6 +81,15 @@ def with_values(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
             node = child
         node[last] = value
     return data
+
+
+def _what_is_wrong(error: yaml.YAMLError) -> str:
+    """What YAML says, and where, without the line itself: it may hold a secret."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return " ".join(str(error).split())
+    said = ", ".join(part for part in (error.context, error.problem) if part)
+    mark = error.problem_mark or error.context_mark
+    return said if mark is None else f"{said}, line {mark.line + 1}, column {mark.column + 1}"
 
 
 def _number(text: str) -> Any:

@@ -7,6 +7,7 @@ Locks are ``flock``: not for network file systems.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import uuid
@@ -20,8 +21,8 @@ import yaml
 from rltrack.checkpoints.retention import Retention
 from rltrack.checkpoints.store import CheckpointStore
 from rltrack.config import check_run_name
-from rltrack.errors import RootNotWritable, RunBusy, RunNotFound, did_you_mean
-from rltrack.files import is_locked, lock_holder, make_private_folder, replace_text, take_lock
+from rltrack.errors import ConfigurationError, RootNotWritable, RunBusy, RunNotFound, did_you_mean
+from rltrack.files import inside, is_locked, leads_into, lock_holder, make_private_folder, replace_text, take_lock
 from rltrack.tracking.journal import Record, read_journal, read_tail
 
 DEFAULT_ROOT = "mlruns"
@@ -133,6 +134,8 @@ class RunDirectory:
     def link_tensorboard(self) -> None:
         """Make the run's events appear under its name in the root's folder for TensorBoard."""
         link, events = Root(self.root).tensorboard_folder / self.name, self.tensorboard.absolute()
+        if self.path.is_symlink() and not leads_into(self.path, self.path.parent):
+            return
         with contextlib.suppress(OSError):  # a file system without links: TensorBoard shows the run's own folder
             link.parent.mkdir(exist_ok=True)
             if not link.is_symlink() or Path(os.readlink(link)) != events:
@@ -210,9 +213,12 @@ class RunDirectory:
         return RunStatus(state, reason, env_steps, last_time, mean_return, finished)
 
 
-def run_stem(base: str) -> str:
-    """Return a text, such as ``PPO-CartPole-v1-s0``, as it can begin a run's name."""
-    return re.sub(r"[^a-z0-9._]+", "-", base.lower()).strip("-._")[:90] or "run"
+def run_stem(base: str, longest: int = 90) -> str:
+    """Return a text, such as ``PPO-CartPole-v1-s0``, as it can begin a run's name; a long one is cut, and ends in a hash."""
+    stem = re.sub(r"\.{2,}", ".", re.sub(r"[^a-z0-9._]+", "-", base.lower())).strip("-._") or "run"
+    if len(stem) <= longest:
+        return stem
+    return f"{stem[: longest - 9].rstrip('-._')}-{hashlib.sha256(stem.encode()).hexdigest()[:8]}"
 
 
 class Root:
@@ -229,6 +235,22 @@ class Root:
     def runs_folder(self) -> Path:
         """Where the runs are."""
         return self.path / "runs"
+
+    def directory(self, name: str) -> RunDirectory:
+        """Return the folder of a run, whether it exists or not: the only way from a name to a run.
+
+        Raises:
+            ConfigurationError: If the name cannot be a run's, or is a symbolic link that leads elsewhere.
+        """
+        return RunDirectory(inside(self.runs_folder, check_run_name(name)))
+
+    def study_folder(self, name: str) -> Path:
+        """Return the folder of a sweep or a study of seeds.
+
+        Raises:
+            ConfigurationError: As `directory`.
+        """
+        return inside(self.path / "studies", check_run_name(name))
 
     @property
     def tensorboard_folder(self) -> Path:
@@ -257,19 +279,31 @@ class Root:
         """Return the names of all runs, sorted."""
         if not self.runs_folder.is_dir():
             return []
-        return sorted(path.name for path in self.runs_folder.iterdir() if (path / "journal.jsonl").is_file())
+        return sorted(
+            path.name
+            for path in self.runs_folder.iterdir()
+            if (path / "journal.jsonl").is_file() and self._is_ours(path.name)
+        )
+
+    def _is_ours(self, name: str) -> bool:
+        try:
+            self.directory(name)
+        except ConfigurationError:
+            return False
+        return True
 
     def runs(self) -> list[RunDirectory]:
         """Return all runs, by name."""
-        return [RunDirectory(self.runs_folder / name) for name in self.names()]
+        return [self.directory(name) for name in self.names()]
 
     def find(self, name: str) -> RunDirectory:
         """Return a run by its name.
 
         Raises:
             RunNotFound: If there is none; the nearest names are given.
+            ConfigurationError: If the name cannot be a run's, or is a symbolic link that leads elsewhere.
         """
-        check_run_name(name)
+        found = self.directory(name)
         if not self.exists(name):
             names = self.names()
             known = (
@@ -278,11 +312,15 @@ class Root:
                 else " It has no runs yet: name another root with --root, or begin one: rltrack train --algo ppo --env CartPole-v1."
             )
             raise RunNotFound(f"No run '{name}' under {self.path}.{did_you_mean(name, names)}{known}")
-        return RunDirectory(self.runs_folder / name)
+        return found
 
     def exists(self, name: str) -> bool:
-        """Whether there is a run of this name."""
-        return (self.runs_folder / name / "journal.jsonl").is_file()
+        """Whether there is a run of this name.
+
+        Raises:
+            ConfigurationError: As `directory`.
+        """
+        return self.directory(name).journal_file.is_file()
 
     def create(self, name: str | None, base: str) -> RunDirectory:
         """Make the folder of a new run.
@@ -293,15 +331,15 @@ class Root:
         """
         self.check_writable()
         if name is not None:
-            path = self.runs_folder / check_run_name(name)
-            path.mkdir(exist_ok=True)  # one left without a journal holds nothing
-            return RunDirectory(path)
+            made = self.directory(name)
+            made.path.mkdir(exist_ok=True)  # one left without a journal holds nothing
+            return made
         stem = run_stem(base)
         number = 1
         while True:
             path = self.runs_folder / (stem if number == 1 else f"{stem}-{number}")
             try:
                 path.mkdir()
-                return RunDirectory(path)
+                return self.directory(path.name)
             except FileExistsError:
                 number += 1

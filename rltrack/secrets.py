@@ -1,4 +1,4 @@
-"""Secrets: told by the names of their keys, and kept out of whatever is written down.
+"""Secrets: told by the names of their keys and by the form of addresses, and kept out of whatever is written down.
 
 A configuration is written to the journal, to MLflow and to Prefect, where others read it. It names an environment variable
 instead, ``{env: NAME}``, which is read when the environment is built and nowhere before.
@@ -6,39 +6,59 @@ instead, ``{env: NAME}``, which is read when the environment is built and nowher
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 from rltrack.errors import ConfigurationError
 
 HIDDEN = "[redacted]"
-_LAST_WORDS = (
-    "password",
-    "passwd",
-    "pwd",
-    "secret",
-    "token",
-    "credential",
-    "credentials",
-    "apikey",
-    "authorization",
-    "cookie",
-)
+_LAST_WORDS = frozenset(
+    ("password", "passwd", "passphrase", "pass", "pwd", "secret", "token", "credential", "credentials", "apikey",
+     "authorization", "cookie", "dsn")
+)  # fmt: skip
 _LAST_PAIRS = ("api_key", "access_key", "secret_key", "private_key", "signing_key", "auth_key")
+_GLUED = ("password", "passwd", "passphrase", "apikey")
+"""Ends of a word that say it without an underscore: PGPASSWORD."""
+_NO_PASSWORD = frozenset(
+    ("low", "high", "band", "all", "first", "second", "last", "single", "two", "multi", "forward", "backward")
+)
+"""What stands before ``pass`` where it is a filter or a pass over data."""
 _taken: set[str] = set()
-"""Values that this process took from its environment for its environments; errors may repeat them."""
-_SHORTEST = 4
-_ADDRESS = re.compile(r"//[^/:@\s]*:[^/@\s]+@")
+"""Values that this process took from its environment for its environments, in the forms in which texts may repeat them."""
+_SHORTEST, _SHORTEST_LINE = 4, 8
+_PASSWORD = re.compile(
+    r"(//[^\s/:@?#\[\]'\"<>]*:)(?!\d{1,5}(?:[/?#\s]|$))(?:[^\s/'\"<>]+|[^\s'\"<>]+?)@"  # up to the last @ before a slash
+)
+_PASSWORD_WITHOUT_SCHEME = re.compile(r"((?:^|(?<=[\s'\"(=]))[\w.-]+:)[^\s/:@'\"]+@(?=[\w.\[-])")
+_PAIR = re.compile(r"([A-Za-z_][\w.-]*)(\s?=\s?)('[^']*'|\"[^\"]*\"|[^\s&;'\"]+)")
+_QUOTED_PAIR = re.compile(r"((['\"])([\w.-]+)\2\s*:\s*)(['\"])((?:\\.|(?!\4).)+)\4")
+_HEADER = re.compile(r"(?i)(authorization['\"]?\s*[:=]\s*['\"]?(?:(?:basic|bearer|token)\s+)?)[^\s'\",;]+")
+_NOTHING = ("***", HIDDEN, "None", "True", "False", "null")
+
+
+def names_secret(key: str) -> bool:
+    """Whether a text under this key is a secret."""
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key.rpartition(".")[2]).lower().replace("-", "_")
+    *before, last = name.split("_")
+    if last == "pass" and before and before[-1] in _NO_PASSWORD:
+        return False
+    return name.endswith(_LAST_PAIRS) or last in _LAST_WORDS or last.endswith(_GLUED)
 
 
 def is_secret(key: str, value: Any) -> bool:
-    """Whether a value should not be written down: a text under such a key, or an address with a password in it."""
+    """Whether a value should not be written down: a text under such a key, or an address with a secret in it."""
     if not isinstance(value, str) or not value or value == HIDDEN:
         return False
-    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key.rpartition(".")[2]).lower().replace("-", "_")
-    return name.endswith(_LAST_PAIRS) or name.split("_")[-1] in _LAST_WORDS or _ADDRESS.search(value) is not None
+    return (
+        names_secret(key)
+        or _PASSWORD.search(value) is not None
+        or any(_is_secret_pair(found) for found in _PAIR.finditer(value))
+    )
 
 
 def redacted(value: Any, key: str = "") -> Any:
@@ -48,6 +68,12 @@ def redacted(value: Any, key: str = "") -> Any:
     if isinstance(value, list | tuple):
         return [redacted(item, key) for item in value]
     return HIDDEN if is_secret(key, value) else value
+
+
+def shown(value: Any, key: str = "", longest: int = 200) -> str:
+    """Return a value as an error may repeat it: without secrets, and not endless."""
+    text = without_secrets(repr(redacted(value, key)))
+    return text if len(text) <= longest else f"{text[:longest]}…"
 
 
 def refuse_secrets(value: Any, key: str = "") -> None:
@@ -84,11 +110,27 @@ def with_environment_values(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _value_of(key, value) for key, value in kwargs.items()}
 
 
-def without_taken(text: str) -> str:
-    """Return a text, such as an error's, without the values that `with_environment_values` took."""
+def without_password(text: str) -> str:
+    """Return a text without what addresses, connection strings and keys with values in it keep secret."""
+    text = _PASSWORD.sub(r"\1***@", text)
+    text = _PASSWORD_WITHOUT_SCHEME.sub(r"\1***@", text)
+    text = _HEADER.sub(rf"\1{HIDDEN}", text)
+    text = _QUOTED_PAIR.sub(
+        lambda found: f"{found[1]}{found[4]}{HIDDEN}{found[4]}" if names_secret(found[3]) else found[0], text
+    )
+    return _PAIR.sub(lambda found: f"{found[1]}{found[2]}{HIDDEN}" if _is_secret_pair(found) else found[0], text)
+
+
+def without_secrets(text: str) -> str:
+    """Return a text, such as an error's, without secrets: also without the values that `with_environment_values` took."""
     for value in sorted(_taken, key=len, reverse=True):
         text = text.replace(value, HIDDEN)
-    return text
+    return without_password(text)
+
+
+def _is_secret_pair(found: re.Match[str]) -> bool:
+    value = found[3].strip("'\"")
+    return names_secret(found[1]) and bool(value) and value not in _NOTHING and not value.startswith("$")
 
 
 def _value_of(key: str, value: Any) -> Any:
@@ -100,6 +142,13 @@ def _value_of(key: str, value: Any) -> Any:
             f"environment.kwargs.{key} is to be taken from the environment variable {value['env']}, which is not set. Set it where "
             "training runs."
         )
-    if len(found) >= _SHORTEST:
-        _taken.add(found)
+    _taken.update(form for form in _forms(found) if len(form) >= _SHORTEST)
     return found
+
+
+def _forms(value: str) -> set[str]:
+    """A value as texts repeat it: plain, in quotes, on one line or by its lines, in an address, in a header."""
+    quoted = {repr(value)[1:-1], json.dumps(value)[1:-1], quote(value), quote(value, safe="")}
+    lines = {line.strip() for line in value.splitlines() if len(line.strip()) >= _SHORTEST_LINE}
+    encoded = base64.b64encode(value.encode(errors="surrogateescape")).decode()
+    return {value, value.strip(), " ".join(value.split()), encoded, *quoted, *lines}

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from rltrack.errors import ConfigurationError, did_you_mean
-from rltrack.secrets import is_secret
+from rltrack.secrets import shown
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -42,8 +42,8 @@ def _explain(model: type[BaseModel], item: Any) -> str:
     if item["type"] == "missing":
         return f"Key '{key}' is required."
     message = item["msg"].removeprefix("Value error, ")
-    hidden = is_secret(key, item["input"]) or isinstance(item["input"], Mapping) or item["input"] is model
-    found = "" if hidden else f", found {item['input']!r}"
+    is_whole = isinstance(item["input"], Mapping) or item["input"] is model
+    found = "" if is_whole else f", found {shown(item['input'], key)}"
     where = f"'{key}': " if key else ""
     if message.startswith("Input should be"):
         return f"{where}{message.replace('Input should be', 'should be')}{found}."

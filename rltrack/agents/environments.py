@@ -10,15 +10,15 @@ import importlib
 import multiprocessing
 import random
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 from rltrack.config import EnvironmentConfig
-from rltrack.errors import ConfigurationError, EvaluationUnavailable, MissingExtra, did_you_mean
-from rltrack.secrets import with_environment_values, without_taken
+from rltrack.errors import ConfigurationError, EvaluationUnavailable, MissingExtra, NotAllowed, did_you_mean
+from rltrack.secrets import shown, with_environment_values, without_secrets
 
 _EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale": "atari", "atari": "atari"}
 
@@ -57,7 +57,7 @@ def make_gym_env(env_id: str, kwargs: Mapping[str, Any] | None = None) -> gym.En
         ) from None
     except TypeError as error:
         raise ConfigurationError(
-            f"Environment '{env_id}' does not take {dict(kwargs or {})}: {_one_line(error)}."
+            f"Environment '{env_id}' does not take {shown(dict(kwargs or {}))}: {_one_line(error)}."
         ) from None
 
 
@@ -82,7 +82,7 @@ def _missing_extra(env_id: str, error: object, extra: str | None = None) -> Miss
 
 def _one_line(error: object) -> str:
     said, _, _ = " ".join(str(error).split()).partition(" was raised from the environment creator")
-    return without_taken(said).rstrip(".")
+    return without_secrets(said).rstrip(".")
 
 
 def import_class(path: str) -> Any:
@@ -101,6 +101,29 @@ def import_class(path: str) -> Any:
     if not hasattr(module, name):
         raise ConfigurationError(f"Wrapper '{path}': '{module_name}' has no '{name}'.{did_you_mean(name, dir(module))}")
     return getattr(module, name)
+
+
+def check_wrappers(wrappers: Sequence[str | Mapping[str, Any]], known: Collection[str]) -> None:
+    """Refuse names that are not of wrappers, for configurations of others: a module holds much that it only imported.
+
+    Args:
+        wrappers: As in a configuration.
+        known: Names that need no look.
+
+    Raises:
+        NotAllowed: If one is not a subclass of Gymnasium's ``Wrapper`` that is defined in the module that it is named by.
+    """
+    for path in (path for item in wrappers for path in ([item] if isinstance(item, str) else item)):
+        if path.replace(":", ".") in known:
+            continue
+        found = import_class(path)
+        is_wrapper = isinstance(found, type) and issubclass(found, gym.Wrapper)
+        if not is_wrapper or f"{found.__module__}.{found.__qualname__}" != path.replace(":", "."):
+            where = f" It is {found.__module__}.{found.__qualname__}: write that." if is_wrapper else ""
+            raise NotAllowed(
+                f"environment.wrappers names '{path}', which is no wrapper that is defined there.{where} Allowed: subclasses of "
+                "gymnasium.Wrapper, by the module that defines them."
+            )
 
 
 def wrapper_stack(wrappers: Sequence[str | Mapping[str, Mapping[str, Any]]]) -> Callable[[Any], Any] | None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import orjson
 
-from rltrack.checkpoints.remote import Claim, RemoteRun
+from rltrack.checkpoints.remote import RemoteRun
 from rltrack.checkpoints.store import CheckpointStore
+from rltrack.checkpoints.unsigned import Claim
 from rltrack.checkpoints.version import Version
 from rltrack.errors import CheckpointCorrupt, RunTakenOver
 from rltrack.files import replace_text

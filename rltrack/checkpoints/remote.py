@@ -2,15 +2,17 @@
 
 ::
 
-    <url>/<run>/config.yaml
+    <url>/<run>/config.yaml, config.yaml.hmac
                 attempts/000002.json                    made exclusively: one trainer per run, over all machines
                 journal/000002-000000012345.jsonl       pieces of the journal, by attempt and first byte
                 segments/<sha256>.safetensors           rows of replay buffers
                 checkpoints/v000012-000002/             files first, then the manifest's signature, the manifest last
 
 An attempt says from which version and from which byte of the journal it went on. What an earlier attempt wrote beyond that
-does not count, so that a trainer that was thought dead can commit nothing. The signature (HMAC-SHA256 with a key from the
-environment) covers the manifest, and with it every file: nothing from a remote store is unpickled without it.
+does not count, so that a trainer that was thought dead can commit nothing. A signature (HMAC-SHA256 with a key from the
+environment) covers the manifest, and with it every file: nothing from a remote store is unpickled without it. Another covers the
+configuration, which names what is imported, together with the run's name. The rest is read as `rltrack.checkpoints.unsigned`
+says.
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,34 +32,19 @@ import orjson
 from fsspec.implementations.local import LocalFileSystem
 
 from rltrack.checkpoints import segments
+from rltrack.checkpoints.unsigned import Claim, check_journal, claim_of, unsigned_configuration
 from rltrack.checkpoints.version import MANIFEST, Version, unseal
+from rltrack.config import check_run_name
 from rltrack.errors import CheckpointCorrupt, ConfigurationError, MissingExtra, RltrackError, RunTakenOver
-from rltrack.files import write_bytes
+from rltrack.files import create_file, inside, write_bytes
 
 KEY_VARIABLE = "RLTRACK_SIGNING_KEY"
 MIN_KEY_LENGTH = 16
 _ATTEMPT = re.compile(r"(\d{6})\.json")
 _PIECE = re.compile(r"(\d{6})-(\d{12})\.jsonl")
 _VERSION = re.compile(r"v(\d{6,})-(\d{6})")
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """One attempt at a run, as the store knows it.
-
-    Attributes:
-        attempt: 1, 2, 3, …, over all machines.
-        run_id: Of the run; another run of the same name has another.
-        resumed_from: Number of the version from which it went on; 0 for none.
-        journal_bytes: Size of the journal with which it began, in bytes, as far as the store has it.
-        host: Where it runs.
-    """
-
-    attempt: int
-    run_id: str
-    resumed_from: int
-    journal_bytes: int
-    host: str
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_CONFIG = "config.yaml"
 
 
 class RemoteRun:
@@ -67,12 +53,16 @@ class RemoteRun:
     Args:
         url: Of the store.
         name: The run's name.
-        key: Signs manifests.
+        key: Signs manifests and the configuration.
+
+    Raises:
+        ConfigurationError: If the name cannot be a run's.
+        MissingExtra: If nothing installed can read such a URL.
     """
 
     def __init__(self, url: str, name: str, key: bytes) -> None:
+        self._store, self._name, self._key = url, check_run_name(name), key
         self.url = f"{url.rstrip('/')}/{name}"
-        self._key = key
         try:
             self._fs, self._path = fsspec.url_to_fs(self.url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
@@ -98,9 +88,16 @@ class RemoteRun:
     # ---- attempts ----
 
     def claims(self) -> list[Claim]:
-        """Return the attempts so far, oldest first."""
-        found = sorted(name for name in self._names("attempts") if _ATTEMPT.fullmatch(name))
-        return [Claim(**orjson.loads(self._read(f"attempts/{name}"))) for name in found]
+        """Return the attempts so far, oldest first.
+
+        Raises:
+            CheckpointCorrupt: If a file does not describe one.
+        """
+        return [self._claim(int(name[:6])) for name in sorted(self._names("attempts")) if _ATTEMPT.fullmatch(name)]
+
+    def _claim(self, attempt: int) -> Claim:
+        name = f"attempts/{attempt:06d}.json"
+        return claim_of(self._read(name), attempt, f"{self.url}/{name}")
 
     def claim(self, claim: Claim) -> None:
         """Begin an attempt: from now on, earlier ones commit nothing.
@@ -113,8 +110,7 @@ class RemoteRun:
         try:
             if isinstance(self._fs, LocalFileSystem):
                 self._fs.makedirs(os.path.dirname(path), exist_ok=True)
-                with self._fs.open(path, "xb") as file:
-                    file.write(data)
+                create_file(Path(path), data)
             else:
                 self._fs.pipe_file(path, data, mode="create")
         except FileExistsError:
@@ -130,7 +126,7 @@ class RemoteRun:
         """
         newest = max((int(name[:6]) for name in self._names("attempts") if _ATTEMPT.fullmatch(name)), default=0)
         if newest > attempt:
-            host = Claim(**orjson.loads(self._read(f"attempts/{newest:06d}.json"))).host
+            host = self._claim(newest).host
             raise RunTakenOver(
                 f"Another trainer went on with {self.url}: attempt {newest} on {host}, this is attempt {attempt}. This one stops; "
                 "what it wrote since does not count."
@@ -139,8 +135,11 @@ class RemoteRun:
     # ---- from here to there ----
 
     def upload_config(self, config: Path) -> None:
-        """Copy the configuration."""
-        self._write("config.yaml", config.read_bytes())
+        """Copy the configuration with its signature; the one before stays valid, should this be cut short in between."""
+        data = config.read_bytes()
+        before = (self._read_if_there(f"{_CONFIG}.hmac") or b"").split()[:1]
+        self._write(f"{_CONFIG}.hmac", b"\n".join([self._config_signature(data), *before]))
+        self._write(_CONFIG, data)
 
     def upload_journal(self, journal: Path, attempt: int, first: int, last: int) -> None:
         """Copy the bytes ``first <= b < last`` of the journal."""
@@ -223,31 +222,63 @@ class RemoteRun:
             The size of the journal, in bytes.
 
         Raises:
-            CheckpointCorrupt: If a signature does not hold.
+            CheckpointCorrupt: If a signature does not hold, or something is not as rltrack writes it.
         """
-        write_bytes(folder / "config.yaml", self._read("config.yaml"))
+        versions, claims = self.versions(), self.claims()
+        config = self._configuration(versions[-1][1] if versions else None, tell)
         journal = self._journal()
+        if claims:
+            check_journal(journal, claims[-1].run_id, f"{self.url}/journal")
+        if config is not None:
+            write_bytes(folder / _CONFIG, config)
         checkpoints = folder / "checkpoints"
         (checkpoints / segments.FOLDER).mkdir(parents=True)
-        for name, manifest in self.versions():
+        for name, manifest in versions:
             own = checkpoints / name.partition("-")[0]
             tell(f"fetching {own.name} ({int(manifest['env_steps']):,} env steps) from {self.url}")
             try:
                 self._download_version(name, manifest, own)
             except FileNotFoundError:  # superseded there meanwhile, by a trainer that does not know yet
                 shutil.rmtree(own)
-        write_bytes(folder / "journal.jsonl", journal)  # last: with it, there is a run
+        if journal:
+            write_bytes(folder / "journal.jsonl", journal)  # last: with it, there is a run
         return len(journal)
+
+    def _configuration(self, newest: Mapping[str, Any] | None, tell: Callable[[str], None]) -> bytes | None:
+        """Return the configuration; None where the attempt ended before it was copied."""
+        data, signatures = self._read_if_there(_CONFIG), self._read_if_there(f"{_CONFIG}.hmac")
+        where = f"{self.url}/{_CONFIG}"
+        if data is None:
+            if newest is None:
+                return None
+            raise CheckpointCorrupt(f"{where} is missing, though there are versions: the store was changed.")
+        if signatures is None:
+            config = unsigned_configuration(data, newest, name=self._name, store=self._store, source=where)
+            tell(f"{where} has no signature: settings that do not change the result are at their defaults")
+            return config
+        ours = self._config_signature(data)
+        if not any(hmac.compare_digest(signature, ours) for signature in signatures.split()):
+            raise CheckpointCorrupt(
+                f"The signature of {where} does not hold: it was written with another {KEY_VARIABLE}, for another run, or changed "
+                "since. It names what is imported and run; it is not used. Set the key with which it was written."
+            )
+        return data
 
     def _download_version(self, name: str, manifest: Mapping[str, Any], own: Path) -> None:
         own.mkdir()
-        for entry in manifest["rings"].values():
-            for segment in entry["segments"]:
-                target = own.parent / segments.FOLDER / segment["file"]
-                if not target.exists():
-                    write_bytes(target, self._read(f"segments/{segment['sha256']}.safetensors"))
-        for file in manifest["files"]:
-            write_bytes(own / file, self._read(f"checkpoints/{name}/{file}"))
+        try:
+            pieces = [piece for entry in manifest["rings"].values() for piece in entry["segments"]]
+            rows = {inside(own.parent / segments.FOLDER, piece["file"]): str(piece["sha256"]) for piece in pieces}
+            files = {inside(own, file): file for file in manifest["files"]}
+            if not all(_SHA256.fullmatch(sha256) for sha256 in rows.values()):
+                raise ValueError("a hash is none")
+        except (ConfigurationError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CheckpointCorrupt(f"{self.url}/checkpoints/{name}/{MANIFEST}: {error}") from None
+        for target, sha256 in rows.items():
+            if not target.exists():
+                write_bytes(target, self._read(f"segments/{sha256}.safetensors"))
+        for target, file in files.items():
+            write_bytes(target, self._read(f"checkpoints/{name}/{file}"))
         write_bytes(own / MANIFEST, self._read(f"checkpoints/{name}/{MANIFEST}"))
 
     def _journal(self) -> bytes:
@@ -282,12 +313,22 @@ class RemoteRun:
                 "which it was written."
             )
         try:
-            return unseal(data)
-        except (RltrackError, ValueError, KeyError) as error:
+            manifest = unseal(data)
+            named = f"v{int(manifest['number']):06d}-{int(manifest['attempt']):06d}"
+        except (RltrackError, ValueError, KeyError, TypeError) as error:
             raise CheckpointCorrupt(f"{self.url}/checkpoints/{name}/{MANIFEST}: {error}") from None
+        if named != name:
+            raise CheckpointCorrupt(
+                f"{self.url}/checkpoints/{name} holds another version, {named}: it was moved there."
+            )
+        return manifest
 
     def _signature(self, data: bytes) -> bytes:
         return hmac.new(self._key, data, hashlib.sha256).hexdigest().encode()
+
+    def _config_signature(self, data: bytes) -> bytes:
+        """Bound to the run's name, so that no other run's configuration can be put in its place."""
+        return self._signature(b"configuration of %s\n%s" % (self._name.encode(), data))
 
     def _names(self, folder: str) -> Iterator[str]:
         self._fs.invalidate_cache()
@@ -301,6 +342,12 @@ class RemoteRun:
     def _read(self, name: str) -> bytes:
         data: bytes = self._fs.cat_file(f"{self._path}/{name}")
         return data
+
+    def _read_if_there(self, name: str) -> bytes | None:
+        try:
+            return self._read(name)
+        except FileNotFoundError:
+            return None
 
     def _write(self, name: str, data: bytes) -> None:
         path = f"{self._path}/{name}"

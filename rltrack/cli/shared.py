@@ -47,7 +47,7 @@ def _complete_run(incomplete: str) -> list[str]:
     name, at, _ = incomplete.partition("@")
     if not at:
         return [name for name in root.names() if name.startswith(incomplete)]
-    versions = root.find(name).store().versions() if root.exists(name) else []
+    versions = root.find(name).store().versions() if name in root.names() else []
     known = [f"{name}@{version}" for version in ("best", "last", *(version.name for version in versions))]
     return [choice for choice in known if choice.startswith(incomplete)]
 

@@ -9,7 +9,8 @@ from prefect import flow, get_run_logger, runtime, task
 from prefect.states import Completed
 from pydantic import Field
 
-from rltrack.flows.promote import DEGRADED, announce, refuse_foreign_champion
+from rltrack.flows.promote import DEGRADED, announce, check_champion
+from rltrack.flows.redaction import redacting
 from rltrack.flows.retries import RETRIED
 from rltrack.registry.champions import COOL_DOWN_HOURS, FALSE_ALARM_RATE, Watch
 from rltrack.registry.champions import evaluate_champion as watch
@@ -18,11 +19,12 @@ from rltrack.tracking.shipper import prepare_process
 
 
 @task(name="play", task_run_name="the champion of {model} plays {episodes} episodes", **RETRIED)
+@redacting
 def play(model: str, episodes: int, moment: str, false_alarm_rate: float, cool_down_hours: float) -> Watch:
     """Play the champion on seeds made from a moment, so that a retry plays the same."""
     prepare_process()
     if runtime.deployment.id is not None:
-        refuse_foreign_champion(model)
+        check_champion(model)
     return watch(
         Root(),
         model,
@@ -35,6 +37,7 @@ def play(model: str, episodes: int, moment: str, false_alarm_rate: float, cool_d
 
 
 @flow(name="evaluate-champion", flow_run_name="evaluate the champion of {model}", persist_result=False)
+@redacting
 def evaluate_champion(
     model: str,
     episodes: Annotated[int, Field(ge=1)] = 100,

@@ -9,9 +9,10 @@ from prefect.events import emit_event
 from prefect.states import Completed
 
 from rltrack.flows.page import Page
+from rltrack.flows.redaction import redacting
 from rltrack.flows.retries import RETRIED
 from rltrack.flows.train import Restarts
-from rltrack.flows.training import refuse_foreign_modules
+from rltrack.flows.training import check_parameters
 from rltrack.registry.champions import champion_origin
 from rltrack.registry.gate import Gate
 from rltrack.registry.promotion import Decision
@@ -25,25 +26,26 @@ PROMOTED, REFUSED, DEGRADED = "rltrack.champion.promoted", "rltrack.champion.ref
 
 
 @task(name="gate", task_run_name="{run}@{version} challenges {model}", **RETRIED)
+@redacting
 def challenge(run: str, model: str, version: str, gate: Gate) -> Decision:
     """Let a run's version challenge the champion; what was decided before is not decided again."""
     prepare_process()
     found = Root().find(run)
     if runtime.deployment.id is not None:
-        refuse_foreign_modules(config_of(found))
-        refuse_foreign_champion(model)
+        check_parameters(config_of(found))
+        check_champion(model)
     return decide(found, model, version=version, gate=gate, tell=get_run_logger().info)
 
 
-def refuse_foreign_champion(model: str) -> None:
-    """Refuse a champion whose environment would import a module that this worker does not allow: registries are shared.
+def check_champion(model: str) -> None:
+    """Refuse a champion whose configuration names what this worker does not allow: registries are shared.
 
     Raises:
-        ConfigurationError: With the module, and what is allowed.
+        NotAllowed: As `rltrack.flows.training.check_parameters`.
     """
     _, config = champion_origin(Root(), model)
     if config is not None:
-        refuse_foreign_modules(config)
+        check_parameters(config)
 
 
 def promotion(run: str, model: str, version: str, gate: Gate | None) -> Any:
@@ -73,6 +75,7 @@ def announce(event: str, model: str, payload: dict[str, Any]) -> None:
 
 
 @flow(name="promote", flow_run_name="promote {run} to {model}", persist_result=False)
+@redacting
 def promote(run: str, model: str, version: str = "best", gate: Gate | None = None, restarts: Restarts = 0) -> Any:
     """Make a run's policy the champion of a model, if it is better than the champion.
 

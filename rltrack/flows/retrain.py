@@ -13,21 +13,28 @@ from typing import Any
 
 from prefect import flow, get_run_logger, runtime
 
-from rltrack.config import TrainingConfig
+from rltrack.config import TrainingConfig, check_run_name
 from rltrack.errors import CheckpointNotFound, ConfigurationError
 from rltrack.flows.promote import promotion
-from rltrack.flows.train import Restarts, default_name, run_training
+from rltrack.flows.redaction import redacting
+from rltrack.flows.train import Restarts, check_if_deployed, default_name, run_training
 from rltrack.registry.champions import champion_origin
 from rltrack.registry.gate import Gate
 from rltrack.runs import Root, run_stem
 from rltrack.training.trainer import config_of
 
+_LONGEST_STEM = 84
+"""Characters of a name to which the time is added."""
+
 
 def _flow_run_name() -> str:
-    """Name the flow run as its run."""
+    """Name the flow run as its run; where its parameters give no name, the flow itself says so in words."""
     parameters = runtime.flow_run.parameters
     given, run, model = (parameters.get(name) for name in ("config", "run", "model"))
-    return retrained_name(given, run, runtime.flow_run.scheduled_start_time, model)
+    try:
+        return retrained_name(given, run, runtime.flow_run.scheduled_start_time, model)
+    except Exception:
+        return f"retrain-{str(runtime.flow_run.id)[:8]}"
 
 
 def retrained_name(
@@ -36,14 +43,17 @@ def retrained_name(
     scheduled: datetime | None,
     model: str | None = None,
 ) -> str:
-    """Return the name of a new run: the configuration's (or the model's), with the time for which it was scheduled."""
-    if run:
-        return run
+    """Return the name of a new run: the configuration's (or the model's), with the time for which it was scheduled.
+
+    Raises:
+        ConfigurationError: If that cannot be a run's name.
+    """
     moment = (scheduled or datetime.now(UTC)).astimezone(UTC)
-    return f"{_stem(config, model)}-{moment:%Y%m%d-%H%M%S}"
+    return check_run_name(run or f"{_stem(config, model)}-{moment:%Y%m%d-%H%M%S}")
 
 
 @flow(name="retrain", flow_run_name=_flow_run_name, persist_result=False)
+@redacting
 def retrain(
     config: TrainingConfig | None = None,
     warm_start: bool = True,
@@ -66,8 +76,12 @@ def retrain(
     Returns:
         As `rltrack.flows.train.train`; with a model, as `rltrack.flows.promote.promote`.
     """
+    if config is not None:
+        check_if_deployed(config)
+    _stem(config, model)  # its error before anything begins
     name = retrained_name(config, run or runtime.flow_run.name, None, model)
     training = _training(Root(), name, config, warm_start, model)
+    check_if_deployed(training)  # a champion's comes from a registry, which others may write to
     get_run_logger().info(f"begins with {training.start_from}" if training.start_from else "begins from scratch")
     ended = run_training(training, name)
     if model is None or ended.name != "Completed":
@@ -122,7 +136,12 @@ def last_finished(root: Root, stem: str) -> str | None:
 
 def _stem(config: TrainingConfig | Mapping[str, Any] | None, model: str | None) -> str:
     if config is None:
-        return run_stem(model or "retrain")
+        return run_stem(model or "retrain", _LONGEST_STEM)
     if isinstance(config, Mapping):
-        config = TrainingConfig.model_validate(config)
-    return config.name or run_stem(default_name(config))
+        config = TrainingConfig.from_mapping(config)
+    if config.name is not None and len(config.name) > _LONGEST_STEM:
+        raise ConfigurationError(
+            f"The name '{config.name}' has {len(config.name)} characters, and retraining adds the time to it; up to "
+            f"{_LONGEST_STEM} are allowed. Shorten name."
+        )
+    return config.name or run_stem(default_name(config), _LONGEST_STEM)

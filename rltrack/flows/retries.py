@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 from prefect.cache_policies import NO_CACHE
@@ -11,6 +12,8 @@ from prefect.tasks import exponential_backoff
 from rltrack.errors import CheckpointFailed, JournalFailed, RegistryUnavailable, RltrackError, RootNotWritable
 
 RETRIES = 3
+_LASTING = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EILSEQ)
+"""What a path or a name cannot do today it cannot do tomorrow."""
 _PASSING = (CheckpointFailed, JournalFailed, RootNotWritable, RegistryUnavailable)
 
 
@@ -18,6 +21,8 @@ def can_pass(error: object) -> bool:
     """Whether trying again may help: not with a bad configuration, a NaN, a missing package or a run that is taken."""
     if isinstance(error, RltrackError):
         return isinstance(error, _PASSING)
+    if isinstance(error, OSError) and error.errno in _LASTING:
+        return False
     return isinstance(error, Exception) and not isinstance(error, ImportError | MemoryError | SyntaxError)
 
 

@@ -24,14 +24,15 @@ from prefect.states import Cancelled, Completed, Crashed
 from pydantic import Field
 from websockets.asyncio import connection as _connection  # noqa: F401  (loaded, so that `keep_apart` finds it)
 
-from rltrack.config import TrainingConfig
+from rltrack.config import TrainingConfig, check_run_name
 from rltrack.errors import RunBusy
 from rltrack.flows.installation import flow_run_tags
 from rltrack.flows.links import flow_run_page
 from rltrack.flows.page import Page
+from rltrack.flows.redaction import keep_secrets_out_of_logs, redacting
 from rltrack.flows.retries import RETRIED
 from rltrack.flows.streams import keep_apart
-from rltrack.flows.training import Training, refuse_foreign_modules, refuse_if_hopeless
+from rltrack.flows.training import Training, check_parameters, refuse_if_hopeless
 from rltrack.runs import Root, run_stem
 from rltrack.training.progress import TrainingState, TrainingStatistics
 from rltrack.training.strategies import Mark
@@ -43,9 +44,11 @@ Restarts = Annotated[int, Field(ge=0, le=MAX_RESTARTS)]
 """How often a run was brought back by itself: the server refuses more, even where the flow dies before it can count."""
 
 keep_apart()
+keep_secrets_out_of_logs()
 
 
 @task(name="set up", task_run_name="set up", **RETRIED)
+@redacting
 def set_up(training: Training) -> dict[str, Any]:
     """Build agent and environment, open the run, restore its newest version if it has one."""
     loop = training.open()
@@ -53,6 +56,7 @@ def set_up(training: Training) -> dict[str, Any]:
 
 
 @task(name="train chunk", task_run_name="train from {env_steps:,} to {until}", **RETRIED)
+@redacting
 def train_chunk(training: Training, env_steps: int, until: str, mark: Mark) -> int:
     """Train up to a mark, or until something else is due."""
     training.carry_out(Due.CHUNK, env_steps, mark)
@@ -60,6 +64,7 @@ def train_chunk(training: Training, env_steps: int, until: str, mark: Mark) -> i
 
 
 @task(name="evaluate", task_run_name="evaluate at {env_steps:,}", **RETRIED)
+@redacting
 def evaluate(training: Training, env_steps: int, due: Due) -> float | None:
     """Evaluate the policy; return the mean return."""
     training.carry_out(due, env_steps)
@@ -68,18 +73,21 @@ def evaluate(training: Training, env_steps: int, due: Due) -> float | None:
 
 
 @task(name="checkpoint", task_run_name="checkpoint at {env_steps:,}", **RETRIED)
+@redacting
 def checkpoint(training: Training, env_steps: int) -> None:
     """Begin to commit a version from which training can go on."""
     training.carry_out(Due.CHECKPOINT, env_steps)
 
 
 @task(name="finish", task_run_name="finish", **RETRIED)
+@redacting
 def finish(training: Training, env_steps: int) -> None:
     """Commit the last version, and record how training ended."""
     training.carry_out(Due.END, env_steps)
 
 
 @task(name="deliver", task_run_name="deliver", cache_policy=NO_CACHE, persist_result=False)
+@redacting
 def deliver(loop: TrainingLoop) -> bool:
     """Wait until everything is in MLflow and TensorBoard, with a bound; what is missing then is delivered later."""
     delivered = loop.wait_for_tracking(DELIVERY_SECONDS)
@@ -89,17 +97,24 @@ def deliver(loop: TrainingLoop) -> bool:
 
 
 def _flow_run_name() -> str:
-    """Name the flow run as its run."""
-    parameters = runtime.flow_run.parameters
-    return run_name(parameters["config"], parameters.get("run"), str(runtime.flow_run.id))
+    """Name the flow run as its run; where its parameters give no name, the flow itself says so in words."""
+    parameters, flow_run_id = runtime.flow_run.parameters, str(runtime.flow_run.id)
+    try:
+        return run_name(parameters["config"], parameters.get("run"), flow_run_id)
+    except Exception:
+        return f"train-{flow_run_id[:8]}"
 
 
 def run_name(config: TrainingConfig | Mapping[str, Any], run: str | None, flow_run_id: str) -> str:
-    """Return the run's name: as asked for, or from algorithm, environment and seed, and unique to the flow run."""
+    """Return the run's name: as asked for, or from algorithm, environment and seed, and unique to the flow run.
+
+    Raises:
+        ConfigurationError: If the name that is asked for cannot be a run's.
+    """
     if isinstance(config, Mapping):
-        config = TrainingConfig.model_validate(config)
+        config = TrainingConfig.from_mapping(config)
     if run or config.name:
-        return str(run or config.name)
+        return check_run_name(str(run or config.name))
     return f"{run_stem(default_name(config))}-{flow_run_id[:8]}"
 
 
@@ -113,6 +128,7 @@ trainings: list[Training] = []
 
 
 @flow(name="train", flow_run_name=_flow_run_name, persist_result=False)
+@redacting
 def train(config: TrainingConfig, run: str | None = None, restarts: Restarts = 0) -> Any:
     """Train what a configuration describes; a run that exists under its name goes on where it stood.
 
@@ -124,7 +140,18 @@ def train(config: TrainingConfig, run: str | None = None, restarts: Restarts = 0
     Returns:
         Completed; or Cancelled, named "Stopped" (by a person) or "Preempted" (by a signal), with a version to go on from.
     """
+    check_if_deployed(config)
     return run_training(config, run_name(config, run, str(runtime.flow_run.id)))
+
+
+def check_if_deployed(config: TrainingConfig) -> None:
+    """Refuse in a deployment's run what this worker does not allow; comes before anything of the configuration is used.
+
+    Raises:
+        NotAllowed: As `rltrack.flows.training.check_parameters`.
+    """
+    if runtime.deployment.id is not None:
+        check_parameters(config)
 
 
 def run_training(config: TrainingConfig, name: str, hooks: Sequence[Any] = ()) -> Any:
@@ -138,8 +165,8 @@ def run_training(config: TrainingConfig, name: str, hooks: Sequence[Any] = ()) -
     flow_run_id = str(runtime.flow_run.id)
     api = str(PREFECT_API_URL.value() or "")
     deployed = runtime.deployment.id is not None
-    if deployed:
-        refuse_foreign_modules(config)
+    check_if_deployed(config)
+    check_run_name(name)
     tags = {
         **config.tracking.tags,
         "prefect.flow_run_id": flow_run_id,

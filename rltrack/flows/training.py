@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from prefect import get_run_logger
 
-from rltrack.agents.exported_policy import ALLOWED_MODULES
+from rltrack.agents.environments import check_wrappers
 from rltrack.config import TrainingConfig
-from rltrack.errors import ConfigurationError, RltrackError
+from rltrack.errors import RltrackError
 from rltrack.flows.page import Page, PageHook
 from rltrack.flows.streams import keep_apart
+from rltrack.permissions import KNOWN_WRAPPERS, Permissions
 from rltrack.runs import Root, RunDirectory
 from rltrack.training.control import Control
 from rltrack.training.progress import TrainingStatistics
@@ -48,7 +48,7 @@ class Training:
     def directory(self) -> RunDirectory:
         """The run's folder."""
         assert self.config.name is not None, "the flow named it"
-        return RunDirectory(self.root.runs_folder / self.config.name)
+        return self.root.directory(self.config.name)
 
     def open(self) -> TrainingLoop:
         """Return the live loop; where there is none, restore the run from its newest version, or begin it."""
@@ -131,20 +131,11 @@ def refuse_if_hopeless(run: RunDirectory) -> None:
         )
 
 
-def refuse_foreign_modules(config: TrainingConfig) -> None:
-    """Refuse modules that this worker does not allow: names of modules run code, and parameters come from the network.
+def check_parameters(config: TrainingConfig) -> None:
+    """Refuse what this worker does not allow: parameters come from whoever reaches Prefect, and name what is run and written.
 
     Raises:
-        ConfigurationError: With the module, and what is allowed.
+        NotAllowed: With a line for each thing: what was asked, what is allowed, and how to allow it.
     """
-    allowed = [item.strip() for item in os.environ.get(ALLOWED_MODULES, "").split(",") if item.strip()]
-    named = [config.environment.id.partition(":")[0]] if ":" in config.environment.id else []
-    named += [item if isinstance(item, str) else next(iter(item)) for item in config.environment.wrappers]
-    for module in named:
-        if not any(
-            module == item or module.startswith(f"{item}.") for item in [*allowed, "gymnasium", "stable_baselines3"]
-        ):
-            raise ConfigurationError(
-                f"The configuration names the module '{module}', which this worker may not import. Allowed: "
-                f"{', '.join(['gymnasium', 'stable_baselines3', *allowed])}. Set {ALLOWED_MODULES} where the worker runs."
-            )
+    Permissions.from_environment().check(config.to_mapping())
+    check_wrappers(config.environment.wrappers, KNOWN_WRAPPERS)

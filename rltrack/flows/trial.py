@@ -13,7 +13,8 @@ from prefect.states import Completed
 from pydantic import Field
 
 from rltrack.config import TrainingConfig
-from rltrack.flows.train import Restarts, run_training
+from rltrack.flows.redaction import redacting
+from rltrack.flows.train import Restarts, check_if_deployed, run_training
 from rltrack.runs import Root, RunDirectory
 from rltrack.studies.search import Search, trial_name
 from rltrack.studies.trials import ReportHook, run_trial
@@ -25,6 +26,7 @@ def _flow_run_name() -> str:
 
 
 @flow(name="trial", flow_run_name=_flow_run_name, persist_result=False)
+@redacting
 def trial(sweep: str, number: Annotated[int, Field(ge=0)], restarts: Restarts = 0) -> Any:
     """Carry out a trial of a sweep, or go on with it.
 
@@ -45,6 +47,7 @@ def trial(sweep: str, number: Annotated[int, Field(ge=0)], restarts: Restarts = 
 
     def train(config: TrainingConfig, hook: ReportHook) -> RunDirectory | None:
         assert config.name is not None, "a sweep names its runs"
+        check_if_deployed(config)  # it comes from the sweep's database, which others may write to
         state = run_training(config, config.name, [hook])
         ended.append(state)
         return root.find(config.name) if state.name == "Completed" else None

@@ -21,6 +21,7 @@ from rltrack.identity import identity
 from rltrack.plain_data import differences, with_values
 from rltrack.ranking import is_score, rank
 from rltrack.runs import Root
+from rltrack.secrets import redacted, without_password
 from rltrack.studies.seeds import STUDY_TAG
 from rltrack.studies.space import SweepSection, named, suggest
 
@@ -65,7 +66,7 @@ class Search:
     def __init__(self, name: str, root: Root, storage: str | None = None) -> None:
         self.name, self.root = check_run_name(name), root
         self.optuna = load_optuna()
-        self.folder = root.path / "studies" / name
+        self.folder = root.study_folder(name)
         self._url = storage or os.environ.get(STORAGE)
         self.environment = {} if self._url is None else {STORAGE: self._url}
         """What another process needs to find the same trials."""
@@ -86,19 +87,21 @@ class Search:
                 url = f"postgresql+psycopg://{url.removeprefix(plain)}"
         from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-        shown = url.rpartition("@")[2] if "@" in url else url
+        shown = without_password(url)
         try:
             return self.optuna.storages.RDBStorage(url, engine_kwargs=options)
         except ImportError as error:
-            raise MissingExtra(f"The trials' database {shown} needs a driver: {error}. For PostgreSQL: pip install "
-                               "'rltrack[postgres]'.") from None  # fmt: skip
+            raise MissingExtra(f"The trials' database {shown} needs a driver: {without_password(str(error))}. For PostgreSQL: "
+                               "pip install 'rltrack[postgres]'.") from None  # fmt: skip
         except ArgumentError:
             raise ConfigurationError(
                 f"The trials' database {shown!r} is no address that SQLAlchemy knows. Write sqlite:////path/file.db or "
                 "postgresql://user@host/database."
             ) from None
         except (SQLAlchemyError, RuntimeError) as error:
-            raise RltrackError(f"The trials' database {shown} does not answer: {str(error).splitlines()[0]}") from None
+            raise RltrackError(
+                f"The trials' database {shown} does not answer: {without_password(str(error).splitlines()[0])}"
+            ) from None
 
     def open(self, base: Mapping[str, Any] | None = None, section: SweepSection | None = None) -> Search:
         """Begin the sweep, or go on with it.
@@ -152,8 +155,10 @@ class Search:
         )
 
     def _check(self, section: SweepSection) -> None:
-        """Find out whether sampler and pruner can be had, before anything is made."""
+        """Find out whether names, sampler and pruner can be had, before anything is made."""
         self.section = section
+        for name in self.run_names(section.number_of_trials - 1):
+            check_run_name(name)
         self._sampler(0)
         self._pruner()
 
@@ -291,6 +296,6 @@ def _made(kind: Any, arguments: Mapping[str, Any], what: str, name: str) -> Any:
             warnings.simplefilter("ignore")
             return kind(**arguments)
     except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"sweep.{what}: {name} does not take {dict(arguments)}: {error}.") from None
+        raise ConfigurationError(f"sweep.{what}: {name} does not take {redacted(arguments)}: {error}.") from None
     except ImportError as error:
         raise MissingExtra(f"sweep.{what}: {name} needs a package: {' '.join(str(error).split())}") from None

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rltrack.config import TrainingConfig
+from rltrack.config import TrainingConfig, check_run_name
 from rltrack.errors import ConfigurationError
 from rltrack.files import replace_text
 from rltrack.identity import identity
@@ -56,7 +56,7 @@ def train_seeds(
     if jobs < 1:
         raise ConfigurationError(f"jobs is {jobs}; at least one training must run at a time.")
     name, members = study_members(config, seeds, root)
-    folder = root.path / "studies" / name
+    folder = root.study_folder(name)
     folder.mkdir(parents=True, exist_ok=True)
     waiting = []
     for member, own in members.items():
@@ -80,9 +80,9 @@ def study_members(config: TrainingConfig, seeds: Sequence[int], root: Root) -> t
     """
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise ConfigurationError(f"The seeds are {list(seeds)}; give one or more, each once, none below 0.")
-    root.check_writable()
     name = config.name or run_stem(f"{config.agent.algorithm}-{config.environment.id}")
-    members = {f"{name}-s{seed}": _member(config, name, seed) for seed in seeds}
+    members = {check_run_name(f"{name}-s{seed}"): _member(config, name, seed) for seed in seeds}
+    root.check_writable()
     for member, own in members.items():
         _refuse_others(root, member, own)
     return name, members
@@ -106,6 +106,6 @@ def _outcome(name: str, members: Sequence[str], root: Root, codes: dict[str, int
         if root.exists(member) and root.find(member).status().is_finished:
             finished.append(root.find(member))
         else:
-            log = root.path / "studies" / name / f"{member}.log"
+            log = root.study_folder(name) / f"{member}.log"
             unfinished.append((member, why_unfinished(codes.get(member), log)))
     return SeedStudy(name, finished, unfinished)

@@ -15,7 +15,7 @@ import numpy as np
 
 from rltrack.agents import build_agent
 from rltrack.config import TrainingConfig, TrainingSection
-from rltrack.errors import ConfigurationError, MemoryLimitExceeded, TrainingDiverged
+from rltrack.errors import ConfigurationError, MemoryLimitExceeded, NotAllowed, TrainingDiverged
 from rltrack.ranking import rank
 from rltrack.runs import RunDirectory
 from rltrack.studies.search import Search
@@ -146,6 +146,8 @@ def run_trial(
                 break
         else:
             result = TrialResult(number, "complete", float(np.mean(ends)), "trained to the end")
+    except NotAllowed:
+        raise  # before anything of it is built, to find out whose fault it is
     except OWN_FAULT as error:
         if isinstance(error, ConfigurationError) and _can_be_built(search, number, values):
             raise  # not the values: a key, a module or a store that this machine lacks

@@ -20,13 +20,18 @@ from urllib.parse import urlsplit
 from rltrack.errors import ConfigurationError
 from rltrack.files import replace_text
 from rltrack.runs import RunDirectory
+from rltrack.secrets import without_password
+
+__all__ = [
+    "DEFAULT_EXPERIMENT", "MLFLOW_PAGE", "Destination", "read_destination", "resolve_destination", "without_password",
+    "write_destination",
+]  # fmt: skip
 
 DEFAULT_EXPERIMENT = "rltrack"
 MLFLOW_PAGE = "RLTRACK_MLFLOW_PAGE"
 """Environment variable with the address of a page on the root's own MLflow database."""
 
 _SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)([^/?].*)")
-_PASSWORD = re.compile(r"(//[^/:@]*:)[^/@]+@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,20 +110,17 @@ def write_destination(run: RunDirectory, destination: Destination) -> None:
     replace_text(run.destination_file, json.dumps(asdict(destination)), 0o600)
 
 
-def without_password(address: str) -> str:
-    """Return an address, or a text that holds one, without its password."""
-    return _PASSWORD.sub(r"\1***@", address)
-
-
 def _checked(uri: str) -> str:
     """Make a relative sqlite address absolute; refuse what MLflow 3 refuses."""
     scheme = urlsplit(uri).scheme
     if scheme in ("", "file") and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() != "true":
         path = Path(urlsplit(uri).path or uri).absolute()
         raise ConfigurationError(
-            f"The MLflow tracking URI is {uri!r}: MLflow 3 keeps no runs in plain folders. Use a database, such as "
-            f"sqlite:///{path / 'mlflow.db'}, or a server, such as http://127.0.0.1:5000; or leave it out for the root's own "
-            "database."
+            without_password(
+                f"The MLflow tracking URI is '{uri}': MLflow 3 keeps no runs in plain folders. Use a database, such as "
+                f"sqlite:///{path / 'mlflow.db'}, or a server, such as http://127.0.0.1:5000; or leave it out for the root's own "
+                "database."
+            )
         )
     relative = _SQLITE.fullmatch(uri)
     return relative[1] + str(Path(relative[2]).absolute()) if relative else uri

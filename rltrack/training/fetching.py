@@ -10,6 +10,7 @@ from rltrack.checkpoints.remote import RemoteRun, signing_key
 from rltrack.errors import ConfigurationError, NameTaken, RunNotFound
 from rltrack.runs import Root, RunDirectory
 
+_JOURNAL, _FETCHING = "journal.jsonl", ".fetching"
 _logger = logging.getLogger("rltrack")
 
 
@@ -49,7 +50,8 @@ def fetch_if_elsewhere(directory: RunDirectory, remote: RemoteRun) -> None:
 
     Raises:
         NameTaken: If another run of this name is here.
-        CheckpointCorrupt: If a signature in the store does not hold.
+        CheckpointCorrupt: If a signature in the store does not hold, or something there is not as rltrack writes it; what is
+            here is as it was.
     """
     claims = remote.claims()
     if not claims:
@@ -59,14 +61,20 @@ def fetch_if_elsewhere(directory: RunDirectory, remote: RemoteRun) -> None:
         raise NameTaken(
             f"{remote.url} holds another run of the name {directory.name} than {directory.path}. Choose another."
         )
+    if known is not None and claims[-1].attempt <= attempt:
+        return
+    fetched = directory.path / _FETCHING
+    shutil.rmtree(fetched, ignore_errors=True)  # of a copy that was cut short
+    fetched.mkdir()
+    size = remote.download(fetched, _logger.warning)  # whole and verified, before anything here is touched
     if known is not None:
-        if claims[-1].attempt <= attempt:
-            return
         aside = directory.path / f"stale-{attempt:06d}"
         aside.mkdir()
         for path in list(directory.path.iterdir()):
-            if path != aside and path.name != "lock":
+            if path not in (aside, fetched) and path.name != "lock":
                 path.rename(aside / path.name)
-    shutil.rmtree(directory.path / "checkpoints", ignore_errors=True)  # of a copy that was cut short
-    size = remote.download(directory.path, _logger.warning)
+    shutil.rmtree(directory.path / "checkpoints", ignore_errors=True)
+    for path in sorted(fetched.iterdir(), key=lambda path: path.name == _JOURNAL):  # last: with it, there is a run
+        path.rename(directory.path / path.name)
+    fetched.rmdir()
     write_state(directory.path, claims[-1].attempt, size)

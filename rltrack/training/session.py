@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from rltrack.agents.algorithms import spelled
 from rltrack.checkpoints import CheckpointStore, CheckpointWriter, Retention, Version
 from rltrack.checkpoints.mirror import Mirror, attempt_of
-from rltrack.checkpoints.remote import Claim, RemoteRun
+from rltrack.checkpoints.remote import RemoteRun
+from rltrack.checkpoints.unsigned import Claim
 from rltrack.errors import (
     CheckpointCorrupt,
     CheckpointFailed,

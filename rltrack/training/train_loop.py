@@ -16,7 +16,7 @@ from rltrack.agents.protocol import State
 from rltrack.config import LoopSettings
 from rltrack.errors import ConfigurationError, JournalFailed, MemoryLimitExceeded
 from rltrack.evaluation.episodes import Evaluation
-from rltrack.secrets import without_taken
+from rltrack.secrets import without_secrets
 from rltrack.tracking import delivery
 from rltrack.tracking.metrics import MetricsTracker
 from rltrack.training.checkpointing import Checkpointing
@@ -325,7 +325,7 @@ class TrainingLoop:
         self.hooks.call("on_error", self.progress, error)
         if isinstance(error, JournalFailed):
             return  # there is nothing left to write to
-        message = without_taken(" ".join(str(error).split()))
+        message = without_secrets(" ".join(str(error).split()))
         self._ready().session.journal.note("error", error=type(error).__name__, message=message)
         self._record_end(f"{type(error).__name__}: {message}")
 

@@ -69,7 +69,7 @@ class Trainer:
     def run_directory(self) -> RunDirectory | None:
         """The run's folder; None before training began."""
         name = self.loop.statistics.run
-        return None if name is None else RunDirectory(Root(self.root).runs_folder / name)
+        return None if name is None else Root(self.root).directory(name)
 
     def train(self) -> TrainingStatistics:
         """Build agent and environment, and train.
@@ -130,7 +130,7 @@ class Trainer:
             if store is not None:
                 with contextlib.suppress(RunNotFound):
                     fetch(root, name, store)
-            attempts = RunDirectory(root.runs_folder / name).attempts()
+            attempts = root.directory(name).attempts()
             known = ((attempts[0].get("choices") if attempts else None) or {}).get("vectorization")
             if known is not None:
                 return known["chosen"], known["reason"]

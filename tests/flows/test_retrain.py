@@ -81,7 +81,7 @@ def test_a_model_gets_a_champion_and_keeps_it_until_a_better_one_comes(client, o
     assert len(ModelRegistry(Root()).history("tiny")) == len(events)
     assert evaluate_flow.evaluate_champion("tiny", episodes=30, return_state=True).name == "AsItWas"
     with pytest.raises(ConfigurationError, match="RLTRACK_ALLOWED_MODULES"):
-        promote_flow.refuse_foreign_champion("tiny")  # as a deployment's run does: its environment is a module of ours
+        promote_flow.check_champion("tiny")  # as a deployment's run does: its environment is a module of ours
     # the world changes: each action is worth less
     step = TinyEnv.step
     monkeypatch.setattr(TinyEnv, "step", lambda self, action: step(self, np.asarray(action) - 0.1))

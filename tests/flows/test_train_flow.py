@@ -223,10 +223,10 @@ def test_a_run_without_progress_is_given_up(client, own_root):
 def test_modules_from_the_network_need_permission(monkeypatch):
     named = config("foreign", {"id": "tests.support.flaky:Flaky-v0"})
     with pytest.raises(ConfigurationError, match=r"tests\.support\.flaky"):
-        training_module.refuse_foreign_modules(named)
-    monkeypatch.setenv(training_module.ALLOWED_MODULES, "other, tests.support")
-    training_module.refuse_foreign_modules(named)
-    training_module.refuse_foreign_modules(config("own"))
+        training_module.check_parameters(named)
+    monkeypatch.setenv("RLTRACK_ALLOWED_MODULES", "other, tests.support")
+    training_module.check_parameters(named)
+    training_module.check_parameters(config("own"))
 
 
 def test_what_can_pass():

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from rltrack.checkpoints.remote import Claim, RemoteRun
+from rltrack.checkpoints.remote import RemoteRun
+from rltrack.checkpoints.unsigned import Claim
 from rltrack.config import TrainingConfig
 from rltrack.errors import CheckpointCorrupt, ConfigurationError, NameTaken, RunNotFound, RunTakenOver
 from rltrack.runs import Root

@@ -119,6 +119,7 @@ def swept(stack: Stack, s3: str, folder: Path, *, trials: int = TRIALS, kills: i
         bucket = f"sweep-{time.time_ns()}"
         s3fs.S3FileSystem().mkdir(bucket)
         file = sweep_file(folder, f"s3://{bucket}/runs", trials)
+        stack.environment["RLTRACK_ALLOWED_ADDRESSES"] = f"s3://{bucket}/runs"
         stack.up()
         mlflow = stack.parts["mlflow"]["address"]
         shared = {**stack.environment, "MLFLOW_TRACKING_URI": mlflow, "PREFECT_WORKER_QUERY_SECONDS": "2"}

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from rltrack.errors import ConfigurationError
-from rltrack.files import make_private_folder, replace_text, take_lock
+from rltrack.files import folder_name, make_private_folder, replace_text, take_lock
 from rltrack.runs import Root
 from rltrack.tracking.destination import read_destination, write_destination
 
@@ -41,7 +41,7 @@ def database_uri(root: Path) -> str:
 
 def artifact_folder(root: Path, experiment: str) -> Path:
     """Return where the artifacts of an experiment go."""
-    return root / "artifacts" / experiment
+    return root / "artifacts" / folder_name(experiment)
 
 
 def ensure_database(root: Path) -> str:
@@ -130,7 +130,11 @@ def moved_from(root: Path) -> Path | None:
         ).fetchall()
     for name, location in rows:
         path = Path(unquote(urlsplit(location).path))
-        if location.startswith("file:") and path.parts[-2:] == ("artifacts", name) and path.parent.parent != root:
+        if (
+            location.startswith("file:")
+            and path.parts[-2:] == ("artifacts", folder_name(name))
+            and path.parent.parent != root
+        ):
             return path.parent.parent
     return None
 

@@ -89,7 +89,9 @@ class MlflowSink:
         wanted = self._destination.mlflow_run_id
         if "run_id" not in self.state:
             return False
-        return self.state["tracking_uri"] != address or (wanted is not None and self.state["run_id"] != wanted)
+        return without_password(self.state["tracking_uri"]) != address or (
+            wanted is not None and self.state["run_id"] != wanted
+        )
 
     @_explained
     def open(self, report: RunReport) -> None:

@@ -1,0 +1,322 @@
+"""What data from others may name on this machine: modules, addresses, environment variables, folders.
+
+Parameters of a deployment's runs come from whoever reaches the Prefect server, and configurations from whoever may write to a
+registry. A worker allows what its own environment lists, and nothing else. Every key of a configuration stands here, with what
+is checked of it, or as harmless; a key that stands nowhere is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rltrack.errors import NotAllowed
+
+ALLOWED_MODULES, ALLOWED_ADDRESSES = "RLTRACK_ALLOWED_MODULES", "RLTRACK_ALLOWED_ADDRESSES"
+ALLOWED_VARIABLES, ALLOWED_FOLDERS = "RLTRACK_ALLOWED_VARIABLES", "RLTRACK_ALLOWED_FOLDERS"
+"""Environment variables of a worker, each a list with commas."""
+
+KNOWN_MODULES = ("gymnasium", "ale_py")
+"""Packages that register environments, and do nothing else when they are imported."""
+
+KNOWN_WRAPPERS = frozenset(
+    f"{module}.{name}"
+    for modules, names in (
+        ("gymnasium.wrappers gymnasium.wrappers.atari_preprocessing", "AtariPreprocessing"),
+        ("gymnasium.wrappers gymnasium.wrappers.common", "Autoreset OrderEnforcing PassiveEnvChecker "
+         "RecordEpisodeStatistics TimeLimit"),
+        ("gymnasium.wrappers gymnasium.wrappers.rendering", "AddWhiteNoise ObstructView"),
+        ("gymnasium.wrappers gymnasium.wrappers.stateful_action", "RepeatAction StickyAction"),
+        ("gymnasium.wrappers gymnasium.wrappers.stateful_observation", "DelayObservation FrameStackObservation "
+         "MaxAndSkipObservation NormalizeObservation TimeAwareObservation"),
+        ("gymnasium.wrappers gymnasium.wrappers.stateful_reward", "NormalizeReward"),
+        ("gymnasium.wrappers gymnasium.wrappers.transform_action", "ClipAction DiscretizeAction RescaleAction"),
+        ("gymnasium.wrappers gymnasium.wrappers.transform_observation", "AddRenderObservation DiscretizeObservation "
+         "DtypeObservation FilterObservation FlattenObservation GrayscaleObservation RescaleObservation ReshapeObservation "
+         "ResizeObservation"),
+        ("gymnasium.wrappers gymnasium.wrappers.transform_reward", "ClipReward"),
+        ("stable_baselines3.common.atari_wrappers", "AtariWrapper ClipRewardEnv EpisodicLifeEnv FireResetEnv MaxAndSkipEnv "
+         "NoopResetEnv StickyActionEnv WarpFrame"),
+        ("sb3_contrib.common.wrappers", "TimeFeatureWrapper"),
+    )
+    for module in modules.split()
+    for name in names.split()
+)  # fmt: skip
+"""Wrappers that neither write files nor take functions. By exact name: modules hold much else that can be named."""
+
+_SECTIONS = ("agent", "environment", "training", "evaluation", "checkpoints", "tracking")
+HARMLESS = frozenset(
+    [
+        *("name", "seed", "start_from"),  # names of runs, which `Root` checks when it makes a path from them
+        *(f"agent.{key}" for key in ("algorithm", "preset", "device", "threads")),  # closed tables; resources
+        *(f"environment.{key}" for key in ("n_envs", "vectorization", "restart_crashed", "normalize", "frame_stack")),
+        *(f"training.{key}" for key in (
+            "strategy", "total_timesteps", "total_episodes", "max_seconds", "eval_freq", "eval_freq_episodes", "checkpoint_freq",
+            "checkpoint_freq_episodes", "checkpoint_seconds", "memory_limit_mb", "convergence_threshold", "enable_early_stopping",
+            "patience", "min_improvement",
+        )),
+        *(f"evaluation.{key}" for key in ("episodes", "deterministic", "n_envs", "beside_training")),
+        *(f"checkpoints.{key}" for key in (
+            "keep_last", "keep_best", "keep_every", "cut_freq", "probe", "resume", "on_failure",
+        )),
+        *(f"tracking.{key}" for key in ("experiment", "log_interval", "video")),  # an experiment's folder: `folder_name`
+    ]
+)  # fmt: skip
+"""Keys whose values are numbers, words of closed lists, or names that are checked where they are used."""
+
+_RESERVED_TAGS = ("mlflow.", "rltrack.", "prefect.")
+_OWN_TAGS = ("rltrack.study", "rltrack.trial", "prefect.flow_run_id", "prefect.flow_run_url", "prefect.deployment")
+"""Reserved ones that rltrack itself puts into configurations; a flow writes those of Prefect anew."""
+
+_FILE_WORDS = frozenset(
+    (
+        "file",
+        "files",
+        "filename",
+        "filepath",
+        "path",
+        "paths",
+        "dir",
+        "directory",
+        "folder",
+        "logfile",
+        "logdir",
+        "rom",
+        "xml",
+    )
+)
+_MODULE = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_].*")
+_ADDRESS = re.compile(
+    r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]*|\[[0-9a-f:.]+\])(?::(\d{1,5}))?((?:/[\w.~+=@,()-]*)*)",
+    re.IGNORECASE | re.ASCII,
+)
+_PORTS = {"http": "80", "https": "443"}
+_LOCAL = ("file", "local")
+
+Findings = Iterator[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Permissions:
+    """What a worker allows.
+
+    Attributes:
+        modules: Modules and packages whose environments and wrappers may be named.
+        addresses: MLflow servers and remote stores: scheme, host and port as they are, and where a path stands, what is under it.
+        variables: Environment variables that ``{env: NAME}`` may read.
+        folders: Folders in which files may be named.
+        tracking_uri: The worker's own MLflow server, which is always allowed as that.
+    """
+
+    modules: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
+    variables: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    tracking_uri: str | None = None
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Permissions:
+        """Read them from this process's environment."""
+        listed = {
+            name: tuple(part for item in environ.get(name, "").split(",") if (part := item.strip()))
+            for name in (ALLOWED_MODULES, ALLOWED_ADDRESSES, ALLOWED_VARIABLES, ALLOWED_FOLDERS)
+        }
+        return cls(
+            modules=listed[ALLOWED_MODULES],
+            addresses=listed[ALLOWED_ADDRESSES],
+            variables=listed[ALLOWED_VARIABLES],
+            folders=listed[ALLOWED_FOLDERS],
+            tracking_uri=environ.get("MLFLOW_TRACKING_URI") or None,
+        )
+
+    def check(self, configuration: Mapping[str, Any]) -> None:
+        """Refuse a configuration that names what is not allowed.
+
+        Args:
+            configuration: A whole `TrainingConfig`, as plain data.
+
+        Raises:
+            NotAllowed: With a line for each thing: the key, what was asked, what is allowed, which variable opens it.
+        """
+        found = list(dict.fromkeys(line for key, value in _keys(configuration) for line in self._findings(key, value)))
+        if found:
+            raise NotAllowed("This worker does not allow what the configuration names.\n" + "\n".join(found))
+
+    def allows_module(self, module: str) -> bool:
+        """Whether a module may be imported: it is on the list, or in a package that is."""
+        return any(module == item or module.startswith(f"{item}.") for item in self.modules)
+
+    def allows_address(self, address: str) -> bool:
+        """Whether an address is one of the list, or under one."""
+        asked = _parsed(address)
+        if asked is None:
+            return False
+        if asked[0] in _LOCAL and not asked[1] and self.allows_folder(_local_path(asked)):
+            return True
+        return any(_is_under(asked, known) for item in self.addresses if (known := _parsed(_without_user(item))))
+
+    def allows_folder(self, path: str) -> bool:
+        """Whether a path, with every symbolic link followed, lies in a folder of the list."""
+        try:
+            asked = Path(path).expanduser().resolve()
+            return any(asked.is_relative_to(Path(item).expanduser().resolve()) for item in self.folders)
+        except (OSError, RuntimeError, ValueError):  # links in a circle, an unknown user's home, a NUL
+            return False
+
+    def _findings(self, key: str, value: Any) -> Findings:
+        rule = RULES.get(key)
+        if rule is not None:
+            if value is not None:
+                yield from rule(self, key, value)
+        elif key not in HARMLESS:
+            yield f"{key}: this key is not known to be harmless in parameters, and cannot be set there."
+
+    def _environment(self, key: str, value: Any) -> Findings:
+        module, colon, _ = str(value).partition(":")
+        if colon and module not in KNOWN_MODULES and not self.allows_module(module):
+            yield self._refused_module(f"{key} names the module {_quoted(module)}", KNOWN_MODULES)
+
+    def _wrappers(self, key: str, value: Any) -> Findings:
+        for item in value:
+            for path, arguments in ({item: {}} if isinstance(item, str) else item).items():
+                plain = path.replace(":", ".")
+                if plain not in KNOWN_WRAPPERS and not self.allows_module(plain.rpartition(".")[0]):
+                    known = "wrappers of gymnasium and Stable-Baselines3 that neither write files nor take functions"
+                    yield self._refused_module(f"{key} names the wrapper {_quoted(path)}", (known,))
+                yield from self._data(f"{key}.{_cut(path)}", arguments or {})
+
+    def _data(self, key: str, value: Any) -> Findings:
+        if isinstance(value, Mapping) and set(value) == {"env"} and isinstance(value["env"], str):
+            if value["env"] not in self.variables:
+                asked = f"{key} reads the environment variable {_quoted(value['env'])}"
+                yield _refused(asked, self.variables, ALLOWED_VARIABLES)
+        elif isinstance(value, Mapping):
+            for name, item in value.items():
+                yield from self._data(f"{key}.{_cut(str(name))}", item)
+        elif isinstance(value, list | tuple):
+            for item in value:
+                yield from self._data(key, item)
+        elif isinstance(value, str) and value:
+            yield from self._text(key, value)
+
+    def _text(self, key: str, value: str) -> Findings:
+        """A text among arguments can be an address, a module, or a file, whatever it is passed to."""
+        module = _MODULE.fullmatch(value)
+        if "://" in value:
+            yield from self._address(key, value)
+        elif module is not None and "/" not in value:
+            if not self.allows_module(module[1]):
+                yield self._refused_module(f"{key} names the module {_quoted(module[1])}", ())
+        elif re.search(r"[/\\\0]", value) or value.startswith(("~", ".")) or _is_file_key(key):
+            yield from self._folder(key, value)
+
+    def _address(self, key: str, value: str) -> Findings:
+        if not self.allows_address(value):
+            known = [_shown(item) for item in self.addresses]
+            yield _refused(f"{key} names the address {_quoted(_shown(value))}", known, ALLOWED_ADDRESSES)
+
+    def _tracking_uri(self, key: str, value: Any) -> Findings:
+        own = self.tracking_uri
+        if own is not None:
+            ours, asked = _parsed(_without_user(own)), _parsed(value)
+            if value == own or (asked is not None and asked == ours):
+                return
+        yield from self._address(key, str(value))
+
+    def _folder(self, key: str, value: Any) -> Findings:
+        if not self.allows_folder(str(value)):
+            yield _refused(f"{key} names the file or folder {_quoted(str(value))}", self.folders, ALLOWED_FOLDERS)
+
+    def _tags(self, key: str, value: Any) -> Findings:
+        for name in value:
+            if str(name).lower().strip().startswith(_RESERVED_TAGS) and name not in _OWN_TAGS:
+                yield f"{key} sets the tag {_quoted(str(name))}, which is reserved: mlflow., rltrack. and prefect. tell runs apart."
+
+    def _policy(self, key: str, value: Any) -> Findings:
+        if not str(value).isidentifier():
+            yield f"{key} is {_quoted(str(value))}, which is no policy's name. Allowed: MlpPolicy, CnnPolicy, MultiInputPolicy, …"
+
+    def _refused_module(self, asked: str, known: tuple[str, ...]) -> str:
+        return _refused(asked, (*known, *self.modules), ALLOWED_MODULES)
+
+
+RULES: Mapping[str, Callable[[Permissions, str, Any], Findings]] = {
+    "agent.policy": Permissions._policy,
+    "agent.hyperparameters": Permissions._data,
+    "environment.id": Permissions._environment,
+    "environment.kwargs": Permissions._data,
+    "environment.wrappers": Permissions._wrappers,
+    "checkpoints.store": Permissions._address,
+    "tracking.mlflow_tracking_uri": Permissions._tracking_uri,
+    "tracking.tensorboard_log_dir": Permissions._folder,
+    "tracking.tags": Permissions._tags,
+}
+"""Keys that can name something outside the run, with what checks them."""
+
+
+def _keys(configuration: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in configuration.items():
+        if name in _SECTIONS and isinstance(value, Mapping):
+            yield from ((f"{name}.{key}", item) for key, item in value.items())
+        else:
+            yield name, value
+
+
+def _refused(asked: str, allowed: Any, variable: str) -> str:
+    return f"{asked}. Allowed: {', '.join(allowed) or 'none'}. Set {variable} where the worker runs to allow it."
+
+
+def _is_file_key(key: str) -> bool:
+    last = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key.rpartition(".")[2]).lower()
+    return not _FILE_WORDS.isdisjoint(last.split("_")[-1:])
+
+
+def _parsed(address: str) -> tuple[str, str, str, tuple[str, ...]] | None:
+    """Scheme, host, port and path of a plain address; None for any other, and where the path goes up.
+
+    An account, a query, a fragment, an escape or a backslash can lead elsewhere than the address seems to, so that none of
+    these is plain.
+    """
+    found = _ADDRESS.fullmatch(address)
+    if found is None:
+        return None
+    scheme, host = found[1].lower(), found[2].lower()
+    path = tuple(found[4].rstrip("/").split("/")[1:])
+    if any(part in (".", "..") for part in path):
+        return None
+    return scheme, host, found[3] or _PORTS.get(scheme, ""), path
+
+
+def _is_under(asked: tuple[str, str, str, tuple[str, ...]], known: tuple[str, str, str, tuple[str, ...]]) -> bool:
+    if asked[:3] != known[:3] or asked[3][: len(known[3])] != known[3]:
+        return False
+    if asked[0] in _LOCAL or asked[0].startswith("sqlite"):
+        return Path(_local_path(asked)).resolve().is_relative_to(Path(_local_path(known)).resolve())
+    return True
+
+
+def _local_path(address: tuple[str, str, str, tuple[str, ...]]) -> str:
+    """Where on this machine an address lies; sqlite's begins with one slash more."""
+    path = "/".join(address[3])
+    return path if address[0].startswith("sqlite") else f"/{path}"
+
+
+def _without_user(address: str) -> str:
+    return re.sub(r"^([\w+.-]+://)[^/]*@", r"\1", address)
+
+
+def _shown(address: str) -> str:
+    """An address without its account and its query, which may be secret."""
+    return re.split(r"[?#;]", _without_user(address), maxsplit=1)[0]
+
+
+def _cut(text: str, longest: int = 120) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
+def _quoted(text: str) -> str:
+    return repr(_cut(text))
