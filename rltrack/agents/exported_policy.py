@@ -54,7 +54,7 @@ def write_policy(
         weights: Arrays by the names of the policy's parameters.
         normalization: ``observations`` with ``mean``, ``var`` and ``count``, or such by key; None without any.
     """
-    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2))
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2), encoding="utf-8")
     save_file(tensors_of(description, weights, normalization), folder / TENSORS)
 
 
@@ -120,7 +120,10 @@ class ExportedPolicy:
         if (path / DESCRIPTION).stat().st_size > _MAX_BYTES:
             raise ValueError(f"{DESCRIPTION} is larger than {_MAX_BYTES} bytes.")
         try:
-            description, tensors = json.loads((path / DESCRIPTION).read_bytes()), load_file(path / TENSORS)
+            description, tensors = (
+                json.loads((path / DESCRIPTION).read_text(encoding="utf-8")),
+                load_file(path / TENSORS),
+            )
         except (OSError, ValueError):
             raise
         except Exception as error:  # safetensors' own error, or a nesting that is too deep for Python

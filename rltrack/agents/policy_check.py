@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
+from torch import nn
 
 from rltrack.agents.exported_policy import ExportedPolicy, tensors_of
 from rltrack.agents.policy_description import as_the_policy_sees, describe_policy, other_statistics
@@ -17,8 +19,8 @@ from rltrack.agents.protocol import State
 from rltrack.agents.random_state import untouched_random_streams
 
 _COUNT, _TURNS, _SEED = 32, 3, 0
-_TOLERANCE = 1e-5
-"""Of continuous actions: on a GPU, the same arithmetic on other memory may round otherwise."""
+_TOLERANCE = 1e-4
+"""Of continuous values: on a GPU, the same arithmetic on other memory may round otherwise."""
 
 
 def checked_description(model: Any) -> dict[str, Any]:
@@ -70,23 +72,47 @@ def _difference(model: Any, policy: ExportedPolicy) -> str | None:
     ours: Any = None
     theirs: Any = None
     equal = count = 0
-    with _as_it_was(model.policy):
+    with _as_it_was(model.policy), _layers(policy.policy) as our_layers, _layers(model.policy) as their_layers:
         for turn in range(_TURNS if policy.is_recurrent else 1):
             raw = sample(policy.observation_space, _COUNT, generator)
             inputs: Any = {"action_masks": _masks(policy.action_space, generator)} if policy.is_masked else {}
             start = np.full(_COUNT, turn == 0)
-            found, ours = policy.predict(copy.deepcopy(raw), state=ours, episode_start=start, **inputs)
-            expected, theirs = model.predict(
-                as_the_policy_sees(model.env, copy.deepcopy(raw)),
-                state=theirs,
-                episode_start=start,
-                deterministic=True,
-                **inputs,
-            )
-            same = np.isclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
-            equal += int(same.reshape(_COUNT, -1).all(axis=1).sum())
+            seen = as_the_policy_sees(model.env, copy.deepcopy(raw))
+            found, ours = policy.predict(raw, state=ours, episode_start=start, **inputs)
+            expected, theirs = model.predict(seen, state=theirs, episode_start=start, deterministic=True, **inputs)
+            equal += int(_close(found, expected).reshape(_COUNT, -1).all(axis=1).sum())
             count += _COUNT
-    return None if equal == count else f"on {count} observations, {equal} actions are equal"
+    if equal != count:
+        return f"on {count} observations, {equal} actions are equal"
+    for name in our_layers.keys() & their_layers.keys():
+        pairs = zip(our_layers[name], their_layers[name], strict=True)
+        if not all(one.shape == other.shape and _close(one, other).all() for one, other in pairs):
+            return f"on {count} observations, its layer '{name}' gives other values"
+    return None
+
+
+def _close(one: Any, other: Any) -> Any:
+    return np.isclose(one, other, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
+
+
+@contextlib.contextmanager
+def _layers(policy: Any) -> Iterator[dict[str, list[np.ndarray]]]:
+    """Collect what the linear layers give: two policies may differ long before the best of a few actions does."""
+    seen: dict[str, list[np.ndarray]] = {}
+
+    def remember(name: str) -> Any:
+        return lambda module, given, output: seen.setdefault(name, []).append(output.detach().cpu().numpy().copy())
+
+    hooks = [
+        module.register_forward_hook(remember(name))
+        for name, module in policy.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextlib.contextmanager
@@ -156,8 +182,6 @@ class LivePolicy:
     """
 
     def __init__(self, config: Any, state: State) -> None:
-        import torch
-
         from rltrack.agents import build_for_acting
 
         threads = torch.get_num_threads()
