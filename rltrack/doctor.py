@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import socket
+import sqlite3
 import stat
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from rich.markup import escape
 from rltrack import __version__
 from rltrack.console.tables import size
 from rltrack.errors import RltrackError
+from rltrack.registry.audit import old_models, runs_described_wrongly
 from rltrack.runs import Root
 from rltrack.tracking.destination import without_password
 from rltrack.tracking.sinks.embedded import moved_from
@@ -50,6 +52,7 @@ _BROKEN_TOGETHER = (
 
 
 _LITTLE_SPACE = 1e9
+_SHOWN = 10
 _NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "lustre", "beegfs", "ceph")
 
 
@@ -183,6 +186,40 @@ def _root(root: Root) -> Iterator[Finding]:
     old = moved_from(root.path)
     if old is not None:
         yield Finding(False, "root", f"was moved from {old}; repair its database: rltrack relocate --root {root.path}")
+    yield from _models(root)
+
+
+def _models(root: Root) -> Iterator[Finding]:
+    """Models that an older rltrack stored, and how to store them again."""
+    try:
+        old = old_models(root)
+    except sqlite3.Error as error:
+        yield Finding(None, "models", f"could not be looked at: {error}")
+        return
+    for item in old:
+        if item.wrong:
+            again = f"rltrack promote {item.source} --model {item.model}"
+            yield Finding(
+                False, "models", f"version {item.version} of '{item.model}': {item.wrong}. Store it again: {again}"
+            )
+    plain = [item for item in old if not item.wrong]
+    if plain:
+        listed = ", ".join(f"{item.model} {item.version}" for item in plain[:_SHOWN])
+        yield Finding(
+            None,
+            "models",
+            f"{listed}{' …' if len(plain) > _SHOWN else ''}: stored before models had a digest, so that a changed file is not "
+            f"noticed. Store again what is in use: rltrack promote {plain[-1].source} --model {plain[-1].model}",
+        )
+    runs = runs_described_wrongly(root)
+    if runs:
+        yield Finding(
+            None,
+            "runs",
+            f"{', '.join(runs[:_SHOWN])}{' …' if len(runs) > _SHOWN else ''}: the policies that an older rltrack stored with "
+            "them in MLflow act or are described otherwise than the trained ones. Load none of those; `rltrack promote` stores them "
+            "rightly",
+        )
 
 
 def _file_system(path: Path) -> str:

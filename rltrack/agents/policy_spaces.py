@@ -66,11 +66,13 @@ def _described(space: Any) -> dict[str, Any]:
 
 def _bounds(values: np.ndarray, bounded: np.ndarray) -> Any:
     """A single number where all are the same; infinities as text, also those that an integer stands for."""
+    if not values.size:
+        return 0
+    if (values == values.flat[0]).all() and (bounded == bounded.flat[0]).all():
+        return _as_json(values.flat[0].item(), bounded.flat[0])
     flat = [
         _as_json(value, is_bounded) for value, is_bounded in zip(values.ravel().tolist(), bounded.ravel(), strict=True)
     ]
-    if all(item == flat[0] for item in flat):
-        return flat[0] if flat else 0
     nested: Any = flat
     for length in reversed(values.shape[1:]):
         nested = [nested[index : index + length] for index in range(0, len(nested), length)]
