@@ -60,3 +60,7 @@ def image_and_vector():
         ("vector", spaces.Box(-np.inf, np.inf, (3,), np.float32)),
         ("image", spaces.Box(0, 255, (36, 36, 3), np.uint8)),
     ])  # fmt: skip
+
+
+class OwnWrapper(gym.Wrapper):
+    """A wrapper of somebody's own."""
