@@ -82,7 +82,12 @@ def refused(folder, text, match=None):
     } == set()
 
 
+POPEN = "torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler.Popen"
+"""torch hands on a process starter, as it hands on much of what it imports."""
+
 CLASSES = (
+    POPEN,
+    "torch.distributed._tensor.import_module",
     "torch.utils.cpp_extension.load_inline",
     "torch.utils.cpp_extension.subprocess.Popen",
     "torch.hub.os.system",
@@ -129,7 +134,7 @@ def test_names_that_are_on_no_list(folder, path, where):
 
 BOX = {"type": "Box", "shape": [4], "dtype": "float32", "low": -1.0, "high": 1.0}
 CHANGES = {
-    "a shell command by way of torch": {"policy_kwargs": {"activation_fn": {"$class": "torch.hub.subprocess.Popen"}}},
+    "a process by way of torch": {"policy_kwargs": {"features_extractor_class": {"$class": POPEN}}},
     "a class that is no policy": {"policy_class": "torch.nn.modules.activation.ReLU"},
     "an extractor instead of a policy": {"policy_class": "stable_baselines3.common.torch_layers.FlattenExtractor"},
     "a text as class": {"policy_class": 7},
@@ -181,6 +186,18 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
 def test_descriptions_that_ask_for_something_else(folder, change):
     refused(folder, json.dumps(described(folder) | change), match=r"polic|Policy")
+
+
+def test_a_shell_command_by_way_of_torch(folder, tmp_path):
+    """The keys of a dictionary become the words of a command: so it ran on `rltrack evaluate-champion`."""
+    ran = tmp_path / "ran"
+    words = {"sh": BOX, "-c": BOX, f"touch {ran}": BOX}
+    for description in (1, 2):
+        spaces = words if description == 1 else [list(pair) for pair in words.items()]
+        hostile = {"format": description, "policy_class": POPEN, "takes_schedule": False, "policy_kwargs": {}}
+        data = described(folder) | hostile | {"observation_space": {"type": "Dict", "spaces": spaces}}
+        refused(folder, json.dumps(data), match="RLTRACK_ALLOWED_MODULES=torch.distributed.elastic")
+    assert not ran.exists()
 
 
 def test_a_missing_key(folder):

@@ -21,7 +21,7 @@ from rltrack.agents import policy_spaces
 from rltrack.agents.exported_policy import ExportedPolicy, space_of, write_policy
 from rltrack.agents.policy_check import checked_description, difference_from_live
 from rltrack.agents.policy_description import describe_policy
-from rltrack.registry.models import signature_of
+from rltrack.registry.models import as_current, signature_of
 from tests.support.policies import BOX, ForgetfulExtractor, OddEnv, OwnExtractor, image_and_vector
 
 SMALL = {"n_steps": 32, "batch_size": 32, "n_epochs": 1, "seed": 0}
@@ -51,6 +51,19 @@ def test_a_dictionary_acts_as_trained_in_whatever_order(space, tmp_path):
     generator = np.random.default_rng(0)
     observations = {key: generator.normal(size=(500, 3)).astype(np.float32) for key in sorted(space)}
     assert np.array_equal(policy.predict(observations)[0], model.predict(observations, deterministic=True)[0])
+
+
+def test_a_description_of_format_1_acts_as_trained_too(tmp_path):
+    """Its keys stand in the right order; only the reader of that time sorted them."""
+    model = PPO("MultiInputPolicy", OddEnv(spaces.Dict(z=BOX, a=BOX)), **SMALL, learning_rate=0.05).learn(64)
+    description = json.loads(json.dumps(describe_policy(model)))
+    for name in ("observation_space", "input_space"):
+        description[name]["spaces"] = dict(description[name]["spaces"])
+    del description["action_space"]["dtype"]
+    weights = {key: value.numpy() for key, value in model.policy.state_dict().items()}
+    write_policy(tmp_path, description | {"format": 1}, weights, None)
+    assert difference_from_live(model, ExportedPolicy.load(tmp_path)) is None
+    assert as_current(description | {"format": 1})["input_space"] == describe_policy(model)["input_space"]
 
 
 def test_a_reader_that_sorted_the_keys_would_be_noticed(monkeypatch):
