@@ -189,14 +189,13 @@ def test_descriptions_that_ask_for_something_else(folder, change):
 
 
 def test_a_shell_command_by_way_of_torch(folder, tmp_path):
-    """The keys of a dictionary become the words of a command: so it ran on `rltrack evaluate-champion`."""
+    """The key of a dictionary becomes the command: so it ran on `rltrack evaluate-champion`."""
     ran = tmp_path / "ran"
-    words = {"sh": BOX, "-c": BOX, f"touch {ran}": BOX}
-    for description in (1, 2):
-        spaces = words if description == 1 else [list(pair) for pair in words.items()]
-        hostile = {"format": description, "policy_class": POPEN, "takes_schedule": False, "policy_kwargs": {}}
+    for description, spaces in ((1, {f"touch {ran}": BOX}), (2, [[f"touch {ran}", BOX]])):
+        extractor = {"features_extractor_class": {"$class": POPEN}, "features_extractor_kwargs": {"shell": True}}
+        hostile = {"format": description, "policy_kwargs": extractor}
         data = described(folder) | hostile | {"observation_space": {"type": "Dict", "spaces": spaces}}
-        refused(folder, json.dumps(data), match="RLTRACK_ALLOWED_MODULES=torch.distributed.elastic")
+        refused(folder, json.dumps(data), match=r"RLTRACK_ALLOWED_MODULES=torch\.distributed\.elastic")
     assert not ran.exists()
 
 
