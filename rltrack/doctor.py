@@ -7,9 +7,10 @@ import os
 import platform
 import shutil
 import socket
+import sqlite3
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,9 +23,10 @@ from rich.markup import escape
 from rltrack import __version__
 from rltrack.console.tables import size
 from rltrack.errors import RltrackError
+from rltrack.registry.audit import OldModel, old_models, runs_described_wrongly
 from rltrack.runs import Root
 from rltrack.tracking.destination import without_password
-from rltrack.tracking.sinks.embedded import moved_from
+from rltrack.tracking.sinks.embedded import database_path, moved_from
 
 _REQUIRED = (
     "torch", "stable-baselines3", "gymnasium", "numpy", "mlflow", "prefect", "fastapi", "sqlalchemy", "tensorboard",
@@ -50,6 +52,7 @@ _BROKEN_TOGETHER = (
 
 
 _LITTLE_SPACE = 1e9
+_SHOWN = 10
 _NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "lustre", "beegfs", "ceph")
 
 
@@ -180,9 +183,44 @@ def _root(root: Root) -> Iterator[Finding]:
             "permissions",
             f"everybody may write to {root.path}, and a resume runs what lies there: chmod o-w {root.path}",
         )
-    old = moved_from(root.path)
-    if old is not None:
-        yield Finding(False, "root", f"was moved from {old}; repair its database: rltrack relocate --root {root.path}")
+    try:
+        moved, old = moved_from(root.path), old_models(root)
+    except sqlite3.Error as error:
+        yield Finding(None, "database", f"{database_path(root.path)} could not be looked at: {error}")
+        return
+    if moved is not None:
+        yield Finding(
+            False, "root", f"was moved from {moved}; repair its database: rltrack relocate --root {root.path}"
+        )
+    yield from _models(root, old)
+
+
+def _models(root: Root, old: Sequence[OldModel]) -> Iterator[Finding]:
+    """Models that an older rltrack stored, and how to store them again."""
+    for item in old:
+        if item.wrong:
+            again = f"rltrack promote {item.source} --model {item.model}"
+            yield Finding(
+                False, "models", f"version {item.version} of '{item.model}': {item.wrong}. Store it again: {again}"
+            )
+    plain = [item for item in old if not item.wrong]
+    if plain:
+        listed = ", ".join(f"{item.model} {item.version}" for item in plain[:_SHOWN])
+        yield Finding(
+            None,
+            "models",
+            f"{listed}{' …' if len(plain) > _SHOWN else ''}: stored before models had a digest, so that a changed file is not "
+            f"noticed. Store again what is in use: rltrack promote {plain[-1].source} --model {plain[-1].model}",
+        )
+    runs = runs_described_wrongly(root)
+    if runs:
+        yield Finding(
+            None,
+            "runs",
+            f"{', '.join(runs[:_SHOWN])}{' …' if len(runs) > _SHOWN else ''}: the policies that an older rltrack stored with "
+            "them in MLflow act otherwise than the trained ones, or are described so. Load none of those; `rltrack promote` stores "
+            "them rightly",
+        )
 
 
 def _file_system(path: Path) -> str:

@@ -1,29 +1,46 @@
 """A policy as files, and back: what a model registry keeps and a server loads.
 
 ``policy.json`` says how the policy is built, ``policy.safetensors`` holds its weights and normalisation statistics. Reading
-them runs no pickle. This module needs nothing else of rltrack: a copy of it lies in every stored model, so that a server
-needs Stable-Baselines3 and not rltrack.
+them runs no pickle, and no code but that of names on a closed list (`policy_data`). This module needs nothing else of rltrack:
+copies of it and of what it imports lie in every stored model, so that a server needs Stable-Baselines3 and not rltrack.
 """
 
 from __future__ import annotations
 
-import importlib
+import contextlib
+import inspect
 import json
-import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-FORMAT = 1
-DESCRIPTION, TENSORS = "policy.json", "policy.safetensors"
-ALLOWED_MODULES = "RLTRACK_ALLOWED_MODULES"
-"""Environment variable: modules that descriptions of policies, and configurations of deployments, may name; with commas."""
+if TYPE_CHECKING or __package__:
+    from .policy_data import ALLOWED_MODULES, arguments_of, check_description, find_class
+    from .policy_spaces import number_of, space_of
+else:  # in a stored model, where these files lie side by side
+    from policy_data import ALLOWED_MODULES, arguments_of, check_description, find_class
+    from policy_spaces import number_of, space_of
 
-_KNOWN_MODULES = ("torch", "stable_baselines3", "sb3_contrib")
+__all__ = [
+    "ALLOWED_MODULES",
+    "DESCRIPTION",
+    "TENSORS",
+    "ExportedPolicy",
+    "find_class",
+    "space_of",
+    "tensors_of",
+    "write_policy",
+]
+
+DESCRIPTION, TENSORS = "policy.json", "policy.safetensors"
+
 _STATISTICS, _WEIGHTS = "statistics/", "weights/"
+_MAX_BYTES = 100_000_000
+"""Of a description; the bounds of the largest space that is allowed take about as much."""
 
 
 def write_policy(
@@ -37,15 +54,24 @@ def write_policy(
         weights: Arrays by the names of the policy's parameters.
         normalization: ``observations`` with ``mean``, ``var`` and ``count``, or such by key; None without any.
     """
-    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2))
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2), encoding="utf-8")
+    save_file(tensors_of(description, weights, normalization), folder / TENSORS)
+
+
+def tensors_of(
+    description: Mapping[str, Any], weights: Mapping[str, Any], normalization: Mapping[str, Any] | None
+) -> dict[str, np.ndarray]:
+    """Return weights and statistics by the names under which they are stored."""
     tensors = {f"{_WEIGHTS}{name}": np.ascontiguousarray(value) for name, value in weights.items()}
     observations = (normalization or {}).get("observations")
     if description["normalization"] is not None and observations is not None:
-        by_key = {"": observations} if "mean" in observations else observations
+        by_key = (
+            observations if all(isinstance(found, Mapping) for found in observations.values()) else {"": observations}
+        )
         for key, found in by_key.items():
             for name in ("mean", "var"):
                 tensors[f"{_STATISTICS}{name}/{key}"] = np.ascontiguousarray(found[name])
-    save_file(tensors, folder / TENSORS)
+    return tensors
 
 
 class ExportedPolicy:
@@ -54,42 +80,55 @@ class ExportedPolicy:
     Args:
         description: How it is built.
         tensors: Weights and statistics, as in the file.
+        allowed: Modules that the caller trusts, beside those that RLTRACK_ALLOWED_MODULES names.
 
     Raises:
-        ValueError: If the description is of a newer format, or names a module that is not allowed.
+        ValueError: If the description is of a newer format, is not of the form that rltrack writes, names a class that is not
+            allowed, or does not fit the tensors.
     """
 
-    def __init__(self, description: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
-        import torch
-
-        if description["format"] > FORMAT:
-            raise ValueError(
-                f"The policy has format {description['format']}, this code reads up to {FORMAT}. Install a newer rltrack."
-            )
+    def __init__(
+        self, description: Mapping[str, Any], tensors: Mapping[str, np.ndarray], *, allowed: Collection[str] = ()
+    ) -> None:
+        check_description(description, tensors)
         self.description = description
         self.observation_space = space_of(description["input_space"])
         self.action_space = space_of(description["action_space"])
-        self.is_recurrent = bool(description["recurrent"])
-        self.is_masked = bool(description["masked"])
-        self.policy: Any = _build(description)
-        weights = {
-            name.removeprefix(_WEIGHTS): torch.from_numpy(np.array(value))
-            for name, value in tensors.items()
-            if name.startswith(_WEIGHTS)
-        }
-        self.policy.load_state_dict(weights)
-        self.policy.set_training_mode(False)
-        self._statistics = {
-            name.removeprefix(f"{_STATISTICS}mean/"): (value, tensors[name.replace("/mean/", "/var/", 1)])
-            for name, value in tensors.items()
-            if name.startswith(f"{_STATISTICS}mean/")
-        }
+        self.is_recurrent: bool = description["recurrent"]
+        self.is_masked: bool = description["masked"]
+        self._statistics = _statistics_of(description, tensors, self.observation_space)
+        weights = {name.removeprefix(_WEIGHTS): value for name, value in tensors.items() if name.startswith(_WEIGHTS)}
+        try:
+            self.policy: Any = _build(description, weights, allowed)
+        except ValueError:
+            raise
+        except Exception as error:
+            text = " ".join(str(error).split())[:500]
+            raise ValueError(
+                f"The policy cannot be built as it is described: {type(error).__name__}: {text}"
+            ) from error
 
     @classmethod
     def load(cls, folder: str | Path) -> ExportedPolicy:
-        """Read a policy from its folder."""
+        """Read a policy from its folder.
+
+        Raises:
+            ValueError: If it is not as rltrack writes it.
+            FileNotFoundError: If a file is missing.
+        """
         path = Path(folder)
-        return cls(json.loads((path / DESCRIPTION).read_text()), load_file(path / TENSORS))
+        if (path / DESCRIPTION).stat().st_size > _MAX_BYTES:
+            raise ValueError(f"{DESCRIPTION} is larger than {_MAX_BYTES} bytes.")
+        try:
+            description, tensors = (
+                json.loads((path / DESCRIPTION).read_text(encoding="utf-8")),
+                load_file(path / TENSORS),
+            )
+        except (OSError, ValueError):
+            raise
+        except Exception as error:  # safetensors' own error, or a nesting that is too deep for Python
+            raise ValueError(f"The policy's files cannot be read: {type(error).__name__}: {error}") from error
+        return cls(description, tensors)
 
     def predict(
         self,
@@ -135,68 +174,69 @@ class ExportedPolicy:
         """As SB3's VecNormalize does, operation by operation."""
         mean, var = self._statistics[key]
         settings = self.description["normalization"]
-        clip = settings["clip"]
-        scaled = np.clip((np.asarray(value) - mean) / np.sqrt(var + settings["epsilon"]), -clip, clip)
+        clip = number_of(settings["clip"])
+        scaled = np.clip((np.asarray(value) - mean) / np.sqrt(var + number_of(settings["epsilon"])), -clip, clip)
         return np.asarray(scaled.astype(np.float32))
 
 
-def space_of(data: Mapping[str, Any]) -> Any:
-    """Return the Gymnasium space that a description stands for."""
-    from gymnasium import spaces
-
-    kind = data["type"]
-    if kind == "Dict":
-        return spaces.Dict({key: space_of(item) for key, item in data["spaces"].items()})
-    if kind == "Box":
-        shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"])
-        low, high = (np.broadcast_to(np.array(_numbers(data[side]), dtype=dtype), shape) for side in ("low", "high"))
-        return spaces.Box(low.copy(), high.copy(), dtype=dtype.type)
-    if kind == "Discrete":
-        return spaces.Discrete(data["n"], start=data["start"])
-    if kind == "MultiDiscrete":
-        return spaces.MultiDiscrete(np.array(data["nvec"]))
-    if kind == "MultiBinary":
-        return spaces.MultiBinary(data["n"])
-    raise ValueError(f"Unknown space '{kind}' in a policy's description.")
-
-
-def _numbers(value: Any) -> Any:
-    """Infinities are written as text, since JSON has none."""
-    return [_numbers(item) for item in value] if isinstance(value, list) else float(value)
+def _statistics_of(
+    description: Mapping[str, Any], tensors: Mapping[str, np.ndarray], space: Any
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Mean and variance by the keys of the observations; without keys, under an empty one."""
+    found = {name: value for name, value in tensors.items() if not name.startswith(_WEIGHTS)}
+    shapes = {key: item.shape for key, item in getattr(space, "spaces", {"": space}).items()}
+    keys = [name.removeprefix(f"{_STATISTICS}mean/") for name in found if name.startswith(f"{_STATISTICS}mean/")]
+    for key in keys:
+        for name in (f"{_STATISTICS}mean/{key}", f"{_STATISTICS}var/{key}"):
+            value = found.get(name)
+            if value is None or value.shape != shapes.get(key) or value.dtype.kind != "f":
+                raise ValueError(
+                    f"The policy's statistics '{name}' are missing, or do not fit its observations {space}."
+                )
+    if len(found) != 2 * len(keys) or (found and description["normalization"] is None):
+        raise ValueError(f"Tensors that do not belong to the policy: {', '.join(sorted(found))[:300]}.")
+    return {key: (found[f"{_STATISTICS}mean/{key}"], found[f"{_STATISTICS}var/{key}"]) for key in keys}
 
 
-def _build(description: Mapping[str, Any]) -> Any:
-    policy_class = find_class(description["policy_class"])
-    arguments = _decoded(description["policy_kwargs"])
+def _build(description: Mapping[str, Any], weights: Mapping[str, np.ndarray], allowed: Collection[str]) -> Any:
+    """Let SB3 build the policy, and fill in its weights."""
+    import torch
+    from stable_baselines3.common.policies import BasePolicy
+
+    policy_class = find_class(description["policy_class"], allowed)
+    if not issubclass(policy_class, BasePolicy):
+        raise ValueError(f"The policy's class {description['policy_class']} is none of Stable-Baselines3's policies.")
+    arguments = arguments_of(policy_class, description, allowed)
     rest = [lambda _: 0.0] if description["takes_schedule"] else []
-    return policy_class(
-        space_of(description["observation_space"]), space_of(description["action_space"]), *rest, **arguments
-    )
+    spaces = (space_of(description["observation_space"]), space_of(description["action_space"]))
+    with _no_more_parameters_than(2 * sum(value.size for value in weights.values()) + 100_000):
+        policy = policy_class(*spaces, *rest, **arguments)
+    policy.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
+    policy.set_training_mode(False)
+    is_masked = "action_masks" in inspect.signature(policy.predict).parameters
+    if (hasattr(policy, "lstm_hidden_state_shape"), is_masked) != (description["recurrent"], description["masked"]):
+        raise ValueError(f"{description['policy_class']} is not recurrent or masked as the policy's description says.")
+    return policy
 
 
-def find_class(path: str) -> Any:
-    """Import a class by its dotted name, from torch, SB3, or a module that RLTRACK_ALLOWED_MODULES names.
+@contextlib.contextmanager
+def _no_more_parameters_than(limit: int) -> Iterator[None]:
+    """Refuse a network that is much larger than what is stored of it, before its memory is written to."""
+    from torch.nn.modules.module import register_module_parameter_registration_hook
 
-    Raises:
-        ValueError: If its module is not allowed.
-    """
-    module, _, name = path.rpartition(".")
-    own = [item.strip() for item in os.environ.get(ALLOWED_MODULES, "").split(",") if item.strip()]
-    if not any(module == allowed or module.startswith(f"{allowed}.") for allowed in (*_KNOWN_MODULES, *own)):
-        raise ValueError(
-            f"The policy uses {path}, and loading it would run the code of '{module}'. If you trust that module, set "
-            f"{ALLOWED_MODULES}={module.partition('.')[0]} and load it again."
-        )
-    return getattr(importlib.import_module(module), name)
+    thread, count = threading.get_ident(), 0
 
+    def add(module: Any, name: str, parameter: Any) -> None:
+        nonlocal count
+        if parameter is not None and threading.get_ident() == thread:
+            count += parameter.numel()
+            if count > limit:
+                raise ValueError(
+                    "The policy's description asks for a larger network than the one whose weights are stored."
+                )
 
-def _decoded(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_decoded(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if "$class" in value:
-        return find_class(value["$class"])
-    if "$tuple" in value:
-        return tuple(_decoded(item) for item in value["$tuple"])
-    return {key: _decoded(item) for key, item in value.items()}
+    hook = register_module_parameter_registration_hook(add)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,8 @@ from stable_baselines3.common.vec_env import (
 )
 
 from rltrack.agents import sbx_state
-from rltrack.agents.exported_policy import FORMAT
+from rltrack.agents.policy_data import FORMAT
+from rltrack.agents.policy_spaces import space_as_data
 
 _ONLY_FOR_LEARNING = ("optimizer_class", "optimizer_kwargs")
 
@@ -58,9 +61,9 @@ def _describe(model: Any) -> dict[str, Any]:
         "policy_class": _class_path(model.policy_class),
         "policy_kwargs": {key: _as_data(item, key) for key, item in arguments.items()},
         "takes_schedule": "lr_schedule" in parameters,
-        "observation_space": space_as_data(model.observation_space),
-        "input_space": space_as_data(input_space),
-        "action_space": space_as_data(model.action_space),
+        "observation_space": _space(model.observation_space),
+        "input_space": _space(input_space),
+        "action_space": _space(model.action_space),
         "normalization": normalize,
         "frame_stack": stacked,
         "recurrent": hasattr(model.policy, "lstm_hidden_state_shape"),
@@ -78,7 +81,8 @@ def _seen_from_outside(env: VecEnv | None, observation_space: Any) -> tuple[Any,
     space = observation_space
     while isinstance(layer, VecEnvWrapper):
         if isinstance(layer, VecFrameStack):
-            stacked, space = layer.stacked_obs.n_stack, layer.observation_space
+            stacked = layer.stacked_obs.n_stack
+            space = space if normalize else layer.observation_space  # normalised outside of it: what came in there
         elif isinstance(layer, VecTransposeImage):
             space = layer.venv.observation_space
         elif isinstance(layer, VecNormalize):
@@ -88,8 +92,10 @@ def _seen_from_outside(env: VecEnv | None, observation_space: Any) -> tuple[Any,
                     "Stack them in the environment instead: environment.wrappers with gymnasium.wrappers.FrameStackObservation."
                 )
             if layer.norm_obs:
-                normalize = {"epsilon": float(layer.epsilon), "clip": float(layer.clip_obs)}
-                space = layer.venv.observation_space
+                normalize = {
+                    key: _number(value) for key, value in (("epsilon", layer.epsilon), ("clip", layer.clip_obs))
+                }
+                space = _before_normalization(layer)
         elif not isinstance(layer, VecMonitor):
             raise NotExportable(
                 f"Observations pass through {type(layer).__name__}, of which is not known what it does to them. Put it around "
@@ -99,47 +105,85 @@ def _seen_from_outside(env: VecEnv | None, observation_space: Any) -> tuple[Any,
     return space, normalize, stacked
 
 
-def space_as_data(space: Any) -> dict[str, Any]:
-    """Return a space as plain data.
-
-    Raises:
-        NotExportable: If it is of a kind that cannot be stored.
-    """
-    if isinstance(space, spaces.Dict):
-        return {"type": "Dict", "spaces": {key: space_as_data(item) for key, item in space.spaces.items()}}
-    if isinstance(space, spaces.Box):
-        return {
-            "type": "Box",
-            "shape": list(space.shape),
-            "dtype": str(space.dtype),
-            "low": _bounds(space.low),
-            "high": _bounds(space.high),
-        }
-    if isinstance(space, spaces.Discrete):
-        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
-    if isinstance(space, spaces.MultiDiscrete):
-        return {"type": "MultiDiscrete", "nvec": space.nvec.tolist()}
-    if isinstance(space, spaces.MultiBinary):
-        return {"type": "MultiBinary", "n": list(space.n) if isinstance(space.n, tuple | list) else int(space.n)}
-    raise NotExportable(
-        f"The space {space} cannot be stored; a model takes Box, Discrete, MultiDiscrete, MultiBinary or Dict."
-    )
+def _before_normalization(layer: VecNormalize) -> Any:
+    """The space of what VecNormalize takes: of an image in a dictionary it has overwritten that too, in place."""
+    space = layer.venv.observation_space
+    if not isinstance(space, spaces.Dict):
+        return space
+    images = {}
+    for key in layer.obs_rms:
+        item = space.spaces[key]
+        overwritten = (
+            isinstance(item, spaces.Box) and len(item.shape) == 3 and item.dtype == np.float32
+            and np.all(item.low == -layer.clip_obs) and np.all(item.high == layer.clip_obs)
+        )  # fmt: skip
+        if overwritten and _raw_dtype(layer, key) == np.uint8:
+            images[key] = spaces.Box(0, 255, item.shape, np.uint8)  # SB3 takes nothing else for an image
+    return spaces.Dict([(key, images.get(key, item)) for key, item in space.spaces.items()])
 
 
-def _bounds(values: np.ndarray) -> Any:
-    """A single number where all are the same; infinities as text."""
-    plain = values.item(0) if values.size and np.all(values == values.flat[0]) else values.tolist()
-    return _finite(plain)
+def _raw_dtype(layer: VecNormalize, key: str) -> Any:
+    """The dtype of the observations themselves: of the last one, or of the memory that is kept for them."""
+    seen = layer.__dict__.get("old_obs")
+    if isinstance(seen, dict):
+        return seen[key].dtype
+    innermost: Any = layer.unwrapped
+    if hasattr(innermost, "buf_obs"):
+        return innermost.buf_obs[key].dtype
+    return innermost.get_attr("observation_space", [0])[0][key].dtype  # in a worker process nobody overwrote it
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+def as_the_policy_sees(env: VecEnv | None, observations: Any) -> Any:
+    """Return raw observations, first axis ``(n,)``, as the training environment's layers would give them to the policy."""
+    layers: list[Any] = []
+    layer: Any = env
+    while isinstance(layer, VecEnvWrapper):
+        layers.insert(0, layer)
+        layer = layer.venv
+    for layer in layers:
+        if isinstance(layer, VecTransposeImage):
+            observations = layer.transpose_observations(observations)
+        elif isinstance(layer, VecNormalize):
+            observations = layer.normalize_obs(observations)
+    return observations
+
+
+@contextlib.contextmanager
+def other_statistics(env: VecEnv | None) -> Iterator[dict[str, Any] | None]:
+    """Let the environment normalise by other statistics than those of the beginning, which change nothing; yields them."""
+    layer: Any = env
+    while isinstance(layer, VecEnvWrapper) and not isinstance(layer, VecNormalize):
+        layer = layer.venv
+    if not isinstance(layer, VecNormalize) or not layer.norm_obs:
+        yield None
+        return
+    before = layer.obs_rms
+    layer.obs_rms = copy.deepcopy(before)
+    by_key = layer.obs_rms if isinstance(layer.obs_rms, dict) else {"": layer.obs_rms}
+    for index, rms in enumerate(by_key.values()):
+        steps = np.arange(rms.mean.size, dtype=np.float64).reshape(rms.mean.shape)
+        rms.mean, rms.var = 0.1 + 0.01 * (steps % 7) + 0.05 * index, 0.5 + 0.1 * (steps % 5) + 0.2 * index
+    described = {key: {"mean": rms.mean, "var": rms.var} for key, rms in by_key.items()}
+    try:
+        yield {"observations": described if isinstance(layer.obs_rms, dict) else described[""]}
+    finally:
+        layer.obs_rms = before
+
+
+def _space(space: Any) -> dict[str, Any]:
+    try:
+        return space_as_data(space)
+    except ValueError as error:
+        raise NotExportable(str(error)) from None
+
+
+def _number(value: Any) -> float | str:
+    return float(value) if math.isfinite(value) else str(float(value))
 
 
 def _as_data(value: Any, where: str) -> Any:
-    if value is None or isinstance(value, bool | int | float | str):
+    is_finite = not isinstance(value, float) or math.isfinite(value)
+    if value is None or (isinstance(value, bool | int | float | str) and is_finite):
         return value
     if isinstance(value, type):
         return {"$class": _class_path(value)}
@@ -147,7 +191,7 @@ def _as_data(value: Any, where: str) -> Any:
         return {"$tuple": [_as_data(item, where) for item in value]}
     if isinstance(value, list):
         return [_as_data(item, where) for item in value]
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+    if isinstance(value, Mapping) and all(isinstance(key, str) and not key.startswith("$") for key in value):
         return {key: _as_data(item, f"{where}.{key}") for key, item in value.items()}
     raise NotExportable(
         f"policy_kwargs.{where} is {value!r}, which is no plain data. Give numbers, texts and classes that can be imported."
@@ -156,7 +200,7 @@ def _as_data(value: Any, where: str) -> Any:
 
 def _class_path(cls: type) -> str:
     path = f"{cls.__module__}.{cls.__qualname__}"
-    if cls.__module__ == "__main__" or "<locals>" in path:
+    if cls.__module__ == "__main__" or "." in cls.__qualname__:  # the latter: inside of a function or another class
         raise NotExportable(
             f"{path} cannot be imported by another program. Put the class at the top level of a module."
         )

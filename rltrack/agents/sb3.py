@@ -25,7 +25,7 @@ from rltrack.agents import sb3_state
 from rltrack.agents.algorithms import ScaledSchedule
 from rltrack.agents.env_state import TrainingEnvs
 from rltrack.agents.environments import SeededEpisodes, rebuild
-from rltrack.agents.policy_description import describe_policy
+from rltrack.agents.policy_check import checked_description
 from rltrack.agents.protocol import IterationStats, Observer, State
 from rltrack.agents.random_state import untouched_random_streams
 from rltrack.agents.sb3_description import describe
@@ -291,8 +291,8 @@ class SB3Agent:
         return describe(self.model)
 
     def describe_policy(self) -> dict[str, Any]:
-        """Return how the policy is built, as plain data; or ``reason``: why it cannot be stored as a model."""
-        return describe_policy(self.model)
+        """Return how the policy is built, as plain data, after comparing; or ``reason``: why it cannot be stored as a model."""
+        return checked_description(self.model)
 
     def release(self) -> None:
         """Put back threads, logger and what EPISODIC changed."""

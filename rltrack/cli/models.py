@@ -150,7 +150,7 @@ def serve(
     registry = ModelRegistry(the_root())
     name, _, alias = model.partition("@")
     found = registry.version(name, version) if version is not None else registry.by_alias(name, alias or CHAMPION)
-    begin(registry.uri, name, found.version, port, _tell)
+    begin(registry, name, found, port, _tell)
 
 
 @app.command("evaluate-champion", rich_help_panel=_PANEL)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rltrack.agents import evaluation_environments
+from rltrack.agents import POLICY_PARTS, evaluation_environments
 from rltrack.agents.exported_policy import ExportedPolicy
 from rltrack.config import MAX_EVAL_ENVS, TrainingConfig
-from rltrack.errors import ConfigurationError
+from rltrack.errors import ConfigurationError, PolicyNotStorable
 from rltrack.evaluation.episodes import EVALUATION_STREAM, Evaluation, episode_seeds, play_episodes
-from rltrack.registry.models import LoadedPolicy
+from rltrack.registry.loading import LoadedPolicy
+from rltrack.registry.models import POLICY, StoredPolicy, described_as, is_described_today, write_model
+from rltrack.registry.permissions import refuse_unknown_modules
+from rltrack.runs import Root
+from rltrack.training.trainer import config_of
 
 PROMOTION_STREAM, BASELINE_STREAM, WATCH_STREAM = 0x9A7E, 0xBA5E, 0x3A7C
 """What seeds are for: each purpose has its own."""
@@ -27,6 +33,24 @@ def play(policy: ExportedPolicy, config: Mapping[str, Any], seeds: Sequence[int]
         return play_episodes(policy, env, seeds)
     finally:
         env.close()
+
+
+def play_stored(
+    stored: LoadedPolicy, root: Root, seeds: Sequence[int], known: Sequence[Mapping[str, Any]] = ()
+) -> Evaluation:
+    """Let a policy from a registry play, if its configuration names no code that nobody here asked for.
+
+    Args:
+        stored: The policy, with the configuration that was stored beside it.
+        root: Where the run that it comes from may lie.
+        seeds: One for each episode.
+        known: Configurations of one's own that name the same environment.
+
+    Raises:
+        ConfigurationError: As `refuse_unknown_modules`.
+    """
+    refuse_unknown_modules(stored, root, known)
+    return play(stored.policy, stored.config, seeds)
 
 
 def fresh_seeds(stream: int, words: Sequence[str], count: int, configs: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -46,6 +70,33 @@ def fresh_seeds(stream: int, words: Sequence[str], count: int, configs: Sequence
     digest = hashlib.sha256("\n".join(words).encode()).digest()
     drawn = np.random.SeedSequence([stream, *digest]).generate_state(count + len(used), dtype=np.uint32) >> 1
     return [int(value) for value in drawn if int(value) not in used][:count]
+
+
+def as_stored(challenger: StoredPolicy) -> tuple[StoredPolicy, ExportedPolicy]:
+    """Return the policy as it would be stored, and loaded again: what is played is what is stored.
+
+    Raises:
+        PolicyNotStorable: If it acts otherwise than the run's agent with the weights of that version.
+    """
+    from rltrack.agents.policy_check import LivePolicy  # on demand: it imports torch
+
+    state = challenger.run.store().read(challenger.version, POLICY_PARTS)
+    live = LivePolicy(config_of(challenger.run), state)
+    try:
+        if not is_described_today(challenger.run):
+            challenger = described_as(challenger, live.description())
+        with tempfile.TemporaryDirectory() as scratch:
+            write_model(challenger, Path(scratch) / "model")
+            policy = ExportedPolicy.load(Path(scratch) / "model" / "artifacts" / POLICY)
+        difference = live.difference(policy)
+    finally:
+        live.close()
+    if difference is not None:
+        raise PolicyNotStorable(
+            f"{challenger.label} would not act as it was trained, if it was stored: {difference}. The agent was built from the "
+            "run's configuration for this; if its code changed since, put the code back. Nothing was changed."
+        )
+    return challenger, policy
 
 
 def check_comparable(policy: ExportedPolicy, config: Mapping[str, Any], rival: LoadedPolicy, which: str) -> None:

@@ -17,10 +17,13 @@ from rltrack.config import TrainingConfig
 from rltrack.errors import CheckpointNotFound, ConfigurationError, ModelBroken, ModelNotFound, RunNotFound
 from rltrack.evaluation.episodes import Evaluation
 from rltrack.evaluation.statistics import worse_by_chance
-from rltrack.registry.arena import WATCH_STREAM, fresh_seeds, play
+from rltrack.registry.arena import WATCH_STREAM, fresh_seeds, play_stored
+from rltrack.registry.digest import DIGEST_TAG
+from rltrack.registry.loading import LoadedPolicy, load_policy
 from rltrack.registry.model_registry import LOCK_SECONDS, ModelRegistry, Tell
-from rltrack.registry.models import CANDIDATE, ROLE_TAG, load_policy
-from rltrack.registry.registered import CHAMPION, Event, Registered, number_of
+from rltrack.registry.models import CANDIDATE, ROLE_TAG
+from rltrack.registry.permissions import refuse_unknown_modules
+from rltrack.registry.registered import CHAMPION, Event, Registered, check_decision_id, number_of
 from rltrack.runs import Root
 
 FALSE_ALARM_RATE = 0.01
@@ -52,7 +55,7 @@ def rollback(
         target = registry.version(model, to)
         if target.version == champion:
             raise ConfigurationError(f"Version {to} of model '{model}' is the champion already; nothing was changed.")
-        load_policy(registry.client, target.model_id, f"Version {to} of '{model}'")
+        load_policy(registry.client, target.model_id, f"Version {to} of '{model}'", target.tags.get(DIGEST_TAG))
         registry.point(model, CHAMPION, to)
         event = Event("rolled back", to, f"from version {champion}", to, target.source)
         registry.record(model, event)
@@ -173,7 +176,8 @@ def evaluate_champion(
 
     Raises:
         ModelNotFound: If there is no such model or champion.
-        ModelBroken: If the champion's files are gone.
+        ModelBroken: If the champion's files are gone, or are not those that were stored.
+        ConfigurationError: If its configuration names code that nobody here asked for.
     """
     if episodes < 1 or not 0 < false_alarm_rate < 1:
         raise ConfigurationError(
@@ -182,10 +186,10 @@ def evaluate_champion(
     registry = ModelRegistry(root)
     champion = registry.by_alias(model, CHAMPION)
     baseline = baseline_of(registry, model, champion)
-    loaded = load_policy(registry.client, champion.model_id, f"The champion of '{model}', version {champion.version},")
+    loaded = load_champion(registry, model, champion)
     words = [model, str(champion.version), moment or repr(time.time())]
     tell(f"the champion, version {champion.version} ({loaded.source}), plays {episodes} episodes")
-    evaluation = play(loaded.policy, loaded.config, fresh_seeds(WATCH_STREAM, words, episodes, [loaded.config]))
+    evaluation = play_stored(loaded, root, fresh_seeds(WATCH_STREAM, words, episodes, [loaded.config]))
     if not np.isfinite(evaluation.returns).all():
         raise ConfigurationError(
             f"The champion of '{model}' got returns that are not finite; look at the environment's rewards."
@@ -219,27 +223,39 @@ def baseline_of(registry: ModelRegistry, model: str, champion: Registered) -> li
         if decision is None or champion.run_id is None:
             raise FileNotFoundError("it was not promoted by rltrack")
         with tempfile.TemporaryDirectory() as scratch:
-            name = f"promotions/{model}-{decision['id'][:8]}.json"
+            name = f"promotions/{model}-{check_decision_id(decision['id'])[:8]}.json"
             record = json.loads(Path(registry.client.download_artifacts(champion.run_id, name, scratch)).read_text())
+            return [float(value) for value in record["baseline"] or record["challenger"]["returns"]]
     except Exception as error:
         raise ModelBroken(
             f"The record of the promotion of version {champion.version} of '{model}' cannot be read: {error}. Promote the champion "
             "again, or another run."
         ) from error
-    return list(record["baseline"] or record["challenger"]["returns"])
+
+
+def load_champion(registry: ModelRegistry, model: str, champion: Registered) -> LoadedPolicy:
+    """Load a model's champion.
+
+    Raises:
+        ModelBroken: If its files are gone, or are not those that were stored.
+    """
+    what = f"The champion of '{model}', version {champion.version},"
+    return load_policy(registry.client, champion.model_id, what, champion.tags.get(DIGEST_TAG))
 
 
 def champion_origin(root: Root, model: str) -> tuple[str | None, TrainingConfig | None]:
     """Return what a retraining begins with: the champion's ``RUN@version`` where the root still has it, and its configuration.
 
     Raises:
-        ModelBroken: If the champion's files are gone.
+        ModelBroken: If the champion's files are gone, or are not those that were stored.
+        ConfigurationError: If its configuration names code that nobody here asked for.
     """
     registry = ModelRegistry(root)
     champion = registry.champion(model)
     if champion is None:
         return None, None
-    loaded = load_policy(registry.client, champion.model_id, f"The champion of '{model}', version {champion.version},")
+    loaded = load_champion(registry, model, champion)
+    refuse_unknown_modules(loaded, root)
     config = TrainingConfig.from_mapping(loaded.config, source=f"the champion of '{model}'")
     name, _, version = loaded.source.partition("@")
     try:

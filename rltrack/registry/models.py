@@ -1,7 +1,8 @@
-"""Policies as MLflow models: stored from a run's version, and loaded back.
+"""Policies as MLflow models, stored from a run's version (`loading` reads them back).
 
-A stored model is data and the two files of code that read it: no pickle is run when it is loaded. Storing can be repeated:
-a model is found again by a tag that names run and version.
+A stored model is data and the files of code that read it: no pickle is run when it is loaded. Storing can be repeated: a model
+is found again by a tag that names run and version. Its digest is a tag too, and is compared when rltrack loads it; rltrack never
+runs the code that lies in it.
 """
 
 from __future__ import annotations
@@ -12,22 +13,23 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
 from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import save_model
 from mlflow.tracking import MlflowClient
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
-from rltrack.agents import POLICY_PARTS, exported_policy
-from rltrack.agents.exported_policy import ExportedPolicy, space_of, write_policy
+from rltrack.agents import POLICY_PARTS, exported_policy, policy_data, policy_spaces
+from rltrack.agents.exported_policy import space_of, tensors_of, write_policy
+from rltrack.agents.policy_data import FORMAT, check_description
 from rltrack.checkpoints import Version
-from rltrack.errors import ModelBroken, PolicyNotStorable
+from rltrack.errors import PolicyNotStorable
+from rltrack.registry.digest import DIGEST_TAG, digest_of
 from rltrack.runs import RunDirectory
 from rltrack.tracking.journal import Record, read_journal
 from rltrack.tracking.metrics import evaluation_metrics
@@ -36,7 +38,9 @@ POLICY_TAG, ROLE_TAG = "rltrack.policy", "rltrack.role"
 CANDIDATE = "candidate"
 CONFIG = "config.yaml"
 _CODE = Path(__file__).with_name("served_policy.py")
-_POLICY, _ARTIFACTS = "policy", "artifacts"
+_READERS = [str(Path(str(module.__file__))) for module in (exported_policy, policy_data, policy_spaces)]
+POLICY = "policy"
+"""Folder of a policy's files among a model's artifacts."""
 _REQUIREMENTS = ("mlflow", "torch", "stable-baselines3", "gymnasium", "numpy", "safetensors")
 
 
@@ -73,7 +77,18 @@ def policy_of(run: RunDirectory, selector: str | int) -> StoredPolicy:
         CheckpointNotFound: If there is no such version.
         PolicyNotStorable: If it cannot be stored as a model, with the reason and how to go on.
     """
-    description = (run.configuration_record() or {}).get("policy")
+    return described_as(
+        StoredPolicy(run, run.store().find(selector), {}), (run.configuration_record() or {}).get("policy")
+    )
+
+
+def described_as(policy: StoredPolicy, description: Mapping[str, Any] | None) -> StoredPolicy:
+    """Return a policy with this description, if it can be stored.
+
+    Raises:
+        PolicyNotStorable: If it cannot be stored as a model, with the reason and how to go on.
+    """
+    run = policy.run
     if description is None:
         raise PolicyNotStorable(
             f"Run {run.name} does not say how its policy is built: its agent has no describe_policy(), or it was trained by an "
@@ -81,31 +96,76 @@ def policy_of(run: RunDirectory, selector: str | int) -> StoredPolicy:
         )
     if "reason" in description:
         raise PolicyNotStorable(f"The policy of run {run.name} cannot be stored as a model. {description['reason']}")
-    return StoredPolicy(run, run.store().find(selector), description)
+    return replace(policy, description=as_current(description))
+
+
+def is_described_today(run: RunDirectory) -> bool:
+    """Whether the run itself recorded how its policy is built in today's format, after comparing."""
+    description = (run.configuration_record() or {}).get("policy") or {}
+    return bool(description.get("format") == FORMAT)
+
+
+def as_current(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a description in today's format; one of format 1 keeps the order in which its keys are written."""
+    if description.get("format") != 1:
+        return dict(description)
+    return {**_with_pairs(description), "format": FORMAT}
+
+
+def _with_pairs(tree: Any) -> Any:
+    if not isinstance(tree, Mapping):
+        return tree
+    if tree.get("type") == "Dict" and isinstance(tree.get("spaces"), Mapping):
+        return {**tree, "spaces": [[key, _with_pairs(item)] for key, item in tree["spaces"].items()]}
+    return {key: _with_pairs(item) for key, item in tree.items()}
 
 
 def write_model(policy: StoredPolicy, folder: Path, model: Model | None = None) -> None:
-    """Write a policy as an MLflow model into a new folder."""
+    """Write a policy as an MLflow model into a new folder.
+
+    Raises:
+        PolicyNotStorable: If its description is not of the form that a reader accepts.
+    """
     state = policy.run.store().read(policy.version, POLICY_PARTS)
+    weights, normalization = state["policy"]["policy"], state.get("normalization")
     with tempfile.TemporaryDirectory() as scratch:
-        files = Path(scratch) / _POLICY
+        files = Path(scratch) / POLICY
         files.mkdir()
-        write_policy(files, policy.description, state["policy"]["policy"], state.get("normalization"))
+        try:
+            check_description(policy.description, tensors_of(policy.description, weights, normalization))
+            signature = signature_of(policy.description)
+        except (ValueError, KeyError) as error:
+            raise PolicyNotStorable(
+                f"The policy of run {policy.run.name} is not described as a reader expects it: {error} Train again with this "
+                "rltrack; the run's versions are as they were."
+            ) from error
+        write_policy(files, policy.description, weights, normalization)
         shutil.copy(policy.run.config_file, files / CONFIG)
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # MLflow asks for an example beside the signature; it would have to load torch
-            save_model(
-                str(folder),
-                python_model=str(_CODE),
-                artifacts={_POLICY: str(files)},
-                code_paths=[str(Path(exported_policy.__file__))],
-                signature=signature_of(policy.description),
-                pip_requirements=_requirements(policy.description),
-                metadata={"rltrack.run": policy.run.name, "rltrack.version": policy.version.name},
-                mlflow_model=model or Model(),
-            )
+        metadata = {"rltrack.run": policy.run.name, "rltrack.version": policy.version.name}
+        save_files(folder, files, policy.description, signature, metadata, model or Model())
+
+
+def save_files(
+    folder: Path,
+    files: Path,
+    description: Mapping[str, Any],
+    signature: ModelSignature,
+    metadata: Mapping[str, Any],
+    model: Model,
+) -> None:
+    """Let MLflow write a model around a policy's files, with this rltrack's code to read them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow asks for an example beside the signature; it would have to load torch
+        save_model(
+            str(folder),
+            python_model=str(_CODE),
+            artifacts={POLICY: str(files)},
+            code_paths=_READERS,
+            signature=signature,
+            pip_requirements=_requirements(description),
+            metadata=dict(metadata),
+            mlflow_model=model,
+        )
 
 
 def signature_of(description: Mapping[str, Any]) -> ModelSignature:
@@ -178,6 +238,7 @@ def store_policy(client: MlflowClient, policy: StoredPolicy, *, run_id: str, rol
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "model"
             write_model(policy, folder, Model(run_id=run_id, model_id=created.model_id))
+            client.set_logged_model_tags(created.model_id, {DIGEST_TAG: digest_of(folder)})
             client.log_model_artifacts(created.model_id, str(folder))
         client.finalize_logged_model(created.model_id, "READY")
     except BaseException:
@@ -190,10 +251,10 @@ def store_policy(client: MlflowClient, policy: StoredPolicy, *, run_id: str, rol
 
 
 def find_stored(client: MlflowClient, experiment_id: str, key: str) -> LoggedModel | None:
-    """Return the model of a policy that is stored whole; what was left half stored is deleted."""
+    """Return the model of a policy that is stored whole, with its digest; what was left half stored is deleted."""
     ready = None
     for model in client.search_logged_models([experiment_id], f"tags.`{POLICY_TAG}` = '{key}'"):
-        if model.status.value == "READY" and ready is None:
+        if model.status.value == "READY" and ready is None and DIGEST_TAG in model.tags:
             ready = model
         elif model.status.value != "READY":
             client.delete_logged_model(model.model_id)
@@ -219,50 +280,3 @@ def evaluation_at(run: RunDirectory, env_steps: int) -> Record | None:
         if record["kind"] == "evaluation" and record["step"] == env_steps:
             found = record
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedPolicy:
-    """A stored policy, ready to act.
-
-    Attributes:
-        policy: Acts on raw observations.
-        config: The configuration of the run that it comes from, as plain data.
-        source: ``RUN@version``.
-    """
-
-    policy: ExportedPolicy
-    config: Mapping[str, Any]
-    source: str
-
-
-def load_policy(client: MlflowClient, model_id: str, what: str) -> LoadedPolicy:
-    """Load a stored policy.
-
-    Args:
-        client: On the server or database.
-        model_id: MLflow's id of the model.
-        what: How to call it in an error.
-
-    Raises:
-        ModelBroken: If its files are gone or cannot be read.
-    """
-    import yaml
-
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            # by its location: MLflow would look `models:/…` up at the process-wide address, whatever is said here
-            location = client.get_logged_model(model_id).artifact_location
-            uri = client.tracking_uri
-            folder = Path(download_artifacts(artifact_uri=location, dst_path=scratch, tracking_uri=uri))
-            files = folder / _ARTIFACTS / _POLICY
-            metadata = Model.load(str(folder)).metadata or {}
-            config = yaml.safe_load((files / CONFIG).read_text())
-            return LoadedPolicy(
-                ExportedPolicy.load(files), config, f"{metadata.get('rltrack.run')}@{metadata.get('rltrack.version')}"
-            )
-    except Exception as error:
-        raise ModelBroken(
-            f"{what} cannot be loaded: {' '.join(str(error).split())[:300]}. Nothing was changed. Put its files back, or let "
-            "another version be the champion: rltrack rollback NAME --to VERSION."
-        ) from error

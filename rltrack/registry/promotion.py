@@ -2,6 +2,7 @@
 
     take the model's lock
     until nobody else changed the champion meanwhile:
+        refuse a challenger that, as it would be stored, acts otherwise than the agent that was trained
         load the champion; refuse a challenger of another environment or other spaces
         both play the same episodes, on seeds that no evaluation during training used
         ask the gate
@@ -33,17 +34,25 @@ from rltrack.errors import (
 )
 from rltrack.evaluation.episodes import Evaluation
 from rltrack.identity import identity, identity_hash
-from rltrack.registry.arena import BASELINE_STREAM, PROMOTION_STREAM, check_comparable, fresh_seeds, play
+from rltrack.registry.arena import (
+    BASELINE_STREAM,
+    PROMOTION_STREAM,
+    as_stored,
+    check_comparable,
+    fresh_seeds,
+    play,
+    play_stored,
+)
+from rltrack.registry.champions import load_champion
+from rltrack.registry.digest import DIGEST_TAG
 from rltrack.registry.gate import Gate, decide
 from rltrack.registry.model_registry import LOCK_SECONDS, ModelRegistry, Tell
 from rltrack.registry.models import (
     CANDIDATE,
     POLICY_TAG,
     StoredPolicy,
-    load_policy,
     policy_of,
     store_policy,
-    write_model,
 )
 from rltrack.registry.registered import (
     CHALLENGER,
@@ -115,8 +124,8 @@ def promote(
     Raises:
         ConfigurationError: If challenger and champion cannot be compared, or a return is not finite.
         CheckpointNotFound: If there is no such version.
-        PolicyNotStorable: If the policy cannot be stored as a model.
-        ModelBroken: If the champion's files are gone.
+        PolicyNotStorable: If the policy cannot be stored as a model, or would act otherwise than it was trained.
+        ModelBroken: If the champion's files are gone, or are not those that were stored.
         RegistryUnavailable: If the registry does not answer. In all cases nothing was changed.
     """
     gate = gate or Gate()
@@ -133,10 +142,14 @@ def promote(
         for _ in range(_ATTEMPTS):
             champion = registry.champion(model)
             known = _known_decision(registry, model, challenger, champion, gate)
-            if known is not None:
+            if known is not None and DIGEST_TAG in known[0].tags:
                 item, record = known
                 return _carry_out(registry, model, item, champion, record, was_known=True)
-            record = _compare(registry, model, challenger, champion, gate, tell)
+            challenger, policy = as_stored(challenger)
+            if known is not None and champion is not None and known[0].version == champion.version:
+                tell(f"version {champion.version} was stored by an older rltrack; storing the same policy again")
+                return _store_again(registry, model, challenger, run_id, *known)
+            record = _compare(registry, model, challenger, policy, champion, gate, tell)
             if number_of(registry.champion(model)) == number_of(champion):
                 item = _register(registry, model, challenger, run_id, record)
                 return _carry_out(registry, model, item, champion, record, was_known=False)
@@ -170,18 +183,19 @@ def _delivered(run: RunDirectory, tell: Tell) -> str:
 
 
 def _compare(
-    registry: ModelRegistry, model: str, challenger: StoredPolicy, champion: Registered | None, gate: Gate, tell: Tell
+    registry: ModelRegistry,
+    model: str,
+    challenger: StoredPolicy,
+    policy: ExportedPolicy,
+    champion: Registered | None,
+    gate: Gate,
+    tell: Tell,
 ) -> dict[str, Any]:
     """Let both play, and ask the gate; returns the whole decision as plain data."""
-    with tempfile.TemporaryDirectory() as scratch:  # what is played is what would be stored
-        write_model(challenger, Path(scratch) / "model")
-        policy = ExportedPolicy.load(Path(scratch) / "model" / "artifacts" / "policy")
     config = challenger.run.read_config()
     rival = None
     if champion is not None:
-        rival = load_policy(
-            registry.client, champion.model_id, f"The champion of '{model}', version {champion.version},"
-        )
+        rival = load_champion(registry, model, champion)
         check_comparable(policy, config, rival, f"version {champion.version} of '{model}'")
     configs = [config, *([rival.config] if rival else [])]
     stream = [model, challenger.key, str(number_of(champion))]
@@ -191,7 +205,7 @@ def _compare(
     theirs = None
     if rival is not None and champion is not None:
         tell(f"the champion, version {champion.version} ({rival.source}), plays the same")
-        theirs = play(rival.policy, rival.config, seeds)
+        theirs = play_stored(rival, Root(challenger.run.root), seeds, [config])
     verdict = decide(ours.returns, None if theirs is None else theirs.returns, gate)
     record = {
         "id": uuid.uuid4().hex,
@@ -239,7 +253,7 @@ def _known_decision(
     registry: ModelRegistry, model: str, challenger: StoredPolicy, champion: Registered | None, gate: Gate
 ) -> tuple[Registered, dict[str, Any]] | None:
     """What was decided before about the same policy against the same champion: asking again until luck says yes is no test."""
-    for item in registry.versions(model):
+    for item in reversed(registry.versions(model)):  # one that was stored again is the newer
         decision = item.decision
         if item.tags.get(POLICY_TAG) != challenger.key or decision is None:
             continue
@@ -263,14 +277,12 @@ def _register(
     except RltrackError:
         raise
     except Exception as error:
-        raise RegistryUnavailable(
-            f"The policy could not be stored in {registry.uri}: {' '.join(str(error).split())[:300]}. The champion is as it was. "
-            "Try again."
-        ) from error
+        raise _not_stored(registry, error) from error
     low, high = record["challenger"]["interval"]
     tags = {
         DECISION_TAG: json.dumps(_short(record)),
         POLICY_TAG: challenger.key,
+        DIGEST_TAG: stored.tags[DIGEST_TAG],
         "rltrack.run": challenger.run.name,
         "rltrack.version": challenger.version.name,
         "rltrack.env_steps": str(challenger.version.env_steps),
@@ -280,7 +292,7 @@ def _register(
         "rltrack.interval": f"{low:.6g} to {high:.6g}",
         "rltrack.configuration": record["challenger"]["configuration"],
     }
-    earlier = [item for item in registry.versions(model) if item.tags.get(POLICY_TAG) == challenger.key]
+    earlier = [item for item in registry.versions(model) if item.model_id == stored.model_id]
     if earlier:
         registry.tag(model, earlier[-1].version, tags)
         item = Registered(earlier[-1].version, earlier[-1].model_id, run_id, tags)
@@ -288,6 +300,41 @@ def _register(
         item = registry.register(model, stored.model_id, run_id, tags)
     registry.describe(model, item.version, _description(challenger, record))
     return item
+
+
+def _store_again(
+    registry: ModelRegistry,
+    model: str,
+    challenger: StoredPolicy,
+    run_id: str,
+    old: Registered,
+    decision: Mapping[str, Any],
+) -> Decision:
+    """Let a new version with the same policy take the place of a champion that an older rltrack stored.
+
+    What was decided about it stands. Killed in between, asking again goes on: a version that is there is taken.
+    """
+    try:
+        stored = store_policy(registry.client, challenger, run_id=run_id, role=CANDIDATE)
+    except RltrackError:
+        raise
+    except Exception as error:
+        raise _not_stored(registry, error) from error
+    tags = {**old.tags, DIGEST_TAG: stored.tags[DIGEST_TAG]}
+    earlier = [item for item in registry.versions(model) if item.model_id == stored.model_id]
+    item = earlier[-1] if earlier else registry.register(model, stored.model_id, run_id, tags)
+    reason = f"the policy of version {old.version}, stored again with its digest; what was decided stands: {decision['reason']}"
+    registry.describe(model, item.version, reason)
+    registry.point(model, CHAMPION, item.version)
+    registry.record(model, Event("stored again", item.version, reason, item.version, item.source))
+    return Decision(model, item.version, item.source, True, reason, decision["against"], decision, was_known=True)
+
+
+def _not_stored(registry: ModelRegistry, error: Exception) -> RegistryUnavailable:
+    return RegistryUnavailable(
+        f"The policy could not be stored in {without_password(registry.uri)}: {' '.join(str(error).split())[:300]}. The champion "
+        "is as it was. Try again."
+    )
 
 
 def _short(record: Mapping[str, Any]) -> dict[str, Any]:

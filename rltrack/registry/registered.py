@@ -31,7 +31,8 @@ class Event:
     """Something that happened to a registered model.
 
     Attributes:
-        kind: ``promoted``, ``refused``, ``rolled back``, ``moved`` (by somebody else), ``degraded`` or ``pruned``.
+        kind: ``promoted``, ``refused``, ``rolled back``, ``moved`` (by somebody else), ``stored again``, ``degraded`` or
+            ``pruned``.
         version: The version that it is about.
         reason: Why, in words.
         champion: The champion afterwards; None without one.
@@ -96,6 +97,17 @@ def check_model_name(name: str) -> str:
             "digit; for example cartpole."
         )
     return name
+
+
+def check_decision_id(text: str) -> str:
+    """Return a decision's id, if it is one: names of files are made from it.
+
+    Raises:
+        ValueError: If not.
+    """
+    if not re.fullmatch(r"[0-9a-f]{8,64}", text):
+        raise ValueError(f"{text[:80]!r} is no id of a decision")
+    return text
 
 
 def as_markdown(events: Sequence[Event]) -> str:

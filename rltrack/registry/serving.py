@@ -1,30 +1,41 @@
-"""Serving a version of a registered model with MLflow's own scoring server."""
+"""Serving a version of a registered model with MLflow's own scoring server.
+
+What is served is a copy under the root, made when the server starts: the data of the version, compared with its digest, and the
+code of this rltrack. What is changed in the registry afterwards is not served.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from rltrack.errors import ConfigurationError
+from rltrack.files import make_private_folder
+from rltrack.registry.digest import DIGEST_TAG
+from rltrack.registry.loading import write_served
+from rltrack.registry.model_registry import ModelRegistry
+from rltrack.registry.registered import Registered
 
 HOST = "127.0.0.1"
 
 
-def serve(uri: str, model: str, version: int, port: int, tell: Callable[[str], None]) -> None:
+def serve(registry: ModelRegistry, model: str, found: Registered, port: int, tell: Callable[[str], None]) -> None:
     """Become MLflow's scoring server for a version; does not return.
 
     Args:
-        uri: Where the registry is.
+        registry: Where it is registered.
         model: The registered model.
-        version: Which version; it stays the same while it is served, whoever becomes champion meanwhile.
+        found: Which version; it stays the same while it is served, whoever becomes champion meanwhile.
         port: Port on this machine.
         tell: Hears where it will answer.
 
     Raises:
         ConfigurationError: If the port is taken.
+        ModelBroken: If its files are gone, or are not those that were stored.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -34,17 +45,34 @@ def serve(uri: str, model: str, version: int, port: int, tell: Callable[[str], N
             raise ConfigurationError(
                 f"Port {port} cannot be used: {error.strerror}. Choose another with --port."
             ) from None
+    copy = copy_to_serve(registry, model, found, port)
     # MLflow starts uvicorn by its name, from wherever this Python's programs are; no pickle is needed, so none is allowed
     environment = {
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         **os.environ,
-        "MLFLOW_TRACKING_URI": uri,
+        "MLFLOW_TRACKING_URI": registry.uri,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
     tell(
-        f"version {version} of '{model}' will answer at http://{HOST}:{port}/invocations in about ten seconds; Ctrl-C ends it"
+        f"version {found.version} of '{model}' will answer at http://{HOST}:{port}/invocations in about ten seconds; Ctrl-C ends it"
     )
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{model}/{version}"]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(copy)]
     command += ["--env-manager", "local", "-h", HOST, "-p", str(port)]
     sys.stdout.flush()
     os.execve(sys.executable, command, environment)
+
+
+def copy_to_serve(registry: ModelRegistry, model: str, found: Registered, port: int) -> Path:
+    """Return the folder of what is served on a port; it takes the place of what was served there before.
+
+    Raises:
+        ModelBroken: If the version's files are gone, or are not those that were stored.
+    """
+    folder = registry.root.path / "served"
+    make_private_folder(registry.root.path)
+    make_private_folder(folder)
+    copy = folder / str(port)
+    shutil.rmtree(copy, ignore_errors=True)
+    what = f"Version {found.version} of '{model}'"
+    write_served(registry.client, found.model_id, what, found.tags.get(DIGEST_TAG), copy)
+    return copy

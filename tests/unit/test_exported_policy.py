@@ -16,6 +16,7 @@ from rltrack.agents.policy_description import describe_policy
 from rltrack.benchmarks.resume import CASES
 from rltrack.config import TrainingConfig
 from rltrack.evaluation.episodes import play_episodes
+from tests.support.policies import OwnExtractor
 
 KINDS = (
     "ppo-cartpole", "ppo-cartpole-norm-4", "ppo-multiobs", "ppo-frozenlake", "ppo-pendulum-gsde", "a2c-pendulum-norm-gsde",
@@ -90,12 +91,16 @@ def test_normalised_observations_are_those_of_sb3(tmp_path):
 
 
 def test_a_class_from_elsewhere_runs_only_if_allowed(monkeypatch):
-    with pytest.raises(ValueError, match="RLTRACK_ALLOWED_MODULES=collections"):
-        find_class("collections.OrderedDict")
-    monkeypatch.setenv("RLTRACK_ALLOWED_MODULES", "collections")
-    assert find_class("collections.OrderedDict").__name__ == "OrderedDict"
+    path = "tests.support.policies.OwnExtractor"
+    with pytest.raises(ValueError, match="RLTRACK_ALLOWED_MODULES=tests"):
+        find_class(path)
+    assert find_class(path, ["tests.support"]).__name__ == "OwnExtractor"
+    monkeypatch.setenv("RLTRACK_ALLOWED_MODULES", "other, tests.support.policies")
+    assert find_class(path).__name__ == "OwnExtractor"
     with pytest.raises(ValueError, match="torchevil"):
         find_class("torchevil.Thing")
+    with pytest.raises(ValueError, match=r"RLTRACK_ALLOWED_MODULES=torch\.nn\.modules\.linear "):
+        find_class("torch.nn.modules.linear.Linear")
 
 
 def test_what_cannot_be_stored_says_why_and_how_to_go_on():
@@ -113,8 +118,14 @@ def test_what_cannot_be_stored_says_why_and_how_to_go_on():
     class Local(nn.ReLU):
         pass
 
-    local = PPO("MlpPolicy", gym.make("CartPole-v1"), n_steps=8, batch_size=8, policy_kwargs={"activation_fn": Local})
-    assert "top level of a module" in describe_policy(local)["reason"]
+    for inner in (Local, OwnExtractor.Inner):
+        local = PPO(
+            "MlpPolicy", gym.make("CartPole-v1"), n_steps=8, batch_size=8, policy_kwargs={"activation_fn": inner}
+        )
+        assert "top level of a module" in describe_policy(local)["reason"]
+    endless = PPO("MlpPolicy", gym.make("CartPole-v1"), n_steps=8, batch_size=8)
+    endless.policy_kwargs = {"log_std_init": float("inf")}  # JSON has none
+    assert "plain data" in describe_policy(endless)["reason"]
 
 
 def test_reading_runs_no_pickle(tmp_path, monkeypatch):

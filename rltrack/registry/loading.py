@@ -1,0 +1,126 @@
+"""Stored policies, read back: only if their files are those that were stored, and never by the code that lies with them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mlflow.artifacts import download_artifacts
+from mlflow.models import Model
+from mlflow.tracking import MlflowClient
+
+from rltrack.agents.exported_policy import DESCRIPTION, TENSORS, ExportedPolicy
+from rltrack.errors import ModelBroken
+from rltrack.registry.digest import DIGEST_TAG, digest_of, remove_compiled_code
+from rltrack.registry.models import CONFIG, POLICY, as_current, save_files, signature_of
+
+_ARTIFACTS = "artifacts"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPolicy:
+    """A stored policy, ready to act.
+
+    Attributes:
+        policy: Acts on raw observations.
+        config: The configuration of the run that it comes from, as plain data.
+        source: ``RUN@version``.
+    """
+
+    policy: ExportedPolicy
+    config: Mapping[str, Any]
+    source: str
+
+
+def load_policy(client: MlflowClient, model_id: str, what: str, digest: str | None = None) -> LoadedPolicy:
+    """Load a stored policy.
+
+    Args:
+        client: On the server or database.
+        model_id: MLflow's id of the model.
+        what: How to call it in an error.
+        digest: What the registered version says of its files; a model that was stored before there were digests has none.
+
+    Raises:
+        ModelBroken: If its files are gone, are not those that were stored, or cannot be read.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        return _load(_fetch(client, model_id, what, digest, Path(scratch)), what)
+
+
+def write_served(client: MlflowClient, model_id: str, what: str, digest: str | None, folder: Path) -> None:
+    """Write a copy of a stored policy as a model that can be served: its data, and this rltrack's code.
+
+    Args:
+        client: On the server or database.
+        model_id: MLflow's id of the model.
+        what: How to call it in an error.
+        digest: What the registered version says of its files.
+        folder: Made here.
+
+    Raises:
+        ModelBroken: As `load_policy`.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        model = _fetch(client, model_id, what, digest, Path(scratch))
+        loaded = _load(model, what)
+        files = Path(scratch) / "served" / POLICY
+        files.mkdir(parents=True)
+        for name in (TENSORS, CONFIG):
+            shutil.copy(model / _ARTIFACTS / POLICY / name, files / name)
+        description = as_current(loaded.policy.description)
+        (files / DESCRIPTION).write_text(json.dumps(description, indent=2), encoding="utf-8")
+        run, _, version = loaded.source.partition("@")
+        metadata = {"rltrack.run": run, "rltrack.version": version}
+        save_files(folder, files, description, signature_of(description), metadata, Model())
+
+
+def _fetch(client: MlflowClient, model_id: str, what: str, digest: str | None, scratch: Path) -> Path:
+    """Return a copy of a model's files that are those that were stored."""
+    try:
+        # by its location: MLflow would look `models:/…` up at the process-wide address, whatever is said here
+        stored = client.get_logged_model(model_id)
+        folder = Path(
+            download_artifacts(
+                artifact_uri=stored.artifact_location, dst_path=str(scratch), tracking_uri=client.tracking_uri
+            )
+        )
+        remove_compiled_code(folder)
+        wanted = {value for value in (digest, stored.tags.get(DIGEST_TAG)) if value}
+        found = digest_of(folder) if wanted else None
+    except Exception as error:
+        raise _broken(what, "its files cannot be fetched", error) from error
+    if wanted - {found}:
+        raise ModelBroken(
+            f"{what} is not what was stored: the files in {stored.artifact_location} have the digest {found}, and when it was "
+            f"stored {' and '.join(sorted(wanted))}. Somebody changed, added or removed a file there since; nothing of it was "
+            "read. Put its files back, promote the run's version again (rltrack promote RUN@VERSION --model NAME), or let another "
+            "version be the champion: rltrack rollback NAME --to VERSION."
+        )
+    return folder
+
+
+def _load(folder: Path, what: str) -> LoadedPolicy:
+    try:
+        files = folder / _ARTIFACTS / POLICY
+        metadata = Model.load(str(folder)).metadata or {}
+        config = yaml.safe_load((files / CONFIG).read_text(encoding="utf-8"))
+        if not isinstance(config, Mapping):
+            raise ValueError(f"{CONFIG} holds no mapping")
+        source = f"{metadata.get('rltrack.run')}@{metadata.get('rltrack.version')}"
+        return LoadedPolicy(ExportedPolicy.load(files), config, source)
+    except Exception as error:
+        raise _broken(what, "it cannot be loaded", error) from error
+
+
+def _broken(what: str, how: str, error: Exception) -> ModelBroken:
+    return ModelBroken(
+        f"{what} is broken, {how}: {' '.join(str(error).split())[:400]}. Nothing was changed. Put its files back, or let another "
+        "version be the champion: rltrack rollback NAME --to VERSION."
+    )
