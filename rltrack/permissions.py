@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ ALLOWED_MODULES, ALLOWED_ADDRESSES = "RLTRACK_ALLOWED_MODULES", "RLTRACK_ALLOWED
 ALLOWED_VARIABLES, ALLOWED_FOLDERS = "RLTRACK_ALLOWED_VARIABLES", "RLTRACK_ALLOWED_FOLDERS"
 """Environment variables of a worker, each a list with commas."""
 
-KNOWN_MODULES = ("gymnasium", "ale_py")
+KNOWN_MODULES = ("gymnasium", "ale_py", "rltrack.benchmarks.environments")
 """Packages that register environments, and do nothing else when they are imported."""
 
 KNOWN_WRAPPERS = frozenset(
@@ -68,27 +68,15 @@ HARMLESS = frozenset(
 )  # fmt: skip
 """Keys whose values are numbers, words of closed lists, or names that are checked where they are used."""
 
+_SHARED = ("gymnasium", "stable_baselines3", "sb3_contrib", "rl_zoo3", "torch", "numpy")
+"""Packages of which not every name is harmless, so that one's own use of a wrapper there says nothing of other arguments."""
+
 _RESERVED_TAGS = ("mlflow.", "rltrack.", "prefect.")
 _OWN_TAGS = ("rltrack.study", "rltrack.trial", "prefect.flow_run_id", "prefect.flow_run_url", "prefect.deployment")
 """Reserved ones that rltrack itself puts into configurations; a flow writes those of Prefect anew."""
 
-_FILE_WORDS = frozenset(
-    (
-        "file",
-        "files",
-        "filename",
-        "filepath",
-        "path",
-        "paths",
-        "dir",
-        "directory",
-        "folder",
-        "logfile",
-        "logdir",
-        "rom",
-        "xml",
-    )
-)
+_FILE_WORDS = ("file", "files", "filename", "filepath", "path", "paths", "dir", "directory", "folder", "logfile", "logdir",
+               "rom", "xml")  # fmt: skip
 _MODULE = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_].*")
 _ADDRESS = re.compile(
     r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]*|\[[0-9a-f:.]+\])(?::(\d{1,5}))?((?:/[\w.~+=@,()-]*)*)",
@@ -109,6 +97,8 @@ class Permissions:
         addresses: MLflow servers and remote stores: scheme, host and port as they are, and where a path stands, what is under it.
         variables: Environment variables that ``{env: NAME}`` may read.
         folders: Folders in which files may be named.
+        wrappers: Further wrappers, by their exact names.
+        registering: Further modules that may stand before an environment's id, by their exact names.
         tracking_uri: The worker's own MLflow server, which is always allowed as that.
     """
 
@@ -116,6 +106,8 @@ class Permissions:
     addresses: tuple[str, ...] = ()
     variables: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
+    wrappers: tuple[str, ...] = ()
+    registering: tuple[str, ...] = ()
     tracking_uri: str | None = None
 
     @classmethod
@@ -133,18 +125,41 @@ class Permissions:
             tracking_uri=environ.get("MLFLOW_TRACKING_URI") or None,
         )
 
-    def check(self, configuration: Mapping[str, Any]) -> None:
+    def including(self, configurations: Iterable[Mapping[str, Any]]) -> Permissions:
+        """Return these, and the modules, wrappers and variables that configurations of one's own name for their environments."""
+        registering, wrappers, variables = list(self.registering), list(self.wrappers), list(self.variables)
+        for configuration in configurations:
+            section = configuration.get("environment") or {}
+            module, colon, _ = str(section.get("id", "")).partition(":")
+            registering += [module] if colon else []
+            named = [path.replace(":", ".") for path, _ in _wrappers_of(section.get("wrappers") or ())]
+            wrappers += [path for path in named if path.partition(".")[0] not in _SHARED]
+            variables += _variables_of(section.get("kwargs"))
+        return replace(self, registering=tuple(registering), wrappers=tuple(wrappers), variables=tuple(variables))
+
+    def check(
+        self,
+        configuration: Mapping[str, Any],
+        *,
+        own: Sequence[Mapping[str, Any]] = (),
+        subject: str = "This worker does not allow what the configuration names.",
+    ) -> None:
         """Refuse a configuration that names what is not allowed.
 
         Args:
-            configuration: A whole `TrainingConfig`, as plain data.
+            configuration: A `TrainingConfig`, or sections of one, as plain data.
+            own: Configurations of one's own. What they name is allowed, and a key with the same value as theirs.
+            subject: What is said before the findings.
 
         Raises:
             NotAllowed: With a line for each thing: the key, what was asked, what is allowed, which variable opens it.
         """
-        found = list(dict.fromkeys(line for key, value in _keys(configuration) for line in self._findings(key, value)))
+        allowed = self.including(own)
+        trusted = [dict(_keys(item)) for item in own]
+        asked = [(key, value) for key, value in _keys(configuration) if all(item.get(key) != value for item in trusted)]
+        found = list(dict.fromkeys(line for key, value in asked for line in allowed._findings(key, value)))
         if found:
-            raise NotAllowed("This worker does not allow what the configuration names.\n" + "\n".join(found))
+            raise NotAllowed("\n".join([subject, *found]))
 
     def allows_module(self, module: str) -> bool:
         """Whether a module may be imported: it is on the list, or in a package that is."""
@@ -177,17 +192,18 @@ class Permissions:
 
     def _environment(self, key: str, value: Any) -> Findings:
         module, colon, _ = str(value).partition(":")
-        if colon and module not in KNOWN_MODULES and not self.allows_module(module):
-            yield self._refused_module(f"{key} names the module {_quoted(module)}", KNOWN_MODULES)
+        known = (*KNOWN_MODULES, *self.registering)
+        if colon and module not in known and not self.allows_module(module):
+            yield self._refused_module(f"{key} names the module {_quoted(module)}", known)
 
     def _wrappers(self, key: str, value: Any) -> Findings:
-        for item in value:
-            for path, arguments in ({item: {}} if isinstance(item, str) else item).items():
-                plain = path.replace(":", ".")
-                if plain not in KNOWN_WRAPPERS and not self.allows_module(plain.rpartition(".")[0]):
-                    known = "wrappers of gymnasium and Stable-Baselines3 that neither write files nor take functions"
-                    yield self._refused_module(f"{key} names the wrapper {_quoted(path)}", (known,))
-                yield from self._data(f"{key}.{_cut(path)}", arguments or {})
+        for path, arguments in _wrappers_of(value):
+            plain = path.replace(":", ".")
+            is_known = plain in KNOWN_WRAPPERS or plain in self.wrappers
+            if not is_known and not self.allows_module(plain.rpartition(".")[0]):
+                known = "wrappers of gymnasium and Stable-Baselines3 that neither write files nor take functions"
+                yield self._refused_module(f"{key} names the wrapper {_quoted(path)}", (known,))
+            yield from self._data(f"{key}.{_cut(path)}", arguments or {})
 
     def _data(self, key: str, value: Any) -> Findings:
         if isinstance(value, Mapping) and set(value) == {"env"} and isinstance(value["env"], str):
@@ -266,13 +282,30 @@ def _keys(configuration: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
+def _wrappers_of(value: Any) -> Iterator[tuple[str, Any]]:
+    """Names of wrappers with their arguments."""
+    for item in value if isinstance(value, list | tuple) else ():
+        for path, arguments in ({item: {}} if isinstance(item, str) else dict(item)).items():
+            yield str(path), arguments
+
+
+def _variables_of(value: Any) -> Iterator[str]:
+    """Names of environment variables in arguments, at any depth."""
+    if isinstance(value, Mapping):
+        if set(value) == {"env"}:
+            yield str(value["env"])
+        value = list(value.values())
+    for item in value if isinstance(value, list | tuple) else ():
+        yield from _variables_of(item)
+
+
 def _refused(asked: str, allowed: Any, variable: str) -> str:
-    return f"{asked}. Allowed: {', '.join(allowed) or 'none'}. Set {variable} where the worker runs to allow it."
+    return f"{asked}. Allowed: {', '.join(allowed) or 'none'}. Set {variable} where it is to run to allow it."
 
 
 def _is_file_key(key: str) -> bool:
     last = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key.rpartition(".")[2]).lower()
-    return not _FILE_WORDS.isdisjoint(last.split("_")[-1:])
+    return last.split("_")[-1] in _FILE_WORDS
 
 
 def _parsed(address: str) -> tuple[str, str, str, tuple[str, ...]] | None:

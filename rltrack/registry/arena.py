@@ -17,7 +17,7 @@ from rltrack.errors import ConfigurationError, PolicyNotStorable
 from rltrack.evaluation.episodes import EVALUATION_STREAM, Evaluation, episode_seeds, play_episodes
 from rltrack.registry.loading import LoadedPolicy
 from rltrack.registry.models import POLICY, StoredPolicy, described_as, is_described_today, write_model
-from rltrack.registry.permissions import refuse_unknown_modules
+from rltrack.registry.permissions import check_names
 from rltrack.runs import Root
 from rltrack.training.trainer import config_of
 
@@ -47,9 +47,9 @@ def play_stored(
         known: Configurations of one's own that name the same environment.
 
     Raises:
-        ConfigurationError: As `refuse_unknown_modules`.
+        ConfigurationError: As `check_names`.
     """
-    refuse_unknown_modules(stored, root, known)
+    check_names(stored, root, known)
     return play(stored.policy, stored.config, seeds)
 
 

@@ -22,7 +22,7 @@ from rltrack.registry.digest import DIGEST_TAG
 from rltrack.registry.loading import LoadedPolicy, load_policy
 from rltrack.registry.model_registry import LOCK_SECONDS, ModelRegistry, Tell
 from rltrack.registry.models import CANDIDATE, ROLE_TAG
-from rltrack.registry.permissions import refuse_unknown_modules
+from rltrack.registry.permissions import check_names
 from rltrack.registry.registered import CHAMPION, Event, Registered, check_decision_id, number_of
 from rltrack.runs import Root
 
@@ -255,7 +255,7 @@ def champion_origin(root: Root, model: str) -> tuple[str | None, TrainingConfig 
     if champion is None:
         return None, None
     loaded = load_champion(registry, model, champion)
-    refuse_unknown_modules(loaded, root)
+    check_names(loaded, root, to_train=True)
     config = TrainingConfig.from_mapping(loaded.config, source=f"the champion of '{model}'")
     name, _, version = loaded.source.partition("@")
     try:

@@ -152,9 +152,19 @@ def promote(
             record = _compare(registry, model, challenger, policy, champion, gate, tell)
             if number_of(registry.champion(model)) == number_of(champion):
                 item = _register(registry, model, challenger, run_id, record)
+                if record["promoted"]:
+                    _pin(challenger, tell)
                 return _carry_out(registry, model, item, champion, record, was_known=False)
             tell("another machine changed the champion meanwhile; comparing again")
     raise RegistryUnavailable(f"The champion of '{model}' changed {_ATTEMPTS} times while it was compared. Try again.")
+
+
+def _pin(challenger: StoredPolicy, tell: Tell) -> None:
+    """Keep the version that becomes champion, whatever the run's retention says: another training may begin with it."""
+    try:
+        challenger.run.store().pin(challenger.version)
+    except (OSError, RltrackError) as error:
+        tell(f"{challenger.label} could not be pinned: {error}")
 
 
 def _delivered(run: RunDirectory, tell: Tell) -> str:

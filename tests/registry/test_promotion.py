@@ -63,8 +63,11 @@ def history(root, model="tiny"):
 def test_only_a_better_one_becomes_champion(root):
     first = promote(root.find("fair"), "tiny", gate=GATE)
     assert (first.promoted, first.version, first.against) == (True, 1, None)
+    store = root.find("fair").store()
+    assert store.pinned() == {store.find(first.source.partition("@")[2]).number}, "retention keeps what is champion"
     worse = promote(root.find("poor"), "tiny", gate=GATE)
     assert (worse.promoted, worse.version, worse.against) == (False, 2, 1)
+    assert root.find("poor").store().pinned() == set()
     assert worse.record["difference"] == pytest.approx(-1.5, abs=0.05)
     equal = promote(run_of_skill(root.path, "twin", 0.5, seed=7), "tiny", gate=GATE)
     assert not equal.promoted

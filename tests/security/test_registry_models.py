@@ -16,6 +16,7 @@ pytest.importorskip("stable_baselines3")
 
 from rltrack import doctor
 from rltrack.errors import ConfigurationError, ModelBroken, PolicyNotStorable
+from rltrack.permissions import KNOWN_WRAPPERS
 from rltrack.registry import served_policy
 from rltrack.registry.audit import faults_of, old_models, runs_described_wrongly
 from rltrack.registry.champions import champion_origin, evaluate_champion, load_champion, rollback
@@ -24,7 +25,7 @@ from rltrack.registry.gate import Gate
 from rltrack.registry.loading import LoadedPolicy
 from rltrack.registry.model_registry import ModelRegistry
 from rltrack.registry.models import as_current, policy_of, signature_of
-from rltrack.registry.permissions import WRAPPERS, refuse_unknown_modules
+from rltrack.registry.permissions import check_names
 from rltrack.registry.promotion import promote
 from rltrack.registry.serving import copy_to_serve
 from rltrack.runs import Root
@@ -268,16 +269,16 @@ def test_names_that_no_configuration_of_ones_own_has(own_root, section):
     }
     hostile = {"environment": {**own["environment"], **section}}
     with pytest.raises(ConfigurationError, match="no configuration of your own"):
-        refuse_unknown_modules(of(hostile), Root(own_root), [own])
+        check_names(of(hostile), Root(own_root), [own])
 
 
 def test_names_that_are_allowed(own_root, monkeypatch):
     root = Root(own_root)
-    for wrapper in sorted(WRAPPERS):
-        refuse_unknown_modules(of({"environment": {"id": "CartPole-v1", "wrappers": [wrapper]}}), root)
+    for wrapper in sorted(KNOWN_WRAPPERS):
+        check_names(of({"environment": {"id": "CartPole-v1", "wrappers": [wrapper]}}), root)
     for env_id in ("CartPole-v1", "ale_py:ALE/Pong-v5", "rltrack.benchmarks.environments:BitFlip-v0"):
-        refuse_unknown_modules(of({"environment": {"id": env_id}}), root)
-    refuse_unknown_modules(of({}), root)
+        check_names(of({"environment": {"id": env_id}}), root)
+    check_names(of({}), root)
     named = {
         "environment": {
             "id": "mine.envs:Env-v0",
@@ -288,25 +289,25 @@ def test_names_that_are_allowed(own_root, monkeypatch):
             "kwargs": {"key": {"env": "MINE"}},
         }
     }
-    with pytest.raises(ConfigurationError, match=r"RLTRACK_ALLOWED_MODULES=mine\.envs"):
-        refuse_unknown_modules(of({"environment": {"id": "mine.envs:Env-v0"}}), root)
-    refuse_unknown_modules(of(named), root, [named])  # the challenger's own
+    with pytest.raises(ConfigurationError, match=r"'mine\.envs'.*Set RLTRACK_ALLOWED_MODULES"):
+        check_names(of({"environment": {"id": "mine.envs:Env-v0"}}), root)
+    check_names(of(named), root, [named])  # the challenger's own
     other = {
         "environment": {**named["environment"], "wrappers": [{"gymnasium.wrappers.RecordVideo": {"video_folder": "/"}}]}
     }
     with pytest.raises(ConfigurationError, match="RecordVideo"):
-        refuse_unknown_modules(of(other), root, [named])
+        check_names(of(other), root, [named])
     run = root.create("mine", "mine")  # its own run under this root
     run.journal_file.write_text("")
     run.write_config(named)
-    refuse_unknown_modules(of(named, "mine@v3"), root)
+    check_names(of(named, "mine@v3"), root)
     for source in ("other@v3", "../mine@v3", "@", "None@None"):
         with pytest.raises(ConfigurationError):
-            refuse_unknown_modules(of(named, source), root)
+            check_names(of(named, source), root)
     monkeypatch.setenv("RLTRACK_ALLOWED_MODULES", "somebody")
-    refuse_unknown_modules(of({"environment": {"id": "somebody.envs:E-v0", "wrappers": ["somebody.w.Wrapper"]}}), root)
+    check_names(of({"environment": {"id": "somebody.envs:E-v0", "wrappers": ["somebody.w.Wrapper"]}}), root)
     with pytest.raises(ConfigurationError):
-        refuse_unknown_modules(of({"environment": {"id": "somebody_else:E-v0"}}), root)
+        check_names(of({"environment": {"id": "somebody_else:E-v0"}}), root)
 
 
 # ---- what was stored before ----
