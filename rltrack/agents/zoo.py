@@ -12,10 +12,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rltrack.agents.algorithms import find_algorithm
 from rltrack.errors import ConfigurationError, MissingExtra, did_you_mean
+from rltrack.plain_data import read_yaml
 
 _STEMS = {"RecurrentPPO": "ppo_lstm"}
 _SUBPACKAGE_PREFIXES = ("nn.", "th.nn.", "torch.nn.")
@@ -34,7 +33,7 @@ def zoo_preset(algorithm_name: str, env_id: str) -> dict[str, Any]:
     if not file.is_file():
         known = ", ".join(sorted(path.stem for path in folder.glob("*.yml")))
         raise ConfigurationError(f"rl_zoo3 has no presets for {algorithm.name}. It has: {known}.")
-    presets = yaml.safe_load(file.read_text(encoding="utf-8"))
+    presets = read_yaml(file)
     raw = presets.get(env_id)
     if raw is None and "NoFrameskip" in env_id:
         raw = presets.get("atari")
@@ -43,7 +42,15 @@ def zoo_preset(algorithm_name: str, env_id: str) -> dict[str, Any]:
         raise ConfigurationError(
             f"rl_zoo3 has no {algorithm.name} preset for {env_id}.{did_you_mean(env_id, names)} It has: {', '.join(names)}."
         )
-    return translate(algorithm.name, env_id, raw)
+    try:
+        return translate(algorithm.name, env_id, raw)
+    except ConfigurationError:
+        raise
+    except Exception as error:  # whatever is not of the forms that rl_zoo3 writes
+        raise ConfigurationError(
+            f"rl_zoo3's preset of {algorithm.name} for {env_id} cannot be read as data: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}. Copy its settings into a file of your own."
+        ) from None
 
 
 def translate(algorithm: str, env_id: str, raw: dict[str, Any]) -> dict[str, Any]:
