@@ -194,13 +194,13 @@ def test_a_journal_said_to_be_huge_is_as_long_as_it_is(store, tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (b"", "not a record"), (b"[]", "not a record"), (b"{", "not a record"), (b"{}", "kind or time"),
-        (b'{"kind": [1], "time": 1}', "kind or time"), (b'{"kind": "end", "time": "now"}', "'state' of a record 'end'"),
-        (b'{"kind": "attempt", "time": 1, "number": "x"}', "'number' of a record 'attempt'"),
-        (b'{"kind": "evaluation", "time": 1, "step": 1, "mean": {}}', "of a record 'evaluation'"),
-        (b'{"kind": "metrics", "time": 1, "step": 1, "values": []}', "'values' of a record 'metrics'"),
-        (b'{"kind": "metrics", "time": 1, "step": true, "values": {}}', "'step' of a record 'metrics'"),
-        (b'{"kind": "end", "time": 1, "state": "completed", "reason": 3}', "of a record 'end'"),
+        (b"", "line 2: "), (b"[]", "a JSON object"), (b"{", "line 2: "), (b"{}", "'kind' is None"),
+        (b'{"kind": [1], "time": 1}', "'kind' is"), (b'{"kind": "end", "time": "now"}', "lacks state"),
+        (b'{"kind": "attempt", "time": 1, "number": "x"}', "lacks exact"),
+        (b'{"kind": "evaluation", "time": 1, "step": 1, "mean": {}}', "lacks returns"),
+        (b'{"kind": "metrics", "time": 1, "step": 1, "values": []}', "'values' is"),
+        (b'{"kind": "metrics", "time": 1, "step": true, "values": {}}', "'step' is True"),
+        (b'{"kind": "end", "time": 1, "state": "completed", "reason": 3}', "lacks env_steps"),
     ],
 )  # fmt: skip
 def test_a_journal_with_other_types(store, tmp_path, line, words):
@@ -251,7 +251,7 @@ def test_rows_are_named_by_a_hash(store, tmp_path):
     piece = {"file": "x.safetensors", "first": 0, "last": 1, "sha256": "../../../config", "bytes": 1}
     ring = {"first": 0, "written": 1, "capacity": 1, "segments": [piece]}
     sign(store, "roaming", {**manifest, "rings": {"x:y": ring}})
-    refused(store, tmp_path, "a hash is none")
+    refused(store, tmp_path, "must be a SHA-256")
 
 
 def test_an_old_version_does_not_pass_for_a_new_one(store, tmp_path):
