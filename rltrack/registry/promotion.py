@@ -20,32 +20,21 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rltrack.agents.exported_policy import ExportedPolicy
-from rltrack.config import TrainingConfig
 from rltrack.errors import (
     RegistryUnavailable,
     RltrackError,
 )
-from rltrack.evaluation.episodes import Evaluation
-from rltrack.identity import identity, identity_hash
 from rltrack.registry.arena import (
-    BASELINE_STREAM,
-    PROMOTION_STREAM,
     as_stored,
-    check_comparable,
-    fresh_seeds,
-    play,
-    play_stored,
 )
-from rltrack.registry.champions import load_champion
+from rltrack.registry.challenge import compare
 from rltrack.registry.digest import DIGEST_TAG
-from rltrack.registry.gate import Gate, decide
+from rltrack.registry.gate import Gate
 from rltrack.registry.model_registry import LOCK_SECONDS, ModelRegistry, Tell
 from rltrack.registry.models import (
     CANDIDATE,
@@ -149,7 +138,7 @@ def promote(
             if known is not None and champion is not None and known[0].version == champion.version:
                 tell(f"version {champion.version} was stored by an older rltrack; storing the same policy again")
                 return _store_again(registry, model, challenger, run_id, *known)
-            record = _compare(registry, model, challenger, policy, champion, gate, tell)
+            record = compare(registry, model, challenger, policy, champion, gate, tell)
             if number_of(registry.champion(model)) == number_of(champion):
                 item = _register(registry, model, challenger, run_id, record)
                 if record["promoted"]:
@@ -187,76 +176,6 @@ def _delivered(run: RunDirectory, tell: Tell) -> str:
             f"`rltrack sync {run.name}` and try again."
         )
     return str(found.mlflow.state["run_id"])
-
-
-# ---- comparing ----
-
-
-def _compare(
-    registry: ModelRegistry,
-    model: str,
-    challenger: StoredPolicy,
-    policy: ExportedPolicy,
-    champion: Registered | None,
-    gate: Gate,
-    tell: Tell,
-) -> dict[str, Any]:
-    """Let both play, and ask the gate; returns the whole decision as plain data."""
-    config = challenger.run.read_config()
-    rival = None
-    if champion is not None:
-        rival = load_champion(registry, model, champion)
-        check_comparable(policy, config, rival, f"version {champion.version} of '{model}'")
-    configs = [config, *([rival.config] if rival else [])]
-    stream = [model, challenger.key, str(number_of(champion))]
-    seeds = fresh_seeds(PROMOTION_STREAM, stream, gate.episodes, configs)
-    tell(f"{challenger.label} plays {gate.episodes} episodes")
-    ours = play(policy, config, seeds)
-    theirs = None
-    if rival is not None and champion is not None:
-        tell(f"the champion, version {champion.version} ({rival.source}), plays the same")
-        theirs = play_stored(rival, Root(challenger.run.root), seeds, [config])
-    verdict = decide(ours.returns, None if theirs is None else theirs.returns, gate)
-    record = {
-        "id": uuid.uuid4().hex,
-        "time": time.time(),
-        "model": model,
-        "promoted": verdict.promoted,
-        "reason": verdict.reason,
-        "against": number_of(champion),
-        "gate": gate.to_record(),
-        "seeds": seeds,
-        "challenger": {**_described(challenger.label, config), **_played(ours), "interval": list(verdict.interval)},
-        "champion": None
-        if theirs is None or rival is None
-        else {**_described(rival.source, rival.config), **_played(theirs)},
-        "difference": verdict.difference,
-        "difference_interval": None if verdict.difference_interval is None else list(verdict.difference_interval),
-        "baseline": None,
-    }
-    if verdict.promoted:
-        # the returns that a policy was chosen by flatter it; what it is watched by must not
-        again = fresh_seeds(BASELINE_STREAM, stream, gate.episodes, configs)
-        record["baseline"] = list(play(policy, config, again).returns)
-    return record
-
-
-def _described(source: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    settings = TrainingConfig.from_mapping(config, source="the stored policy's configuration")
-    return {"source": source, "configuration": identity_hash(identity(settings)), "seed": settings.seed}
-
-
-def _played(evaluation: Evaluation) -> dict[str, Any]:
-    return {
-        "returns": list(evaluation.returns),
-        "lengths": list(evaluation.lengths),
-        "mean": evaluation.mean,
-        "iqm": evaluation.iqm,
-        "interval": list(evaluation.interval),
-    }
-
-
-# ---- writing down ----
 
 
 def _known_decision(
