@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -28,12 +28,27 @@ DEFAULT_TOTAL_TIMESTEPS = 100_000
 MAX_EVAL_ENVS = 10
 """Parallel environments of an evaluation, unless it names a number."""
 
+SECONDS_WITHOUT_END = 600.0
+"""How long an evaluation may take in which no episode ends, unless it names a cap."""
+
 StrategyName = Literal["timestep_based", "episodic", "mixed", "adaptive"]
 
 
 def _operational(default: Any, **kwargs: Any) -> Any:
     """Declare a key that does not change the result, so that it may change between two attempts of one run."""
     return Field(default, json_schema_extra={"operational": True}, **kwargs)
+
+
+class EpisodeLimits(NamedTuple):
+    """What bounds an evaluation whose episodes do not end.
+
+    Attributes:
+        max_steps: Env steps of one episode; None for `UNLIMITED_EPISODE_STEPS` where the environment has no limit of its own.
+        max_seconds: Seconds of the evaluation; None for `SECONDS_WITHOUT_END` as long as no episode has ended.
+    """
+
+    max_steps: int | None = None
+    max_seconds: float | None = None
 
 
 class Section(BaseModel):
@@ -96,6 +111,13 @@ class EnvironmentConfig(Section):
     )
     wrappers: list[str | dict[str, dict[str, Any]]] = Field(
         default_factory=list, description="`package.module.Class`, or {package.module.Class: {argument: value}}."
+    )
+    wrappers_inside_monitor: bool | None = Field(
+        None,
+        json_schema_extra={"later": [None, False]},
+        description="Whether returns and lengths of episodes are counted around the wrappers, as Gymnasium does, so that a "
+        "TimeLimit or a changed reward counts. Omitted: true for a new run. Runs that were begun before this key existed have false: "
+        "the wrappers stand around the counting, as rl_zoo3 has them.",
     )
     normalize: bool | NormalizeConfig = Field(False, description="Running normalisation; true for the defaults.")
     frame_stack: int | None = Field(None, ge=2, le=64, description="Number of stacked observations.")
@@ -181,6 +203,26 @@ class EvaluationSection(Section):
         description="Evaluate in a process of its own while training goes on; a result has its consequences at the next "
         "evaluation, always the same, however long it takes.",
     )
+
+    max_steps_per_episode: int | None = Field(
+        None,
+        ge=1,
+        le=10**9,
+        json_schema_extra={"later": True},
+        description="Env steps after which an episode is cut, and counted as it is. Omitted: 120,000 in environments without "
+        "max_episode_steps of their own.",
+    )
+    max_seconds: float | None = _operational(
+        None,
+        gt=0,
+        description="Cap on one evaluation, in seconds; what is running then is counted as it is. Omitted: 600 as long as no "
+        "episode has ended.",
+    )
+
+    @property
+    def limits(self) -> EpisodeLimits:
+        """What bounds an evaluation."""
+        return EpisodeLimits(self.max_steps_per_episode, self.max_seconds)
 
     @property
     def parallel(self) -> int:
@@ -277,7 +319,8 @@ def _strategy_of(training: Mapping[str, Any]) -> str:
 
 
 _RENAMED = {("evaluation", "episodes"): "eval_episodes", ("evaluation", "deterministic"): "eval_deterministic",
-            ("evaluation", "n_envs"): "n_eval_envs"}  # fmt: skip
+            ("evaluation", "n_envs"): "n_eval_envs", ("evaluation", "max_seconds"): "eval_max_seconds",
+            ("evaluation", "max_steps_per_episode"): "eval_max_steps_per_episode"}  # fmt: skip
 _SECTIONS: dict[str, type[Section]] = {
     "training": TrainingSection,
     "evaluation": EvaluationSection,

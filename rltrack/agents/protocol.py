@@ -96,7 +96,12 @@ class Observer(Protocol):
 
 
 class EvaluationEnvironment(Protocol):
-    """Vectorised environments in which an agent is judged; they restart by themselves at the end of an episode."""
+    """Vectorised environments in which an agent is judged; they restart by themselves at the end of an episode.
+
+    An optional ``limit_episodes(steps) -> bool`` is called before ``start``: end each episode after so many env steps, None for
+    as many as the environment sees fit; the last info of an episode that was ended so has ``rltrack.episode_cut``. Without it,
+    or where it returns False, an episode that is too long is counted as it is, and no other follows in its environment.
+    """
 
     n_envs: int
     reports_episodes: bool

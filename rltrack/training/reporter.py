@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rltrack.text import printable
 from rltrack.training.notebook import line_in_place
 from rltrack.training.progress import TrainingState
 
@@ -69,7 +70,7 @@ class ProgressReporter:
         self._log: logging.FileHandler | None = None
         self._tensorboard: Any = None
         self._next = 0.0
-        self._title = ""
+        self._title = self._evaluation = ""
 
     @contextlib.contextmanager
     def waiting(self, what: str = "getting ready") -> Iterator[None]:
@@ -118,6 +119,19 @@ class ProgressReporter:
         elif self._wanted:
             print(f"{self._title}: {self.line(progress)}", file=sys.stderr, flush=True)
 
+    def show_evaluation(self, progress: TrainingProgress, episodes: int, steps: int) -> None:
+        """Show now, if it is time to, how an evaluation goes.
+
+        Args:
+            progress: Of the training.
+            episodes: How many have ended.
+            steps: How many steps each environment of the evaluation has made.
+        """
+        if time.monotonic() >= self._next:
+            self._evaluation = f" ({episodes:,} episodes done, {steps:,} steps)"
+            self.update(progress)
+            self._evaluation = ""
+
     def report_metrics(self, values: dict[str, float], step: int, when: float) -> None:
         """Write metrics to TensorBoard, if a folder was given."""
         if self._tensorboard is not None:
@@ -137,6 +151,7 @@ class ProgressReporter:
 
     def say(self, message: str, *, show: bool = False, level: int = logging.INFO) -> None:
         """Write a message to the log file, and with `show` to the console."""
+        message = printable(message)
         if self._log is not None:
             self._log.handle(logging.LogRecord("rltrack", level, __file__, 0, message, None, None))
         if show and self._bar is not None:
@@ -189,7 +204,7 @@ class ProgressReporter:
         if progress.state is TrainingState.RUNNING:
             parts.append(f"{format_duration(progress.eta_seconds)} left")
         elif not progress.state.is_final:
-            parts.append(progress.state.value)
+            parts.append(f"{progress.state.value}{self._evaluation}")
         if progress.recent_returns:
             parts.append(f"return {progress.mean_return:.5g}")
         if progress.last_evaluation is not None:
