@@ -116,8 +116,8 @@ class EnvironmentConfig(Section):
         None,
         json_schema_extra={"later": [None, False]},
         description="Whether returns and lengths of episodes are counted around the wrappers, as Gymnasium does, so that a "
-        "TimeLimit or a changed reward counts. Omitted: true for a new run. Runs that were begun before this key existed have false: "
-        "the wrappers stand around the counting, as rl_zoo3 has them.",
+        "TimeLimit or a changed reward counts. Omitted: true for a new run. Runs begun before this key existed have false: the "
+        "wrappers stand around the counting, as rl_zoo3 has them.",
     )
     normalize: bool | NormalizeConfig = Field(False, description="Running normalisation; true for the defaults.")
     frame_stack: int | None = Field(None, ge=2, le=64, description="Number of stacked observations.")

@@ -155,6 +155,7 @@ class Agent(Acting, Protocol):
     - ``make_evaluation_env(env, n_envs) -> EvaluationEnvironment``: for agents whose environments need preparation.
     - ``scale_learning_rate(factor)``: multiply the scheduled learning rate from now on (the ADAPTIVE strategy).
     - ``update_per_episode() -> str | None``: from now on one iteration is one episode (EPISODIC); a text says why not.
+    - ``collects_whole_episodes``: whether an iteration ends with an episode only, so that it may have no end.
     - ``set_log_interval(n)``: log every n iterations or episodes.
     - ``why_not_exact() -> str | None``: why a resume would differ from a run that was never interrupted; without this
       method a resume is labelled as not exact.

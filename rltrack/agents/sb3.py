@@ -295,6 +295,12 @@ class SB3Agent:
             self._undo.append(put_back)
         return None
 
+    @property
+    def collects_whole_episodes(self) -> bool:
+        """Whether an iteration ends with an episode only."""
+        train_freq = getattr(self.model, "train_freq", None)
+        return isinstance(train_freq, TrainFreq) and train_freq.unit == TrainFrequencyUnit.EPISODE
+
     def set_log_interval(self, interval: int) -> None:
         """Log every `interval` iterations (on-policy) or finished episodes (off-policy)."""
         self.log_interval = interval

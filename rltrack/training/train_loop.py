@@ -255,7 +255,9 @@ class TrainingLoop:
         progress.state = TrainingState.RUNNING
         self._tick = self._rated = time.monotonic()
         progress.update_performance_stats(self._tick)
-        self._observer = ProgressObserver(progress, self.hooks, self.strategy.remaining, parts.agent.set_schedule)
+        self._observer = ProgressObserver(
+            progress, self.hooks, self.strategy.remaining, parts.agent.set_schedule, self._look_inside
+        )
         parts.agent.set_schedule(self.strategy.remaining(progress))
         self.reporter.start(self.statistics.run or "training", progress)
         self.hooks.call("on_training_start", progress)
@@ -398,6 +400,22 @@ class TrainingLoop:
         if self._delivery is not None:
             self._delivery.look()
         self.reporter.update(self.progress)
+
+    def _look_inside(self) -> None:
+        """An iteration is long: it may wait for an episode that does not end, and then no boundary comes.
+
+        Raises:
+            IterationAbandoned: If it should end, and nothing but the end of an episode would end it.
+        """
+        parts = self._ready()
+        self._say_if_endless(parts)
+        if getattr(parts.agent, "collects_whole_episodes", False):
+            elapsed = self.progress.elapsed_seconds + time.monotonic() - self._tick
+            limit = self.settings.training.max_seconds
+            if limit is not None and elapsed >= limit and not self.control.should_stop:
+                self.control.stop(f"max_seconds ({limit:g} s) is spent")
+            if self.control.should_stop:
+                raise IterationAbandoned("its episode does not end")
 
     def _say_if_endless(self, parts: SetUp) -> None:
         """Say once that no episode ends: budgets and marks in episodes are then never reached."""

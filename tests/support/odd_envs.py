@@ -47,11 +47,6 @@ class LambdaInInfo(Base):
         return {"undo": lambda: self.t}
 
 
-class GeneratorInInfo(Base):
-    def info(self):
-        return {"rest": (one for one in range(3))}
-
-
 class ItselfInInfo(Base):
     def info(self):
         return {"env": self}
@@ -179,7 +174,7 @@ SPACES = {
 }
 
 KINDS = [
-    Base, Endless, LambdaInInfo, GeneratorInInfo, ItselfInInfo, LargeInfo, CloseRaises, CloseExits, DelRaises, KeepsInfo,
+    Base, Endless, LambdaInInfo, ItselfInInfo, LargeInfo, CloseRaises, CloseExits, DelRaises, KeepsInfo,
     KeepsObjects, Alone, NoMetadata, OldReset, NoSpace, CannotBeBuilt, TakesNoRenderMode, RenderRaises, Speaks,
 ]  # fmt: skip
 for _kind in KINDS:
