@@ -1,4 +1,4 @@
-"""One training, described as data: YAML in, validated and frozen, JSON Schema out.
+"""One training, described as data: YAML in, validated and frozen, JSON Schema out. Long because each key stands with its meaning.
 
 Keys are of two kinds. Those that change a single bit of the result make up the run's *identity*; the others (limits,
 tracking, retention) are *operational* and may change from one attempt to the next. Configuration is data: nothing in a
@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from rltrack.deprecation import with_new_keys
+from rltrack.episode_limits import EpisodeLimits
 from rltrack.errors import ConfigurationError, did_you_mean
 from rltrack.plain_data import apply_overrides, merge, read_yaml
 from rltrack.secrets import refuse_secrets, shown
@@ -28,27 +29,12 @@ DEFAULT_TOTAL_TIMESTEPS = 100_000
 MAX_EVAL_ENVS = 10
 """Parallel environments of an evaluation, unless it names a number."""
 
-SECONDS_WITHOUT_END = 600.0
-"""How long an evaluation may take in which no episode ends, unless it names a cap."""
-
 StrategyName = Literal["timestep_based", "episodic", "mixed", "adaptive"]
 
 
 def _operational(default: Any, **kwargs: Any) -> Any:
     """Declare a key that does not change the result, so that it may change between two attempts of one run."""
     return Field(default, json_schema_extra={"operational": True}, **kwargs)
-
-
-class EpisodeLimits(NamedTuple):
-    """What bounds an evaluation whose episodes do not end.
-
-    Attributes:
-        max_steps: Env steps of one episode; None for `UNLIMITED_EPISODE_STEPS` where the environment has no limit of its own.
-        max_seconds: Seconds of the evaluation; None for `SECONDS_WITHOUT_END` as long as no episode has ended.
-    """
-
-    max_steps: int | None = None
-    max_seconds: float | None = None
 
 
 class Section(BaseModel):

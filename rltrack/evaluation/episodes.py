@@ -13,7 +13,7 @@ import numpy as np
 from rltrack.agents.environments import CUT, UNLIMITED_EPISODE_STEPS
 from rltrack.agents.protocol import Acting, EvaluationEnvironment
 from rltrack.agents.random_state import untouched_random_streams
-from rltrack.config import SECONDS_WITHOUT_END, EpisodeLimits
+from rltrack.episode_limits import SECONDS_WITHOUT_END, EpisodeLimits
 from rltrack.evaluation.statistics import Interval, bootstrap_interval, interquartile_mean
 
 EVALUATION_STREAM = 0xE7A1

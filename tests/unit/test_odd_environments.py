@@ -24,7 +24,8 @@ from rltrack.agents.factory import check
 from rltrack.agents.sb3_state import capture as capture_model
 from rltrack.cleanup import close_all
 from rltrack.cli import run_command
-from rltrack.config import EnvironmentConfig, EpisodeLimits
+from rltrack.config import EnvironmentConfig
+from rltrack.episode_limits import EpisodeLimits
 from rltrack.errors import ConfigurationError
 from rltrack.evaluation.episodes import Evaluation, episode_seeds, play_episodes
 from rltrack.identity import identity
