@@ -36,6 +36,17 @@ def format_duration(seconds: float | None) -> str:
     return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
 
 
+class _Warnings(logging.Handler):
+    """Shows warnings while a training is shown, above its bar."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._show(record.getMessage())
+
+
 class ProgressReporter:
     """Shows the progress of a training.
 
@@ -68,6 +79,7 @@ class ProgressReporter:
         self._cell: Callable[[str], None] | None = None
         self._task: Any = None
         self._log: logging.FileHandler | None = None
+        self._warnings: _Warnings | None = None
         self._tensorboard: Any = None
         self._next = 0.0
         self._title = self._evaluation = ""
@@ -92,6 +104,11 @@ class ProgressReporter:
             self._log = logging.FileHandler(self.log_file, encoding="utf-8")
             self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
             logger = logging.getLogger("rltrack")
+            if (
+                self._wanted is not False and not logger.hasHandlers()
+            ):  # our file's would keep Python from showing warnings
+                self._warnings = _Warnings(self._show)
+                logger.addHandler(self._warnings)
             logger.addHandler(self._log)
             if logger.getEffectiveLevel() > logging.INFO:
                 logger.setLevel(logging.INFO)
@@ -154,10 +171,14 @@ class ProgressReporter:
         message = printable(message)
         if self._log is not None:
             self._log.handle(logging.LogRecord("rltrack", level, __file__, 0, message, None, None))
-        if show and self._bar is not None:
-            self._bar.console.print(message, markup=False, highlight=False)
-        elif show and self._wanted:
-            print(f"{self._title}: {message}", file=sys.stderr, flush=True)
+        if show and (self._bar is not None or self._wanted):
+            self._show(message)
+
+    def _show(self, message: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(printable(message), markup=False, highlight=False)
+        else:
+            print(f"{self._title}: {printable(message)}", file=sys.stderr, flush=True)
 
     def close(self, progress: TrainingProgress, message: str) -> None:
         """Show the end and release everything; harmless if called twice."""
@@ -170,9 +191,13 @@ class ProgressReporter:
             self._cell = None
         if self._log is not None:
             self.say(message)
-            logging.getLogger("rltrack").removeHandler(self._log)
+            logger = logging.getLogger("rltrack")
+            logger.removeHandler(self._log)
             self._log.close()
             self._log = None
+            if self._warnings is not None:
+                logger.removeHandler(self._warnings)
+                self._warnings = None
         if self._tensorboard is not None:
             self._tensorboard.close()
             self._tensorboard = None

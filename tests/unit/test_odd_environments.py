@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -37,6 +40,7 @@ from rltrack.training.progress import TrainingState
 from rltrack.training.trainer import evaluate_run
 from tests.support import odd_envs
 
+PROJECT = Path(__file__).resolve().parents[2]
 QUICK = {"n_steps": 64, "batch_size": 64, "n_epochs": 1}
 
 
@@ -344,6 +348,18 @@ def test_an_evaluation_shows_how_it_goes(tmp_path, capsys):
     progress = TrainingProgress(state=TrainingState.EVALUATING)
     reporter.show_evaluation(progress, 3, 12_345)
     assert "evaluating (3 episodes done, 12,345 steps)" in capsys.readouterr().err
+
+
+def test_a_warning_is_shown_while_the_log_goes_to_a_file(tmp_path):
+    program = (
+        "import gymnasium as gym, logging; from stable_baselines3 import PPO; from rltrack import TrainingLoop\n"
+        "from tests.support import odd_envs; from rltrack.training import train_loop; train_loop.ENDLESS_STEPS = 64\n"
+        "model = PPO('MlpPolicy', gym.make('OddEndless-v0'), n_steps=64, batch_size=64, n_epochs=1)\n"
+        f"loop = TrainingLoop(model, total_timesteps=128, root={str(tmp_path)!r}); loop.delivers = False; loop.run()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=PROJECT)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("No episode has ended in 64 env steps.") == 1
 
 
 # ---- messages ----
