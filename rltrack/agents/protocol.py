@@ -96,7 +96,12 @@ class Observer(Protocol):
 
 
 class EvaluationEnvironment(Protocol):
-    """Vectorised environments in which an agent is judged; they restart by themselves at the end of an episode."""
+    """Vectorised environments in which an agent is judged; they restart by themselves at the end of an episode.
+
+    An optional ``limit_episodes(steps) -> bool`` is called before ``start``: end each episode after so many env steps, None for
+    as many as the environment sees fit; the last info of an episode that was ended so has ``rltrack.episode_cut``. Without it,
+    or where it returns False, an episode that is too long is counted as it is, and no other follows in its environment.
+    """
 
     n_envs: int
     reports_episodes: bool
@@ -150,6 +155,7 @@ class Agent(Acting, Protocol):
     - ``make_evaluation_env(env, n_envs) -> EvaluationEnvironment``: for agents whose environments need preparation.
     - ``scale_learning_rate(factor)``: multiply the scheduled learning rate from now on (the ADAPTIVE strategy).
     - ``update_per_episode() -> str | None``: from now on one iteration is one episode (EPISODIC); a text says why not.
+    - ``collects_whole_episodes``: whether an iteration ends with an episode only, so that it may have no end.
     - ``set_log_interval(n)``: log every n iterations or episodes.
     - ``why_not_exact() -> str | None``: why a resume would differ from a run that was never interrupted; without this
       method a resume is labelled as not exact.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import traceback
 
 import typer
 
@@ -18,6 +19,7 @@ from rltrack.cli import training, sweeps, runs, models, servers, benchmarks  # n
 # isort: on
 from rltrack.cli.shared import EXIT_ERROR, EXIT_USAGE, app
 from rltrack.errors import ConfigurationError, MissingExtra, NameTaken, RltrackError
+from rltrack.text import printable
 
 
 def _hoist_root(arguments: list[str]) -> list[str]:
@@ -53,9 +55,12 @@ def run_command(arguments: list[str]) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else EXIT_ERROR
     except (ConfigurationError, MissingExtra, NameTaken) as error:
-        typer.echo(f"Error: {error}", err=True)
+        typer.echo(f"Error: {printable(str(error))}", err=True)
         return EXIT_USAGE
     except RltrackError as error:
-        typer.echo(f"Error: {error}", err=True)
+        typer.echo(f"Error: {printable(str(error))}", err=True)
+        return EXIT_ERROR
+    except Exception:  # where it happened helps whoever mends it; what it says may be anybody's
+        typer.echo(printable(traceback.format_exc()), err=True)
         return EXIT_ERROR
     return 0

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rltrack.agents import build_agent
+from rltrack.cleanup import close_all
 from rltrack.config import TrainingConfig, TrainingSection
 from rltrack.errors import ConfigurationError, MemoryLimitExceeded, NotAllowed, TrainingDiverged
 from rltrack.ranking import rank
@@ -162,7 +163,7 @@ def _can_be_built(search: Search, number: int, values: dict[str, Any]) -> bool:
         _, env = build_agent(search.configs(number, values)[0])
     except ConfigurationError:
         return False
-    env.close()
+    close_all(env)
     return True
 
 

@@ -11,6 +11,7 @@ from rltrack.agents import as_agent
 from rltrack.agents.environments import default_evaluation, make_gym_env
 from rltrack.agents.protocol import LEARNER_PARTS, POLICY_PARTS, Agent, EvaluationEnvironment, State
 from rltrack.agents.random_state import untouched_random_streams
+from rltrack.cleanup import cleaning_up, close_all
 from rltrack.errors import ConfigurationError, EvaluationUnavailable, NotCapturable, ResumeMismatch
 from rltrack.evaluation.episodes import Evaluator, episode_seeds
 from rltrack.evaluation.pending import EvaluationBeside, EvaluationHere, PendingEvaluation, Player
@@ -128,16 +129,16 @@ def set_up(loop: TrainingLoop, agent: Any, env: Any, eval_env: Any) -> SetUp:
         _call(adapted, "set_log_interval", loop.settings.tracking.log_interval)
         _prepare_checkpoints(loop, adapted)
         if callable(getattr(adapted, "release", None)):
-            resources.callback(adapted.release)  # type: ignore[attr-defined]
+            resources.callback(_release, adapted)
         adapted.bind(env if _prepares_environments(adapted) else _plain_env(env), loop.seed)
         notes = _update_per_episode(loop, adapted)
         evaluation_env, why_not = _evaluation_env(loop, adapted, env, eval_env)
         evaluator = None
         if evaluation_env is not None:
-            resources.callback(evaluation_env.close)
+            resources.callback(close_all, evaluation_env)
             section = loop.settings.evaluation
             seeds = episode_seeds(loop.seed or 0, section.episodes)
-            evaluator = Evaluator(adapted, evaluation_env, seeds, section.deterministic)
+            evaluator = Evaluator(adapted, evaluation_env, seeds, section.deterministic, section.limits)
         session = _open_session(loop, adapted)
         resources.callback(session.close)
         needs_learner = isinstance(loop.strategy, Adaptive)
@@ -156,6 +157,11 @@ def set_up(loop: TrainingLoop, agent: Any, env: Any, eval_env: Any) -> SetUp:
         parts.close()
         raise
     return parts
+
+
+def _release(agent: Any) -> None:
+    with cleaning_up(f"Releasing {type(agent).__name__}"):
+        agent.release()
 
 
 def _check_strategy(loop: TrainingLoop, agent: Any) -> None:
