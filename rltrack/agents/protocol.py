@@ -75,11 +75,13 @@ class IterationStats:
         env_steps: Env steps taken in it, over all parallel environments.
         metrics: ``(env steps of the run, {key: value})`` for each time the agent logged.
         losses: Values that must be finite; one that is not stops the run.
+        excluded: For each of `metrics`, in order, the keys that are kept from a sink (``mlflow``, ``tensorboard``).
     """
 
     env_steps: int
     metrics: Sequence[tuple[int, Mapping[str, float]]] = ()
     losses: Mapping[str, float] = field(default_factory=dict)
+    excluded: Sequence[Mapping[str, Sequence[str]]] = ()
 
 
 class Observer(Protocol):

@@ -114,10 +114,10 @@ class SB3Agent:
         losses = {**self._writer.losses, **losses_in(values)}
         if isinstance(self.model, OnPolicyAlgorithm) and self.iteration % self.log_interval == 0:
             self.model.dump_logs(self.iteration)
-        metrics = self._writer.take()
+        metrics, excluded = self._writer.take()
         if metrics and (restarts := self._bound_envs.restarts):
             metrics[-1][1]["rollout/env_restarts"] = float(restarts)
-        return IterationStats(self.model.num_timesteps - before, metrics, losses)
+        return IterationStats(self.model.num_timesteps - before, metrics, losses, excluded)
 
     def predict(
         self,

@@ -60,21 +60,25 @@ class Evaluation:
         return cls(env_steps, tuple(float(value) for value in returns), lengths, interval, **more)
 
     @property
+    @np.errstate(all="ignore")
     def mean(self) -> float:
         """Mean return."""
         return float(np.mean(self.returns))
 
     @property
+    @np.errstate(all="ignore")
     def std(self) -> float:
         """Standard deviation of the returns over episodes."""
         return float(np.std(self.returns))
 
     @property
+    @np.errstate(all="ignore")
     def median(self) -> float:
         """Median return."""
         return float(np.median(self.returns))
 
     @property
+    @np.errstate(all="ignore")
     def iqm(self) -> float:
         """Interquartile mean of the returns."""
         return interquartile_mean(self.returns)

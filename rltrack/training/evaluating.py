@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rltrack.evaluation.episodes import EvaluationInterrupted
 from rltrack.ranking import is_better
+from rltrack.training.limits import refuse_divergence
 from rltrack.training.progress import TrainingState, has_converged
 from rltrack.training.strategies import NEVER, Decision, Mark
 
@@ -125,6 +126,9 @@ class Evaluating:
             if not self._parts.evaluates_beside:  # begun again when training goes on
                 self._pending, self._evaluated_at = None, -1
             return None
+        except Exception as error:
+            refuse_divergence(self._parts, pending.env_steps, error, pending.policy)
+            raise
         self._pending = None
         self._take_in(evaluation, pending.policy)
         return evaluation

@@ -386,7 +386,7 @@ class TrainingLoop:
         try:
             with self.control.abandonable():
                 stats = parts.agent.advance(observer)
-        except (ValueError, ArithmeticError) as error:
+        except Exception as error:
             refuse_divergence(parts, self.progress.env_steps, error)
             raise
         self.progress.iterations += 1
