@@ -21,6 +21,7 @@ from typing import Any
 
 import orjson
 
+from rltrack import damage
 from rltrack.agents.protocol import State
 from rltrack.checkpoints import encoding, segments
 from rltrack.checkpoints.manifest import is_file_name
@@ -29,9 +30,14 @@ from rltrack.checkpoints.segments import NewRows, Segment, StoredRing
 from rltrack.checkpoints.version import DAMAGED, FORMAT_VERSION, MANIFEST, Version, number_of, seal, unseal, version_of
 from rltrack.errors import CheckpointCorrupt, CheckpointFailed, CheckpointNotFound, ConfigurationError
 from rltrack.files import fsync_directory, replace_text, write_bytes
+from rltrack.sealed import seal_json, unseal_json
 
 _logger = logging.getLogger("rltrack")
 
+_REMEDY = (
+    " The other versions are not touched by that. Put it back from a backup, or delete its folder; training goes on from the "
+    "newest good one."
+)
 _PINS = "pins.json"
 _MAX_MANIFEST_BYTES = 1 << 26
 _SEGMENT = re.compile(r"(?:\.tmp-)?v[0-9]{6,12}-.+\.safetensors")
@@ -244,27 +250,46 @@ class CheckpointStore:
         path = self.folder / _PINS
         if not path.exists():
             return set()
-        try:
-            found = orjson.loads(segments.read_regular(path, _MAX_MANIFEST_BYTES))
+        remedy = (
+            f'Mend it, such as {{"pins": [3, 12]}}, or delete it, and pin again what is to stay: see {self.folder}.'
+        )
+        data = segments.read_regular(path, _MAX_MANIFEST_BYTES)
+        try:  # older releases wrote a list, without a checksum
+            found = orjson.loads(data) if data.lstrip().startswith(b"[") else unseal_json(data).get("pins")
         except ValueError as error:
-            raise CheckpointCorrupt(f"{path} is no JSON: {error}. Mend or delete it.") from None
+            raise CheckpointCorrupt(f"{path} is damaged: {error}. {remedy}") from None
         if not isinstance(found, list) or any(type(number) is not int or number < 1 for number in found):
-            raise CheckpointCorrupt(f"{path} is not a list of versions' numbers, such as [3, 12]. Mend or delete it.")
+            raise CheckpointCorrupt(f"{path} does not hold the numbers of pinned versions. {remedy}")
         return set(found)
 
     def pin(self, version: Version) -> None:
         """Keep a version whatever retention says."""
-        replace_text(self.folder / _PINS, orjson.dumps(sorted(self.pinned() | {version.number})).decode())
+        self._write_pins(self.pinned() | {version.number})
 
     def unpin(self, version: Version) -> None:
         """Leave a version to retention again."""
-        replace_text(self.folder / _PINS, orjson.dumps(sorted(self.pinned() - {version.number})).decode())
+        self._write_pins(self.pinned() - {version.number})
+
+    def _write_pins(self, numbers: Collection[int]) -> None:
+        replace_text(self.folder / _PINS, seal_json({"pins": sorted(numbers)}))
 
     # ---- finding and reading ----
 
     def versions(self) -> list[Version]:
-        """Return the versions with a valid manifest, oldest first. Their other files are not verified here."""
-        return [found for found in self._scan() if isinstance(found, Version)]
+        """Return the versions with a valid manifest, oldest first; the others are reported. Their other files are not verified."""
+        found = self._scan()
+        for item in found:
+            if isinstance(item, CheckpointCorrupt):
+                damage.report(f"A version is damaged and left out: {item}{_REMEDY}")
+        return [item for item in found if isinstance(item, Version)]
+
+    def folders(self) -> list[Path]:
+        """Return the folders of versions, whether they can be read or not, oldest first."""
+        try:
+            paths = [path for path in self.folder.iterdir() if number_of(path) and not path.name.startswith(DAMAGED)]
+        except OSError:
+            return []
+        return sorted(paths, key=number_of)
 
     def find(self, selector: str | int = "last") -> Version:
         """Return the version that a selector names.
@@ -358,10 +383,13 @@ class CheckpointStore:
         self._stored = {key: ring.segments for key, ring in version.rings().items()}
 
     def _scan(self) -> list[Version | CheckpointCorrupt]:
-        if not self.folder.is_dir():
-            return []
-        paths = [path for path in self.folder.iterdir() if number_of(path) and not path.name.startswith(DAMAGED)]
-        return [self._read_manifest(path) for path in sorted(paths, key=number_of)]
+        if self.folder.exists() and not os.access(self.folder, os.R_OK | os.X_OK):
+            raise CheckpointCorrupt(f"{self.folder} cannot be read: permission denied. Make it readable.")
+        if self.folder.exists() and not self.folder.is_dir():
+            raise CheckpointCorrupt(
+                f"{self.folder} is no folder: the run's versions are gone. Put them back from a backup."
+            )
+        return [self._read_manifest(path) for path in self.folders()]
 
     def _unreadable(self) -> bool:
         return any(isinstance(found, CheckpointCorrupt) for found in self._scan())
