@@ -65,19 +65,27 @@ def missing_records(path: str | Path, position: JournalPosition | None = None) -
             if position is not None and size == position.bytes:
                 next_seq_there = next_seq
     reader.finish(tell=False)
-    found = [*reader.known, *reader.wrong, *found]
-    if position is None:
-        return found
-    if next_seq < position.next_seq:
-        found.append(_gap(next_seq, position.next_seq - 1, step, position.env_steps))
-    elif size < position.bytes:
-        found.append(
-            f"its last {position.bytes - size:,} bytes, with records of attempts, warnings or checkpoints, written before "
-            f"{position.version}"
-        )
-    elif not found and position.bytes and (next_seq_there is None or next_seq_there < position.next_seq):
-        found.append(f"something before byte {position.bytes:,}, where it ended when {position.version} was written")
-    return found
+    if position is not None:
+        if next_seq < position.next_seq:
+            found.append(_gap(next_seq, position.next_seq - 1, step, position.env_steps))
+        elif size < position.bytes and not reader.wrong:
+            found.append(
+                f"its last {position.bytes - size:,} bytes, with records of attempts, warnings or checkpoints, written before "
+                f"{position.version}"
+            )
+        elif (
+            not found
+            and not reader.wrong
+            and not reader.known
+            and position.bytes
+            and (next_seq_there is None or next_seq_there < position.next_seq)
+        ):
+            found.append(
+                f"something before byte {position.bytes:,}, where it ended when {position.version} was written"
+            )
+    if found:  # the lines that were lost had these numbers
+        return [*reader.unreadable, *found]
+    return [*reader.known, *reader.wrong]
 
 
 def _gap(first: int, last: int, after: int, before: int) -> str:

@@ -36,9 +36,9 @@ class JournalReader:
         self._line = self._last = self._plain = 0
         self._good = 0
         self._unsure = at > 0  # whether lines may have been passed over since the last good one
-        self._wrong: list[str] = []
+        self._wrong: list[tuple[str, bool]] = []
         self._more = 0
-        self._known: list[str] = []
+        self._known: list[tuple[str, bool]] = []
         self._cut = 0
 
     def take(self, line: bytes) -> Record | None:
@@ -52,21 +52,22 @@ class JournalReader:
                 raise ValueError(f"a record of the kind {record['kind']!r} does not belong here")
         except ValueError as error:
             self._unsure = True
-            self._add(f"{where} is damaged ({error})")
+            self._add(f"{where}, which is damaged ({error})")
             return None
         if number is None:
             self._plain += 1
         elif number <= self._last:
-            self._add(f"{where} stands twice or in a wrong place: it was written as line {number:,}")
+            self._add(f"{where}, which stands twice or in a wrong place (it was written as line {number:,})")
             return None
         else:
             lost = number - self._last - 1 - self._plain
             if lost > 0 and not self._unsure:
-                self._add(f"{_lines(lost)} missing before {where}")
+                self._add(f"{_lines(lost)} before {where}", is_lost=True)
             self._last, self._plain, self._unsure = number, 0, False
         self._good += 1
         if record["kind"] == "attempt" and record.get("missing"):
-            self._known, self._wrong, self._more = self.wrong, [], 0
+            self._known += self._wrong
+            self._wrong, self._more = [], 0
         return record
 
     def read(self, lines: Iterable[bytes]) -> Iterator[Record]:
@@ -84,45 +85,51 @@ class JournalReader:
         """Look whether the end is there, and tell what is damaged; comes after the last line."""
         if self._seal.lines:
             if self._cut:
-                self._add("its last line is cut short")
-            elif self._last < self._seal.lines and not self._unsure:
-                self._add(f"{_lines(self._seal.lines - self._last)} missing at its end")
+                self._add("the end of its last line")
+            elif (lost := self._seal.lines - self._last - self._plain) > 0 and not self._unsure:
+                self._add(f"{_lines(lost)} at its end", is_lost=True)
         if tell:
             self.tell()
 
     def tell(self) -> None:
         """Report what is damaged so far."""
         if self.known:
-            damage.report(f"{self.path}: {'; '.join(self.known)}. The run's record is labelled with it.", known=True)
+            damage.report(
+                f"{self.path} lacks {'; '.join(self.known)}. The run's record is labelled with that.", known=True
+            )
         if self.wrong:
             damage.report(self.words())
 
     @property
     def wrong(self) -> list[str]:
-        """What is damaged, in words, but for what is known."""
-        return [*self._wrong, *([f"and {self._more:,} more"] if self._more else [])]
+        """What is lacking, as nouns, but for what is known."""
+        more = [f"and {self._more:,} more"] if self._more else []
+        return [*(text for text, _ in self._wrong), *more]
 
     @property
     def known(self) -> list[str]:
-        """What was damaged when an attempt began that recorded it."""
-        return self._known
+        """What was lacking when an attempt began that recorded it."""
+        return [text for text, _ in self._known]
+
+    @property
+    def unreadable(self) -> list[str]:
+        """What is there and is left out: of what is known and what is not."""
+        return [text for text, is_lost in (*self._known, *self._wrong) if not is_lost]
 
     def words(self) -> str:
         """Say what is damaged, what is good and what to do."""
-        good = f"{self._good:,} records" if self._is_whole else "The records"
+        good = f"{self._good:,} records are good and were read" if self._is_whole else "The other records are good"
+        text = f"{self.path} is damaged. It lacks {'; '.join(self.wrong)}. {good}; numbers may lack what was left out."
         if self._resources:
-            return (
-                f"{self.path}: {'; '.join(self.wrong)}. {good} are good and were read; the samples left out are gone."
-            )
+            return f"{text} Only samples of memory, CPU and GPU stand there."
         return (
-            f"{self.path}: {'; '.join(self.wrong)}. {good} are good and were read; what is damaged was left out, so that numbers "
-            "may lack it. Put the file back from a backup; without one, go on: a resume begins at the newest good version, and "
-            "labels the record as incomplete."
+            f"{text} Put the file back from a backup; without one, go on: a resume begins at the newest good version, and labels "
+            "the record as incomplete."
         )
 
-    def _add(self, text: str) -> None:
+    def _add(self, text: str, *, is_lost: bool = False) -> None:
         if len(self._wrong) < _SHOWN_LINES:
-            self._wrong.append(text)
+            self._wrong.append((text, is_lost))
         else:
             self._more += 1
 
@@ -131,7 +138,7 @@ class JournalReader:
 
 
 def _lines(count: int) -> str:
-    return "1 line is" if count == 1 else f"{count:,} lines are"
+    return "1 line" if count == 1 else f"{count:,} lines"
 
 
 def read_journal(path: str | Path) -> Iterator[Record]:
