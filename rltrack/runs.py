@@ -16,13 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rltrack import damage
 from rltrack.checkpoints.retention import Retention
 from rltrack.checkpoints.store import CheckpointStore
-from rltrack.checkpoints.version import Version
 from rltrack.config import check_run_name
+from rltrack.config_file import newest_description, read_config_file, what_is_wrong, write_config_file
 from rltrack.errors import (
     ConfigurationError,
     JournalDamaged,
@@ -32,8 +30,7 @@ from rltrack.errors import (
     RunNotFound,
     did_you_mean,
 )
-from rltrack.files import inside, is_locked, leads_into, lock_holder, make_private_folder, replace_text, take_lock
-from rltrack.sealed import is_sealed, seal_text, unseal_text
+from rltrack.files import inside, is_locked, leads_into, lock_holder, make_private_folder, take_lock
 from rltrack.tracking.journal import Record, read_journal, read_tail
 from rltrack.tracking.journal_seal import read_seal
 
@@ -159,76 +156,48 @@ class RunDirectory:
         return CheckpointStore(self.path / "checkpoints", retention)
 
     def read_config(self) -> dict[str, Any]:
-        """Return the resolved configuration as plain data; where its file is damaged, the copy in a version or in the journal.
+        """Return the resolved configuration; where its file is damaged, the copy in a version or in the journal.
 
         Raises:
             RunDamaged: If there is none that can be read.
         """
         try:
-            return self._config_in_file()
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-            what = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({_first_line(error)})"
+            return read_config_file(self.config_file, self.store())
+        except (OSError, ValueError) as error:
+            what = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({what_is_wrong(error)})"
         copy, where = self._config_elsewhere()
         if copy is None:
-            raise RunDamaged(
-                f"{self.config_file} {what}, and neither a version nor the journal of the run holds a copy. Put it back from a "
-                "backup; the run's versions and records are not touched by that."
-            )
+            raise RunDamaged(f"{self.config_file} {what}, and the run holds no copy of it. Put it back from a backup.")
         damage.report(
             f"{self.config_file} {what}; {where} is used in its place. The run's versions and records are not touched by that; a "
             f"resume writes the file again. Settings are changed with --set: rltrack resume {self.name} --set KEY=VALUE."
         )
         return copy
 
-    def _config_in_file(self) -> dict[str, Any]:
-        text = self.config_file.read_text(encoding="utf-8")
-        if is_sealed(text):
-            text = unseal_text(text)
-        elif self._newest_description() is not None:  # the rltrack that wrote the version writes a checksum here, too
-            raise ValueError("its first line, with the checksum, is not as it was written")
-        data = yaml.safe_load(text)
-        if not isinstance(data, dict):
-            raise ValueError("it holds no mapping")
-        return data
-
     def _config_elsewhere(self) -> tuple[dict[str, Any] | None, str]:
         """Return a copy of the configuration, and where it is."""
-        found = self._newest_description()
+        found = newest_description(self.store())
         if found is not None:
             return {**found[1]["config"], "name": self.name}, f"the copy in its version {found[0].name}"
         with contextlib.suppress(JournalDamaged):
             record = self.configuration_record()
             if record is not None and record.get("identity"):
-                return {**record["identity"], "name": self.name}, (
-                    "what its journal holds of it (what decides the training's result; tracking, limits and retention are at "
-                    "their defaults)"
-                )
+                where = "what its journal holds of it (not: settings of tracking, limits and retention)"
+                return {**record["identity"], "name": self.name}, where
         return None, ""
-
-    def _newest_description(self) -> tuple[Version, dict[str, Any]] | None:
-        """Return the newest version that holds the run's configuration, with it; None without any, as of older releases."""
-        for version in reversed(self.store().versions()):
-            found = version.details.get("configuration")
-            if isinstance(found, dict) and isinstance(found.get("config"), dict):
-                return version, found
-        return None
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved configuration."""
-        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-        replace_text(self.config_file, seal_text(text))
+        write_config_file(self.config_file, config)
 
     def configuration_record(self) -> Record | None:
-        """Return the journal's first record, which holds the run's identity, or its copy in a version.
-
-        None where the run has neither journal nor versions, and where neither holds such a record.
-        """
+        """Return the journal's first record, which holds the run's identity, or its copy in a version; None without both."""
         if self.journal_file.exists():
             with contextlib.suppress(JournalDamaged):  # whoever needs its records says so
                 for record in read_journal(self.journal_file):
                     if record["kind"] == "configuration":
                         return record
-        found = self._newest_description()
+        found = newest_description(self.store())
         if found is None:
             return None
         version, copy = found
@@ -278,11 +247,7 @@ class RunDirectory:
         return is_locked(self.shipper_lock)
 
     def status(self, *, held: bool = False) -> RunStatus:
-        """Read how the run stands from the end of its journal; with `held`, the caller itself has the lock.
-
-        Raises:
-            JournalDamaged: If the journal is gone or cannot be read.
-        """
+        """Read how the run stands from the end of its journal (`read_tail`); with `held`, the caller itself has the lock."""
         state, reason, env_steps, last_time = "interrupted", "its process ended without a word", 0, 0.0
         mean_return: float | None = None
         finished = False
@@ -301,18 +266,6 @@ class RunDirectory:
         if not held and self.is_locked():
             state, reason = "running", ""
         return RunStatus(state, reason, env_steps, last_time, mean_return, finished)
-
-
-def _first_line(error: Exception) -> str:
-    """What is wrong, without the file's text: it may hold a secret."""
-    if isinstance(error, yaml.MarkedYAMLError):
-        at = f", line {error.problem_mark.line + 1}" if error.problem_mark is not None else ""
-        return f"it is no YAML: {error.problem}{at}"
-    if isinstance(error, UnicodeDecodeError | yaml.YAMLError):
-        return "it is no text in UTF-8"
-    if isinstance(error, OSError):
-        return str(error.strerror or error)
-    return str(error)
 
 
 def run_stem(base: str, longest: int = 90) -> str:

@@ -25,20 +25,16 @@ from rltrack import damage
 from rltrack.agents.protocol import State
 from rltrack.checkpoints import encoding, segments
 from rltrack.checkpoints.manifest import is_file_name
+from rltrack.checkpoints.pins import read_pins, write_pins
 from rltrack.checkpoints.retention import Retention, best_first
 from rltrack.checkpoints.segments import NewRows, Segment, StoredRing
 from rltrack.checkpoints.version import DAMAGED, FORMAT_VERSION, MANIFEST, Version, number_of, seal, unseal, version_of
 from rltrack.errors import CheckpointCorrupt, CheckpointFailed, CheckpointNotFound, ConfigurationError
-from rltrack.files import fsync_directory, replace_text, write_bytes
-from rltrack.sealed import seal_json, unseal_json
+from rltrack.files import fsync_directory, write_bytes
 
 _logger = logging.getLogger("rltrack")
 
-_REMEDY = (
-    " The other versions are not touched by that. Put it back from a backup, or delete its folder; training goes on from the "
-    "newest good one."
-)
-_PINS = "pins.json"
+_REMEDY = " The others are not touched by that. Put it back from a backup, or delete its folder."
 _MAX_MANIFEST_BYTES = 1 << 26
 _SEGMENT = re.compile(r"(?:\.tmp-)?v[0-9]{6,12}-.+\.safetensors")
 _VERSION = re.compile(r"v0*([0-9]{1,12})")
@@ -136,7 +132,7 @@ class CheckpointStore:
         return version
 
     def _write(self, prepared: Prepared) -> Version:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(exist_ok=True)  # not its parents: a run's folder that was removed is not made again
         for leftover in (*self.folder.glob(".tmp-*"), *self._own_segments(".tmp-*")):
             _remove(leftover)
         temporary = self.folder / f".tmp-v{prepared.number:06d}"
@@ -247,31 +243,15 @@ class CheckpointStore:
         Raises:
             CheckpointCorrupt: If the file that says so cannot be read.
         """
-        path = self.folder / _PINS
-        if not path.exists():
-            return set()
-        remedy = (
-            f'Mend it, such as {{"pins": [3, 12]}}, or delete it, and pin again what is to stay: see {self.folder}.'
-        )
-        data = segments.read_regular(path, _MAX_MANIFEST_BYTES)
-        try:  # older releases wrote a list, without a checksum
-            found = orjson.loads(data) if data.lstrip().startswith(b"[") else unseal_json(data).get("pins")
-        except ValueError as error:
-            raise CheckpointCorrupt(f"{path} is damaged: {error}. {remedy}") from None
-        if not isinstance(found, list) or any(type(number) is not int or number < 1 for number in found):
-            raise CheckpointCorrupt(f"{path} does not hold the numbers of pinned versions. {remedy}")
-        return set(found)
+        return read_pins(self.folder)
 
     def pin(self, version: Version) -> None:
         """Keep a version whatever retention says."""
-        self._write_pins(self.pinned() | {version.number})
+        write_pins(self.folder, self.pinned() | {version.number})
 
     def unpin(self, version: Version) -> None:
         """Leave a version to retention again."""
-        self._write_pins(self.pinned() - {version.number})
-
-    def _write_pins(self, numbers: Collection[int]) -> None:
-        replace_text(self.folder / _PINS, seal_json({"pins": sorted(numbers)}))
+        write_pins(self.folder, self.pinned() - {version.number})
 
     # ---- finding and reading ----
 

@@ -29,9 +29,9 @@ from rltrack.plain_data import differences
 from rltrack.provenance import package_versions, process_facts
 from rltrack.runs import Root, RunDirectory
 from rltrack.secrets import redacted
-from rltrack.tracking.bookmark import Bookmark
 from rltrack.tracking.completeness import JournalPosition, missing_records
 from rltrack.tracking.journal import Journal
+from rltrack.training.beginning import beginning_in_versions, take_back_deliveries
 from rltrack.training.fetching import fetch_if_elsewhere, open_remote
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class RunSession:
             if remote is not None:
                 fetch_if_elsewhere(directory, remote)
             has_beginning = directory.has_beginning()
-            known = directory.configuration_record() or _beginning_in_versions(directory, identity)
+            known = directory.configuration_record() or beginning_in_versions(directory, identity)
             if known is not None:
                 refuse_other_identity(directory, identity, known["identity"])
             self.is_recovered = known is not None and not has_beginning
@@ -87,7 +87,7 @@ class RunSession:
             self._open.callback(self.journal.close)
             attempts = [] if known is None else directory.attempts()
             if known is not None:
-                _take_back_deliveries(directory, known["run_id"], self.journal.position["bytes"])
+                take_back_deliveries(directory, known["run_id"], self.journal.position["bytes"])
         except BaseException:
             self._open.close()
             raise
@@ -336,42 +336,6 @@ class RunSession:
 def journal_position(version: Version) -> JournalPosition:
     """Return where the journal stood when a version was written."""
     return JournalPosition(version.name, version.env_steps, version.journal["next_seq"], version.journal["bytes"])
-
-
-def _beginning_in_versions(directory: RunDirectory, ours: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what begins the journal of a run that lost it, from its newest version; None for a new run.
-
-    Raises:
-        JournalDamaged: If there is a journal or there are versions, and none of them says which run this is.
-        NameTaken: If the versions are those of a run with another identity.
-    """
-    path, store = directory.journal_file, directory.store()
-    versions = [version for version in store.versions() if {"run_id", "identity"} <= version.details.keys()]
-    if versions:
-        if versions[-1].details["identity"] != identity_hash(ours):
-            raise NameTaken(
-                f"{directory.path} holds versions of a run with another configuration, and its journal, which would say which, is "
-                "missing or damaged. Choose another name, or give the run's own configuration to go on with it."
-            )
-        return {"run_id": versions[-1].run_id, "identity": ours}
-    if path.exists() and path.read_bytes().find(b"\n") >= 0:
-        what = f"{path} does not begin with the record of its run's configuration, and no version holds a copy."
-    elif store.folders():
-        what = f"{path} is missing or empty, and none of the {len(store.folders())} version(s) beside it can be read."
-    else:
-        return None
-    raise JournalDamaged(
-        f"{what} The run cannot go on. Put the file back from a backup, or move {directory.path} away to begin a new run of this "
-        "name."
-    )
-
-
-def _take_back_deliveries(directory: RunDirectory, run_id: str, journal_bytes: int) -> None:
-    """Have what is written from here on delivered, where more was delivered before than the journal holds now."""
-    if directory.bookmark_file.exists():
-        bookmark = Bookmark.load(directory.bookmark_file, run_id)
-        if bookmark.goes_back_to(journal_bytes):
-            bookmark.save(directory.bookmark_file)
 
 
 def _from_anywhere(config: Mapping[str, Any]) -> Mapping[str, Any]:
