@@ -132,7 +132,9 @@ class CheckpointStore:
         return version
 
     def _write(self, prepared: Prepared) -> Version:
-        self.folder.mkdir(exist_ok=True)  # not its parents: a run's folder that was removed is not made again
+        self.folder.mkdir(
+            parents=prepared.number == 1, exist_ok=True
+        )  # a run's folder that was removed is not made again
         for leftover in (*self.folder.glob(".tmp-*"), *self._own_segments(".tmp-*")):
             _remove(leftover)
         temporary = self.folder / f".tmp-v{prepared.number:06d}"
