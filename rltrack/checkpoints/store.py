@@ -34,7 +34,6 @@ from rltrack.files import fsync_directory, write_bytes
 
 _logger = logging.getLogger("rltrack")
 
-_REMEDY = " The others are not touched by that. Put it back from a backup, or delete its folder."
 _MAX_MANIFEST_BYTES = 1 << 26
 _SEGMENT = re.compile(r"(?:\.tmp-)?v[0-9]{6,12}-.+\.safetensors")
 _VERSION = re.compile(r"v0*([0-9]{1,12})")
@@ -262,7 +261,7 @@ class CheckpointStore:
         found = self._scan()
         for item in found:
             if isinstance(item, CheckpointCorrupt):
-                damage.report(f"A version is damaged and left out: {item}{_REMEDY}")
+                damage.report(f"A version is damaged: {item} The others are not. Put it back, or delete its folder.")
         return [item for item in found if isinstance(item, Version)]
 
     def folders(self) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from dataclasses import asdict, dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rltrack import damage
+from rltrack.files import replace_text
 from rltrack.runs import RunDirectory
 from rltrack.sealed import seal_json, unseal_json
 
@@ -138,6 +140,18 @@ def is_delivered(run: RunDirectory) -> bool:
         return found is not None and found.is_complete(run.journal_file.stat().st_size)
     except FileNotFoundError:
         return False
+
+
+def move_bookmark(run: RunDirectory, old: Path, new: Path) -> None:
+    """Have the bookmark name the new place of a root that was moved; one that is damaged is left, and counts as none."""
+    try:
+        data = unseal_json(run.bookmark_file.read_bytes())
+    except (OSError, ValueError):
+        return
+    text = json.dumps(data)
+    moved = text.replace(json.dumps(f"{old}/")[1:-1], json.dumps(f"{new}/")[1:-1])
+    if moved != text:
+        replace_text(run.bookmark_file, seal_json(json.loads(moved)))
 
 
 def forget_delivery(run: RunDirectory) -> None:
