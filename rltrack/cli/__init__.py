@@ -73,13 +73,11 @@ def _run(arguments: list[str]) -> int:
     except RltrackError as error:
         typer.echo(f"Error: {printable(str(error))}", err=True)
         return EXIT_ERROR
-    except Exception:  # where it happened helps whoever mends it; what it says may be anybody's
-        typer.echo(printable(traceback.format_exc()), err=True)
-        return EXIT_ERROR
-    except OSError as error:
-        if error.filename is None:  # not about a file: a fault of the program
-            raise
-        typer.echo(f"Error: {_about_file(error)}", err=True)
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            typer.echo(printable(f"Error: {_about_file(error)}"), err=True)
+        else:  # where it happened helps whoever mends it; what it says may be anybody's
+            typer.echo(printable(traceback.format_exc()), err=True)
         return EXIT_ERROR
     return 0
 
@@ -95,8 +93,3 @@ def _about_file(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{said} Free some space, and try again."
     return f"{said} Put the file or folder back from a backup, or move what stands in its place away, and try again."
-
-
-def printable(text: str) -> str:
-    """Return a text without what a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
