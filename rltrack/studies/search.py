@@ -79,7 +79,7 @@ class Search:
     def _connect(self) -> Any:
         if self._url is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            url = sqlite_uri(self.folder / _FILE)
+            url = sqlite_uri(self.folder / _FILE).replace("{", "{{").replace("}", "}}")  # Optuna formats addresses
             options: dict[str, Any] = {"connect_args": {"timeout": _FILE_SECONDS}}
         else:
             url, options = self._url, {"pool_pre_ping": True}

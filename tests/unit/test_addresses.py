@@ -38,7 +38,22 @@ from rltrack.tracking.sinks.relocation import relocate
 from tests.support.agents import TINY, ScriptedAgent
 from tests.support.servers import check_delivered
 
-ODD = ["a#b", "a%41b", "a b", "it's", 'a"b', "é ü 根", "a:b", "a&b=c;d", "me@home", "a\\b", "[x]", "$HOME ~ {y}", "a+b", "%"]
+ODD = [
+    "a#b",
+    "a%41b",
+    "a b",
+    "it's",
+    'a"b',
+    "é ü 根",
+    "a:b",
+    "a&b=c;d",
+    "me@home",
+    "a\\b",
+    "[x]",
+    "$HOME ~ {y}",
+    "a+b",
+    "%",
+]
 REFUSED = ["a?b", "a\nb", "a\x1b[31mb", ":memory:", "x mode=memory", "a\udcffb"]
 
 
@@ -184,7 +199,9 @@ def test_a_root_used_under_two_names(names, linked):
     before = read_bookmark(runs[0]).mlflow.state["run_id"]
     other = Root(linked / names[1]).find("one")
     assert is_delivered(other)
-    TrainingLoop(ScriptedAgent(), TINY, total_timesteps=90, eval_freq=20, name="one", root=linked / names[1]).run()
+    TrainingLoop(
+        ScriptedAgent(), TINY, total_timesteps=90, eval_freq=20, name="one", root=linked / names[1], resume=True
+    ).run()
     assert shipper.ship_run(other, patience=0.0, tell=lambda _: None) == shipper.EXIT_DELIVERED
     assert read_bookmark(other).mlflow.state["run_id"] == before, "the same MLflow run under both names"
     found = MlflowClient(sqlite_uri(linked / "real" / "mlflow.db")).search_runs(["1"])
