@@ -392,7 +392,7 @@ def test_what_is_wrong_with_an_environment_is_said_in_one_line(kind, expected):
 
 def test_wrappers_that_do_not_fit_are_named():
     wrappers = [{"gymnasium.wrappers.TimeLimit": {"max_steps": 5}}]
-    with pytest.raises(ConfigurationError, match="Wrapper TimeLimit cannot be put"):
+    with pytest.raises(ConfigurationError, match=r"Wrapper (Patched)?TimeLimit cannot be put"):
         check(config("OddBase-v0", environment={"wrappers": wrappers}))
 
 
