@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from rltrack import damage
 from rltrack.console.tables import size, terminal
-from rltrack.errors import RltrackError
 from rltrack.tracking.bookmark import SINKS, forget_delivery, is_delivered, read_bookmark
 
 if TYPE_CHECKING:
@@ -24,7 +22,7 @@ def delivery_state(run: RunDirectory) -> dict[str, Any]:
     return {
         "complete": is_delivered(run),
         "going_on": run.is_shipped(),
-        "journal_bytes": run.journal_file.stat().st_size if run.journal_file.exists() else 0,
+        "journal_bytes": run.journal_file.stat().st_size,
         **({} if bookmark is None else {name: asdict(getattr(bookmark, name)) for name in SINKS}),
         "set_aside_file": str(run.set_aside_file) if run.set_aside_file.exists() else None,
     }
@@ -41,7 +39,7 @@ def delivery_lines(delivery: dict[str, Any]) -> Iterator[str]:
         found = delivery.get(name)
         if found is None:
             continue
-        missing = max(delivery["journal_bytes"] - found["journal"], 0)
+        missing = delivery["journal_bytes"] - found["journal"]
         if found["problem"] is not None:
             yield f"[yellow]{name} takes nothing[/]: {escape(found['problem']['message'])}"
         if found["set_aside"]:
@@ -72,13 +70,8 @@ def sync_runs(root: Root, run: RunDirectory | None, *, again: bool) -> bool:
     shipper.prepare_process()
     good = True
     for item in waiting:
-        try:
-            with Console(stderr=True).status(f"delivering {item.name} …"):
-                result = shipper.ship_run(item, patience=0.0, tell=lambda _: None)
-        except (RltrackError, OSError) as error:
-            damage.report(f"{item.name} is not delivered: {error}")
-            good = False
-            continue
+        with Console(stderr=True).status(f"delivering {item.name} …"):
+            result = shipper.ship_run(item, patience=0.0, tell=lambda _: None)
         if result == shipper.EXIT_BUSY:
             out.print(f"{item.name}: another process is delivering it")
         elif result == shipper.EXIT_DELIVERED:

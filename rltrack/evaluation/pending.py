@@ -21,10 +21,9 @@ import orjson
 
 from rltrack.agents.protocol import State
 from rltrack.checkpoints import encoding
-from rltrack.cleanup import close_all
 from rltrack.config import TrainingConfig
 from rltrack.errors import EvaluationUnavailable
-from rltrack.evaluation.episodes import Evaluation, EvaluationInterrupted, Evaluator, Tell
+from rltrack.evaluation.episodes import Evaluation, EvaluationInterrupted, Evaluator
 
 _POLL_SECONDS = 0.05
 _ATTEMPTS = 3
@@ -44,13 +43,13 @@ class EvaluationHere:
     env_steps: int
     policy: State | None = None
 
-    def result(self, should_abort: Callable[[], bool], tell: Tell | None = None) -> Evaluation:
+    def result(self, should_abort: Callable[[], bool]) -> Evaluation:
         """Play the episodes.
 
         Raises:
             EvaluationInterrupted: If `should_abort` said so.
         """
-        return self.evaluator.evaluate(self.env_steps, should_abort, tell)
+        return self.evaluator.evaluate(self.env_steps, should_abort)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what it takes to begin it again."""
@@ -70,7 +69,7 @@ class EvaluationBeside:
         self._player = player
         player.ask(env_steps, policy)
 
-    def result(self, should_abort: Callable[[], bool], tell: Tell | None = None) -> Evaluation:
+    def result(self, should_abort: Callable[[], bool]) -> Evaluation:
         """Wait for the result; if the process died, begin again in another one.
 
         Raises:
@@ -178,7 +177,7 @@ def main() -> None:
     config = TrainingConfig.model_validate(hello["config"])
     agent, env = build_for_acting(config)
     evaluation_env = agent.make_evaluation_env(None, config.evaluation.parallel)
-    player = Evaluator(agent, evaluation_env, hello["seeds"], config.evaluation.deterministic, config.evaluation.limits)
+    player = Evaluator(agent, evaluation_env, hello["seeds"], config.evaluation.deterministic)
     parent = os.getppid()
     with contextlib.suppress(EOFError):
         while True:
@@ -189,7 +188,8 @@ def main() -> None:
             evaluation = player.evaluate(task["env_steps"], lambda: os.getppid() != parent)
             record = {"step": task["env_steps"], **evaluation.to_record(), "seconds": time.perf_counter() - begun}
             answers.write(orjson.dumps(record) + b"\n")
-    close_all(evaluation_env, env)
+    evaluation_env.close()
+    env.close()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import numpy as np
 from rltrack.agents.env_state import layers
 from rltrack.agents.env_state.recorder import digest, record
 from rltrack.agents.random_state import capture_random, restore_random, untouched_random_streams
-from rltrack.cleanup import close_all
 from rltrack.errors import NotCapturable, ResumeMismatch
 
 _BEFORE, _AFTER, _ELSEWHERE = 25, 30, 40
@@ -55,11 +54,8 @@ def probe(build: Callable[[], gym.Env[Any, Any]]) -> Finding:
         Exception: Whatever building, resetting or stepping raises.
     """
     with untouched_random_streams():
-        copies: list[gym.Env[Any, Any]] = []
+        one, other = build(), build()
         try:
-            copies.append(build())
-            copies.append(build())
-            one, other = copies
             for env in (one, other):
                 record(env.unwrapped)
             actions = _actions(one, _BEFORE + _AFTER + _ELSEWHERE)
@@ -73,7 +69,8 @@ def probe(build: Callable[[], gym.Env[Any, Any]]) -> Finding:
                     reasons.append(f"{method}: {error}")
             return Finding(None, tuple(reasons))
         finally:
-            close_all(*copies)
+            one.close()
+            other.close()
 
 
 def _works(method: str, one: Any, other: Any, actions: Sequence[Any]) -> bool:
