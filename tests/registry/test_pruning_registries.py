@@ -304,7 +304,7 @@ def test_only_what_carries_our_id_is_touched(root, databases, tmp_path):
     _, untagged = whole_run(root.path, "untagged", uri, tmp_path, tagged=False)
     whole_run(root.path, "theirs", uri, tmp_path)
     shutil.rmtree(tmp_path / "store" / "theirs")
-    RemoteRun(f"file://{tmp_path}/store", "theirs", KEY.encode()).claim(Claim(1, "another run's id", 0, 0, "there"))
+    RemoteRun(f"file://{tmp_path}/store", "theirs", KEY.encode()).claim(Claim(1, "another-runs-id", 0, 0, "there"))
     (tmp_path / "store" / "no-copy").mkdir()
     (tmp_path / "store" / "no-copy" / "thesis.txt").write_text("years of work")
     made_run(root.path, "no-copy", store=f"file://{tmp_path}/store")
