@@ -1,4 +1,4 @@
-"""One training, described as data: YAML in, validated and frozen, JSON Schema out.
+"""One training, described as data: YAML in, validated and frozen, JSON Schema out. Long because each key stands with its meaning.
 
 Keys are of two kinds. Those that change a single bit of the result make up the run's *identity*; the others (limits,
 tracking, retention) are *operational* and may change from one attempt to the next. Configuration is data: nothing in a
@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from rltrack.deprecation import with_new_keys
+from rltrack.episode_limits import EpisodeLimits
 from rltrack.errors import ConfigurationError, did_you_mean
 from rltrack.plain_data import apply_overrides, merge, read_yaml
 from rltrack.secrets import refuse_secrets, shown
@@ -96,6 +97,13 @@ class EnvironmentConfig(Section):
     )
     wrappers: list[str | dict[str, dict[str, Any]]] = Field(
         default_factory=list, description="`package.module.Class`, or {package.module.Class: {argument: value}}."
+    )
+    wrappers_inside_monitor: bool | None = Field(
+        None,
+        json_schema_extra={"later": [None, False]},
+        description="Whether returns and lengths of episodes are counted around the wrappers, as Gymnasium does, so that a "
+        "TimeLimit or a changed reward counts. Omitted: true for a new run. Runs begun before this key existed have false: the "
+        "wrappers stand around the counting, as rl_zoo3 has them.",
     )
     normalize: bool | NormalizeConfig = Field(False, description="Running normalisation; true for the defaults.")
     frame_stack: int | None = Field(None, ge=2, le=64, description="Number of stacked observations.")
@@ -181,6 +189,26 @@ class EvaluationSection(Section):
         description="Evaluate in a process of its own while training goes on; a result has its consequences at the next "
         "evaluation, always the same, however long it takes.",
     )
+
+    max_steps_per_episode: int | None = Field(
+        None,
+        ge=1,
+        le=10**9,
+        json_schema_extra={"later": True},
+        description="Env steps after which an episode is cut, and counted as it is. Omitted: 120,000 in environments without "
+        "max_episode_steps of their own.",
+    )
+    max_seconds: float | None = _operational(
+        None,
+        gt=0,
+        description="Cap on one evaluation, in seconds; what is running then is counted as it is. Omitted: 600 as long as no "
+        "episode has ended.",
+    )
+
+    @property
+    def limits(self) -> EpisodeLimits:
+        """What bounds an evaluation."""
+        return EpisodeLimits(self.max_steps_per_episode, self.max_seconds)
 
     @property
     def parallel(self) -> int:
@@ -277,7 +305,8 @@ def _strategy_of(training: Mapping[str, Any]) -> str:
 
 
 _RENAMED = {("evaluation", "episodes"): "eval_episodes", ("evaluation", "deterministic"): "eval_deterministic",
-            ("evaluation", "n_envs"): "n_eval_envs"}  # fmt: skip
+            ("evaluation", "n_envs"): "n_eval_envs", ("evaluation", "max_seconds"): "eval_max_seconds",
+            ("evaluation", "max_steps_per_episode"): "eval_max_steps_per_episode"}  # fmt: skip
 _SECTIONS: dict[str, type[Section]] = {
     "training": TrainingSection,
     "evaluation": EvaluationSection,

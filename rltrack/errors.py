@@ -74,6 +74,10 @@ class JournalDamaged(RltrackError, ValueError):
     """A line of a journal is no record that training wrote."""
 
 
+class RunDamaged(RltrackError, ValueError):
+    """A file of a run is gone or damaged, and what it held is nowhere else."""
+
+
 class TrainingDiverged(RltrackError, ArithmeticError):
     """A loss or a weight became NaN or infinite."""
 

@@ -18,7 +18,8 @@ def identity(settings: BaseModel) -> dict[str, Any]:
         if isinstance(extra, dict) and extra.get("operational"):
             continue
         value = getattr(settings, key)
-        if isinstance(extra, dict) and extra.get("later") and value == field.default:
+        later = extra.get("later") if isinstance(extra, dict) else None
+        if later and (value in later if isinstance(later, list) else value == field.default):
             continue  # came later than the first runs, whose identity it must not change
         kept[key] = identity(value) if isinstance(value, BaseModel) else value
     return kept

@@ -53,13 +53,15 @@ HARMLESS = frozenset(
     [
         *("name", "seed", "start_from"),  # names of runs, which `Root` checks when it makes a path from them
         *(f"agent.{key}" for key in ("algorithm", "preset", "device", "threads")),  # closed tables; resources
-        *(f"environment.{key}" for key in ("n_envs", "vectorization", "restart_crashed", "normalize", "frame_stack")),
+        *(f"environment.{key}" for key in ("n_envs", "vectorization", "restart_crashed", "normalize", "frame_stack",
+                                         "wrappers_inside_monitor")),
         *(f"training.{key}" for key in (
             "strategy", "total_timesteps", "total_episodes", "max_seconds", "eval_freq", "eval_freq_episodes", "checkpoint_freq",
             "checkpoint_freq_episodes", "checkpoint_seconds", "memory_limit_mb", "convergence_threshold", "enable_early_stopping",
             "patience", "min_improvement",
         )),
-        *(f"evaluation.{key}" for key in ("episodes", "deterministic", "n_envs", "beside_training")),
+        *(f"evaluation.{key}" for key in ("episodes", "deterministic", "n_envs", "beside_training",
+                                        "max_steps_per_episode", "max_seconds")),
         *(f"checkpoints.{key}" for key in (
             "keep_last", "keep_best", "keep_every", "cut_freq", "probe", "resume", "on_failure",
         )),

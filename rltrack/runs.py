@@ -16,14 +16,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from rltrack import damage
 from rltrack.checkpoints.retention import Retention
 from rltrack.checkpoints.store import CheckpointStore
 from rltrack.config import check_run_name
-from rltrack.errors import ConfigurationError, RootNotWritable, RunBusy, RunNotFound, did_you_mean
-from rltrack.files import inside, is_locked, leads_into, lock_holder, make_private_folder, replace_text, take_lock
+from rltrack.config_file import newest_description, read_config_file, what_is_wrong, write_config_file
+from rltrack.errors import (
+    ConfigurationError,
+    JournalDamaged,
+    RootNotWritable,
+    RunBusy,
+    RunDamaged,
+    RunNotFound,
+    did_you_mean,
+)
+from rltrack.files import inside, is_locked, leads_into, lock_holder, make_private_folder, take_lock
 from rltrack.tracking.journal import Record, read_journal, read_tail
+from rltrack.tracking.journal_seal import read_seal
 
 DEFAULT_ROOT = "mlruns"
 
@@ -147,19 +156,63 @@ class RunDirectory:
         return CheckpointStore(self.path / "checkpoints", retention)
 
     def read_config(self) -> dict[str, Any]:
-        """Return the resolved configuration as plain data."""
-        return yaml.safe_load(self.config_file.read_text(encoding="utf-8")) or {}
+        """Return the resolved configuration; where its file is damaged, the copy in a version or in the journal.
+
+        Raises:
+            RunDamaged: If there is none that can be read.
+        """
+        try:
+            return read_config_file(self.config_file, self.store())
+        except (OSError, ValueError) as error:
+            what = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({what_is_wrong(error)})"
+        copy, where = self._config_elsewhere()
+        if copy is None:
+            raise RunDamaged(f"{self.config_file} {what}, and the run holds no copy of it. Put it back from a backup.")
+        damage.report(
+            f"{self.config_file} {what}; {where} is used in its place. The run's versions and records are not touched by that; a "
+            f"resume writes the file again. Settings are changed with --set: rltrack resume {self.name} --set KEY=VALUE."
+        )
+        return copy
+
+    def _config_elsewhere(self) -> tuple[dict[str, Any] | None, str]:
+        """Return a copy of the configuration, and where it is."""
+        found = newest_description(self.store())
+        if found is not None:
+            return {**found[1]["config"], "name": self.name}, f"the copy in its version {found[0].name}"
+        with contextlib.suppress(JournalDamaged):
+            record = self.configuration_record()
+            if record is not None and record.get("identity"):
+                where = "what its journal holds of it (not: settings of tracking, limits and retention)"
+                return {**record["identity"], "name": self.name}, where
+        return None, ""
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved configuration."""
-        replace_text(self.config_file, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        write_config_file(self.config_file, config)
 
     def configuration_record(self) -> Record | None:
-        """Return the journal's first record, which holds the run's identity."""
+        """Return the journal's first record, which holds the run's identity, or its copy in a version; None without both."""
         if self.journal_file.exists():
-            for record in read_journal(self.journal_file):
-                return record if record["kind"] == "configuration" else None
-        return None
+            with contextlib.suppress(JournalDamaged):  # whoever needs its records says so
+                for record in read_journal(self.journal_file):
+                    if record["kind"] == "configuration":
+                        return record
+        found = newest_description(self.store())
+        if found is None:
+            return None
+        version, copy = found
+        fields = {key: copy.get(key) for key in ("identity", "agent", "policy")}
+        return {"kind": "configuration", "time": version.created, "run_id": version.run_id, **fields}
+
+    def has_beginning(self) -> bool:
+        """Whether the journal itself holds the record of the run's configuration."""
+        if not self.journal_file.exists():
+            return False
+        return any(record["kind"] == "configuration" for record in read_journal(self.journal_file))
+
+    def is_begun(self) -> bool:
+        """Whether there is anything of a run: a journal, or versions without one."""
+        return os.path.lexists(self.journal_file) or bool(self.store().folders())
 
     def attempts(self) -> list[Record]:
         """Return the records of the processes that trained it."""
@@ -194,7 +247,7 @@ class RunDirectory:
         return is_locked(self.shipper_lock)
 
     def status(self, *, held: bool = False) -> RunStatus:
-        """Read how the run stands from the end of its journal; with `held`, the caller itself has the lock."""
+        """Read how the run stands from the end of its journal (`read_tail`); with `held`, the caller itself has the lock."""
         state, reason, env_steps, last_time = "interrupted", "its process ended without a word", 0, 0.0
         mean_return: float | None = None
         finished = False
@@ -208,6 +261,8 @@ class RunDirectory:
                 mean_return = record["mean"]
             elif record["kind"] == "attempt":
                 state, reason, finished = "interrupted", "its process ended without a word", False
+        if state == "interrupted" and (failure := read_seal(self.journal_file).failure):
+            state, reason = "failed", failure
         if not held and self.is_locked():
             state, reason = "running", ""
         return RunStatus(state, reason, env_steps, last_time, mean_return, finished)
@@ -282,7 +337,7 @@ class Root:
         return sorted(
             path.name
             for path in self.runs_folder.iterdir()
-            if (path / "journal.jsonl").is_file() and self._is_ours(path.name)
+            if self._is_ours(path.name) and self.directory(path.name).is_begun()
         )
 
     def _is_ours(self, name: str) -> bool:
@@ -315,12 +370,12 @@ class Root:
         return found
 
     def exists(self, name: str) -> bool:
-        """Whether there is a run of this name.
+        """Whether there is a run of this name; one that lost its journal and has versions is one, too.
 
         Raises:
             ConfigurationError: As `directory`.
         """
-        return self.directory(name).journal_file.is_file()
+        return self.directory(name).is_begun()
 
     def create(self, name: str | None, base: str) -> RunDirectory:
         """Make the folder of a new run.

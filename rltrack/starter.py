@@ -15,6 +15,7 @@ from rltrack.agents.algorithms import find_algorithm
 from rltrack.agents.environments import make_gym_env
 from rltrack.agents.factory import check
 from rltrack.agents.zoo import zoo_preset
+from rltrack.cleanup import close_all
 from rltrack.config import DEFAULT_TOTAL_TIMESTEPS, TrainingConfig
 from rltrack.errors import ConfigurationError, MissingExtra
 from rltrack.plain_data import merge
@@ -86,7 +87,7 @@ def _policy_for(env_id: str) -> str:
     try:
         space = env.observation_space
     finally:
-        env.close()
+        close_all(env)
     if isinstance(space, spaces.Dict):
         return "MultiInputPolicy"
     return "CnnPolicy" if isinstance(space, spaces.Box) and len(space.shape) == 3 else "MlpPolicy"

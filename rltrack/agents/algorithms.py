@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from rltrack.errors import ConfigurationError, MissingExtra, did_you_mean
+from rltrack.secrets import shown
 
 ALL_ACTIONS = ("Box", "Discrete", "MultiDiscrete", "MultiBinary")
 FINITE_ACTIONS = ("Discrete", "MultiDiscrete", "MultiBinary")
@@ -89,6 +90,35 @@ def check_action_space(algorithm: Algorithm, space: Any, environment: str) -> No
         raise ConfigurationError(
             f"{algorithm.name} supports the action spaces {', '.join(algorithm.actions)}, but {environment} has {space}. "
             + (f"Algorithms for {kind}: {', '.join(able)}." if able else f"No algorithm here supports {kind}.")
+        )
+
+
+_INSTEAD = {
+    "Text": "a fixed number of codes: MultiDiscrete",
+    "Sequence": "a Box of the greatest length, filled up, with the length beside it",
+    "Graph": "a Dict of Boxes: nodes, edges and links, filled up to a greatest number",
+    "Tuple": "a Dict with a name for each part",
+    "OneOf": "a Dict with a Discrete that says which, and every alternative",
+    "Dict": "one flat Dict: gymnasium.wrappers.FlattenObservation, or keys such as 'arm/angle'",
+}
+_SIMPLE = ("Box", "Discrete", "MultiDiscrete", "MultiBinary")
+
+
+def check_observation_space(space: Any, environment: str) -> None:
+    """Refuse observations that no policy of Stable-Baselines3 takes.
+
+    Raises:
+        ConfigurationError: With the space, and what to use instead.
+    """
+    named = space.spaces.items() if type(space).__name__ == "Dict" else [("", space)]
+    for key, part in named:
+        kind = type(part).__name__
+        if kind in _SIMPLE or any(base.__name__ in _SIMPLE for base in type(part).__mro__):
+            continue
+        where = f" under '{key}'" if key else ""
+        raise ConfigurationError(
+            f"{environment} observes a {kind}{where}: {shown(part)}. Policies take {', '.join(_SIMPLE)}, or a Dict of these. "
+            f"Use instead {_INSTEAD.get(kind, 'a Box')}, with a wrapper in environment.wrappers or in the environment itself."
         )
 
 

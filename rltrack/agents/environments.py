@@ -7,6 +7,7 @@ has a meaning. Evaluation has environments of its own, never the training ones, 
 from __future__ import annotations
 
 import importlib
+import inspect
 import multiprocessing
 import random
 from collections import deque
@@ -15,10 +16,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 
+from rltrack.cleanup import close_all
 from rltrack.config import EnvironmentConfig
 from rltrack.errors import ConfigurationError, EvaluationUnavailable, MissingExtra, NotAllowed, did_you_mean
 from rltrack.secrets import shown, with_environment_values, without_secrets
+from rltrack.text import printable
 
 _EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale": "atari", "atari": "atari"}
 
@@ -31,13 +35,14 @@ def make_gym_env(env_id: str, kwargs: Mapping[str, Any] | None = None) -> gym.En
         kwargs: Its arguments; ``{env: NAME}`` stands for the value of an environment variable.
 
     Raises:
-        ConfigurationError: If the id is unknown (the nearest ones are named) or the arguments do not fit.
+        ConfigurationError: If the id is unknown (the nearest ones are named), the arguments do not fit, or the environment
+            cannot be built or has not Gymnasium's interface.
         MissingExtra: If the environment's own packages are not installed.
     """
     _register_atari(env_id)
     given = with_environment_values(kwargs or {})
     try:
-        return gym.make(env_id, **given)
+        env = gym.make(env_id, **given)
     except gym.error.DependencyNotInstalled as error:
         raise _missing_extra(env_id, error) from None
     except (ImportError, gym.error.NamespaceNotFound) as error:
@@ -49,7 +54,12 @@ def make_gym_env(env_id: str, kwargs: Mapping[str, Any] | None = None) -> gym.En
         ) from None
     except gym.error.DeprecatedEnv as error:
         raise ConfigurationError(f"Environment '{env_id}': {_one_line(error)}.") from None
-    except (gym.error.UnregisteredEnv, gym.error.Error) as error:
+    except gym.error.InvalidMetadata as error:
+        raise ConfigurationError(
+            f"Environment '{env_id}' cannot be built: {_one_line(error)}. Its class attribute `metadata` must be a dictionary, "
+            'such as {"render_modes": []}.'
+        ) from None
+    except gym.error.UnregisteredEnv as error:
         said, _, _ = _one_line(error).partition(". Did you mean")  # ours follows
         raise ConfigurationError(
             f"Unknown environment '{env_id}': {said}.{did_you_mean(env_id, gym.registry)} "
@@ -59,6 +69,51 @@ def make_gym_env(env_id: str, kwargs: Mapping[str, Any] | None = None) -> gym.En
         raise ConfigurationError(
             f"Environment '{env_id}' does not take {shown(dict(kwargs or {}))}: {_one_line(error)}."
         ) from None
+    except (ConnectionError, TimeoutError):
+        raise  # may work the next time
+    except Exception as error:
+        raise ConfigurationError(
+            f"Environment '{env_id}' cannot be built: {type(error).__name__}: {_one_line(error)}."
+        ) from error
+    try:
+        _check_interface(env, env_id)
+    except ConfigurationError:
+        close_all(env)
+        raise
+    return env
+
+
+def _check_interface(env: gym.Env[Any, Any], env_id: str) -> None:
+    """Refuse an environment without spaces, or with the `reset` of the old package gym."""
+    for name in ("observation_space", "action_space"):
+        if not isinstance(getattr(env.unwrapped, name, None), gym.Space):
+            raise ConfigurationError(
+                f"Environment '{env_id}' has no {name}; set self.{name} in its __init__, to one of gymnasium.spaces."
+            )
+    try:
+        inspect.signature(env.unwrapped.reset).bind(seed=0, options=None)
+    except TypeError:
+        raise ConfigurationError(
+            f"Environment '{env_id}': reset{inspect.signature(env.unwrapped.reset)} is of the old package gym. Write "
+            "reset(self, *, seed=None, options=None), returning (observation, info), and a step that returns (observation, reward, "
+            "terminated, truncated, info)."
+        ) from None
+    except ValueError:
+        return  # a built-in without a signature
+
+
+def is_rendered_as_pictures(env_id: str) -> bool | None:
+    """Whether an environment says that it has the render mode ``rgb_array``; None where it does not say, without building it."""
+    try:
+        module, _, name = env_id.rpartition(":")
+        if module:
+            importlib.import_module(module)
+        entry = gym.spec(name).entry_point
+        creator = entry if callable(entry) else load_env_creator(str(entry))
+        metadata = getattr(creator, "metadata", None)
+    except Exception:  # whatever an import raises: building it says it in words
+        return None
+    return "rgb_array" in (metadata.get("render_modes") or ()) if isinstance(metadata, Mapping) else None
 
 
 def _register_atari(env_id: str) -> None:
@@ -82,7 +137,7 @@ def _missing_extra(env_id: str, error: object, extra: str | None = None) -> Miss
 
 def _one_line(error: object) -> str:
     said, _, _ = " ".join(str(error).split()).partition(" was raised from the environment creator")
-    return without_secrets(said).rstrip(".")
+    return printable(without_secrets(said)).rstrip(".")
 
 
 def import_class(path: str) -> Any:
@@ -137,7 +192,13 @@ def wrapper_stack(wrappers: Sequence[str | Mapping[str, Mapping[str, Any]]]) -> 
 
     def wrap(env: Any) -> Any:
         for wrapper, arguments in parts:
-            env = wrapper(env, **arguments)
+            try:
+                env = wrapper(env, **arguments)
+            except (TypeError, ValueError, AssertionError, AttributeError) as error:
+                raise ConfigurationError(
+                    f"Wrapper {getattr(wrapper, '__name__', wrapper)} cannot be put around the environment with "
+                    f"{shown(arguments)}: {_one_line(error)}."
+                ) from error
         return env
 
     return wrap
@@ -155,7 +216,7 @@ def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: in
         prepare: Put around each bare environment, inside all wrappers.
 
     Returns:
-        An SB3 ``VecEnv``: Monitor and the wrappers, then VecNormalize, then VecFrameStack.
+        An SB3 ``VecEnv``: the wrappers and Monitor, then VecNormalize, then VecFrameStack.
     """
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
@@ -163,7 +224,10 @@ def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: in
     from rltrack.agents.restarting import RestartingSubprocVecEnv
 
     in_processes = RestartingSubprocVecEnv if config.restart_crashed else SubprocVecEnv
-    make_gym_env(config.id, config.kwargs).close()  # errors in words, before any worker process starts
+    close_all(make_gym_env(config.id, config.kwargs))  # errors in words, before any worker process starts
+    wrap = wrapper_stack(config.wrappers)
+    inside, outside = (wrap, None) if config.wrappers_inside_monitor else (None, wrap)
+    render_mode = {} if is_rendered_as_pictures(config.id) is False else {"render_mode": "rgb_array"}
 
     def build(**kwargs: Any) -> Any:
         is_worker = multiprocessing.parent_process() is not None
@@ -171,17 +235,18 @@ def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: in
             random.seed(seed)
             np.random.seed(seed)
         try:
-            env = make_gym_env(config.id, {"render_mode": "rgb_array", **kwargs})
+            env = make_gym_env(config.id, {**render_mode, **kwargs})
         except ConfigurationError:
             env = make_gym_env(config.id, kwargs)
-        return prepare(env) if prepare else env
+        env = prepare(env) if prepare else env
+        return inside(env) if inside else env
 
     venv: Any = make_vec_env(
         build,
         n_envs=config.n_envs if n_envs is None else n_envs,
         seed=seed,
         env_kwargs=dict(config.kwargs),
-        wrapper_class=_with_state_access(config, seed, wrapper_stack(config.wrappers)),
+        wrapper_class=_with_state_access(config, seed, outside),
         vec_env_cls=in_processes if config.vectorization == "subproc" else DummyVecEnv,
     )
     if config.normalize:
@@ -211,12 +276,24 @@ def _with_state_access(
     return around
 
 
+UNLIMITED_EPISODE_STEPS = 120_000
+"""Where an evaluation's episode ends, in an environment without ``max_episode_steps``: beyond ALE's own bound, 108,000 frames."""
+
+CUT = "rltrack.episode_cut"
+"""Set in the last info of an episode that was ended because it did not end."""
+
+
 class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
-    """Begin each episode from the next seed of a list, whoever resets it."""
+    """Begin each episode from the next seed of a list, whoever resets it; end one that does not end.
+
+    An episode that is ended so is truncated, with `CUT` in its last info.
+    """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
         self._seeds: deque[int] = deque()
+        self._steps = 0
+        self._limit: int | None = None
 
     def set_episode_seeds(self, seeds: Sequence[int]) -> None:
         """Give the seeds of the episodes to come; after the last one, resets go on unseeded."""
@@ -224,11 +301,25 @@ class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset with the next seed of the list, if one is left; spaces too, which some environments draw from."""
+        self._steps = 0
         if self._seeds:
             seed = self._seeds.popleft()
             self.env.action_space.seed(seed)
             self.env.observation_space.seed(seed)
         return self.env.reset(seed=seed, options=options)
+
+    def limit_episodes(self, steps: int | None) -> None:
+        """End episodes after so many steps; None: after `UNLIMITED_EPISODE_STEPS`, where the environment has no limit itself."""
+        known = self.env.spec is not None and self.env.spec.max_episode_steps is not None
+        self._limit = UNLIMITED_EPISODE_STEPS if steps is None and not known else steps
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step, and truncate an episode that is too long."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._steps += 1
+        if self._limit is not None and self._steps >= self._limit and not (terminated or truncated):
+            return observation, reward, terminated, True, {**info, CUT: True}
+        return observation, reward, terminated, truncated, info
 
 
 class GymEvaluation:
@@ -247,6 +338,12 @@ class GymEvaluation:
             env.set_episode_seeds(own)
             observations.append(env.reset()[0])
         return _stack(observations)
+
+    def limit_episodes(self, steps: int | None) -> bool:
+        """As `SeededEpisodes.limit_episodes`."""
+        for env in self._envs:
+            env.limit_episodes(steps)
+        return True
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, list[Mapping[str, Any]]]:
         """Step each environment, and reset those whose episode ended."""
@@ -267,8 +364,7 @@ class GymEvaluation:
 
     def close(self) -> None:
         """Close the environments."""
-        for env in self._envs:
-            env.close()
+        close_all(*self._envs)
 
 
 def _stack(observations: Sequence[Any]) -> Any:

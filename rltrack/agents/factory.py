@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from rltrack.agents.algorithms import check_action_space, find_algorithm, model_arguments
+from rltrack.agents.algorithms import check_action_space, check_observation_space, find_algorithm, model_arguments
 from rltrack.agents.devices import choose_device
 from rltrack.agents.environments import SeededEpisodes, make_gym_env, make_vec_env_from, wrapper_stack
 from rltrack.agents.random_state import untouched_random_streams
 from rltrack.agents.sb3 import SB3Agent
 from rltrack.agents.sb3_environments import SB3Evaluation
+from rltrack.cleanup import close_all
 from rltrack.config import TrainingConfig
 from rltrack.errors import ConfigurationError
 
@@ -31,10 +32,11 @@ def check(config: TrainingConfig) -> None:
     try:
         wrap = wrapper_stack(config.environment.wrappers)
         env = wrap(env) if wrap else env
+        check_observation_space(env.observation_space, config.environment.id)
         check_action_space(algorithm, env.action_space, config.environment.id)
         model_arguments(algorithm, model_class, config.agent.hyperparameters, env.action_space)
     finally:
-        env.close()
+        close_all(env)
     _check_device(config.agent.device)
     if config.environment.restart_crashed and config.environment.vectorization != "subproc":
         raise ConfigurationError(
@@ -82,7 +84,7 @@ def build(config: TrainingConfig, *, evaluate_in_processes: bool = False) -> tup
             device, why = choose_device(model)
             model = model if device == "cpu" else make(device)
     except (AssertionError, ValueError, TypeError, KeyError) as error:
-        env.close()
+        close_all(env)
         raise ConfigurationError(
             f"{algorithm.name} refuses these settings for {config.environment.id}: {' '.join(str(error).split())}."
         ) from error

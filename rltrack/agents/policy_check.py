@@ -17,6 +17,7 @@ from rltrack.agents.exported_policy import ExportedPolicy, tensors_of
 from rltrack.agents.policy_description import as_the_policy_sees, describe_policy, other_statistics
 from rltrack.agents.protocol import State
 from rltrack.agents.random_state import untouched_random_streams
+from rltrack.cleanup import close_all
 
 _COUNT, _TURNS, _SEED = 32, 3, 0
 _TOLERANCE = 1e-4
@@ -201,4 +202,4 @@ class LivePolicy:
 
     def close(self) -> None:
         """Close its environment."""
-        self._env.close()
+        close_all(self._env)

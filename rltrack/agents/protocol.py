@@ -75,11 +75,13 @@ class IterationStats:
         env_steps: Env steps taken in it, over all parallel environments.
         metrics: ``(env steps of the run, {key: value})`` for each time the agent logged.
         losses: Values that must be finite; one that is not stops the run.
+        excluded: For each of `metrics`, in order, the keys that are kept from a sink (``mlflow``, ``tensorboard``).
     """
 
     env_steps: int
     metrics: Sequence[tuple[int, Mapping[str, float]]] = ()
     losses: Mapping[str, float] = field(default_factory=dict)
+    excluded: Sequence[Mapping[str, Sequence[str]]] = ()
 
 
 class Observer(Protocol):
@@ -96,7 +98,12 @@ class Observer(Protocol):
 
 
 class EvaluationEnvironment(Protocol):
-    """Vectorised environments in which an agent is judged; they restart by themselves at the end of an episode."""
+    """Vectorised environments in which an agent is judged; they restart by themselves at the end of an episode.
+
+    An optional ``limit_episodes(steps) -> bool`` is called before ``start``: end each episode after so many env steps, None for
+    as many as the environment sees fit; the last info of an episode that was ended so has ``rltrack.episode_cut``. Without it,
+    or where it returns False, an episode that is too long is counted as it is, and no other follows in its environment.
+    """
 
     n_envs: int
     reports_episodes: bool
@@ -150,6 +157,7 @@ class Agent(Acting, Protocol):
     - ``make_evaluation_env(env, n_envs) -> EvaluationEnvironment``: for agents whose environments need preparation.
     - ``scale_learning_rate(factor)``: multiply the scheduled learning rate from now on (the ADAPTIVE strategy).
     - ``update_per_episode() -> str | None``: from now on one iteration is one episode (EPISODIC); a text says why not.
+    - ``collects_whole_episodes``: whether an iteration ends with an episode only, so that it may have no end.
     - ``set_log_interval(n)``: log every n iterations or episodes.
     - ``why_not_exact() -> str | None``: why a resume would differ from a run that was never interrupted; without this
       method a resume is labelled as not exact.

@@ -33,7 +33,8 @@ from rltrack.agents.sb3_environments import SB3Evaluation, made, mirror, one_env
 from rltrack.agents.sb3_iterations import NO_TOTAL, iteration_of
 from rltrack.agents.sb3_observing import MetricsCollector, Relay, losses_in
 from rltrack.agents.sb3_replay import ReplayState, end_episodes
-from rltrack.errors import ConfigurationError, EvaluationUnavailable, ResumeMismatch
+from rltrack.errors import ConfigurationError, EvaluationUnavailable, NotCapturable, ResumeMismatch
+from rltrack.text import printable
 
 _PARTS = ("policy", "optimizer", "normalization", "counters", "random", "rollout", "environment", "buffers")
 
@@ -113,10 +114,10 @@ class SB3Agent:
         losses = {**self._writer.losses, **losses_in(values)}
         if isinstance(self.model, OnPolicyAlgorithm) and self.iteration % self.log_interval == 0:
             self.model.dump_logs(self.iteration)
-        metrics = self._writer.take()
+        metrics, excluded = self._writer.take()
         if metrics and (restarts := self._bound_envs.restarts):
             metrics[-1][1]["rollout/env_restarts"] = float(restarts)
-        return IterationStats(self.model.num_timesteps - before, metrics, losses)
+        return IterationStats(self.model.num_timesteps - before, metrics, losses, excluded)
 
     def predict(
         self,
@@ -153,7 +154,11 @@ class SB3Agent:
             state["buffers"] = {"replay": self._replay.capture()}
         if "environment" in parts:
             state["environment"] = self._bound_envs.capture()
-            objects = self._replay.capture_objects()
+            try:
+                objects = self._replay.capture_objects()
+            except NotCapturable as error:
+                self._bound_envs.give_up(str(error))
+                objects, state["environment"] = None, None
             if objects is not None and state["environment"] is not None:
                 state["environment"]["replay_objects"] = objects
         return state
@@ -220,8 +225,16 @@ class SB3Agent:
                 venv = mirror(self.env, n_envs)
             return self.model._wrap_env(venv, monitor_wrapper=False)
 
-        with untouched_random_streams():
-            venv = build()
+        try:
+            with untouched_random_streams():
+                venv = build()
+        except EvaluationUnavailable:
+            raise
+        except Exception as error:  # training has one, so it is the second one that cannot be had
+            raise EvaluationUnavailable(
+                f"A second environment could not be built: {type(error).__name__}: {printable(' '.join(str(error).split()))}. "
+                "Pass eval_env=, or let the environment allow several in one process."
+            ) from error
         if venv.observation_space != self.env.observation_space:
             raise EvaluationUnavailable(
                 f"The evaluation environment has the observation space {venv.observation_space}, training has "
@@ -281,6 +294,12 @@ class SB3Agent:
 
             self._undo.append(put_back)
         return None
+
+    @property
+    def collects_whole_episodes(self) -> bool:
+        """Whether an iteration ends with an episode only."""
+        train_freq = getattr(self.model, "train_freq", None)
+        return isinstance(train_freq, TrainFreq) and train_freq.unit == TrainFrequencyUnit.EPISODE
 
     def set_log_interval(self, interval: int) -> None:
         """Log every `interval` iterations (on-policy) or finished episodes (off-policy)."""

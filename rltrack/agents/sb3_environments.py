@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env import (
 
 from rltrack.agents.env_state import StateAccess, Wrappers
 from rltrack.agents.environments import SeededEpisodes, make_gym_env, rebuild
+from rltrack.cleanup import close_all
 from rltrack.errors import EvaluationUnavailable
 
 
@@ -49,12 +50,13 @@ class SB3Evaluation:
         self.n_envs = venv.num_envs
         self.reports_episodes = is_monitored(venv)
         self._training = training
+        self._max_steps: int | None = None
         self._masked = "action_masks" in inspect.signature(model.predict).parameters
 
     def start(self, seeds: Sequence[Sequence[int]]) -> Any:
         """Take over the training's statistics, seed the episodes and reset."""
         if self._build is not None and not self._is_new:
-            self.venv.close()
+            close_all(self.venv)
             self.venv = self._build()
         elif not self._is_new:
             self._wrappers.restore()
@@ -67,11 +69,21 @@ class SB3Evaluation:
                 ours.obs_rms = theirs.obs_rms
                 ours.ret_rms = theirs.ret_rms
         if self._seedable:
+            self.venv.env_method("limit_episodes", self._max_steps)
             for index, own in enumerate(seeds):
                 self.venv.env_method("set_episode_seeds", list(own), indices=[index])
         else:
             self.venv.seed(int(seeds[0][0]))
         return self.venv.reset()
+
+    def limit_episodes(self, steps: int | None) -> bool:
+        """End episodes after so many env steps, from the next `start` on; None: as `SeededEpisodes.limit_episodes`.
+
+        Returns:
+            False for a ``VecEnv`` that was given: it ends its episodes itself, or not at all.
+        """
+        self._max_steps = steps
+        return self._seedable
 
     @property
     def _seedable(self) -> bool:
@@ -99,7 +111,7 @@ class SB3Evaluation:
 
     def close(self) -> None:
         """Close the environments."""
-        self.venv.close()
+        close_all(self.venv)
 
 
 def mirror(training: VecEnv, n_envs: int) -> VecEnv:

@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 
 from rltrack.agents.protocol import EpisodeInfo, StepInfo
 from rltrack.agents.sb3_environments import is_monitored
+from rltrack.tracking.values import logged, number
 
 _FEW = 16
 _NONE: list[tuple[float, int, int]] = []
@@ -101,38 +102,25 @@ class MetricsCollector(KVWriter):
 
     def __init__(self) -> None:
         self._taken: list[tuple[int, dict[str, float]]] = []
+        self._excluded: list[dict[str, list[str]]] = []
         self.losses: dict[str, float] = {}
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Keep the numbers of one dump."""
-        values: dict[str, float] = {}
-        for key, value in key_values.items():
-            if key.startswith("time/") or "mlflow" in (key_excluded.get(key) or ()):
-                continue
-            found = number(value)
-            if found is not None:
-                values[key] = found
+        values, excluded = logged(key_values, key_excluded, leave_out=("time/",))
         self.losses.update(losses_in(values))
         if values:
             self._taken.append((int(step), values))
+            self._excluded.append(excluded)
 
-    def take(self) -> list[tuple[int, dict[str, float]]]:
-        """Return what was logged since the last call."""
-        taken, self._taken, self.losses = self._taken, [], {}
-        return taken
+    def take(self) -> tuple[list[tuple[int, dict[str, float]]], list[dict[str, list[str]]]]:
+        """Return what was logged since the last call, and which keys of it are kept from a sink."""
+        taken, excluded = self._taken, self._excluded
+        self._taken, self._excluded, self.losses = [], [], {}
+        return taken, excluded
 
     def close(self) -> None:
         """Nothing is open."""
-
-
-def number(value: Any) -> float | None:
-    """Return a value as a float; None for text and what else is no number."""
-    if isinstance(value, str | bool):
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
 
 
 def losses_in(values: Mapping[str, Any]) -> dict[str, float]:

@@ -10,7 +10,7 @@ nothing that belongs to the old one is put back.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -57,9 +57,14 @@ def _capture_optimizers(model: BaseAlgorithm) -> dict[str, Any]:
 
 def _capture_counters(model: BaseAlgorithm) -> dict[str, Any]:
     counters = {name: getattr(model, name) for name in _COUNTERS if hasattr(model, name)}
-    counters["episodes"] = [dict(item) for item in model.ep_info_buffer or ()]
+    counters["episodes"] = [_numbers(item) for item in model.ep_info_buffer or ()]
     counters["successes"] = [float(item) for item in model.ep_success_buffer or ()]
     return counters
+
+
+def _numbers(episode: Mapping[str, Any]) -> dict[str, Any]:
+    """What Monitor told of an episode, without what `info_keywords` added to it that is no number or text."""
+    return {key: value for key, value in episode.items() if isinstance(value, int | float | str | np.generic)}
 
 
 def restore(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter
 
+from rltrack.agents.learning import EndOfLearning, LearningWatch
 from rltrack.agents.sb3_description import describe
-from rltrack.agents.sb3_observing import EpisodeCounter, number
-from rltrack.errors import ConfigurationError
+from rltrack.agents.sb3_observing import EpisodeCounter
+from rltrack.errors import ConfigurationError, RltrackError
 from rltrack.tracking.recording import Recording
+from rltrack.tracking.values import logged
 
-_SINKS = ("mlflow", "tensorboard")
+_logger = logging.getLogger("rltrack")
 
 
 class JournalOutputFormat(KVWriter):
@@ -45,17 +48,10 @@ class JournalOutputFormat(KVWriter):
         self.recording = recording or Recording(name, {"algorithm": "sb3"}, root=root, resume=resume)
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Record the numbers of one dump; anything else is left out."""
-        values: dict[str, float] = {}
-        excluded: dict[str, list[str]] = {}
-        for key, value in key_values.items():
-            found = number(value)
-            if found is None or key == "time/total_timesteps":
-                continue
-            values[key] = found
-            for sink in _SINKS:
-                if sink in (key_excluded.get(key) or ()):
-                    excluded.setdefault(sink, []).append(key)
+        """Record the numbers of one dump; anything else is left out, and everything once the recording has ended."""
+        if not self.recording.is_open:
+            return
+        values, excluded = logged(key_values, key_excluded, leave_out=("time/total_timesteps",))
         if values:
             self.recording.metrics(int(step), values, excluded)
 
@@ -73,7 +69,8 @@ class TrackingCallback(BaseCallback):
         model.learn(100_000, callback=callback)
 
     Everything that the model logs is recorded, and every finished episode. Delivery goes on in a process of its own, which
-    also sets the true status if the script dies. A further ``learn`` with the same callback and
+    also sets the true status if the script dies. When ``learn`` ends, also by an error or Ctrl-C, so does the recording, and
+    nothing of it is left in the model. A further ``learn`` with the same callback and
     ``reset_num_timesteps=False`` goes on in the same run; otherwise it begins a new one.
 
     Args:
@@ -111,6 +108,9 @@ class TrackingCallback(BaseCallback):
         }
         self._recording: Recording | None = None
         self._output: JournalOutputFormat | None = None
+        self._formats: list[KVWriter] | None = None
+        self._watch: LearningWatch | None = None
+        self._ending: EndOfLearning | None = None
         self._last_step = 0
         self._counter: EpisodeCounter | None = None
         self._episodes: list[tuple[int, float, int]] = []
@@ -132,10 +132,11 @@ class TrackingCallback(BaseCallback):
         return self._recording is None or self._recording.wait(timeout)
 
     def _on_training_start(self) -> None:
+        self._detach()
         before = self._recording
         if before is not None:
-            before.end("failed", "learn() ended with an error")  # if it did not end well, this is what happened
-        goes_on = before is not None and 0 < self._last_step <= self.model.num_timesteps
+            before.end("stopped", "another learn() began")  # if it did not end well, this is what happened
+        goes_on = before is not None and self._last_step <= self.model.num_timesteps
         name = before.run.name if before is not None and goes_on else self.name
         if before is not None and not goes_on and self.name is not None:
             raise ConfigurationError(
@@ -150,9 +151,28 @@ class TrackingCallback(BaseCallback):
             seed=self.model.seed,
             tracking=self._tracking,
         )
-        self._output = JournalOutputFormat(recording=self._recording)
-        self.logger.output_formats.append(self._output)
-        self._counter = EpisodeCounter(self.training_env)
+        self._last_step, self._episodes = self.model.num_timesteps, []
+        self._attach(self._recording)
+
+    def _attach(self, recording: Recording) -> None:
+        """Listen to the model until `learn` ends, however it ends."""
+        self._output = JournalOutputFormat(recording=recording)
+        formats = self.logger.output_formats
+        formats[:] = [item for item in formats if not _is_over(item)]
+        formats.append(self._output)
+        self._formats = formats
+        self._watch = LearningWatch(self.model, self._on_failure)
+        self._ending = EndOfLearning(self.locals.get("callback"), self, self.on_training_end)
+        self._counter = None if self._ending.is_needed else EpisodeCounter(self.training_env)
+
+    def _detach(self) -> None:
+        """Take everything away from the model again; harmless if called twice."""
+        if self._formats is not None:
+            self._formats[:] = [item for item in self._formats if item is not self._output]
+        for attached in (self._watch, self._ending):
+            if attached is not None:
+                attached.close()
+        self._formats = self._watch = self._ending = None
 
     def _on_step(self) -> bool:
         if self._counter is not None and self.locals.get("dones") is not None:
@@ -161,15 +181,33 @@ class TrackingCallback(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        if self._recording is not None:
+        if self._recording is not None and self._recording.is_open:
             self._recording.episodes(self.num_timesteps, self._episodes)
             self._episodes = []
 
     def _on_training_end(self) -> None:
+        if self._formats is None:  # told of this end before
+            return
         self._on_rollout_end()
         if self._output is not None:  # SB3 drops the losses of the last update
             values: dict[str, Any] = dict(self.logger.name_to_value)
-            self._output.write(values, dict(self.logger.name_to_excluded), self.num_timesteps)
-        self._last_step = self.num_timesteps
+            self._output.write(values, dict(self.logger.name_to_excluded), self.model.num_timesteps)
+        self._detach()
+        self._last_step = self.model.num_timesteps
         if self._recording is not None:
-            self._recording.end("completed", f"learn() ended at {self.num_timesteps} env steps")
+            self._recording.end("completed", f"learn() ended at {self._last_step} env steps")
+
+    def _on_failure(self, error: BaseException) -> None:
+        """An error is about to end `learn`: it goes on from here, whatever becomes of the record."""
+        self._detach()
+        self._last_step = self.model.num_timesteps
+        try:
+            self._on_rollout_end()
+            if self._recording is not None:
+                self._recording.end_with(error)
+        except (RltrackError, OSError) as failed:
+            _logger.warning(f"The end of {self.run} could not be recorded: {failed}")
+
+
+def _is_over(output: Any) -> bool:
+    return isinstance(output, JournalOutputFormat) and not output.recording.is_open

@@ -15,6 +15,7 @@ import numpy as np
 
 from rltrack.agents.environments import make_vec_env_from
 from rltrack.agents.random_state import untouched_random_streams
+from rltrack.cleanup import close_all
 from rltrack.config import EnvironmentConfig
 
 CHEAP_SECONDS = 50e-6
@@ -66,4 +67,4 @@ def _steps_per_second(config: EnvironmentConfig) -> float:
             count += 1
         return count * int(env.num_envs) / spent
     finally:
-        env.close()
+        close_all(env)

@@ -71,6 +71,7 @@ def translate(algorithm: str, env_id: str, raw: dict[str, Any]) -> dict[str, Any
     if wrappers:
         listed = wrappers if isinstance(wrappers, list) else [wrappers]
         environment["wrappers"] = [_wrapper(item) for item in listed]
+        environment["wrappers_inside_monitor"] = False  # rl_zoo3's order: equal settings give equal numbers
     if values.get("frame_stack"):
         environment["frame_stack"] = int(values["frame_stack"])
     values.pop("frame_stack", None)

@@ -21,18 +21,19 @@ from typing import Any
 
 import orjson
 
+from rltrack import damage
 from rltrack.agents.protocol import State
 from rltrack.checkpoints import encoding, segments
 from rltrack.checkpoints.manifest import is_file_name
+from rltrack.checkpoints.pins import read_pins, write_pins
 from rltrack.checkpoints.retention import Retention, best_first
 from rltrack.checkpoints.segments import NewRows, Segment, StoredRing
 from rltrack.checkpoints.version import DAMAGED, FORMAT_VERSION, MANIFEST, Version, number_of, seal, unseal, version_of
 from rltrack.errors import CheckpointCorrupt, CheckpointFailed, CheckpointNotFound, ConfigurationError
-from rltrack.files import fsync_directory, replace_text, write_bytes
+from rltrack.files import fsync_directory, write_bytes
 
 _logger = logging.getLogger("rltrack")
 
-_PINS = "pins.json"
 _MAX_MANIFEST_BYTES = 1 << 26
 _SEGMENT = re.compile(r"(?:\.tmp-)?v[0-9]{6,12}-.+\.safetensors")
 _VERSION = re.compile(r"v0*([0-9]{1,12})")
@@ -130,7 +131,9 @@ class CheckpointStore:
         return version
 
     def _write(self, prepared: Prepared) -> Version:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(
+            parents=prepared.number == 1, exist_ok=True
+        )  # a run's folder that was removed is not made again
         for leftover in (*self.folder.glob(".tmp-*"), *self._own_segments(".tmp-*")):
             _remove(leftover)
         temporary = self.folder / f".tmp-v{prepared.number:06d}"
@@ -241,30 +244,33 @@ class CheckpointStore:
         Raises:
             CheckpointCorrupt: If the file that says so cannot be read.
         """
-        path = self.folder / _PINS
-        if not path.exists():
-            return set()
-        try:
-            found = orjson.loads(segments.read_regular(path, _MAX_MANIFEST_BYTES))
-        except ValueError as error:
-            raise CheckpointCorrupt(f"{path} is no JSON: {error}. Mend or delete it.") from None
-        if not isinstance(found, list) or any(type(number) is not int or number < 1 for number in found):
-            raise CheckpointCorrupt(f"{path} is not a list of versions' numbers, such as [3, 12]. Mend or delete it.")
-        return set(found)
+        return read_pins(self.folder)
 
     def pin(self, version: Version) -> None:
         """Keep a version whatever retention says."""
-        replace_text(self.folder / _PINS, orjson.dumps(sorted(self.pinned() | {version.number})).decode())
+        write_pins(self.folder, self.pinned() | {version.number})
 
     def unpin(self, version: Version) -> None:
         """Leave a version to retention again."""
-        replace_text(self.folder / _PINS, orjson.dumps(sorted(self.pinned() - {version.number})).decode())
+        write_pins(self.folder, self.pinned() - {version.number})
 
     # ---- finding and reading ----
 
     def versions(self) -> list[Version]:
-        """Return the versions with a valid manifest, oldest first. Their other files are not verified here."""
-        return [found for found in self._scan() if isinstance(found, Version)]
+        """Return the versions with a valid manifest, oldest first; the others are reported. Their other files are not verified."""
+        found = self._scan()
+        for item in found:
+            if isinstance(item, CheckpointCorrupt):
+                damage.report(f"A version is damaged: {item} The others are not. Put it back, or delete its folder.")
+        return [item for item in found if isinstance(item, Version)]
+
+    def folders(self) -> list[Path]:
+        """Return the folders of versions, whether they can be read or not, oldest first."""
+        try:
+            paths = [path for path in self.folder.iterdir() if number_of(path) and not path.name.startswith(DAMAGED)]
+        except OSError:
+            return []
+        return sorted(paths, key=number_of)
 
     def find(self, selector: str | int = "last") -> Version:
         """Return the version that a selector names.
@@ -358,10 +364,13 @@ class CheckpointStore:
         self._stored = {key: ring.segments for key, ring in version.rings().items()}
 
     def _scan(self) -> list[Version | CheckpointCorrupt]:
-        if not self.folder.is_dir():
-            return []
-        paths = [path for path in self.folder.iterdir() if number_of(path) and not path.name.startswith(DAMAGED)]
-        return [self._read_manifest(path) for path in sorted(paths, key=number_of)]
+        if self.folder.exists() and not os.access(self.folder, os.R_OK | os.X_OK):
+            raise CheckpointCorrupt(f"{self.folder} cannot be read: permission denied. Make it readable.")
+        if self.folder.exists() and not self.folder.is_dir():
+            raise CheckpointCorrupt(
+                f"{self.folder} is no folder: the run's versions are gone. Put them back from a backup."
+            )
+        return [self._read_manifest(path) for path in self.folders()]
 
     def _unreadable(self) -> bool:
         return any(isinstance(found, CheckpointCorrupt) for found in self._scan())

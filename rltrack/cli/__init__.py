@@ -6,8 +6,10 @@ Exit codes: 0 done, 1 error, 2 usage, 3 stopped by a person or a signal with a c
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import sys
+import traceback
 
 import typer
 
@@ -16,8 +18,10 @@ import typer
 from rltrack.cli import training, sweeps, runs, models, servers, benchmarks  # noqa: F401
 
 # isort: on
+from rltrack import damage
 from rltrack.cli.shared import EXIT_ERROR, EXIT_USAGE, app
 from rltrack.errors import ConfigurationError, MissingExtra, NameTaken, RltrackError
+from rltrack.text import printable
 
 
 def _hoist_root(arguments: list[str]) -> list[str]:
@@ -47,15 +51,45 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run_command(arguments: list[str]) -> int:
-    """Run one command; return its exit code. Errors on purpose are one message, without a traceback."""
+    """Run one command; return its exit code. Errors on purpose are one message, without a traceback.
+
+    What readers found damaged and went on without is told at the end, and makes the exit code 1 where it would be 0.
+    """
+    with damage.collected() as found:
+        code = _run(arguments)
+    for text in (*found.new, *found.known):
+        typer.echo(f"{'Damaged' if text in found.new else 'Known'}: {printable(text)}", err=True)
+    return EXIT_ERROR if found.new and code == 0 else code
+
+
+def _run(arguments: list[str]) -> int:
     try:
         app(_hoist_root(arguments), prog_name="rltrack")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else EXIT_ERROR
     except (ConfigurationError, MissingExtra, NameTaken) as error:
-        typer.echo(f"Error: {error}", err=True)
+        typer.echo(f"Error: {printable(str(error))}", err=True)
         return EXIT_USAGE
     except RltrackError as error:
-        typer.echo(f"Error: {error}", err=True)
+        typer.echo(f"Error: {printable(str(error))}", err=True)
+        return EXIT_ERROR
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            typer.echo(printable(f"Error: {_about_file(error)}"), err=True)
+        else:  # where it happened helps whoever mends it; what it says may be anybody's
+            typer.echo(printable(traceback.format_exc()), err=True)
         return EXIT_ERROR
     return 0
+
+
+def _about_file(error: OSError) -> str:
+    """What the system refuses, with a remedy."""
+    said = f"{error.filename}: {error.strerror or error}."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return (
+            f"{said} This needs to read and write there. Give yourself the right, or write elsewhere: --output for plots, exports "
+            "and comparisons, --root for a copy of the root that can be written."
+        )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{said} Free some space, and try again."
+    return f"{said} Put the file or folder back from a backup, or move what stands in its place away, and try again."

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rltrack import damage
+
 if TYPE_CHECKING:
     from rltrack.runs import Root
 
@@ -121,7 +123,8 @@ def deliver_left_behind(home: Root) -> None:
     """Put right in MLflow and TensorBoard what died before it was delivered; in the background."""
     from rltrack.tracking import delivery
 
-    count = delivery.deliver_left_behind(home)
+    with damage.collected():  # of other runs; `rltrack runs` and `rltrack sync --all` say it
+        count = delivery.deliver_left_behind(home)
     if count:
         typer.echo(
             f"{count} run(s) were not delivered whole; trying in the background (rltrack sync --all shows how).",

@@ -199,12 +199,18 @@ def _spread(start: Callable[[Any], dict[str, str]]) -> bool:
 
 
 def _until_stopped(work: Callable[[], T]) -> T:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the trainings stop at a boundary
+    from rltrack.training.control import heard_signals
+
+    # as Ctrl-C: the trainings stop at a boundary
+    before = {number: signal.signal(number, signal.default_int_handler) for number in heard_signals()}
     try:
         return work()
     except KeyboardInterrupt:
         _say("Stopped; the same command goes on.")
         raise typer.Exit(EXIT_STOPPED) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _print_sweep(search: Search, as_json: bool) -> None:

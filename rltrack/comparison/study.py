@@ -29,7 +29,7 @@ from rltrack.evaluation.statistics import (
 from rltrack.plain_data import flatten
 from rltrack.ranking import rank
 from rltrack.runs import RunDirectory
-from rltrack.tracking.journal import Record, read_from, read_journal
+from rltrack.tracking.journal import JournalReader, Record, read_journal
 from rltrack.tracking.metrics import MetricsTracker
 
 SEEDS_AS_UNITS = 3
@@ -318,23 +318,24 @@ def _facts(run: RunDirectory) -> RunFacts:
     for record in read_journal(run.journal_file):
         history.observe(record)
         kind = record["kind"]
-        if kind == "configuration":
-            seed = record["identity"].get("seed")
-            settings = _settings(record)
-        elif kind == "attempt":
+        if kind == "attempt":
             spent += last - began if began else 0.0
             began = record["time"]
         elif kind == "evaluation":
             clock.append(spent + record["time"] - began)
         env_steps = max(env_steps, int(record.get("step") or record.get("env_steps") or 0))
         last = record["time"]
+    described = run.configuration_record()
+    if described is not None and described.get("identity"):
+        seed = described["identity"].get("seed")
+        settings = _settings(described)
     seconds = spent + (last - began if began else 0.0)
     return RunFacts(run, seed, settings, history, env_steps, seconds, _memory(run), clock)
 
 
 def _settings(configuration: Record) -> dict[str, Any]:
     """What makes a run's bits, without its seed; the algorithm's arguments with the defaults that nobody wrote down."""
-    resolved = configuration["agent"].get("hyperparameters") or {}
+    resolved = (configuration.get("agent") or {}).get("hyperparameters") or {}
     settings = {
         key.removeprefix(_ARGUMENTS): value
         for key, value in flatten(configuration["identity"])
@@ -347,8 +348,10 @@ def _memory(run: RunDirectory) -> float:
     """The most resident memory of training that was sampled."""
     most = math.nan
     if run.resources_file.exists():
-        for record in read_from(run.resources_file, 0, run.resources_file.stat().st_size)[0]:
-            value = (record.get("values") or {}).get("system/process_memory_megabytes")
+        with open(run.resources_file, "rb") as file:
+            records = list(JournalReader(run.resources_file, resources=True).read(file))
+        for record in records:
+            value = record["values"].get("system/process_memory_megabytes")
             if value is not None and not value <= most:
                 most = float(value)
     return most

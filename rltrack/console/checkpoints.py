@@ -23,7 +23,7 @@ def checkpoint_rows(
         CheckpointNotFound: If a version to pin or unpin does not exist.
         RunBusy: If the run is being trained, and is to be pruned.
     """
-    section = (run.read_config().get("checkpoints") or {}) if run.config_file.exists() else {}
+    section = (run.read_config().get("checkpoints") or {}) if prune and run.config_file.exists() else {}
     kept = {key: section[key] for key in ("keep_last", "keep_best", "keep_every") if section.get(key) is not None}
     store = run.store(Retention(**kept))
     for selector in pin:

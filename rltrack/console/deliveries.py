@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
+from rltrack import damage
 from rltrack.console.tables import size, terminal
+from rltrack.errors import RltrackError
 from rltrack.tracking.bookmark import SINKS, forget_delivery, is_delivered, read_bookmark
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ def delivery_state(run: RunDirectory) -> dict[str, Any]:
     return {
         "complete": is_delivered(run),
         "going_on": run.is_shipped(),
-        "journal_bytes": run.journal_file.stat().st_size,
+        "journal_bytes": run.journal_file.stat().st_size if run.journal_file.exists() else 0,
         **({} if bookmark is None else {name: asdict(getattr(bookmark, name)) for name in SINKS}),
         "set_aside_file": str(run.set_aside_file) if run.set_aside_file.exists() else None,
     }
@@ -39,7 +41,7 @@ def delivery_lines(delivery: dict[str, Any]) -> Iterator[str]:
         found = delivery.get(name)
         if found is None:
             continue
-        missing = delivery["journal_bytes"] - found["journal"]
+        missing = max(delivery["journal_bytes"] - found["journal"], 0)
         if found["problem"] is not None:
             yield f"[yellow]{name} takes nothing[/]: {escape(found['problem']['message'])}"
         if found["set_aside"]:
@@ -70,8 +72,13 @@ def sync_runs(root: Root, run: RunDirectory | None, *, again: bool) -> bool:
     shipper.prepare_process()
     good = True
     for item in waiting:
-        with Console(stderr=True).status(f"delivering {item.name} …"):
-            result = shipper.ship_run(item, patience=0.0, tell=lambda _: None)
+        try:
+            with Console(stderr=True).status(f"delivering {item.name} …"):
+                result = shipper.ship_run(item, patience=0.0, tell=lambda _: None)
+        except (RltrackError, OSError) as error:
+            damage.report(f"{item.name} is not delivered: {error}")
+            good = False
+            continue
         if result == shipper.EXIT_BUSY:
             out.print(f"{item.name}: another process is delivering it")
         elif result == shipper.EXIT_DELIVERED:

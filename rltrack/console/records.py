@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rltrack.console.tables import number
 from rltrack.errors import ConfigurationError, did_you_mean
-from rltrack.tracking.journal import KINDS, Record, encode_record, read_from
+from rltrack.tracking.journal import KINDS, JournalReader, Record, encode_record, read_from
+from rltrack.tracking.journal_reading import unreadable
 
 if TYPE_CHECKING:
     from rltrack.runs import RunDirectory
@@ -25,12 +27,13 @@ def print_journal(run: RunDirectory, *, kinds: Sequence[str], follow: bool, as_j
         if kind not in KINDS:
             raise ConfigurationError(f"No record is a '{kind}'.{did_you_mean(kind, KINDS)} Kinds: {', '.join(KINDS)}.")
     position = 0
+    reader = JournalReader(run.journal_file)
     with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
         while True:
             training = run.is_locked()
-            size = run.journal_file.stat().st_size
+            size = _size(run)
             while position < size:
-                records, end = read_from(run.journal_file, position, size)
+                records, end = read_from(run.journal_file, position, size, reader=reader)
                 for record in records:
                     if not kinds or record["kind"] in kinds:
                         print(
@@ -40,8 +43,17 @@ def print_journal(run: RunDirectory, *, kinds: Sequence[str], follow: bool, as_j
                     break
                 position = end
             if not follow or not training:
+                reader.finish()
                 return
             time.sleep(0.3)
+
+
+def _size(run: RunDirectory) -> int:
+    try:
+        with open(run.journal_file, "rb") as file:
+            return os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise unreadable(run.journal_file, error) from error
 
 
 def _record_line(record: Record) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from rltrack.checkpoints import best_first
+from rltrack import damage
+from rltrack.checkpoints import Version, best_first
 from rltrack.console.deliveries import delivery_lines, delivery_state
 from rltrack.console.tables import age, number, size, styled, table_of, terminal
-from rltrack.errors import RltrackError
+from rltrack.errors import JournalDamaged, RltrackError, RunDamaged
+from rltrack.runs import RunStatus
 from rltrack.tracking.completeness import missing_records
-from rltrack.tracking.journal import read_journal
+from rltrack.tracking.journal import Record, read_journal
 from rltrack.training.session import journal_position
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ def run_rows(root: Root) -> list[dict[str, Any]]:
             status = run.status()
             best = best_first(run.store().versions())
         except (RltrackError, OSError) as error:  # one that cannot be read hides none of the others
+            damage.report(f"{run.name}: {error}")
             rows.append(dict.fromkeys(_RUN_KEYS) | {"name": run.name, "state": "unreadable", "reason": str(error)})
             continue
         rows.append(
@@ -66,26 +70,19 @@ def print_runs(rows: Sequence[dict[str, Any]], root: Root) -> None:
             age(row["last_time"] or None),
         )
     out.print(table)
-    for row in rows:
-        if row["state"] == "unreadable":
-            out.print(f"{row['name']}: {escape(row['reason'])}", highlight=False)
 
 
 def run_details(run: RunDirectory) -> dict[str, Any]:
-    """Return everything about one run as plain data.
-
-    Raises:
-        JournalDamaged: If a line of its journal is no record.
-    """
-    status = run.status()
+    """Return everything about one run as plain data; what is damaged is left out, and reported."""
     store = run.store()
     found = store.versions()  # before the journal, which may grow meanwhile
+    status = _status(run, found)
     newest = next((version for version in reversed(found) if version.is_resumable), None)
     evaluations, warnings, decisions, errors, attempts = [], [], [], [], 0
     environments: dict[str, Any] | None = None
     choices: dict[str, Any] = {}
     exact = True
-    for record in read_journal(run.journal_file):
+    for record in _records(run):
         kind = record["kind"]
         if kind == "evaluation":
             evaluations.append({key: record[key] for key in ("step", "mean", "std", "iqm", "interval")})
@@ -100,7 +97,9 @@ def run_details(run: RunDirectory) -> dict[str, Any]:
             environments, exact = record["environments"], exact and record["exact"]
             choices = record.get("choices") or {}
     position = journal_position(newest) if newest is not None and "journal" in newest.details else None
-    missing = missing_records(run.journal_file, position)
+    missing = ["all records: the file is missing or cannot be read"]
+    with contextlib.suppress(JournalDamaged):  # reported above
+        missing = missing_records(run.journal_file, position)
     versions = [
         {
             "name": version.name,
@@ -122,7 +121,7 @@ def run_details(run: RunDirectory) -> dict[str, Any]:
         "missing": missing,
         "environments": environments,
         "choices": choices,
-        "config": run.read_config(),
+        "config": _config(run),
         "evaluations": evaluations,
         "versions": versions,
         "decisions": decisions,
@@ -131,6 +130,31 @@ def run_details(run: RunDirectory) -> dict[str, Any]:
         "delivery": delivery_state(run),
         "plots": sorted(str(path) for path in run.exports.glob("*.png")),
     }
+
+
+def _records(run: RunDirectory) -> Iterator[Record]:
+    try:
+        yield from read_journal(run.journal_file)
+    except JournalDamaged as error:
+        damage.report(str(error))
+
+
+def _status(run: RunDirectory, versions: Sequence[Version]) -> RunStatus:
+    """How the run stands; without its journal, what its versions say."""
+    try:
+        return run.status()
+    except JournalDamaged as error:
+        damage.report(str(error))
+        steps = versions[-1].env_steps if versions else 0
+        return RunStatus("unreadable", "its journal is missing or cannot be read", steps, 0.0, None)
+
+
+def _config(run: RunDirectory) -> dict[str, Any] | None:
+    try:
+        return run.read_config()
+    except RunDamaged as error:
+        damage.report(str(error))
+        return None
 
 
 def print_details(details: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,12 +10,18 @@ from typing import Any
 
 import numpy as np
 
+from rltrack.agents.environments import CUT, UNLIMITED_EPISODE_STEPS
 from rltrack.agents.protocol import Acting, EvaluationEnvironment
 from rltrack.agents.random_state import untouched_random_streams
+from rltrack.episode_limits import SECONDS_WITHOUT_END, EpisodeLimits
 from rltrack.evaluation.statistics import Interval, bootstrap_interval, interquartile_mean
 
 EVALUATION_STREAM = 0xE7A1
 """Sets the seeds of evaluation apart from every seed of training."""
+
+
+Tell = Callable[[int, int], None]
+"""Told how an evaluation goes: finished episodes, and steps so far of each environment."""
 
 
 class EvaluationInterrupted(Exception):
@@ -32,6 +39,7 @@ class Evaluation:
         interval: 95 % bootstrap confidence interval of the mean return.
         seconds: Wall time that it took.
         deterministic: Whether the policy acted by its mode.
+        cut: How many of the episodes were ended because they did not end.
     """
 
     env_steps: int
@@ -40,6 +48,7 @@ class Evaluation:
     interval: Interval
     seconds: float = 0.0
     deterministic: bool = True
+    cut: int = 0
 
     @classmethod
     def of(
@@ -51,21 +60,25 @@ class Evaluation:
         return cls(env_steps, tuple(float(value) for value in returns), lengths, interval, **more)
 
     @property
+    @np.errstate(all="ignore")
     def mean(self) -> float:
         """Mean return."""
         return float(np.mean(self.returns))
 
     @property
+    @np.errstate(all="ignore")
     def std(self) -> float:
         """Standard deviation of the returns over episodes."""
         return float(np.std(self.returns))
 
     @property
+    @np.errstate(all="ignore")
     def median(self) -> float:
         """Median return."""
         return float(np.median(self.returns))
 
     @property
+    @np.errstate(all="ignore")
     def iqm(self) -> float:
         """Interquartile mean of the returns."""
         return interquartile_mean(self.returns)
@@ -82,6 +95,7 @@ class Evaluation:
             "interval": list(self.interval),
             "seconds": self.seconds,
             "deterministic": self.deterministic,
+            **({"cut": self.cut} if self.cut else {}),
         }
 
     @classmethod
@@ -94,6 +108,7 @@ class Evaluation:
             interval=Interval(*record["interval"]),
             seconds=float(record["seconds"]),
             deterministic=bool(record["deterministic"]),
+            cut=int(record.get("cut", 0)),
         )
 
 
@@ -111,6 +126,8 @@ def play_episodes(
     env_steps: int = 0,
     deterministic: bool = True,
     should_abort: Callable[[], bool] = lambda: False,
+    limits: EpisodeLimits | None = None,
+    tell: Tell | None = None,
 ) -> Evaluation:
     """Play one episode for each seed.
 
@@ -124,9 +141,11 @@ def play_episodes(
         env_steps: Env steps of training, for the record.
         deterministic: Act by the policy's mode.
         should_abort: Asked after each step; True ends the evaluation without a result.
+        limits: What ends episodes that do not end, and the evaluation; None for what `EpisodeLimits()` says.
+        tell: Told after each step how many episodes have ended, and how many steps each environment has made.
 
     Returns:
-        Returns and lengths in the order of `seeds`.
+        Returns and lengths in the order of `seeds`; without those that had not begun when the time was up.
 
     Raises:
         EvaluationInterrupted: If `should_abort` said so.
@@ -136,13 +155,14 @@ def play_episodes(
         raise ValueError("No seeds, so there is nothing to play; give one for each episode.")
     begun = time.perf_counter()
     with untouched_random_streams():
-        results = _play(agent, env, seeds, deterministic, should_abort)
+        results, cut = _play(agent, env, seeds, deterministic, should_abort, limits or EpisodeLimits(), tell)
     return Evaluation.of(
         env_steps,
         [episode_return for episode_return, _ in results],
         [length for _, length in results],
         seconds=time.perf_counter() - begun,
         deterministic=deterministic,
+        cut=cut,
     )
 
 
@@ -155,14 +175,16 @@ class Evaluator:
         env: Where; returns are raw.
         seeds: One per episode, the same for each evaluation of a run.
         deterministic: Act by the policy's mode.
+        limits: What ends episodes that do not end.
     """
 
     agent: Acting
     env: EvaluationEnvironment
     seeds: Sequence[int]
     deterministic: bool = True
+    limits: EpisodeLimits | None = None
 
-    def evaluate(self, env_steps: int, should_abort: Callable[[], bool]) -> Evaluation:
+    def evaluate(self, env_steps: int, should_abort: Callable[[], bool], tell: Tell | None = None) -> Evaluation:
         """Play the episodes; see `play_episodes`."""
         return play_episodes(
             self.agent,
@@ -171,6 +193,8 @@ class Evaluator:
             env_steps=env_steps,
             deterministic=self.deterministic,
             should_abort=should_abort,
+            limits=self.limits,
+            tell=tell,
         )
 
 
@@ -180,23 +204,30 @@ def _play(
     seeds: Sequence[int],
     deterministic: bool,
     should_abort: Callable[[], bool],
-) -> list[tuple[float, int]]:
+    limits: EpisodeLimits,
+    tell: Tell | None,
+) -> tuple[list[tuple[float, int]], int]:
+    """Return what each episode came to, and how many were cut."""
     n_envs = env.n_envs
     dealt: list[list[int]] = [list(range(index, len(seeds), n_envs)) for index in range(n_envs)]
     results: dict[int, tuple[float, int]] = {}
     played = [0] * n_envs
     returns, lengths = np.zeros(n_envs), np.zeros(n_envs, dtype=int)
+    cut, steps, begun = 0, 0, time.monotonic()
+    limit = getattr(env, "limit_episodes", None)
+    ends_episodes = callable(limit) and bool(limit(limits.max_steps))
     # an environment without episodes of its own plays along on any seed; its results are ignored
     observation = env.start([[seeds[index] for index in own] or [seeds[0]] for own in dealt])
     state: Any = None
     starts = np.ones(n_envs, dtype=bool)
-    while len(results) < len(seeds):
+    while len(results) < sum(len(own) for own in dealt):
         actions, state = agent.predict(
             observation, state=state, episode_start=starts, deterministic=deterministic, **env.prediction_inputs()
         )
         observation, rewards, dones, infos = env.step(actions)
         returns += rewards
         lengths += 1
+        steps += 1
         for index in map(int, np.flatnonzero(dones)):
             finished: tuple[float, int] | None = float(returns[index]), int(lengths[index])
             returns[index] = lengths[index] = 0
@@ -209,8 +240,21 @@ def _play(
                 continue
             if played[index] < len(dealt[index]):
                 results[dealt[index][played[index]]] = finished
+                cut += CUT in infos[index]
             played[index] += 1
         starts = dones
+        if tell is not None:
+            tell(len(results), steps)
         if should_abort():
             raise EvaluationInterrupted
-    return [results[index] for index in range(len(seeds))]
+        is_late = time.monotonic() - begun >= (limits.max_seconds or (math.inf if results else SECONDS_WITHOUT_END))
+        longest = math.inf if ends_episodes else limits.max_steps or UNLIMITED_EPISODE_STEPS
+        for index in map(int, np.flatnonzero(lengths >= (1 if is_late else longest))):
+            if played[index] < len(dealt[index]):
+                results[dealt[index][played[index]]] = float(returns[index]), int(lengths[index])
+                cut += 1
+                played[index] += 1
+                dealt[index] = dealt[index][: played[index]]  # nobody can begin the next one
+        if is_late:
+            break
+    return [results[index] for index in sorted(results)], cut

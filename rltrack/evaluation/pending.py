@@ -21,9 +21,10 @@ import orjson
 
 from rltrack.agents.protocol import State
 from rltrack.checkpoints import encoding
+from rltrack.cleanup import close_all
 from rltrack.config import TrainingConfig
 from rltrack.errors import EvaluationUnavailable
-from rltrack.evaluation.episodes import Evaluation, EvaluationInterrupted, Evaluator
+from rltrack.evaluation.episodes import Evaluation, EvaluationInterrupted, Evaluator, Tell
 
 _POLL_SECONDS = 0.05
 _ATTEMPTS = 3
@@ -43,13 +44,13 @@ class EvaluationHere:
     env_steps: int
     policy: State | None = None
 
-    def result(self, should_abort: Callable[[], bool]) -> Evaluation:
+    def result(self, should_abort: Callable[[], bool], tell: Tell | None = None) -> Evaluation:
         """Play the episodes.
 
         Raises:
             EvaluationInterrupted: If `should_abort` said so.
         """
-        return self.evaluator.evaluate(self.env_steps, should_abort)
+        return self.evaluator.evaluate(self.env_steps, should_abort, tell)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what it takes to begin it again."""
@@ -69,7 +70,7 @@ class EvaluationBeside:
         self._player = player
         player.ask(env_steps, policy)
 
-    def result(self, should_abort: Callable[[], bool]) -> Evaluation:
+    def result(self, should_abort: Callable[[], bool], tell: Tell | None = None) -> Evaluation:
         """Wait for the result; if the process died, begin again in another one.
 
         Raises:
@@ -177,7 +178,7 @@ def main() -> None:
     config = TrainingConfig.model_validate(hello["config"])
     agent, env = build_for_acting(config)
     evaluation_env = agent.make_evaluation_env(None, config.evaluation.parallel)
-    player = Evaluator(agent, evaluation_env, hello["seeds"], config.evaluation.deterministic)
+    player = Evaluator(agent, evaluation_env, hello["seeds"], config.evaluation.deterministic, config.evaluation.limits)
     parent = os.getppid()
     with contextlib.suppress(EOFError):
         while True:
@@ -188,8 +189,7 @@ def main() -> None:
             evaluation = player.evaluate(task["env_steps"], lambda: os.getppid() != parent)
             record = {"step": task["env_steps"], **evaluation.to_record(), "seconds": time.perf_counter() - begun}
             answers.write(orjson.dumps(record) + b"\n")
-    evaluation_env.close()
-    env.close()
+    close_all(evaluation_env, env)
 
 
 if __name__ == "__main__":

@@ -165,6 +165,7 @@ def _mean(samples: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(samples.mean(axis=-1), dtype=np.float64)
 
 
+@np.errstate(all="ignore")  # NaN and infinities among the returns are told by the result
 def bootstrap_interval(
     returns: Sequence[float] | NDArray[np.float64],
     *,

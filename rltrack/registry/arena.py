@@ -12,6 +12,7 @@ import numpy as np
 
 from rltrack.agents import POLICY_PARTS, evaluation_environments
 from rltrack.agents.exported_policy import ExportedPolicy
+from rltrack.cleanup import close_all
 from rltrack.config import MAX_EVAL_ENVS, TrainingConfig
 from rltrack.errors import ConfigurationError, PolicyNotStorable
 from rltrack.evaluation.episodes import EVALUATION_STREAM, Evaluation, episode_seeds, play_episodes
@@ -30,9 +31,9 @@ def play(policy: ExportedPolicy, config: Mapping[str, Any], seeds: Sequence[int]
     settings = TrainingConfig.from_mapping(config, source="the stored policy's configuration")
     env = evaluation_environments(settings, policy.policy, min(len(seeds), MAX_EVAL_ENVS))
     try:
-        return play_episodes(policy, env, seeds)
+        return play_episodes(policy, env, seeds, limits=settings.evaluation.limits)
     finally:
-        env.close()
+        close_all(env)
 
 
 def play_stored(

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 import sqlalchemy
 from mlflow.tracking import MlflowClient
 
-from rltrack.errors import ConfigurationError, RegistryUnavailable, RltrackError
+from rltrack.errors import ConfigurationError, RegistryUnavailable, RltrackError, RunDamaged
 from rltrack.registry.model_registry import ModelRegistry
 from rltrack.registry.models import POLICY_TAG
 from rltrack.registry.registered import Registered
@@ -138,14 +138,14 @@ def _addresses(root: Root, runs: Sequence[RunDirectory]) -> dict[str, list[str]]
 
 
 def _destination(run: RunDirectory) -> Destination:
-    found = read_destination(run)
-    if found is None and run.destination_file.exists():
+    try:
+        return read_destination(run) or Destination()
+    except RunDamaged:
         raise ConfigurationError(
             f"{run.destination_file} cannot be read, so it is not known where the models of run {run.name} are. Put it back: a "
             'JSON object such as {"tracking_uri": "http://127.0.0.1:5000"}; or delete it, if the run goes to the root\'s own '
             "database."
-        )
-    return found or Destination()
+        ) from None
 
 
 def _check_gone(addresses: Mapping[str, Sequence[str]], gone: Collection[str]) -> None:

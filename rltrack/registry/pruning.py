@@ -12,8 +12,9 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from rltrack import damage
 from rltrack.checkpoints.retention import best_first
-from rltrack.errors import ConfigurationError
+from rltrack.errors import ConfigurationError, RunDamaged
 from rltrack.registry.deletion import Tell, delete_run, finish_begun, spendable, words_of
 from rltrack.registry.origins import Origins, find_origins
 from rltrack.runs import Root, RunDirectory, RunStatus
@@ -127,10 +128,13 @@ class _Look:
 
 def _look(run: RunDirectory) -> _Look:
     try:
-        status = run.status()
-        run.configuration_record()  # its identity: without it, nobody knows which models are its own
-        best = best_first(run.store().versions())
-        config = run.read_config() if run.config_file.exists() else {}
+        with damage.collected() as found:
+            status = run.status()
+            record = run.configuration_record()  # its identity: without it, nobody knows which models are its own
+            best = best_first(run.store().versions())
+            config = run.read_config() if run.config_file.exists() else {}
+        if found.new or record is None:
+            raise RunDamaged(" ".join(found.new) or "nothing says which run it is")
         study = ((config.get("tracking") or {}).get("tags") or {}).get(STUDY_TAG)
         start = config.get("start_from")
         begins_with = str(start).partition("@")[0] if start and not status.is_finished else None

@@ -42,7 +42,9 @@ def draw_search(search: Search) -> list[Path]:
                 figure.set_size_inches(12 if name in ("slices", "parallel") else 8, 5)
                 figure.savefig(path, dpi=110, bbox_inches="tight")
             pictures.append(path)
-        except (ValueError, RuntimeError, ImportError) as error:
+        except (
+            Exception
+        ) as error:  # what a picture lacks differs: complete trials, several parameters, numbers in range
             _logger.debug(f"{name} of sweep {search.name} could not be drawn: {error}")
         finally:
             plt.close("all")

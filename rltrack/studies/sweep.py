@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from rltrack.errors import ConfigurationError, RunBusy
+from rltrack.errors import ConfigurationError, RltrackError, RunBusy
 from rltrack.files import replace_text, take_lock
 from rltrack.plain_data import with_values
 from rltrack.ranking import rank
@@ -70,13 +70,22 @@ def sweep_here(search: Search, *, jobs: int, console: bool, tell: Callable[[str]
 def _one_after_another(
     search: Search, numbers: list[int], console: bool, tell: Callable[[str], None]
 ) -> list[Unfinished]:
+    left = []
     for number in numbers:
-        result = run_trial(search, number, train_here(search, console=console))
+        try:
+            result = run_trial(search, number, train_here(search, console=console))
+        except (RltrackError, OSError):
+            raise  # the machine's, the storage's or the configuration's: the other trials would meet it too
+        except Exception as error:
+            why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            tell(f"{trial_name(search.name, number)}: {why}")
+            left.append(Unfinished(number, f"{why}; the same command takes it up again", False))
+            continue
         if result.state == "stopped":
-            return [Unfinished(number, GOES_ON, True)]
+            return [*left, Unfinished(number, GOES_ON, True)]
         value = "" if result.value is None else f", {result.value:.6g}"
         tell(f"{trial_name(search.name, number)}: {result.state}{value}")
-    return []
+    return left
 
 
 def _beside(search: Search, numbers: list[int], jobs: int, tell: Callable[[str], None]) -> list[Unfinished]:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rltrack.agents import build_agent
+from rltrack.cleanup import close_all
 from rltrack.config import TrainingConfig, TrainingSection
 from rltrack.errors import ConfigurationError, MemoryLimitExceeded, NotAllowed, TrainingDiverged
-from rltrack.ranking import rank
+from rltrack.ranking import is_score, rank
 from rltrack.runs import RunDirectory
 from rltrack.studies.search import Search
 from rltrack.tracking.journal import read_journal
@@ -76,7 +77,7 @@ class ReportHook:
     def on_evaluation_end(self, progress: TrainingProgress, evaluation: Evaluation) -> None:
         """Report, and ask."""
         step = self._step(progress, evaluation)
-        if step is None:
+        if step is None or not is_score(evaluation.mean):  # what cannot be compared is no reason to prune, nor to keep
             return
         try:
             if step not in self._trial.storage.get_trial(self._trial._trial_id).intermediate_values:
@@ -140,10 +141,15 @@ def run_trial(
             if value is None:
                 result = TrialResult(number, "failed", None, f"{run.name} ended without an evaluation: {reason}")
                 break
-            ends.append(value)
             if reason.startswith(PRUNED):
-                result = TrialResult(number, "pruned", float(np.mean(ends)), reason)
+                result = TrialResult(number, "pruned", float(np.mean([*ends, value])), reason)
                 break
+            if not is_score(value):
+                result = TrialResult(
+                    number, "failed", None, f"the {search.section.objective} mean return of {run.name} is {value}"
+                )
+                break
+            ends.append(value)
         else:
             result = TrialResult(number, "complete", float(np.mean(ends)), "trained to the end")
     except NotAllowed:
@@ -162,7 +168,7 @@ def _can_be_built(search: Search, number: int, values: dict[str, Any]) -> bool:
         _, env = build_agent(search.configs(number, values)[0])
     except ConfigurationError:
         return False
-    env.close()
+    close_all(env)
     return True
 
 
@@ -173,6 +179,8 @@ def _tell(search: Search, result: TrialResult) -> None:
         try:
             search.tell(result.number, result.state, result.value, result.reason)
             return
+        except (ValueError, TypeError):
+            raise  # it was refused, and would be again
         except Exception as error:
             if time.monotonic() + wait > deadline:
                 raise

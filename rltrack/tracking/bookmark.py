@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import uuid
@@ -10,7 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rltrack import damage
+from rltrack.files import replace_text
 from rltrack.runs import RunDirectory
+from rltrack.sealed import seal_json, unseal_json
 
 _FORMAT = 1
 SINKS = ("mlflow", "tensorboard")
@@ -75,17 +77,33 @@ class Bookmark:
     def save(self, path: Path) -> None:
         """Write it in one step. It is not fsynced: what it lacks after a power cut is delivered again."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps({"format": _FORMAT, **asdict(self)}))
+        temporary.write_text(seal_json({"format": _FORMAT, **asdict(self)}))
         os.replace(temporary, path)
 
     @classmethod
     def load(cls, path: Path, run_id: str) -> Bookmark:
-        """Return the bookmark of this run; an empty one where there is none that can be read."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-            data = json.loads(path.read_text())
+        """Return the bookmark of this run; an empty one where there is none, or where it is damaged, which is reported."""
+        try:
+            data = unseal_json(path.read_bytes())
             if data["format"] == _FORMAT and data["run_id"] == run_id:
                 return cls(run_id, _sink(data["mlflow"]), _sink(data["tensorboard"]), dict(data["context"]))
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            damage.report(
+                f"{path}, which says how far the run is delivered, is damaged ({error}). Nothing is lost: `rltrack sync "
+                f"{path.parent.name}` finds the run in MLflow and delivers it again, which doubles nothing."
+            )
         return cls(run_id)
+
+    def goes_back_to(self, journal_bytes: int) -> bool:
+        """Take back what is behind the end of a journal that lost its end; return whether anything was."""
+        changed = False
+        for name in SINKS:
+            sink: SinkBookmark = getattr(self, name)
+            if sink.journal > journal_bytes or (sink.finished_at or 0) > journal_bytes:
+                sink.journal, sink.finished_at, changed = min(sink.journal, journal_bytes), None, True
+        return changed
 
 
 def _sink(data: Any) -> SinkBookmark:
@@ -118,7 +136,22 @@ def read_bookmark(run: RunDirectory) -> Bookmark | None:
 def is_delivered(run: RunDirectory) -> bool:
     """Whether everything a run recorded is delivered."""
     found = read_bookmark(run)
-    return found is not None and found.is_complete(run.journal_file.stat().st_size)
+    try:
+        return found is not None and found.is_complete(run.journal_file.stat().st_size)
+    except FileNotFoundError:
+        return False
+
+
+def move_bookmark(run: RunDirectory, old: Path, new: Path) -> None:
+    """Have the bookmark name the new place of a root that was moved; one that is damaged is left, and counts as none."""
+    try:
+        data = unseal_json(run.bookmark_file.read_bytes())
+    except (OSError, ValueError):
+        return
+    text = json.dumps(data)
+    moved = text.replace(json.dumps(f"{old}/")[1:-1], json.dumps(f"{new}/")[1:-1])
+    if moved != text:
+        replace_text(run.bookmark_file, seal_json(json.loads(moved)))
 
 
 def forget_delivery(run: RunDirectory) -> None:

@@ -7,7 +7,6 @@ attempt of the same run delivered to, the root's own database. MLflow is asked o
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -17,9 +16,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rltrack.errors import ConfigurationError
+from rltrack.errors import ConfigurationError, RunDamaged
 from rltrack.files import replace_text
 from rltrack.runs import RunDirectory
+from rltrack.sealed import seal_json, unseal_json
 from rltrack.secrets import without_password
 
 __all__ = [
@@ -94,20 +94,33 @@ def resolve_destination(tracking: Mapping[str, Any], before: Destination | None 
 
 
 def read_destination(run: RunDirectory) -> Destination | None:
-    """Return where the run's last attempt said its numbers go; None before the first, or where that cannot be read."""
+    """Return where the run's last attempt said its numbers go; None before the first.
+
+    Raises:
+        RunDamaged: If the file that says so cannot be read.
+    """
+    path = run.destination_file
     try:
-        found = Destination(**json.loads(run.destination_file.read_text()))
-    except (OSError, ValueError, TypeError, RecursionError):
+        found = Destination(**unseal_json(path.read_bytes()))
+        if not isinstance(found.experiment, str) or not all(
+            value is None or isinstance(value, str) for value in asdict(found).values()
+        ):
+            raise ValueError("it names no place")
+    except FileNotFoundError:
         return None
-    good = isinstance(found.experiment, str) and all(
-        value is None or isinstance(value, str) for value in asdict(found).values()
-    )
-    return found if good else None
+    except (OSError, ValueError, TypeError) as error:
+        what = "it names no place" if isinstance(error, TypeError) else getattr(error, "strerror", None) or str(error)
+        raise RunDamaged(
+            f"{path}, which says where the run's numbers go, is damaged ({what}), so that nothing is delivered. The run itself is "
+            "not touched by that. Put it back from a backup; or delete it: the numbers then go to the root's own database, or "
+            "where the next attempt's settings say."
+        ) from None
+    return found
 
 
 def write_destination(run: RunDirectory, destination: Destination) -> None:
     """Remember it; the file can be read by its owner only, as an address may hold a password."""
-    replace_text(run.destination_file, json.dumps(asdict(destination)), 0o600)
+    replace_text(run.destination_file, seal_json(asdict(destination)), 0o600)
 
 
 def _checked(uri: str) -> str:

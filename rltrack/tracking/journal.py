@@ -20,25 +20,34 @@ kind                    fields
 ``end``                 ``state``, ``reason``, ``env_steps``, ``episodes``, ``seconds`` (not numbered)
 ======================  =================================================================================
 
-JSON has no NaN and no infinities; they are written as the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"`` and read
-back as numbers in the numeric fields (`NUMERIC_FIELDS`).
+Each line has a number and a checksum in front (`journal_lines`); what does not match is left out by readers, and told
+(`journal_reading`).
 """
 
 from __future__ import annotations
 
-import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import orjson
+from rltrack.errors import JournalFailed
+from rltrack.tracking.fields import check_values
+from rltrack.tracking.journal_lines import Record, decode_record, encode_record, numbered_line
+from rltrack.tracking.journal_reading import (
+    TAIL_BYTES,
+    JournalReader,
+    last_position,
+    read_from,
+    read_journal,
+    read_tail,
+)
+from rltrack.tracking.journal_seal import Seal, blank_seal, read_seal, write_seal
 
-from rltrack.errors import JournalDamaged, JournalFailed
-from rltrack.tracking.fields import NUMERIC_FIELDS, check_record, check_values, numeric
-
-Record = dict[str, Any]
+__all__ = [
+    "KINDS", "Journal", "JournalReader", "Record", "decode_record", "encode_record", "read_from", "read_journal", "read_tail",
+]  # fmt: skip
 
 KINDS = (
     "configuration",
@@ -53,50 +62,14 @@ KINDS = (
     "error",
     "end",
 )
-_TAIL_BYTES = 1 << 16
-_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
-
-
-def encode_record(record: Record) -> bytes:
-    """Return a record as one line, newline included."""
-    line = orjson.dumps(record, option=_OPTIONS)
-    # orjson writes NaN and infinities as null; looking for it is far cheaper than looking at every number
-    return orjson.dumps(_explicit(record), option=_OPTIONS) if b"null" in line else line
-
-
-def decode_record(line: bytes) -> Record:
-    """Return the record of a line.
-
-    Raises:
-        ValueError: If the line is not a JSON object, or a field of it cannot be what training wrote.
-    """
-    record = orjson.loads(line)
-    if not isinstance(record, dict):
-        raise ValueError("a journal line is a JSON object")
-    for field in NUMERIC_FIELDS:
-        if field in record:
-            record[field] = numeric(record[field])
-    check_record(record)
-    return record
-
-
-def _explicit(value: Any) -> Any:
-    """Replace what JSON cannot hold."""
-    if isinstance(value, float):
-        if math.isfinite(value):
-            return value
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, dict):
-        return {key: _explicit(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_explicit(item) for item in value]
-    return value
+_LOOK_SECONDS = 1.0
 
 
 class Journal:
     """Appends records to a file; one ``os.write`` each.
 
-    Opening repairs the tail: a last line that a crash cut short is removed.
+    Opening repairs the tail: a last line that a crash cut short is removed. Writing fails once the file is gone: the run's
+    folder was removed or moved away.
 
     Args:
         path: The file; made if missing.
@@ -111,8 +84,15 @@ class Journal:
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             self._size = _repair(self._descriptor)
         except OSError as error:
-            raise JournalFailed(f"The journal {self.path} cannot be opened: {error}.") from error
-        last = _last_numbered(self.path)
+            raise JournalFailed(
+                f"The journal {self.path} cannot be opened: {error}. Make it writable, or put it back from a backup."
+            ) from error
+        self._inode = os.fstat(self._descriptor).st_ino
+        self._looked = 0.0
+        self._failure = ""
+        last, self._lines = last_position(self.path)
+        self._lines = max(self._lines, read_seal(self.path).lines)  # numbers that were lost are not given out again
+        self._seal = blank_seal(self.path)
         self.next_seq = last["seq"] + 1 if last else 1
         self._high_water_seq = self.next_seq - 1
         self.high_water_step = last["step"] if last else 0
@@ -169,11 +149,16 @@ class Journal:
         return {"next_seq": self.next_seq, "bytes": self._size}
 
     def sync(self) -> None:
-        """Make everything written so far survive a power cut."""
+        """Make everything written so far survive a power cut.
+
+        Raises:
+            JournalFailed: If that cannot be, or the file is gone.
+        """
+        self._look()
         try:
             os.fsync(self._descriptor)
         except OSError as error:
-            raise JournalFailed(f"The journal {self.path} cannot be written: {error}.") from error
+            raise self._failed(error) from error
 
     @property
     def is_open(self) -> bool:
@@ -185,89 +170,44 @@ class Journal:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+        if self._seal is not None:
+            write_seal(self._seal, Seal(self._lines, self._failure))
+            os.close(self._seal)
+            self._seal = None
 
     def _append(self, record: Record) -> None:
-        line = encode_record(record)
+        line = numbered_line(encode_record(record), self._lines + 1)
+        if record["time"] - self._looked >= _LOOK_SECONDS or os.fstat(self._descriptor).st_nlink == 0:
+            self._looked = record["time"]
+            self._look()
         try:
             written = os.write(self._descriptor, line)
             if written != len(line):
                 raise OSError(f"only {written} of {len(line)} bytes were written; is the disk full?")
         except OSError as error:
-            raise JournalFailed(f"The journal {self.path} cannot be written: {error}.") from error
+            raise self._failed(error) from error
         self._size += len(line)
+        self._lines += 1
         for listener in self._listeners:
             listener(record)
 
-
-def read_journal(path: str | Path) -> Iterator[Record]:
-    """Yield the records of a journal in order; a torn last line is left out.
-
-    Raises:
-        JournalDamaged: If a line in the middle is not a record; it is named.
-    """
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield decode_record(line)
-            except ValueError as error:
-                raise damaged_line(path, number, error) from error
-
-
-def damaged_line(path: str | Path, number: int, error: Exception) -> JournalDamaged:
-    """Say which line of a journal is no record."""
-    return JournalDamaged(
-        f"{path}, line {number}: {error}. Put the journal back from a backup; or delete that line: whatever reads the run "
-        "then goes on without it, and says that its record is missing."
-    )
-
-
-def read_from(path: str | Path, begin: int, end: int, max_bytes: int = 1 << 18) -> tuple[list[Record], int]:
-    """Return the next whole records of a journal that may still grow.
-
-    Args:
-        path: The journal.
-        begin: Position in bytes at which a record begins.
-        end: Where to stop reading.
-        max_bytes: About how much to read at once; a record that is longer is read whole.
-
-    Returns:
-        The records, and the position after the last of them. A line that is no record stands as one of the kind
-        ``damaged``, with its text.
-    """
-    with open(path, "rb") as file:
-        file.seek(begin)
-        data = file.read(min(max_bytes, max(end - begin, 0)))
-        if not data.endswith(b"\n") and begin + len(data) < end:
-            data += file.readline()[: end - begin - len(data)]
-    whole = data[: data.rfind(b"\n") + 1]
-    records = []
-    for line in whole.split(b"\n")[:-1]:
+    def _look(self) -> None:
+        """Notice that the file is no longer where readers look for it: what was written then would be lost."""
         try:
-            records.append(decode_record(line))
-        except ValueError:
-            records.append({"kind": "damaged", "time": 0.0, "text": line.decode(errors="replace")[:1000]})
-    return records, begin + len(whole)
+            if os.stat(self.path).st_ino == self._inode:
+                return
+            what = "was replaced by another file"
+        except OSError as error:
+            what = f"is gone ({error.strerror})"
+        self._failure = f"{self.path} {what} while it was written: was the run's folder removed or moved?"
+        raise JournalFailed(
+            f"The journal {self._failure} What was trained since the last version there is lost. If the folder was moved, put "
+            "it back and resume the run."
+        )
 
-
-def read_tail(path: str | Path, max_bytes: int = _TAIL_BYTES) -> list[Record]:
-    """Return the last records, about `max_bytes` of them, without reading the whole journal; what is no record is left out."""
-    while True:
-        with open(path, "rb") as file:
-            file.seek(0, os.SEEK_END)
-            start = max(0, file.tell() - max_bytes)
-            file.seek(start)
-            lines = file.read().split(b"\n")[:-1]
-        records = []
-        for line in lines[1:] if start else lines:
-            try:
-                records.append(decode_record(line))
-            except ValueError:
-                continue
-        if records or start == 0:
-            return records
-        max_bytes *= 8  # one line is longer than that
+    def _failed(self, error: OSError) -> JournalFailed:
+        self._failure = f"The journal cannot be written: {error}"
+        return JournalFailed(f"The journal {self.path} cannot be written: {error}.")
 
 
 def _repair(descriptor: int) -> int:
@@ -275,7 +215,7 @@ def _repair(descriptor: int) -> int:
     size = os.fstat(descriptor).st_size
     position, keep = size, 0
     while position > 0:
-        start = max(0, position - _TAIL_BYTES)
+        start = max(0, position - TAIL_BYTES)
         newline = os.pread(descriptor, position - start, start).rfind(b"\n")
         if newline >= 0:
             keep = start + newline + 1
@@ -284,15 +224,3 @@ def _repair(descriptor: int) -> int:
     if keep < size:
         os.ftruncate(descriptor, keep)
     return keep
-
-
-def _last_numbered(path: Path) -> Record | None:
-    size = path.stat().st_size
-    window = _TAIL_BYTES
-    while True:
-        for record in reversed(read_tail(path, window)):
-            if "seq" in record:
-                return record
-        if window >= size:
-            return None
-        window *= 8

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rltrack.files import replace_text
-from rltrack.tracking.journal import Record, read_from, read_journal
+from rltrack.tracking.journal import JournalReader, Record, read_from, read_journal
 
 EPISODE_WINDOW = 100
 """Training episodes over which a running mean is taken, as in SB3."""
@@ -81,10 +81,15 @@ class MetricsTracker:
         self._decisions: list[Record] = []
         self._journal = None if journal is None else Path(journal)
         self._position = 0
+        self._reader = None if journal is None else JournalReader(journal)
 
     @classmethod
     def from_journal(cls, path: str | Path, max_points: int | None = None) -> MetricsTracker:
-        """Read a run's whole history."""
+        """Read a run's whole history; what is damaged is left out, and reported.
+
+        Raises:
+            JournalDamaged: If the file is gone or cannot be read.
+        """
         tracker = cls(max_points=max_points)
         for record in read_journal(path):
             tracker.observe(record)
@@ -163,10 +168,10 @@ class MetricsTracker:
             return
         try:
             size = self._journal.stat().st_size
-        except FileNotFoundError:
+        except OSError:
             return
         while self._position < size:
-            records, position = read_from(self._journal, self._position, size)
+            records, position = read_from(self._journal, self._position, size, reader=self._reader)
             for record in records:
                 self.observe(record)
             if position == self._position:

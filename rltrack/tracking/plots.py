@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart by most colour-blind readers
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _EPISODE_DOTS = 4000
+_LARGEST = 1e100
 
 
 def draw_run(
@@ -64,8 +65,8 @@ def draw_curves(curves: Sequence[tuple[str, Curve]], path: Path, threshold: floa
     figure, axes = _figure("Learning curves: mean return of evaluations, with 95 % bands")
     for index, (label, curve) in enumerate(curves):
         color = COLORS[index % len(COLORS)]
-        axes.fill_between(curve.steps, curve.low, curve.high, color=color, alpha=0.2, linewidth=0)
-        axes.plot(curve.steps, curve.mean, color=color, marker="o", markersize=3, linewidth=1.8, label=label)
+        axes.fill_between(curve.steps, drawable(curve.low), drawable(curve.high), color=color, alpha=0.2, linewidth=0)
+        axes.plot(curve.steps, drawable(curve.mean), color=color, marker="o", markersize=3, linewidth=1.8, label=label)
     if threshold is not None:
         axes.axhline(
             threshold, color="#888888", linewidth=1.0, linestyle="--", label=f"threshold {threshold:g}", zorder=0
@@ -95,7 +96,7 @@ def draw_improvement(labels: Sequence[str], matrix: Sequence[Sequence[float]], p
 def draw_distributions(scores: Sequence[tuple[str, Sequence[float]]], path: Path) -> Path:
     """Draw for each group the fraction of final episodes with a return above a threshold, over the threshold."""
     figure, axes = _figure("Score distributions: fraction of final episodes with a higher return")
-    values = [value for _, group in scores for value in group]
+    values = [value for _, group in scores for value in group if abs(value) <= _LARGEST] or [0.0]
     thresholds = np.linspace(min(values), max(values), 300) if max(values) > min(values) else np.array(values[:1])
     for index, (label, group) in enumerate(scores):
         heights = score_distribution(group, thresholds)
@@ -110,6 +111,12 @@ def draw_distributions(scores: Sequence[tuple[str, Sequence[float]]], path: Path
     return _saved(figure, path)
 
 
+def drawable(values: Any) -> np.ndarray:
+    """Return values with NaN for what no axis can hold: matplotlib fails where the range of one is no float."""
+    array = np.asarray(values, dtype=float)
+    return np.where(np.abs(array) <= _LARGEST, array, np.nan)
+
+
 def _saved(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return _save(figure, path)
@@ -119,13 +126,13 @@ def _learning_curve(metrics: MetricsTracker, title: str) -> Figure:
     figure, axes = _figure(title)
     if metrics.episodes:
         steps = np.array([episode[0] for episode in metrics.episodes])
-        returns = np.array([episode[1] for episode in metrics.episodes])
+        returns = drawable([episode[1] for episode in metrics.episodes])
         shown = slice(None, None, max(1, math.ceil(len(steps) / _EPISODE_DOTS)))
         axes.plot(steps[shown], returns[shown], ".", color="#BBBBBB", markersize=3, label="training episodes", zorder=1)
         if len(returns) >= 2:
             running = metrics.running_returns
             label = f"mean of the last {EPISODE_WINDOW}"
-            axes.plot(running.steps, running.values, color=COLORS[1], linewidth=1.6, label=label, zorder=2)
+            axes.plot(running.steps, drawable(running.values), color=COLORS[1], linewidth=1.6, label=label, zorder=2)
     if metrics.evaluations:
         _evaluation_band(axes, metrics, COLORS[0], "evaluation, mean and 95 % interval")
     axes.set_ylabel("return per episode")
@@ -135,9 +142,9 @@ def _learning_curve(metrics: MetricsTracker, title: str) -> Figure:
 
 def _evaluation_band(axes: Any, metrics: MetricsTracker, color: str, label: str) -> None:
     steps = [record["step"] for record in metrics.evaluations]
-    means = [record["mean"] for record in metrics.evaluations]
+    means = drawable([record["mean"] for record in metrics.evaluations])
     low, high = zip(*(record["interval"] for record in metrics.evaluations), strict=True)
-    axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0, zorder=3)
+    axes.fill_between(steps, drawable(low), drawable(high), color=color, alpha=0.2, linewidth=0, zorder=3)
     axes.plot(steps, means, color=color, marker="o", markersize=4, linewidth=1.8, label=label, zorder=4)
 
 
@@ -150,7 +157,7 @@ def _grid(metrics: MetricsTracker, keys: Sequence[str], title: str) -> Figure:
     for index, key in enumerate(varying):
         axes = figure.add_subplot(rows, columns, index + 1)
         series = metrics.history(key)
-        axes.plot(series.steps, series.values, color=COLORS[0], linewidth=1.0)
+        axes.plot(series.steps, drawable(series.values), color=COLORS[0], linewidth=1.0)
         axes.set_title(key.partition("/")[2].replace("_", " "), fontsize=10)
         _plain(axes)
     figure.suptitle(title, fontsize=12)
@@ -162,7 +169,7 @@ def _throughput(metrics: MetricsTracker, title: str) -> Figure:
     figure, axes = _figure(title)
     series = metrics.history("time/fps")
     moving = series.values > 0  # the first record has no earlier one to measure from
-    axes.plot(series.steps[moving], series.values[moving], color=COLORS[0], linewidth=1.2)
+    axes.plot(series.steps[moving], drawable(series.values[moving]), color=COLORS[0], linewidth=1.2)
     axes.set_ylabel("env steps per second")
     axes.set_ylim(bottom=0)
     return figure

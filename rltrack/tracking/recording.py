@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
+import os
 import sys
+import threading
 import time
 import uuid
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +20,11 @@ import orjson
 from rltrack.errors import NameTaken
 from rltrack.provenance import process_facts
 from rltrack.runs import Root, RunDirectory
-from rltrack.secrets import redacted
+from rltrack.secrets import redacted, without_secrets
 from rltrack.tracking import delivery
 from rltrack.tracking.destination import read_destination, resolve_destination, write_destination
 from rltrack.tracking.journal import Journal
+from rltrack.tracking.values import as_floats
 
 
 class Recording:
@@ -59,7 +64,26 @@ class Recording:
             )
         base = f"{agent.get('algorithm', 'run')}-{agent.get('environment', 'env')}-s{seed or 0}"
         self.run: RunDirectory = home.create(name, base)
+        self._process, self._thread = os.getpid(), threading.get_ident()
+        self._last_error = getattr(sys, "last_value", None)
         self._open = contextlib.ExitStack()
+        self._take_over()
+        try:
+            self._begin(agent, section, seed)
+        except BaseException:
+            self._open.close()
+            raise
+        _recordings[self.run.path] = self
+        self._at_exit = functools.partial(_end_with_program, weakref.ref(self))
+        atexit.register(self._at_exit)
+
+    def _take_over(self) -> None:
+        """End what this thread recorded into the same run before: an interrupted cell of a notebook left it open."""
+        before = _recordings.get(self.run.path)
+        if before is not None and before.is_open and before.is_ours and before._thread == self._thread:
+            before.end("stopped", "the program began to record into this run again")
+
+    def _begin(self, agent: Mapping[str, Any], section: dict[str, Any], seed: int | None) -> None:
         self._open.enter_context(self.run.lock())
         self._journal = Journal(self.run.journal_file)
         self._open.callback(self._journal.close)
@@ -86,7 +110,18 @@ class Recording:
         )
         write_destination(self.run, resolve_destination(section, read_destination(self.run)))
         self._delivery = delivery.deliver(self.run)
-        atexit.register(self._end_with_program)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(
+            Exception
+        ):  # where the interpreter or the constructor ended early, there is nothing to end
+            if self.is_ours:
+                self.end("stopped", "the program dropped the recording before its end")
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process made it: a forked child has a copy, which is not to end it."""
+        return self._process == os.getpid()
 
     @property
     def is_open(self) -> bool:
@@ -98,7 +133,7 @@ class Recording:
     ) -> None:
         """Record values at a number of env steps; `excluded` keeps keys from a sink, by its name."""
         more = {"excluded": {sink: list(keys) for sink, keys in excluded.items()}} if excluded else {}
-        self._journal.write("metrics", step, values=dict(values), **more)
+        self._journal.write("metrics", step, values=as_floats(values), **more)
         self._seen(step)
 
     def episodes(self, step: int, episodes: Sequence[tuple[int, float, int]]) -> None:
@@ -119,23 +154,35 @@ class Recording:
         """
         if not self.is_open:
             return
-        atexit.unregister(self._end_with_program)
+        atexit.unregister(self._at_exit)
+        _recordings.pop(self.run.path, None)
         if error is not None:
-            self._journal.note("error", error=type(error).__name__, message=" ".join(str(error).split()))
-        self._journal.note(
-            "end",
-            state=state,
-            reason=reason,
-            env_steps=self._env_steps,
-            episodes=self._episodes,
-            seconds=time.monotonic() - self._began,
-            mean_return=None,
-            goes_on=state != "completed",
-        )
-        self._journal.sync()
-        self._open.close()
+            self._journal.note("error", error=type(error).__name__, message=_words_of(error))
+        try:
+            self._journal.note(
+                "end",
+                state=state,
+                reason=reason,
+                env_steps=self._env_steps,
+                episodes=self._episodes,
+                seconds=time.monotonic() - self._began,
+                mean_return=None,
+                goes_on=state != "completed",
+            )
+            self._journal.sync()
+        finally:
+            self._open.close()
         if self._delivery is not None:
             self._delivery.finish()
+
+    def end_with(self, error: BaseException) -> None:
+        """Record that an error ended it; Ctrl-C and ``sys.exit()`` stop it."""
+        if isinstance(error, KeyboardInterrupt):
+            self.end("stopped", "interrupted (KeyboardInterrupt)")
+        elif isinstance(error, SystemExit) and not error.code:
+            self.end("stopped", "the program called sys.exit()")
+        else:
+            self.end("failed", f"{type(error).__name__}: {_words_of(error)}", error)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until everything is delivered; return whether it is."""
@@ -146,9 +193,21 @@ class Recording:
         if self._delivery is not None:
             self._delivery.look()
 
-    def _end_with_program(self) -> None:
-        error = getattr(sys, "last_value", None)  # what ended the program, if it was an error
-        if error is None:
-            self.end("stopped", "the program ended before the training did")
-        else:
-            self.end("failed", f"{type(error).__name__}: {' '.join(str(error).split())}", error)
+
+_recordings: weakref.WeakValueDictionary[Path, Recording] = weakref.WeakValueDictionary()
+"""What this process records, by the run's folder."""
+
+
+def _end_with_program(reference: weakref.ref[Recording]) -> None:
+    recording = reference()
+    if recording is None or not recording.is_ours:
+        return
+    error = getattr(sys, "last_value", None)  # what ended the program, if it was an error
+    if error is None or error is recording._last_error or hasattr(sys, "ps1"):  # a prompt survives its errors
+        recording.end("stopped", "the program ended before the training did")
+    else:
+        recording.end_with(error)
+
+
+def _words_of(error: BaseException) -> str:
+    return without_secrets(" ".join(str(error).split()))

@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rltrack.errors import CheckpointNotFound
+from rltrack import damage
+from rltrack.errors import RltrackError, RunDamaged
 from rltrack.plain_data import flatten
 from rltrack.ranking import rank
 from rltrack.runs import RunDirectory, RunStatus
 from rltrack.secrets import redacted
 from rltrack.tracking.destination import without_password
-from rltrack.tracking.journal import Record, read_from
+from rltrack.tracking.journal import JournalReader, Record, read_from
 from rltrack.tracking.metrics import MetricsTracker
 
 _POINTS = 2000
@@ -36,14 +38,16 @@ class RunReport:
         self.metrics = MetricsTracker(max_points=_POINTS)
         self.resources = MetricsTracker(max_points=_POINTS)
         self.configuration: Record = run.configuration_record() or {"run_id": run.name, "time": 0.0, "agent": {}}
-        self.config = run.read_config() if run.config_file.exists() else {}
+        self.config = _config_of(run)
         self._journal_at = self._resources_at = 0
+        self._reader = JournalReader(run.journal_file)
+        self._resource_reader = JournalReader(run.resources_file, resources=True)
         self.plots: list[Path] = []
         """What was drawn last."""
         self._drawn_at: tuple[int, int] | None = None
         self._first_attempt: Record = {}
         self._last_attempt: Record = {}
-        self._attempts = 0
+        self._attempts = self._env_steps = 0
         self._exact = True
         self._missing: list[str] = []
         self._error = ""
@@ -52,24 +56,33 @@ class RunReport:
         """Read on up to these positions; return whether there was anything new."""
         before = self._journal_at
         while self._journal_at < journal_end:
-            records, position = read_from(self.run.journal_file, self._journal_at, journal_end)
+            records, position = read_from(self.run.journal_file, self._journal_at, journal_end, reader=self._reader)
             for record in records:
                 self._observe(record)
             if position == self._journal_at:
                 break
             self._journal_at = position
         while self._resources_at < resources_end:
-            records, position = read_from(self.run.resources_file, self._resources_at, resources_end)
+            records, position = read_from(
+                self.run.resources_file, self._resources_at, resources_end, reader=self._resource_reader
+            )
             for record in records:
-                if "values" in record:
-                    self.resources.log(record["values"], record["step"], record["time"])
+                self.resources.log(record["values"], record["step"], record["time"])
             if position == self._resources_at:
                 break
             self._resources_at = position
+        self._reader.tell()
+        self._resource_reader.tell()
         return self._journal_at > before
+
+    @property
+    def missing(self) -> list[str]:
+        """What the journal lacks, in words: as attempts recorded it, and what is damaged in it now."""
+        return [*self._missing, *(item for item in self._reader.wrong if item not in self._missing)]
 
     def _observe(self, record: Record) -> None:
         kind = record["kind"]
+        self._env_steps = max(self._env_steps, int(record.get("step") or record.get("env_steps") or 0))
         if kind == "attempt":
             self._attempts += 1
             self._first_attempt = self._first_attempt or record
@@ -94,8 +107,12 @@ class RunReport:
         return float(self.configuration["time"])
 
     def status(self) -> RunStatus:
-        """How the run stands."""
-        return self.run.status()
+        """How the run stands; failed where its folder was removed."""
+        if self.run.journal_file.exists():
+            return self.run.status()
+        mean = self.metrics.evaluations[-1]["mean"] if self.metrics.evaluations else None
+        reason = f"its folder {self.run.path} was removed before the run had ended"
+        return RunStatus("failed", reason, self._env_steps, time.time(), mean)
 
     def params(self) -> dict[str, Any]:
         """Return every resolved setting under a short name: an algorithm's own hyperparameters without a prefix."""
@@ -151,8 +168,8 @@ class RunReport:
             tags["rltrack.host"] = self._last_attempt["host"]
             tags["rltrack.resume"] = (self._last_attempt["environments"] or {}).get("tier", "unknown")
             tags["rltrack.exact"] = str(self._exact).lower()
-        if self._missing:
-            tags["rltrack.missing"] = f"The journal lacks {'; '.join(self._missing)}."
+        if self.missing:
+            tags["rltrack.missing"] = f"The journal lacks {'; '.join(self.missing)}."
         tags |= {key: str(params[key]) for key in ("algorithm", "environment", "seed") if key in params}
         return tags | {key: str(value) for key, value in redacted(self._tracking.get("tags") or {}).items()}
 
@@ -195,14 +212,14 @@ class RunReport:
     def policies(self) -> dict[str, str]:
         """Return the versions whose policies are stored as models, with their roles: the best, and the final of a finished run."""
         found: dict[str, str] = {}
-        with contextlib.suppress(CheckpointNotFound, OSError):
+        with contextlib.suppress(RltrackError, OSError):
             best = self.run.store().find("best")
             found[best.name] = "best"
             last = self.run.store().find("last")
             if self.status().is_finished and last.env_steps != best.env_steps:
                 found[last.name] = "final"
         if not found and self.status().is_finished:
-            with contextlib.suppress(CheckpointNotFound, OSError):
+            with contextlib.suppress(RltrackError, OSError):
                 found[self.run.store().find("last").name] = "final"
         return found
 
@@ -217,9 +234,18 @@ class RunReport:
 
     def files(self) -> list[tuple[Path, str]]:
         """Return the files that stand for the run, each with its folder: configuration, log, plots."""
-        found = [(path, "") for path in (self.run.config_file, self.run.log_file) if path.exists()]
+        found = [(path, "") for path in (self.run.config_file, self.run.log_file) if path.is_file()]
         found += [(path, "plots") for path in sorted(self.plots)]
         return found
+
+
+def _config_of(run: RunDirectory) -> dict[str, Any]:
+    """The configuration; without one, what the journal says is told all the same."""
+    try:
+        return run.read_config()
+    except RunDamaged as error:
+        damage.report(str(error))
+        return {}
 
 
 def _spread(items: list[Record], count: int) -> list[Record]:

@@ -84,6 +84,17 @@ class Route:
         if self.bookmark.finished_at != journal_end:
             self._attempt(end)
 
+    def finish_removed(self, report: RunReport) -> None:
+        """Show that the run's folder is gone; nothing can be saved there any more."""
+        if self.name == "tensorboard" or not self.run.root.is_dir():  # its events went with the folder
+            return
+        try:
+            if not self._is_open:
+                self.sink.open(report)
+            self.sink.finish(report)
+        except (NotDelivered, OSError) as error:
+            self._tell(f"{self.name}: that the run failed is not shown there: {error}")
+
     def add_video(self, report: RunReport, video: Path, gif: Path) -> None:
         """Add a video to what is delivered."""
         self._attempt(lambda: self.sink.add_video(report, video, gif))

@@ -29,14 +29,16 @@ from pathlib import Path
 
 import psutil
 
+from rltrack import damage
 from rltrack.checkpoints.mirror import mirrored_bytes
-from rltrack.errors import CheckpointCorrupt
+from rltrack.errors import CheckpointCorrupt, RltrackError
 from rltrack.files import lock_holder, take_lock
 from rltrack.provenance import context_now
 from rltrack.runs import Root, RunDirectory
 from rltrack.tracking.bookmark import Bookmark, is_delivered
 from rltrack.tracking.destination import Destination, read_destination
-from rltrack.tracking.journal import encode_record
+from rltrack.tracking.journal_lines import encode_record, numbered_line
+from rltrack.tracking.journal_reading import last_line
 from rltrack.tracking.report import RunReport
 from rltrack.tracking.resources import ResourceSampler
 from rltrack.tracking.route import Route
@@ -80,8 +82,11 @@ class Shipper:
         self._bookmark = Bookmark.load(run.bookmark_file, first["run_id"] if first else run.name)
         if not self._bookmark.context and run.is_locked():
             self._bookmark.context = context_now()
+        if run.journal_file.exists():
+            self._bookmark.goes_back_to(run.journal_file.stat().st_size)
         self.report = RunReport(run, self._bookmark.context)
         self._sampler: ResourceSampler | None = None
+        self._samples: int | None = None
         self._sampled = self._delivered = float("-inf")
         self._refreshed = time.monotonic()
         if run.is_locked():
@@ -106,7 +111,25 @@ class Shipper:
             yield Route(name, run, sink, bookmark, self._save, self._tell)
 
     def ship(self) -> bool:
-        """Deliver until training has ended and everything is there; return whether it is."""
+        """Deliver until training has ended and everything is there; return whether it is.
+
+        Where the run's folder is removed meanwhile, what was delivered stays, and the run is shown as failed.
+        """
+        try:
+            return self._ship()
+        except OSError as error:
+            if self.run.journal_file.exists():
+                raise
+            return self._end_of_removed(error)
+
+    def _end_of_removed(self, error: OSError) -> bool:
+        self._tell(f"{self.run.path} was removed ({error}): what is not delivered by now is lost")
+        for route in self._routes:
+            route.finish_removed(self.report)
+            route.close()
+        return False
+
+    def _ship(self) -> bool:
         ended_at: float | None = None
         while True:
             training = self.run.is_locked()
@@ -215,8 +238,9 @@ class Shipper:
             return
         when = time.time()
         record = {"time": when, "kind": "resources", "step": int(when - self.report.start_time), "values": values}
+        self._samples = (last_line(self.run.resources_file) if self._samples is None else self._samples) + 1
         with open(self.run.resources_file, "ab", buffering=0) as file:
-            file.write(encode_record(record))
+            file.write(numbered_line(encode_record(record), self._samples))
 
     def _save(self) -> None:
         self._bookmark.save(self.run.bookmark_file)
@@ -249,8 +273,13 @@ def left_behind(root: Root) -> list[RunDirectory]:
     """Return the runs that nobody trains or delivers now, and that are not delivered."""
     found = []
     for run in root.runs():
-        if not run.is_locked() and not run.is_shipped() and run.configuration_record() and not is_delivered(run):
-            found.append(run)
+        try:
+            if run.is_locked() or run.is_shipped() or not run.journal_file.exists() or is_delivered(run):
+                continue
+            if run.configuration_record():
+                found.append(run)
+        except (RltrackError, OSError) as error:  # one that cannot be read keeps none of the others
+            damage.report(f"{run.name}: {error}")
     return found
 
 
@@ -259,7 +288,11 @@ def ship_all(root: Root, *, tell: Callable[[str], None] = print, home: Path | No
     missing = []
     for run in left_behind(root):
         tell_whose = functools.partial(_tell_whose, tell, run.name)
-        if ship_run(run, patience=0.0, tell=tell_whose, home=home) == EXIT_NOT_DELIVERED:
+        try:
+            if ship_run(run, patience=0.0, tell=tell_whose, home=home) == EXIT_NOT_DELIVERED:
+                missing.append(run)
+        except (RltrackError, OSError) as error:
+            tell_whose(str(error))
             missing.append(run)
     return missing
 

@@ -6,6 +6,7 @@ starts a deadline; past it the iteration in flight is abandoned, since the last 
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import Any
 DEADLINE_SECONDS = 20.0
 _POLL_SECONDS = 0.1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_OUTPUTS = (1, 2)
 
 
 class IterationAbandoned(BaseException):
@@ -95,7 +97,10 @@ class Control:
 
     @contextmanager
     def signals(self, *, chain: bool = True) -> Iterator[None]:
-        """Hear SIGINT and SIGTERM, in the main thread only; put back what was there.
+        """Hear SIGINT, SIGTERM and SIGHUP, in the main thread only; put back what was there.
+
+        SIGHUP (the terminal or the ssh connection is gone) is left alone where it is ignored, as under ``nohup``. Where the
+        terminal is gone, what would be printed there is dropped: writing to it is an error, and would end the training.
 
         Args:
             chain: Call what was there as well.
@@ -103,11 +108,15 @@ class Control:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous: dict[int, Any] = {number: signal.getsignal(number) for number in _SIGNALS}
+        wanted = heard_signals()
+        previous: dict[int, Any] = {number: signal.getsignal(number) for number in wanted}
+        terminals = [descriptor for descriptor in _OUTPUTS if os.isatty(descriptor)]
         received: set[int] = set()
 
         def handle(number: int, frame: FrameType | None) -> None:
             name = signal.Signals(number).name
+            if number == signal.SIGHUP:
+                _leave(terminals)
             if self.past_deadline:
                 if self.may_abandon:
                     raise IterationAbandoned(f"{self.deadline_seconds:g} s after the signal")
@@ -127,8 +136,8 @@ class Control:
             if chain and callable(chained) and chained is not signal.default_int_handler:
                 chained(number, frame)
 
-        for wanted in _SIGNALS:
-            signal.signal(wanted, handle)
+        for heard in wanted:
+            signal.signal(heard, handle)
         try:
             yield
         finally:
@@ -144,3 +153,19 @@ class Control:
         main = threading.main_thread().ident
         if main is not None:
             signal.pthread_kill(main, number)
+
+
+def heard_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that ask a training to stop: SIGHUP too, unless this process was started to ignore it."""
+    hangs_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    return (*_SIGNALS, signal.SIGHUP) if hangs_up else _SIGNALS
+
+
+def _leave(terminals: list[int]) -> None:
+    """Have the outputs to terminals that are gone lead nowhere."""
+    gone = [descriptor for descriptor in terminals if not os.isatty(descriptor)]
+    if gone:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in gone:
+            os.dup2(nowhere, descriptor)
+        os.close(nowhere)

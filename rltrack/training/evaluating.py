@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rltrack.evaluation.episodes import EvaluationInterrupted
 from rltrack.ranking import is_better
+from rltrack.training.limits import refuse_divergence
 from rltrack.training.progress import TrainingState, has_converged
 from rltrack.training.strategies import NEVER, Decision, Mark
 
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
     from rltrack.training.reporter import ProgressReporter
     from rltrack.training.setup import SetUp
     from rltrack.training.strategies import Strategy
+
+
+LONG_EPISODE_STEPS = 10_000
+"""Env steps of an episode after which a person is told, once, that none has ended yet."""
+
+NO_LIMIT = (
+    "The likely cause: the environment never ends an episode and has no TimeLimit. Register it with max_episode_steps, or add "
+    "gymnasium.wrappers.TimeLimit: {max_episode_steps: 1000} to environment.wrappers."
+)
 
 
 class Evaluating:
@@ -37,6 +47,7 @@ class Evaluating:
         should_stop: Whether somebody waits for training to stop, which interrupts an evaluation.
         hooks: Told of each result.
         reporter: Shows results and decisions.
+        warn: Told what a person should know.
     """
 
     def __init__(
@@ -50,11 +61,14 @@ class Evaluating:
         should_stop: Callable[[], bool],
         hooks: HookList,
         reporter: ProgressReporter,
+        warn: Callable[[str], None],
     ) -> None:
         self.ended: str | None = None
         """Why a result, or a hook before a resume, ended the training; None while it goes on."""
         self._parts, self._progress, self._strategy, self._saving = parts, progress, strategy, saving
         self._threshold, self._should_stop, self._hooks, self._reporter = threshold, should_stop, hooks, reporter
+        self._warn = warn
+        self._said_long = self._said_cut = False
         self._next = strategy.next_evaluation(progress)
         self._evaluated_at = -1
         self._pending: PendingEvaluation | None = None
@@ -107,14 +121,27 @@ class Evaluating:
         if pending is None:
             return None
         try:
-            evaluation = pending.result(self._should_stop)
+            evaluation = pending.result(self._should_stop, self._tell)
         except EvaluationInterrupted:
             if not self._parts.evaluates_beside:  # begun again when training goes on
                 self._pending, self._evaluated_at = None, -1
             return None
+        except Exception as error:
+            refuse_divergence(self._parts, pending.env_steps, error, pending.policy)
+            raise
         self._pending = None
         self._take_in(evaluation, pending.policy)
         return evaluation
+
+    def _tell(self, episodes: int, steps: int) -> None:
+        """Show how the evaluation goes, and say once that it does not come to an end."""
+        self._reporter.show_evaluation(self._progress, episodes, steps)
+        if steps >= LONG_EPISODE_STEPS and not episodes and not self._said_long:
+            self._said_long = True
+            self._warn(
+                f"The evaluation has played {steps:,} env steps without the end of an episode. {NO_LIMIT} Until then an episode is "
+                "counted as it is at a bound (evaluation.max_steps_per_episode, evaluation.max_seconds)."
+            )
 
     def _take_in(self, evaluation: Evaluation, policy: State | None) -> None:
         parts, progress = self._parts, self._progress
@@ -128,6 +155,13 @@ class Evaluating:
                 policy = parts.capture(parts.best_parts)
             if policy is not None:
                 self._saving.keep_policy(policy, evaluation.env_steps, evaluation.mean)
+        if evaluation.cut and not self._said_cut:
+            self._said_cut = True
+            self._warn(
+                f"{evaluation.cut} of the evaluation's {len(evaluation.returns)} episodes did not end, and were cut after "
+                f"{max(evaluation.lengths):,} env steps at most: they count as they are. {NO_LIMIT} Or set "
+                "evaluation.max_steps_per_episode."
+            )
         self._reporter.report_evaluation(evaluation, best=best)
         self._hooks.call("on_evaluation_end", progress, evaluation)
         decision = self._strategy.on_evaluation(evaluation)

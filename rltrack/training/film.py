@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from rltrack.agents.environments import is_rendered_as_pictures
+from rltrack.cleanup import close_all
 from rltrack.errors import ConfigurationError, RltrackError
 from rltrack.evaluation.episodes import episode_seeds
 from rltrack.runs import RunDirectory
-from rltrack.training.trainer import agent_of
+from rltrack.text import printable
+from rltrack.training.trainer import agent_of, config_of
 
 MAX_FRAMES = 1000
 _GIF_FRAMES, _GIF_WIDTH = 60, 240
@@ -41,6 +45,9 @@ def film(run: RunDirectory, video: Path, gif: Path, version: str = "best") -> in
 
 
 def _play(run: RunDirectory, version: str) -> list[np.ndarray]:
+    env_id = config_of(run).environment.id
+    if is_rendered_as_pictures(env_id) is False:
+        raise ConfigurationError(_no_pictures(env_id))
     agent, env, _, config = agent_of(run, version, {"render_mode": "rgb_array"})
     stage = agent.make_evaluation_env(None, 1)
     try:
@@ -48,12 +55,7 @@ def _play(run: RunDirectory, version: str) -> list[np.ndarray]:
         frames: list[np.ndarray] = []
         state, starts = None, np.ones(1, dtype=bool)
         while len(frames) < MAX_FRAMES:
-            frame = stage.picture()
-            if frame is None:
-                raise ConfigurationError(
-                    f"{config.environment.id} cannot be rendered as pictures (render_mode 'rgb_array')."
-                )
-            frames.append(np.asarray(frame, dtype=np.uint8))
+            frames.append(_picture(stage, config.environment.id))
             actions, state = agent.predict(
                 observation, state=state, episode_start=starts, deterministic=True, **stage.prediction_inputs()
             )
@@ -63,8 +65,25 @@ def _play(run: RunDirectory, version: str) -> list[np.ndarray]:
                 break
         return frames
     finally:
-        stage.close()
-        env.close()
+        close_all(stage, env)
+
+
+def _picture(stage: Any, env_id: str) -> np.ndarray:
+    try:
+        frame = stage.picture()
+    except Exception as error:
+        raise ConfigurationError(
+            f"{_no_pictures(env_id)} Its render() raised {type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
+    picture = None if frame is None else np.asarray(frame)
+    if picture is None or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+        found = "nothing" if frame is None else f"{type(frame).__name__} {np.shape(frame)}"
+        raise ConfigurationError(f"{_no_pictures(env_id)} Its render() returned {found}, not (height, width, 3).")
+    return picture.astype(np.uint8)
+
+
+def _no_pictures(env_id: str) -> str:
+    return f"{env_id} cannot be rendered as pictures (render_mode 'rgb_array')."
 
 
 def _write_video(frames: list[np.ndarray], path: Path) -> None:
@@ -92,4 +111,4 @@ if __name__ == "__main__":
     try:
         film(RunDirectory(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]))
     except RltrackError as error:
-        sys.exit(str(error))
+        sys.exit(printable(str(error)))

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import re
 import time
+import traceback
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rltrack.agents.protocol import POLICY_PARTS
+import numpy as np
+
+from rltrack.agents.protocol import POLICY_PARTS, State
 from rltrack.checkpoints.encoding import find_nonfinite
-from rltrack.errors import TrainingDiverged
+from rltrack.errors import EvaluationUnavailable, RltrackError, TrainingDiverged
 
 if TYPE_CHECKING:
     from rltrack.training.progress import TrainingProgress
@@ -75,14 +81,66 @@ def refuse_nonfinite_weights(state: Mapping[str, Any], env_steps: int) -> None:
         )
 
 
-def refuse_divergence(parts: SetUp, env_steps: int, error: Exception) -> None:
-    """Say what it was, if NaN weights are behind an error: torch's distributions refuse them before any loss is told.
+def refuse_divergence(parts: SetUp, env_steps: int, error: Exception, policy: State | None = None) -> None:
+    """Say what it was, if an error came of numbers that are no numbers; wherever it arose: collecting, updating, evaluating.
+
+    Looks at the weights first: NaN, infinite, or so large that float32 does not hold their products. A policy's output may be
+    NaN all the same, also because observations are: then torch's distributions refuse it.
+
+    Args:
+        parts: Of the training.
+        env_steps: Where it is.
+        error: What was raised.
+        policy: The policy that was played; None for the agent's own, as it is.
 
     Raises:
-        TrainingDiverged: If a weight is NaN or infinite.
+        TrainingDiverged: If that is what happened.
     """
-    if parts.can_capture:
-        try:
-            refuse_nonfinite_weights(parts.capture(POLICY_PARTS), env_steps)
-        except TrainingDiverged as diverged:
-            raise diverged from error
+    if isinstance(error, RltrackError) and not isinstance(error, EvaluationUnavailable):
+        return
+    if policy is None and parts.can_capture:
+        with contextlib.suppress(
+            Exception
+        ):  # a GPU after a failed assertion answers nothing; the error itself is what counts
+            policy = parts.capture(POLICY_PARTS)
+    try:
+        refuse_nonfinite_weights(policy or {}, env_steps)
+    except TrainingDiverged as diverged:
+        raise diverged from error
+    largest = _largest((policy or {}).get("policy"))
+    if largest > _TOO_LARGE:
+        what = f"Weights grew to {largest:.3g}, whose products a float32 does not hold,"
+    elif _was_refused_by_torch(error):
+        what = "The policy's output became NaN or infinite, or a standard deviation 0,"
+    else:
+        return
+    said = (str(error).splitlines() or [""])[0][:160]  # torch adds the whole tensor
+    raise TrainingDiverged(
+        f"{what} before {env_steps} env steps ({type(error).__name__}: {said}). The last version is "
+        "good. Lower the learning rate, normalise observations and rewards, or look for NaN in the environment's observations "
+        "(stable_baselines3.common.vec_env.VecCheckNan finds them)."
+    ) from error
+
+
+_TOO_LARGE = math.sqrt(float(np.finfo(np.float32).max))
+_NO_NUMBER = re.compile(r"\b(nan|inf)\b", re.IGNORECASE)
+
+
+def _largest(tree: Any) -> float:
+    """Return the largest magnitude among the floats of a nested state."""
+    if isinstance(tree, Mapping):
+        return max(map(_largest, tree.values()), default=0.0)
+    if isinstance(tree, list | tuple):
+        return max(map(_largest, tree), default=0.0)
+    if isinstance(tree, np.ndarray) and np.issubdtype(tree.dtype, np.floating) and tree.size:
+        return float(np.abs(tree).max())
+    return 0.0
+
+
+def _was_refused_by_torch(error: BaseException) -> bool:
+    """Whether torch refused the parameters of a distribution: a policy's output, or what came of it."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    module = str(frames[-1].f_globals.get("__name__", "")) if frames else ""
+    if module.startswith("torch.distributions"):
+        return isinstance(error, ValueError | RuntimeError)
+    return module.startswith("torch.") and isinstance(error, RuntimeError) and bool(_NO_NUMBER.search(str(error)))

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from rltrack.training.progress import TrainingProgress
 
 
+LONG_ITERATION_STEPS, LOOK_EVERY_STEPS = 10_000, 1_000
+"""Steps of the environments after which an iteration is long, and how often to look then."""
+
+
 class ProgressObserver:
     """Hears the agent's steps and episodes; keeps progress and schedule up to date within an iteration.
 
@@ -19,6 +23,7 @@ class ProgressObserver:
         hooks: Who is told.
         remaining: Gives the fraction of the budget that is left.
         set_schedule: Takes it.
+        look: Called now and then inside an iteration that has become long, such as one that waits for the end of an episode.
     """
 
     def __init__(
@@ -27,7 +32,11 @@ class ProgressObserver:
         hooks: HookList,
         remaining: Callable[[TrainingProgress], float],
         set_schedule: Callable[[float], None],
+        look: Callable[[], None] = lambda: None,
     ) -> None:
+        self._look = look
+        self._look_at = LONG_ITERATION_STEPS
+        self._steps = 0
         self.wants_steps = hooks.listens_to("on_step")
         self._tell_episodes = hooks.listens_to("on_episode_end")
         self._progress, self._hooks = progress, hooks
@@ -37,6 +46,10 @@ class ProgressObserver:
     def on_step(self, env_steps: int, step: StepInfo | None) -> None:
         """Count a step of the environments."""
         self._progress.env_steps += env_steps
+        self._steps += 1
+        if self._steps >= self._look_at:
+            self._look_at += LOOK_EVERY_STEPS
+            self._look()
         self._set_schedule(self._remaining(self._progress))
         if self.wants_steps:
             self._hooks.call("on_step", self._progress, step)
@@ -52,4 +65,5 @@ class ProgressObserver:
     def take_episodes(self) -> list[EpisodeInfo]:
         """Return the episodes that ended since the last call."""
         taken, self._episodes = self._episodes, []
+        self._steps, self._look_at = 0, LONG_ITERATION_STEPS
         return taken

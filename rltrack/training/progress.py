@@ -132,6 +132,7 @@ class TrainingProgress:
         return self.resources.memory_mb if self.resources else None
 
     @property
+    @np.errstate(all="ignore")
     def mean_return(self) -> float:
         """Mean raw return over the last 100 episodes; NaN before the first."""
         return float(np.mean(self.recent_returns)) if self.recent_returns else math.nan
@@ -249,6 +250,7 @@ class TrainingStatistics:
         last = self.final_evaluation
         return last is not None and has_converged(last, self.convergence_threshold)
 
+    @np.errstate(all="ignore")
     def window(self, episodes: int = WINDOW) -> dict[str, float]:
         """Return mean, std, min and max return and mean length over the newest episodes; NaN without any."""
         returns = np.array(self.episode_returns[-episodes:])
@@ -288,4 +290,4 @@ class TrainingStatistics:
 
 def has_converged(evaluation: Evaluation, threshold: float | None) -> bool:
     """Whether the lower end of the evaluation's confidence interval reaches the threshold."""
-    return threshold is not None and evaluation.interval.low >= threshold
+    return threshold is not None and is_score(evaluation.interval.low) and evaluation.interval.low >= threshold

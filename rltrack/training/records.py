@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rltrack.tracking.values import as_floats
+
 if TYPE_CHECKING:
     from rltrack.agents.protocol import EpisodeInfo, IterationStats
     from rltrack.tracking.journal import Journal
@@ -31,7 +33,9 @@ def record_iteration(
     }
     for index, (step, values) in enumerate(stats.metrics, start=1):
         last = index == len(stats.metrics)
-        journal.write("metrics", step, values={**values, **times} if last else dict(values))
+        excluded = stats.excluded[index - 1] if index <= len(stats.excluded) else {}
+        more = {"excluded": {sink: list(keys) for sink, keys in excluded.items()}} if excluded else {}
+        journal.write("metrics", step, values={**as_floats(values), **(times if last else {})}, **more)
 
 
 def record_end(journal: Journal, progress: TrainingProgress, reason: str, *, goes_on: bool) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rltrack.text import printable
 from rltrack.training.notebook import line_in_place
 from rltrack.training.progress import TrainingState
 
@@ -33,6 +34,17 @@ def format_duration(seconds: float | None) -> str:
     if whole < 86400:
         return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
     return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
+
+
+class _Warnings(logging.Handler):
+    """Shows warnings while a training is shown, above its bar."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._show(record.getMessage())
 
 
 class ProgressReporter:
@@ -67,9 +79,10 @@ class ProgressReporter:
         self._cell: Callable[[str], None] | None = None
         self._task: Any = None
         self._log: logging.FileHandler | None = None
+        self._warnings: _Warnings | None = None
         self._tensorboard: Any = None
         self._next = 0.0
-        self._title = ""
+        self._title = self._evaluation = ""
 
     @contextlib.contextmanager
     def waiting(self, what: str = "getting ready") -> Iterator[None]:
@@ -91,6 +104,11 @@ class ProgressReporter:
             self._log = logging.FileHandler(self.log_file, encoding="utf-8")
             self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
             logger = logging.getLogger("rltrack")
+            if (
+                self._wanted is not False and not logger.hasHandlers()
+            ):  # our file's would keep Python from showing warnings
+                self._warnings = _Warnings(self._show)
+                logger.addHandler(self._warnings)
             logger.addHandler(self._log)
             if logger.getEffectiveLevel() > logging.INFO:
                 logger.setLevel(logging.INFO)
@@ -118,6 +136,19 @@ class ProgressReporter:
         elif self._wanted:
             print(f"{self._title}: {self.line(progress)}", file=sys.stderr, flush=True)
 
+    def show_evaluation(self, progress: TrainingProgress, episodes: int, steps: int) -> None:
+        """Show now, if it is time to, how an evaluation goes.
+
+        Args:
+            progress: Of the training.
+            episodes: How many have ended.
+            steps: How many steps each environment of the evaluation has made.
+        """
+        if time.monotonic() >= self._next:
+            self._evaluation = f" ({episodes:,} episodes done, {steps:,} steps)"
+            self.update(progress)
+            self._evaluation = ""
+
     def report_metrics(self, values: dict[str, float], step: int, when: float) -> None:
         """Write metrics to TensorBoard, if a folder was given."""
         if self._tensorboard is not None:
@@ -137,12 +168,17 @@ class ProgressReporter:
 
     def say(self, message: str, *, show: bool = False, level: int = logging.INFO) -> None:
         """Write a message to the log file, and with `show` to the console."""
+        message = printable(message)
         if self._log is not None:
             self._log.handle(logging.LogRecord("rltrack", level, __file__, 0, message, None, None))
-        if show and self._bar is not None:
-            self._bar.console.print(message, markup=False, highlight=False)
-        elif show and self._wanted:
-            print(f"{self._title}: {message}", file=sys.stderr, flush=True)
+        if show and (self._bar is not None or self._wanted):
+            self._show(message)
+
+    def _show(self, message: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(printable(message), markup=False, highlight=False)
+        else:
+            print(f"{self._title}: {printable(message)}", file=sys.stderr, flush=True)
 
     def close(self, progress: TrainingProgress, message: str) -> None:
         """Show the end and release everything; harmless if called twice."""
@@ -155,9 +191,13 @@ class ProgressReporter:
             self._cell = None
         if self._log is not None:
             self.say(message)
-            logging.getLogger("rltrack").removeHandler(self._log)
+            logger = logging.getLogger("rltrack")
+            logger.removeHandler(self._log)
             self._log.close()
             self._log = None
+            if self._warnings is not None:
+                logger.removeHandler(self._warnings)
+                self._warnings = None
         if self._tensorboard is not None:
             self._tensorboard.close()
             self._tensorboard = None
@@ -189,7 +229,7 @@ class ProgressReporter:
         if progress.state is TrainingState.RUNNING:
             parts.append(f"{format_duration(progress.eta_seconds)} left")
         elif not progress.state.is_final:
-            parts.append(progress.state.value)
+            parts.append(f"{progress.state.value}{self._evaluation}")
         if progress.recent_returns:
             parts.append(f"return {progress.mean_return:.5g}")
         if progress.last_evaluation is not None:

@@ -31,6 +31,7 @@ from rltrack.runs import Root, RunDirectory
 from rltrack.secrets import redacted
 from rltrack.tracking.completeness import JournalPosition, missing_records
 from rltrack.tracking.journal import Journal
+from rltrack.training.beginning import beginning_in_versions, take_back_deliveries
 from rltrack.training.fetching import fetch_if_elsewhere, open_remote
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class RunSession:
         status_before: How the run stood before this process; None for a new one.
         last_attempt: The record of the attempt before; None for the first.
         is_finished: Whether the run was finished before; nothing is left to train.
+        is_recovered: Whether the journal lost its beginning, which is then written again from a version.
     """
 
     def __init__(
@@ -73,15 +75,19 @@ class RunSession:
         try:
             if remote is not None:
                 fetch_if_elsewhere(directory, remote)
-            known = directory.configuration_record()
-            _refuse_without_beginning(directory, known)
+            has_beginning = directory.has_beginning()
+            known = directory.configuration_record() or beginning_in_versions(directory, identity)
             if known is not None:
                 refuse_other_identity(directory, identity, known["identity"])
-            self.status_before = directory.status(held=True) if known is not None else None
+            self.is_recovered = known is not None and not has_beginning
+            has_records = known is not None and directory.journal_file.exists()
+            self.status_before = directory.status(held=True) if has_records else None
             self.is_finished = self.status_before is not None and self.status_before.is_finished
             self.journal = Journal(directory.journal_file)
             self._open.callback(self.journal.close)
             attempts = [] if known is None else directory.attempts()
+            if known is not None:
+                take_back_deliveries(directory, known["run_id"], self.journal.position["bytes"])
         except BaseException:
             self._open.close()
             raise
@@ -89,6 +95,7 @@ class RunSession:
         retention = Retention(checkpoints.keep_last, checkpoints.keep_best, checkpoints.keep_every)
         self.store = CheckpointStore(directory.path / "checkpoints", retention)
         self._writer = CheckpointWriter(self.store, self.journal.sync)
+        self._description: dict[str, Any] = {}
         self.is_new = known is None
         self.run_id = uuid.uuid4().hex if known is None else known["run_id"]
         self.attempt = len(attempts) + 1
@@ -161,12 +168,13 @@ class RunSession:
         temporary: bool,
     ) -> RunSession:
         session = cls(directory, identity, checkpoints, remote=remote, temporary=temporary)
+        written = redacted({**_from_anywhere(config), "name": directory.name})
         if not session.is_finished:
-            directory.write_config(redacted({**_from_anywhere(config), "name": directory.name}))
-        if session.is_new:
-            session.journal.note(
-                "configuration", run_id=session.run_id, identity=_plain(identity), agent=_plain(agent), policy=policy
-            )
+            directory.write_config(written)
+        record = {"identity": _plain(identity), "agent": _plain(agent), "policy": policy}
+        if session.is_new or session.is_recovered:
+            session.journal.note("configuration", run_id=session.run_id, **record)
+        session._description = {**record, "config": _plain(written)}
         return session
 
     def restore(self) -> tuple[Version, State, list[str]] | None:
@@ -274,6 +282,7 @@ class RunSession:
             "versions": package_versions(),
             "numerics": dict(numerics or {}),
             "environments": dict(environments or {}),
+            "configuration": self._description,
         }
         self._writer.submit(self.store.prepare(state, env_steps=env_steps, score=score, details=details))
 
@@ -327,27 +336,6 @@ class RunSession:
 def journal_position(version: Version) -> JournalPosition:
     """Return where the journal stood when a version was written."""
     return JournalPosition(version.name, version.env_steps, version.journal["next_seq"], version.journal["bytes"])
-
-
-def _refuse_without_beginning(directory: RunDirectory, known: Mapping[str, Any] | None) -> None:
-    """Refuse to begin a new run beside what another left, or in a journal of which the beginning is gone.
-
-    Raises:
-        JournalDamaged: With what is here.
-    """
-    if known is not None:
-        return
-    path, versions = directory.journal_file, directory.store().versions()
-    if path.exists() and path.read_bytes().find(b"\n") >= 0:
-        what = f"{path} does not begin with the record of its run's configuration."
-    elif versions:
-        what = f"{path} is missing or empty, but {directory.path / 'checkpoints'} holds {len(versions)} version(s)."
-    else:
-        return
-    raise JournalDamaged(
-        f"{what} The run cannot go on without its journal. Put it back from a backup, or move {directory.path} away to begin "
-        "a new run of this name."
-    )
 
 
 def _from_anywhere(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -7,16 +7,18 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rltrack import damage
 from rltrack.agents import as_agent
 from rltrack.agents.environments import default_evaluation, make_gym_env
 from rltrack.agents.protocol import LEARNER_PARTS, POLICY_PARTS, Agent, EvaluationEnvironment, State
 from rltrack.agents.random_state import untouched_random_streams
-from rltrack.errors import ConfigurationError, EvaluationUnavailable, NotCapturable, ResumeMismatch
+from rltrack.cleanup import cleaning_up, close_all
+from rltrack.errors import ConfigurationError, EvaluationUnavailable, NotCapturable, ResumeMismatch, RunDamaged
 from rltrack.evaluation.episodes import Evaluator, episode_seeds
 from rltrack.evaluation.pending import EvaluationBeside, EvaluationHere, PendingEvaluation, Player
 from rltrack.identity import identity
 from rltrack.provenance import package_versions
-from rltrack.tracking.destination import read_destination, resolve_destination, write_destination
+from rltrack.tracking.destination import Destination, read_destination, resolve_destination, write_destination
 from rltrack.tracking.metrics import MetricsTracker
 from rltrack.training.progress import TrainingState
 from rltrack.training.session import RunSession
@@ -24,6 +26,7 @@ from rltrack.training.strategies import Adaptive
 
 if TYPE_CHECKING:
     from rltrack.checkpoints import Version
+    from rltrack.runs import RunDirectory
     from rltrack.training.train_loop import TrainingLoop
 
 _logger = logging.getLogger("rltrack")
@@ -128,16 +131,16 @@ def set_up(loop: TrainingLoop, agent: Any, env: Any, eval_env: Any) -> SetUp:
         _call(adapted, "set_log_interval", loop.settings.tracking.log_interval)
         _prepare_checkpoints(loop, adapted)
         if callable(getattr(adapted, "release", None)):
-            resources.callback(adapted.release)  # type: ignore[attr-defined]
+            resources.callback(_release, adapted)
         adapted.bind(env if _prepares_environments(adapted) else _plain_env(env), loop.seed)
         notes = _update_per_episode(loop, adapted)
         evaluation_env, why_not = _evaluation_env(loop, adapted, env, eval_env)
         evaluator = None
         if evaluation_env is not None:
-            resources.callback(evaluation_env.close)
+            resources.callback(close_all, evaluation_env)
             section = loop.settings.evaluation
             seeds = episode_seeds(loop.seed or 0, section.episodes)
-            evaluator = Evaluator(adapted, evaluation_env, seeds, section.deterministic)
+            evaluator = Evaluator(adapted, evaluation_env, seeds, section.deterministic, section.limits)
         session = _open_session(loop, adapted)
         resources.callback(session.close)
         needs_learner = isinstance(loop.strategy, Adaptive)
@@ -156,6 +159,11 @@ def set_up(loop: TrainingLoop, agent: Any, env: Any, eval_env: Any) -> SetUp:
         parts.close()
         raise
     return parts
+
+
+def _release(agent: Any) -> None:
+    with cleaning_up(f"Releasing {type(agent).__name__}"):
+        agent.release()
 
 
 def _check_strategy(loop: TrainingLoop, agent: Any) -> None:
@@ -240,8 +248,16 @@ def _open_session(loop: TrainingLoop, agent: Any) -> RunSession:
     )
     if loop.delivers:
         run = session.directory
-        write_destination(run, resolve_destination(settings.tracking.model_dump(), read_destination(run)))
+        write_destination(run, resolve_destination(settings.tracking.model_dump(), _destination_before(run)))
     return session
+
+
+def _destination_before(run: RunDirectory) -> Destination | None:
+    try:
+        return read_destination(run)
+    except RunDamaged as error:  # this attempt's settings count then
+        _logger.warning(f"{error} It is written again, from this attempt's settings.")
+        return None
 
 
 def _load_history(loop: TrainingLoop, session: RunSession) -> None:
@@ -306,7 +322,7 @@ def _start_attempt(loop: TrainingLoop, parts: SetUp, notes: list[str]) -> None:
     if missing:
         trained = "The training goes on exactly, but its" if exact else "The run's"
         notes.append(
-            f"{trained} record has a gap, as the journal lacks {'; '.join(missing)}. Was it restored from a backup?"
+            f"{trained} record has a gap, as the journal lacks {'; '.join(missing)}. Was it restored from a backup, or damaged?"
         )
     if not parts.can_capture:
         notes.append(f"{type(parts.agent).__name__} has no capture() and restore(): there will be no checkpoints")
@@ -321,6 +337,7 @@ def _start_attempt(loop: TrainingLoop, parts: SetUp, notes: list[str]) -> None:
     )
     for what, choice in choices.items():
         loop.reporter.say(f"{what}: {choice['chosen']} ({choice['reason']})")
+    damage.accept()  # the notes say it, and the attempt is labelled
     for note in notes:
         _logger.warning(note)
         session.journal.note("warning", message=note)

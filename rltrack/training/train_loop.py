@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rltrack.agents.protocol import State
+from rltrack.cleanup import cleaning_up
 from rltrack.config import LoopSettings
 from rltrack.errors import ConfigurationError, JournalFailed, MemoryLimitExceeded
 from rltrack.evaluation.episodes import Evaluation
@@ -21,7 +22,7 @@ from rltrack.tracking import delivery
 from rltrack.tracking.metrics import MetricsTracker
 from rltrack.training.checkpointing import Checkpointing
 from rltrack.training.control import Control, IterationAbandoned
-from rltrack.training.evaluating import Evaluating
+from rltrack.training.evaluating import NO_LIMIT, Evaluating
 from rltrack.training.hooks import EarlyStoppingHook, HookList, LoggingHook, TrainingHook
 from rltrack.training.limits import ResourceWatch, refuse_divergence, refuse_nonfinite_losses
 from rltrack.training.observer import ProgressObserver
@@ -51,6 +52,12 @@ __all__ = [
 
 RATE_SECONDS = 0.05
 """How often speed and time left are computed, at boundaries."""
+
+OVERTIME_SECONDS, OVERTIME_SHARE = 10.0, 0.1
+"""How long an evaluation may go on when `max_seconds` is spent: so many seconds, or this share of `max_seconds` if it is more."""
+
+ENDLESS_STEPS = 10_000
+"""Env steps of each environment without the end of any episode, after which a person is told, once."""
 
 _logger = logging.getLogger("rltrack")
 
@@ -146,6 +153,7 @@ class TrainingLoop:
         self._delivery: Delivery | None = None
         self._begun: tuple[Checkpointing, Evaluating] | None = None
         self._abandoned: str | None = None
+        self._said_endless = False
         self._observer: ProgressObserver | None = None
         self._watch = ResourceWatch(self.progress, self.settings.training.memory_limit_mb)
         self._tick = self._rated = 0.0
@@ -208,10 +216,12 @@ class TrainingLoop:
                     self.carry_out(due)
                 self.finish()
         except BaseException as error:
-            self.fail(error)
+            with cleaning_up(f"Recording that {type(error).__name__} ended the training"):
+                self.fail(error)
+            with cleaning_up("Releasing the run"):
+                self.close()
             raise
-        finally:
-            self.close()
+        self.close()
         return self.statistics
 
     def wait_for_tracking(self, timeout: float | None = None) -> bool:
@@ -245,7 +255,9 @@ class TrainingLoop:
         progress.state = TrainingState.RUNNING
         self._tick = self._rated = time.monotonic()
         progress.update_performance_stats(self._tick)
-        self._observer = ProgressObserver(progress, self.hooks, self.strategy.remaining, parts.agent.set_schedule)
+        self._observer = ProgressObserver(
+            progress, self.hooks, self.strategy.remaining, parts.agent.set_schedule, self._look_inside
+        )
         parts.agent.set_schedule(self.strategy.remaining(progress))
         self.reporter.start(self.statistics.run or "training", progress)
         self.hooks.call("on_training_start", progress)
@@ -255,7 +267,12 @@ class TrainingLoop:
 
     def due(self) -> Due:
         """Return what is to be done at this boundary; `END` when only `finish` is left."""
-        leaving = self._abandoned is not None or self._watch.exceeded is not None or self.control.should_stop
+        leaving = (
+            self._abandoned is not None
+            or self._watch.exceeded is not None
+            or self.control.should_stop
+            or self._is_overtime(self.progress.elapsed_seconds)
+        )
         if not leaving and self._judging.is_due:
             return Due.EVALUATION
         outcome = self._outcome()
@@ -269,6 +286,7 @@ class TrainingLoop:
             self.evaluate()
         elif due is Due.FINAL_EVALUATION:
             self._judging.evaluate_finally()
+            self._count_overtime()
         elif due is Due.CHECKPOINT:
             self._saving.save()
         elif due is Due.CHUNK:
@@ -296,7 +314,9 @@ class TrainingLoop:
         Returns:
             The evaluation that was taken in; None without one, or if a request to stop came first.
         """
-        return self._judging.evaluate()
+        evaluation = self._judging.evaluate()
+        self._count_overtime()
+        return evaluation
 
     def checkpoint(self) -> Version | None:
         """Commit a version from which training can go on; None if the agent cannot be captured, or as configured."""
@@ -322,7 +342,8 @@ class TrainingLoop:
     def fail(self, error: BaseException) -> None:
         """Tell everybody that an error ends the training, and record it; the raising is left to the caller."""
         self.progress.state = TrainingState.FAILED
-        self.hooks.call("on_error", self.progress, error)
+        with cleaning_up("A hook's on_error"):
+            self.hooks.call("on_error", self.progress, error)
         if isinstance(error, JournalFailed):
             return  # there is nothing left to write to
         message = without_secrets(" ".join(str(error).split()))
@@ -336,9 +357,12 @@ class TrainingLoop:
             return
         if not self.tracking:
             self.metrics.detach()  # the journal goes with the temporary folder
-        parts.close()
         statistics = self.statistics
-        self.reporter.close(self.progress, f"{statistics.state.value}: {statistics.reason}")
+        try:
+            parts.close()
+        finally:
+            with cleaning_up("Closing the reporter"):
+                self.reporter.close(self.progress, f"{statistics.state.value}: {statistics.reason}")
         if self.progress.state.is_final:
             self._deliver_rest()
 
@@ -362,19 +386,47 @@ class TrainingLoop:
         try:
             with self.control.abandonable():
                 stats = parts.agent.advance(observer)
-        except (ValueError, ArithmeticError) as error:
+        except Exception as error:
             refuse_divergence(parts, self.progress.env_steps, error)
             raise
         self.progress.iterations += 1
         self._advance_clock()
         record_iteration(parts.session.journal, self.progress, stats, observer.take_episodes())
         refuse_nonfinite_losses(stats.losses, self.progress.env_steps)
+        self._say_if_endless(parts)
         self.hooks.call("on_iteration_end", self.progress, stats)
         self._saving.settle()
         self._watch.look()
         if self._delivery is not None:
             self._delivery.look()
         self.reporter.update(self.progress)
+
+    def _look_inside(self) -> None:
+        """An iteration is long: it may wait for an episode that does not end, and then no boundary comes.
+
+        Raises:
+            IterationAbandoned: If it should end, and nothing but the end of an episode would end it.
+        """
+        parts = self._ready()
+        self._say_if_endless(parts)
+        if getattr(parts.agent, "collects_whole_episodes", False):
+            elapsed = self.progress.elapsed_seconds + time.monotonic() - self._tick
+            limit = self.settings.training.max_seconds
+            if limit is not None and elapsed >= limit and not self.control.should_stop:
+                self.control.stop(f"max_seconds ({limit:g} s) is spent")
+            if self.control.should_stop:
+                raise IterationAbandoned("its episode does not end")
+
+    def _say_if_endless(self, parts: SetUp) -> None:
+        """Say once that no episode ends: budgets and marks in episodes are then never reached."""
+        progress = self.progress
+        if self._said_endless or progress.episodes or progress.env_steps < ENDLESS_STEPS:
+            return
+        n_envs = int(getattr(getattr(parts.agent, "env", None), "num_envs", 1))
+        if progress.env_steps >= ENDLESS_STEPS * n_envs:
+            self._said_endless = True
+            never = "" if self.strategy.budget.total_episodes is None else " total_episodes is never reached like that."
+            self._warn(f"No episode has ended in {progress.env_steps:,} env steps.{never} {NO_LIMIT}")
 
     def _advance_clock(self) -> None:
         now, progress = time.monotonic(), self.progress
@@ -384,6 +436,25 @@ class TrainingLoop:
         if now - self._rated >= RATE_SECONDS:
             self._rated = now
             progress.update_performance_stats(now)
+
+    def _is_overtime(self, elapsed_seconds: float) -> bool:
+        """Whether even an evaluation must end: `max_seconds` is spent, and what a final evaluation is given on top."""
+        limit = self.settings.training.max_seconds
+        return limit is not None and elapsed_seconds >= limit + max(OVERTIME_SECONDS, OVERTIME_SHARE * limit)
+
+    def _should_end_evaluation(self) -> bool:
+        elapsed = self.progress.elapsed_seconds + time.monotonic() - self._tick
+        return self.control.should_stop or self._is_overtime(elapsed)
+
+    def _count_overtime(self) -> None:
+        """An evaluation that was cut short by `max_seconds` has spent them."""
+        if self._is_overtime(self.progress.elapsed_seconds + time.monotonic() - self._tick):
+            self._advance_clock()
+            self._warn(
+                f"max_seconds ({self.settings.training.max_seconds:g} s) was spent while the policy was evaluated, and the "
+                "evaluation did not end in the time that it is given on top: it has no result. Raise max_seconds, or lower "
+                "evaluation.episodes."
+            )
 
     def next_mark(self) -> Mark:
         """Return up to where the next chunk trains."""
@@ -458,9 +529,10 @@ class TrainingLoop:
             self.strategy,
             saving,
             threshold=self.settings.training.convergence_threshold,
-            should_stop=lambda: self.control.should_stop,
+            should_stop=self._should_end_evaluation,
             hooks=self.hooks,
             reporter=self.reporter,
+            warn=self._warn,
         )
         if loop is not None:
             saving.begin_at(self.progress.env_steps)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rltrack.agents import LEARNER_PARTS, POLICY_PARTS, State, build_agent, build_for_acting, choose_vectorization
 from rltrack.checkpoints import Version
+from rltrack.cleanup import close_all
 from rltrack.config import MAX_EVAL_ENVS, TrainingConfig
 from rltrack.errors import ConfigurationError, RunNotFound
 from rltrack.evaluation.episodes import EVALUATION_STREAM, Evaluation, episode_seeds, play_episodes
@@ -103,12 +104,13 @@ class Trainer:
         """Release everything; harmless if called twice."""
         self.loop.close()
         if self._env is not None:
-            self._env.close()
+            close_all(self._env)
             self._env = None
 
     def _build(self) -> tuple[Any, Any]:
         root = Root(self.root)
         root.check_writable()
+        self._settle_wrappers(root)
         if self.config.start_from is not None:
             self.loop.start_from = starting_state(root, self.config.start_from)
         vectorization = self._vectorization(root)
@@ -120,6 +122,23 @@ class Trainer:
         agent, self._env = build_agent(self.config.model_copy(update={"environment": environment}))
         agent.choices["vectorization"] = {"chosen": chosen, "reason": why}
         return agent, self._env
+
+    def _settle_wrappers(self, root: Root) -> None:
+        """Where wrappers stand, if the configuration does not say: as in the run that goes on; in a new one inside Monitor."""
+        environment = self.config.environment
+        if not environment.wrappers or environment.wrappers_inside_monitor is not None:
+            return
+        name, store, inside = self.config.name, self.config.checkpoints.store, True
+        if name is not None:
+            if store is not None:
+                with contextlib.suppress(RunNotFound):
+                    fetch(root, name, store)
+            known = root.directory(name).configuration_record()
+            if known is not None:
+                inside = bool((known["identity"].get("environment") or {}).get("wrappers_inside_monitor"))
+        settled = environment.model_copy(update={"wrappers_inside_monitor": inside})
+        self.config = self.config.model_copy(update={"environment": settled})
+        self.loop.identity, self.loop.config = identity(self.config), self.config.to_mapping()
 
     def _vectorization(self, root: Root) -> tuple[str, str] | None:
         """Where the environments live, if it is chosen by measurement: as at the run's first start."""
@@ -257,9 +276,14 @@ def evaluate_run(
             own_seed = config.seed ^ EVALUATION_STREAM if seed is None else seed
             seeds = episode_seeds(own_seed, episodes)
             return found, play_episodes(
-                agent, evaluation_env, seeds, env_steps=found.env_steps, deterministic=deterministic
+                agent,
+                evaluation_env,
+                seeds,
+                env_steps=found.env_steps,
+                deterministic=deterministic,
+                limits=config.evaluation.limits,
             )
         finally:
-            evaluation_env.close()
+            close_all(evaluation_env)
     finally:
-        env.close()
+        close_all(env)

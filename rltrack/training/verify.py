@@ -22,6 +22,7 @@ import orjson
 
 from rltrack.agents import build_agent
 from rltrack.agents.protocol import State
+from rltrack.cleanup import close_all
 from rltrack.config import TrainingConfig
 from rltrack.errors import RltrackError
 from rltrack.runs import Root, RunDirectory
@@ -184,7 +185,7 @@ def _shortened(config: TrainingConfig, timesteps: int | None, kills: int) -> Tra
     if timesteps is None:
         agent, env = build_agent(config)
         settings = agent.describe()["hyperparameters"]
-        env.close()
+        close_all(env)
         rollout = int(settings.get("n_steps") or 0) * config.environment.n_envs
         warm_up = settings.get("learning_starts")
         timesteps = max(_MIN_STEPS, _ITERATIONS * rollout, 0 if warm_up is None else int(warm_up) + _AFTER_WARM_UP)

@@ -31,6 +31,7 @@ from rltrack.registry.overview import model_rows
 from rltrack.registry.promotion import promote
 from rltrack.registry.registered import CHAMPION
 from rltrack.runs import Root
+from rltrack.tracking.journal_lines import decode_record, encode_record, numbered_line
 from tests.support.models import add_skill, run_of_skill
 
 pytestmark = pytest.mark.slow
@@ -272,11 +273,12 @@ def test_unknown_names(root):
 
 
 def test_a_run_that_cannot_be_stored(root):
-    record = json.loads((root.find("fair").journal_file).read_text().splitlines()[0])
-    lines = (root.find("fair").journal_file).read_text().splitlines()
+    journal = root.find("fair").journal_file
+    first, *rest = journal.read_bytes().splitlines(keepends=True)
+    record = decode_record(first)
     for policy, word in ((None, "describe_policy"), ({"format": 1, "reason": "It lives in JAX."}, "lives in JAX")):
         record["policy"] = policy
-        root.find("fair").journal_file.write_text("\n".join([json.dumps(record), *lines[1:]]) + "\n")
+        journal.write_bytes(b"".join([numbered_line(encode_record(record), 1), *rest]))
         with pytest.raises(PolicyNotStorable, match=word):
             promote(root.find("fair"), "tiny", gate=GATE)
 

@@ -16,6 +16,7 @@ from rltrack.errors import CheckpointCorrupt, ConfigurationError, JournalDamaged
 from rltrack.runs import Root
 from rltrack.tracking.completeness import JournalPosition, missing_records
 from rltrack.tracking.journal import Journal, read_journal
+from rltrack.tracking.journal_seal import seal_file
 from rltrack.tracking.report import RunReport
 from rltrack.training.train_loop import TrainingLoop
 from tests.support.agents import ScriptedAgent, TinyEnv
@@ -104,7 +105,7 @@ def test_a_journal_from_an_older_backup_leaves_a_gap_that_is_told_everywhere(own
     last = version.journal["next_seq"] - 1
     gap = f"records {first} to {last} (between 60 and 120 env steps)"
 
-    assert run_command(["show", "run"]) == 0  # before anything is resumed
+    assert run_command(["show", "run"]) == 1  # before anything is resumed
     said = capsys.readouterr().out
     assert gap in said
     assert "but the record of this run has a gap" in said
@@ -129,6 +130,7 @@ def test_a_journal_from_an_older_backup_leaves_a_gap_that_is_told_everywhere(own
 
     details = run_details(run)
     assert (details["exact"], details["missing"]) == (False, [gap.replace("and 120", "and 130")])
+    assert run_command(["show", "run"]) == 0, "the record is labelled with it"
     report = RunReport(run, {})
     report.catch_up(run.journal_file.stat().st_size, 0)
     assert report.tags()["rltrack.exact"] == "false"
@@ -193,15 +195,15 @@ def twice(lines, at):
 
 
 def longer(lines, at):
-    return [*lines[:at], lines[at].replace(b'{"seq":', b'{"seq": '), *lines[at + 1 :]]
+    return [*lines[:at], lines[at][:-1] + b" \n", *lines[at + 1 :]]
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (without_a_line, r"record \d+ \(between \d+ and 60 env steps\)"),
-        (twice, r"the order: record \d+ stands after record \d+"),
-        (longer, r"something before byte [\d,]+, where it ended when v\d+ was written"),
+        (twice, r"line \d+, which stands twice or in a wrong place \(it was written as line \d+\)"),
+        (longer, r"line \d+, which is damaged \(it does not match its checksum\)"),
     ],
 )
 def test_a_journal_that_was_changed_does_not_fit_its_version(own_root, change, said):
@@ -210,11 +212,14 @@ def test_a_journal_that_was_changed_does_not_fit_its_version(own_root, change, s
     run.journal_file.write_bytes(
         b"".join(change(lines, next(at for at, line in enumerate(lines) if step_of(line) == 60)))
     )
-    [found] = run_details(run)["missing"]
-    assert re.fullmatch(said, found)
+    found = run_details(run)["missing"]
+    assert re.fullmatch(said, found[0])
+    assert len(found) == 1 or (
+        change is longer and re.fullmatch(r"record \d+ \(between \d+ and 60 env steps\)", found[1])
+    )
     loop().run()
     assert last_attempt(run)["exact"] is False
-    assert last_attempt(run)["missing"] == [found]
+    assert last_attempt(run)["missing"] == found
 
 
 def test_lost_records_without_a_number_are_noticed(own_root):
@@ -222,7 +227,9 @@ def test_lost_records_without_a_number_are_noticed(own_root):
     loop(stop_at=160).run()  # its first version comes after the records of an attempt
     newest = run.store().find("last")
     run.journal_file.write_bytes(run.journal_file.read_bytes()[: newest.journal["bytes"]])
-    assert run_details(run)["missing"] == [], "what was noted after the version does not belong to it"
+    assert run_details(run)["missing"] == ["4 lines at its end"], "what was noted after the version"
+    seal_file(run.journal_file).unlink()  # as of an older release
+    assert run_details(run)["missing"] == [], "it does not belong to the version"
     attempt = next(index for index, line in enumerate(lines_of(run)) if b'"number":2' in line)
     before = sum(map(len, lines_of(run)[:attempt]))
     size = run.journal_file.stat().st_size
@@ -234,24 +241,59 @@ def test_lost_records_without_a_number_are_noticed(own_root):
     )
 
 
-def test_a_missing_or_empty_journal_beside_versions_begins_no_new_run(own_root):
+@pytest.mark.parametrize("content", [None, b"", b"no journal at all\n"])
+def test_without_a_journal_a_run_goes_on_from_its_versions_and_is_labelled(own_root, content, capsys):
+    loop("whole").run()
     run = interrupted()
-    for content in (None, b""):
-        run.journal_file.unlink(missing_ok=True)
-        if content is not None:
-            run.journal_file.write_bytes(content)
-        with pytest.raises(JournalDamaged, match=r"journal.jsonl is missing or empty, but .* holds \d+ version"):
-            loop().run()
-        assert (run.journal_file.read_bytes() if run.journal_file.exists() else None) == content, "nothing was written"
+    before = run.configuration_record()
+    newest = run.store().find("last")
+    run.journal_file.unlink()
+    if content is not None:
+        run.journal_file.write_bytes(content)
+    assert run_command(["show", "run"]) == 1
+    assert "newest good version" in capsys.readouterr().err
+    loop().run()
+    [attempt] = run.attempts()
+    assert (attempt["number"], attempt["resumed_from"], attempt["exact"]) == (2, newest.name, False)
+    assert f"records 1 to {newest.journal['next_seq'] - 1} (between 0 and 120 env steps)" in attempt["missing"]
+    record = run.configuration_record()
+    assert {key: record[key] for key in ("run_id", "identity", "agent")} == {
+        key: before[key] for key in ("run_id", "identity", "agent")
+    }
+    assert run.status().is_finished
+    ours = without_clock(numbered(run))
+    assert ours == without_clock(numbered(Root().find("whole")))[-len(ours) :]
+    one, other = (CheckpointStore(Root().find(name).path / "checkpoints") for name in ("whole", "run"))
+    assert one.read(one.find("last"))["policy"] == other.read(other.find("last"))["policy"]
 
 
-def test_a_journal_without_its_beginning_is_no_new_run(own_root):
+def test_without_a_journal_the_versions_of_another_configuration_are_not_gone_on_with(own_root):
     run = interrupted()
+    run.journal_file.unlink()
+    with pytest.raises(NameTaken, match="another configuration"):
+        TrainingLoop(ExactAgent(), TinyEnv(noise=0.0), total_timesteps=STEPS, name="run", resume=True, seed=2).run()
+    assert not run.journal_file.exists()
+
+
+def test_a_journal_without_its_beginning_gets_it_from_a_version(own_root):
+    run = interrupted()
+    before = run.configuration_record()["run_id"]
     run.journal_file.write_bytes(b"".join(lines_of(run)[3:]))
-    before = run.journal_file.read_bytes()
-    with pytest.raises(JournalDamaged, match="does not begin with the record of its run's configuration"):
+    assert run.configuration_record()["run_id"] == before
+    loop().run()
+    assert run.configuration_record()["run_id"] == before
+    assert run.has_beginning()
+    assert run.attempts()[-1]["missing"]
+
+
+def test_with_neither_journal_nor_a_version_that_can_be_read_nothing_is_begun(own_root):
+    run = interrupted()
+    run.journal_file.unlink()
+    for folder in run.store().folders():
+        (folder / "manifest.json").write_bytes(b"")
+    with pytest.raises(JournalDamaged, match=r"none of the \d+ version\(s\) beside it can be read"):
         loop().run()
-    assert run.journal_file.read_bytes() == before
+    assert not run.journal_file.exists()
 
 
 def test_the_journal_of_another_run_does_not_go_with_these_versions(own_root):
@@ -263,16 +305,17 @@ def test_the_journal_of_another_run_does_not_go_with_these_versions(own_root):
         loop().run()
 
 
-def test_a_damaged_line_is_named_and_the_lock_is_free_again(own_root):
+def test_a_damaged_line_is_named_and_training_goes_on(own_root, capsys):
     run = interrupted()
     lines = lines_of(run)
     run.journal_file.write_bytes(b"".join([*lines[:5], b"{broken\n", *lines[5:]]))
-    with pytest.raises(JournalDamaged, match="line 6"):
-        loop().run()
-    with run.lock():
-        pass
-    assert run_command(["show", "run"]) == 1
-    assert run_command(["runs"]) == 0
+    for words in (["show", "run"], ["journal", "run"], ["export", "run"], ["plot", "run"], ["runs"]):
+        assert run_command(words) == 1
+        assert "It lacks line 6, which is damaged" in capsys.readouterr().err
+    loop().run()
+    assert run.attempts()[-1]["missing"][0].startswith("line 6, which is damaged")
+    assert run_command(["show", "run"]) == 0
+    assert "Known: " in capsys.readouterr().err
 
 
 def test_attempts_are_counted_on_where_the_journal_forgot_one(own_root):

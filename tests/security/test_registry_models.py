@@ -29,6 +29,7 @@ from rltrack.registry.permissions import check_names
 from rltrack.registry.promotion import promote
 from rltrack.registry.serving import copy_to_serve
 from rltrack.runs import Root
+from rltrack.tracking.journal_lines import decode_record, encode_record, numbered_line
 from tests.support.models import TINY, run_of_skill
 
 GATE = Gate(episodes=30)
@@ -375,8 +376,9 @@ def test_a_runs_old_description_is_repaired_when_it_is_read(root, tmp_path):
     copied = Root(tmp_path / "copied")
     shutil.copytree(root.find("own").path, copied.runs_folder / "own")
     run = copied.find("own")
-    first, rest = run.journal_file.read_text().split("\n", 1)
-    run.journal_file.write_text(json.dumps(json.loads(first) | {"policy": OLD}) + "\n" + rest)
+    first, rest = run.journal_file.read_bytes().split(b"\n", 1)
+    changed = decode_record(first) | {"policy": OLD}
+    run.journal_file.write_bytes(numbered_line(encode_record(changed), 1) + rest)
     assert runs_described_wrongly(copied) == ["own"]
     assert ["own" in finding.found for finding in doctor.examine(copied.path) if finding.what == "runs"] == [True]
     policy = policy_of(run, "best")

@@ -21,7 +21,7 @@ from rltrack.checkpoints import CheckpointStore, Retention
 from rltrack.checkpoints.encoding import decode, encode
 from rltrack.checkpoints.mirror import STATE_FILE, attempt_of, mirrored_bytes
 from rltrack.checkpoints.version import MANIFEST, seal
-from rltrack.errors import CheckpointCorrupt, CheckpointNotFound, ConfigurationError, RltrackError
+from rltrack.errors import CheckpointCorrupt, CheckpointNotFound, ConfigurationError, RltrackError, RunDamaged
 from rltrack.runs import Root
 from rltrack.tracking.bookmark import Bookmark
 from rltrack.tracking.destination import read_destination
@@ -496,7 +496,8 @@ def test_mirror_json_that_no_rltrack_wrote(tmp_path, text):
 def test_destination_json_that_no_rltrack_wrote(own_root, text):
     run = Root(own_root).create("one", "")
     run.destination_file.write_text(text)
-    assert read_destination(run) is None
+    with pytest.raises(RunDamaged, match="nothing is delivered"):
+        read_destination(run)
 
 
 @pytest.mark.parametrize(

@@ -230,8 +230,9 @@ def test_checkpoints_are_listed_verified_pinned_and_pruned(own_root, capsys):
     rows = json.loads(capsys.readouterr().out)
     assert [row["env_steps"] for row in rows if row["resumable"]] == [300, 400, 500, 600]
     assert {row["environments"] for row in rows} == {"capture"}
-    config = own_root / "runs" / "kept" / "config.yaml"
-    config.write_text(config.read_text().replace("keep_last: 4", "keep_last: 1"))
+    run = Root(own_root).find("kept")
+    config = run.read_config()
+    run.write_config({**config, "checkpoints": {**config["checkpoints"], "keep_last": 1}})
     assert run_command(["checkpoints", "kept", "--pin", "400", "--prune"]) == 0
     out = capsys.readouterr().out
     assert "pinned" in out

@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from rltrack.errors import ConfigurationError
+from rltrack.errors import ConfigurationError, RunDamaged
 from rltrack.runs import Root
 from rltrack.tracking.destination import (
     Destination,
@@ -83,4 +83,5 @@ def test_passwords_are_kept_from_others(tmp_path):
     assert destination.shown == "postgresql://me:***@host/db"
     assert without_password("cannot reach http://a:b@c:1/ now") == "cannot reach http://a:***@c:1/ now"
     run.destination_file.write_text("{")
-    assert read_destination(run) is None
+    with pytest.raises(RunDamaged, match="nothing is delivered"):
+        read_destination(run)

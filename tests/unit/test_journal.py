@@ -3,13 +3,16 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rltrack import damage
 from rltrack.errors import JournalFailed
 from rltrack.tracking.journal import Journal, decode_record, encode_record, read_from, read_journal, read_tail
+from rltrack.tracking.journal_seal import read_seal, seal_file
 
 
 def fill(path, n=20):
@@ -26,6 +29,8 @@ def test_one_line_a_record_with_fixed_time_and_numbers(tmp_path):
     journal.write("metrics", 10, values={"x": 1.0})
     journal.write("metrics", 20, values={"x": -math.inf})
     lines = [json.loads(line) for line in (tmp_path / "j.jsonl").read_text().splitlines()]
+    assert [line.pop("line") for line in lines] == [1, 2, 3]
+    assert all(len(line.pop("crc")) == 8 for line in lines)
     assert lines == [
         {"time": 12.5, "kind": "warning", "message": "late"},
         {"seq": 1, "time": 12.5, "kind": "metrics", "step": 10, "values": {"x": 1.0}},
@@ -93,12 +98,97 @@ def test_the_last_number_is_found_behind_many_others(tmp_path):
     assert read_tail(tmp_path / "j.jsonl")[-1]["kind"] == "warning"
 
 
-def test_a_broken_line_in_the_middle_is_named(tmp_path):
+def damaged(path):
+    """The records that are good, and what is said of the rest."""
+    with damage.collected() as found:
+        return list(read_journal(path)), " ".join(found.new)
+
+
+def test_a_broken_line_in_the_middle_is_left_out_and_named(tmp_path):
     fill(tmp_path / "j.jsonl", 3)
     lines = (tmp_path / "j.jsonl").read_bytes().splitlines(keepends=True)
-    (tmp_path / "j.jsonl").write_bytes(lines[0] + b"{broken\n" + lines[1])
-    with pytest.raises(ValueError, match="line 2"):
-        list(read_journal(tmp_path / "j.jsonl"))
+    (tmp_path / "j.jsonl").write_bytes(b"".join([lines[0], b"{broken\n", *lines[1:]]))
+    records, said = damaged(tmp_path / "j.jsonl")
+    assert [record.get("seq") for record in records] == [None, 1, 2, 3]
+    assert "lacks line 2, which is damaged" in said
+    assert "4 records are good" in said
+
+
+def test_every_changed_byte_is_noticed_and_changes_no_number(tmp_path):
+    path = tmp_path / "j.jsonl"
+    fill(path, 4)
+    whole = path.read_bytes()
+    good = list(read_journal(path))
+    for position in range(len(whole)):
+        for flip in (1, 0x80):
+            path.write_bytes(whole[:position] + bytes([whole[position] ^ flip]) + whole[position + 1 :])
+            records, said = damaged(path)
+            assert said, (position, flip)
+            assert all(repr(record) in map(repr, good) for record in records)
+
+
+def test_a_line_that_is_gone_twice_or_moved_is_noticed(tmp_path):
+    path = tmp_path / "j.jsonl"
+    fill(path, 4)
+    lines = path.read_bytes().splitlines(keepends=True)
+    for index in range(len(lines)):
+        path.write_bytes(b"".join(lines[:index] + lines[index + 1 :]))
+        records, said = damaged(path)
+        assert (len(records), "1 line" in said) == (4, True), index
+        path.write_bytes(b"".join([*lines[: index + 1], *lines[index:]]))
+        records, said = damaged(path)
+        assert (len(records), "stands twice" in said) == (5, True), index
+    path.write_bytes(b"".join([lines[0], lines[2], lines[1], *lines[3:]]))
+    assert "wrong place" in damaged(path)[1]
+
+
+def test_a_journal_of_an_older_release_is_read_and_gone_on_with(tmp_path):
+    path = tmp_path / "j.jsonl"
+    fill(path, 3)
+    path.write_bytes(b"".join(encode_record(record) for record in read_journal(path)))
+    seal_file(path).unlink()
+    assert damaged(path)[1] == ""
+    journal = Journal(path)
+    journal.write("metrics", 40, values={"a": 1.0})
+    journal.close()
+    assert json.loads(path.read_bytes().splitlines()[-1])["line"] == 5
+    records, said = damaged(path)
+    assert ([record.get("seq") for record in records], said) == ([None, 1, 2, 3, 4], "")
+    assert Journal(path).next_seq == 5
+
+
+def test_numbers_of_lines_that_were_lost_are_not_given_out_again(tmp_path):
+    path = tmp_path / "j.jsonl"
+    fill(path, 4)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:3]))
+    journal = Journal(path)
+    journal.note("warning", message="on")
+    journal.close()
+    records, said = damaged(path)
+    assert len(records) == 4
+    assert "2 lines before line 4" in said
+
+
+@pytest.mark.parametrize("away", ["removed", "moved", "replaced"])
+def test_a_journal_that_goes_away_is_noticed(tmp_path, away):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    journal = Journal(folder / "j.jsonl", clock=iter(range(100)).__next__)
+    journal.write("metrics", 1, values={"a": 1.0})
+    if away == "removed":
+        shutil.rmtree(folder)
+    elif away == "moved":
+        folder.rename(tmp_path / "elsewhere")
+    else:
+        (folder / "j.jsonl").rename(folder / "other")
+        (folder / "j.jsonl").write_text("")
+    with pytest.raises(JournalFailed, match="removed or moved"):
+        journal.write("metrics", 2, values={"a": 2.0})
+    with pytest.raises(JournalFailed, match="removed or moved"):
+        journal.sync()
+    journal.close()
+    assert folder.exists() == (away == "replaced"), "nothing is made there again"
 
 
 def test_what_cannot_be_written_raises(tmp_path, monkeypatch):
@@ -113,6 +203,8 @@ def test_what_cannot_be_written_raises(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "write", half_of_it)
     with pytest.raises(JournalFailed, match="is the disk full"):
         journal.write("metrics", 2, values={"a": 2.0})
+    journal.close()
+    assert "is the disk full" in read_seal(tmp_path / "j.jsonl").failure, "there is room for the reason"
     monkeypatch.undo()
     assert Journal(tmp_path / "j.jsonl").next_seq == 2, "the torn line is removed when it is opened again"
 

@@ -19,7 +19,8 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnvWrapper
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper, VecMonitor
 
 from rltrack.agents.env_state import simulators
 from rltrack.agents.env_state.recorder import Recorder, recorder_of
@@ -30,10 +31,14 @@ _STAYS = (
 )  # fmt: skip
 _STAYING_MODULES = ("pygame", "glfw", "OpenGL", "gymnasium.envs.mujoco.mujoco_rendering", "multiprocessing")
 _STAYING_NAMES = {
+    VecEnv: ("buf_infos", "reset_infos"),
     DummyVecEnv: ("envs",),
+    Monitor: ("results_logger",),
+    VecMonitor: ("results_writer",),
     SubprocVecEnv: ("remotes", "work_remotes", "processes"),
     VecEnvWrapper: ("class_attributes",),
 }
+"""Infos are told to whoever steps, and are no state: each step makes them anew, and nothing of SB3 reads old ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,9 @@ def capture(layers: list[Any], cores: list[Any], method: str) -> dict[str, Any]:
     """
     spaces = _spaces(layers)
     contents = [METHODS[method].take(layer) if _among(layer, cores) else _attributes(layer) for layer in layers]
+    if any(_may_read_reset_infos(layer) for layer in layers):
+        for layer, attributes in zip(layers, contents, strict=True):
+            attributes.update(_reset_infos(layer, layers, spaces))
     buffer = io.BytesIO()
     pickler = _Pickler(buffer, layers, spaces)
     try:
@@ -105,7 +113,7 @@ def restore(layers: list[Any], cores: list[Any], state: dict[str, Any]) -> None:
             f"The environment was saved with the layers {' > '.join(state['layers'])}; now it has {' > '.join(names)}. Build it "
             "as the first time."
         )
-    live = _live_simulators(layers, cores, spaces, state["method"])
+    live = _live_simulators(layers, cores, spaces, state)
     if len(live) != len(state["simulators"]):
         raise NotCapturable(
             f"The environment was saved with {len(state['simulators'])} simulators; now it has {len(live)}. Build it as the "
@@ -146,6 +154,25 @@ def _attributes(layer: Any) -> dict[str, Any]:
         and not isinstance(value, (*_STAYS, gym.Space))
         and not type(value).__module__.startswith(_STAYING_MODULES)
     }
+
+
+def _may_read_reset_infos(layer: Any) -> bool:
+    """Whether it is somebody's own wrapper around vectorised environments; SB3's read no infos of a reset that is past."""
+    return isinstance(layer, VecEnvWrapper) and not type(layer).__module__.startswith(
+        ("stable_baselines3", "sb3_contrib")
+    )
+
+
+def _reset_infos(layer: Any, layers: list[Any], spaces: list[Any]) -> dict[str, Any]:
+    """The infos of the last reset, if they can be pickled."""
+    infos = vars(layer).get("reset_infos") if isinstance(layer, VecEnv) else None
+    if infos is None:
+        return {}
+    try:
+        _Pickler(io.BytesIO(), layers, spaces).dump(infos)
+    except Exception:
+        return {}
+    return {"reset_infos": infos}
 
 
 def _put_attributes(layer: Any, attributes: dict[str, Any]) -> None:
@@ -212,12 +239,21 @@ def _stream(space: gym.Space[Any]) -> Any:
     return None if generator is None else generator.bit_generator.state
 
 
-def _live_simulators(layers: list[Any], cores: list[Any], spaces: list[Any], method: str) -> list[Any]:
-    """The simulators of the layers as they are now, in the order in which a stream meets them."""
-    whole = method == "attributes"
+def _live_simulators(layers: list[Any], cores: list[Any], spaces: list[Any], state: dict[str, Any]) -> list[Any]:
+    """The simulators of the layers as they are now, in the order in which a stream meets them.
+
+    Raises:
+        NotCapturable: If the layers hold something now that cannot be pickled, so that its simulators cannot be found.
+    """
+    whole = state["method"] == "attributes"
     contents = [_attributes(layer) if whole or not _among(layer, cores) else {} for layer in layers]
     pickler = _Pickler(io.BytesIO(), layers, spaces)
-    pickler.dump(contents)
+    try:
+        pickler.dump(contents)
+    except Exception as error:
+        if not state["simulators"]:
+            return []  # there is none to find
+        raise NotCapturable(_culprit(layers, spaces, contents, error)) from None
     return pickler.simulators
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from rltrack.agents.env_state import layers
 from rltrack.agents.env_state.recorder import digest, record
 from rltrack.agents.random_state import capture_random, restore_random, untouched_random_streams
+from rltrack.cleanup import close_all
 from rltrack.errors import NotCapturable, ResumeMismatch
 
 _BEFORE, _AFTER, _ELSEWHERE = 25, 30, 40
@@ -54,8 +55,11 @@ def probe(build: Callable[[], gym.Env[Any, Any]]) -> Finding:
         Exception: Whatever building, resetting or stepping raises.
     """
     with untouched_random_streams():
-        one, other = build(), build()
+        copies: list[gym.Env[Any, Any]] = []
         try:
+            copies.append(build())
+            copies.append(build())
+            one, other = copies
             for env in (one, other):
                 record(env.unwrapped)
             actions = _actions(one, _BEFORE + _AFTER + _ELSEWHERE)
@@ -69,8 +73,7 @@ def probe(build: Callable[[], gym.Env[Any, Any]]) -> Finding:
                     reasons.append(f"{method}: {error}")
             return Finding(None, tuple(reasons))
         finally:
-            one.close()
-            other.close()
+            close_all(*copies)
 
 
 def _works(method: str, one: Any, other: Any, actions: Sequence[Any]) -> bool:

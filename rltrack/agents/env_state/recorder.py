@@ -123,7 +123,9 @@ def digest(outcome: Any) -> bytes:
 
 
 def _update(hashed: Any, value: Any) -> None:
-    if isinstance(value, np.ndarray | np.generic | bool | int | float):
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        _update(hashed, value.tolist())
+    elif isinstance(value, np.ndarray | np.generic | bool | int | float):
         array = np.asarray(value)
         hashed.update(str(array.dtype).encode())
         hashed.update(np.ascontiguousarray(array).data if array.ndim else array.tobytes())

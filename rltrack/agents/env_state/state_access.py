@@ -13,6 +13,7 @@ import numpy as np
 from rltrack.agents.env_state import layers
 from rltrack.agents.env_state.recorder import record
 from rltrack.agents.random_state import capture_random, restore_random
+from rltrack.cleanup import close_all
 from rltrack.errors import NotCapturable, ResumeMismatch
 
 
@@ -38,6 +39,10 @@ class StateAccess(gym.Wrapper[Any, Any, Any, Any]):
             np.random.seed(seed)
         return self.env.reset(seed=seed, options=options)
 
+    def close(self) -> None:
+        """Close the environment; an error there is told, and does not end the worker before it has answered."""
+        close_all(self.env)
+
     def rebuild(self, seed: int) -> None:
         """Replace the environment by a new one whose spaces are seeded; reset it before anything else.
 
@@ -46,7 +51,7 @@ class StateAccess(gym.Wrapper[Any, Any, Any, Any]):
         """
         if self._build is None:
             raise NotCapturable("StateAccess was not told how to build this environment anew: StateAccess(env, build).")
-        self.env.close()
+        close_all(self.env)
         self.env = seed_spaces(self._build(), seed)
 
     def record_episodes(self) -> None:

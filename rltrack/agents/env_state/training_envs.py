@@ -24,6 +24,7 @@ from rltrack.agents.env_state.probe import Finding, probe
 from rltrack.agents.env_state.recorder import digest, record, recorder_of
 from rltrack.agents.env_state.state_access import seed_spaces
 from rltrack.agents.restarting import RestartingSubprocVecEnv
+from rltrack.cleanup import close_all
 from rltrack.errors import ConfigurationError, NotCapturable, ResumeMismatch
 
 
@@ -117,6 +118,10 @@ class TrainingEnvs:
             self._choose(method, "; ".join(reasons))
             return
         self.reason = f"{'; '.join(reasons)}; and no copy could be built to find out whether it can be replayed"
+
+    def give_up(self, reason: str) -> None:
+        """From now on the tier is ``inexact``: something beside the environments cannot be taken."""
+        self.tier, self.reason, self._method = "inexact", reason, None
 
     @property
     def restarts(self) -> int:
@@ -254,7 +259,7 @@ class TrainingEnvs:
         for index, seed in enumerate(seeds):
             if isinstance(self._base, DummyVecEnv):
                 assert self._build is not None, "prepare() saw to it"
-                self._base.envs[index].close()
+                close_all(self._base.envs[index])
                 self._base.envs[index] = seed_spaces(self._build(), seed)
             else:
                 self.venv.env_method("rebuild", seed, indices=[index])
@@ -288,9 +293,12 @@ class Wrappers:
             return
 
     def restore(self) -> None:
-        """Put it back; does nothing where it could not be taken."""
+        """Put it back; does nothing where it could not be taken, or the wrappers changed so that it no longer fits."""
         if self._state is not None:
-            layers.restore(self._layers, self._cores, self._state)
+            try:
+                layers.restore(self._layers, self._cores, self._state)
+            except NotCapturable:
+                self._state = None
 
 
 def _vec_layers(venv: VecEnv) -> Iterator[Any]:

@@ -12,9 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from rltrack.errors import ConfigurationError
-from rltrack.files import folder_name, make_private_folder, replace_text, take_lock
+from rltrack import damage
+from rltrack.errors import ConfigurationError, RunDamaged
+from rltrack.files import folder_name, make_private_folder, take_lock
 from rltrack.runs import Root
+from rltrack.tracking.bookmark import move_bookmark
 from rltrack.tracking.destination import read_destination, write_destination
 
 _CREATION_SECONDS = 120.0
@@ -168,9 +170,12 @@ def relocate(root: Root) -> tuple[Path, int] | None:
                 (now, len(before) + 1, len(before) + 1, f"{before}/"),
             ).rowcount
     for run in root.runs():
-        if run.bookmark_file.exists() and str(old) in (text := run.bookmark_file.read_text()):
-            replace_text(run.bookmark_file, text.replace(f"{old}/", f"{root.path}/"))
-        destination = read_destination(run)
+        move_bookmark(run, old, root.path)
+        try:
+            destination = read_destination(run)
+        except RunDamaged as error:  # keeps none of the others
+            damage.report(str(error))
+            continue
         if destination is not None and destination.tracking_uri is not None:
             uri = destination.tracking_uri.replace(f"{old}/", f"{root.path}/")
             write_destination(run, replace(destination, tracking_uri=uri))

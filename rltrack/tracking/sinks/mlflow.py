@@ -10,8 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -22,6 +21,7 @@ from mlflow.tracking import MlflowClient
 
 from rltrack.errors import CheckpointCorrupt, CheckpointNotFound, PolicyNotStorable
 from rltrack.tracking.destination import Destination, without_password
+from rltrack.tracking.names import former_mlflow_name, mlflow_name
 from rltrack.tracking.sinks.base import NotDelivered, Point, Refused
 from rltrack.tracking.sinks.embedded import MetricRows, artifact_folder, database_uri, ensure_database, moved_from
 
@@ -31,9 +31,13 @@ if TYPE_CHECKING:
     from rltrack.tracking.report import RunReport
 
 RUN_TAG = "rltrack.run_id"
+NAMES_TAG = "rltrack.names"
+"""Says that the run's names are those of `mlflow_name`. Runs of older versions lack it: they go on under the names that they
+began with, as a series that changed its name in the middle would be delivered again under the new one."""
+ORIGINAL_TAG = "rltrack.name."
+"""Followed by the end of a name that was changed; its value is the name as it was recorded."""
 BATCH = 1000
-_MAX_KEY, _MAX_PARAM, _MAX_TAG = 250, 6000, 5000
-_FORBIDDEN = re.compile(r"[^/\w.\- :]")
+_MAX_PARAM, _MAX_TAG = 6000, 5000
 _DESCRIPTION = "mlflow.note.content"
 
 STATUS = {
@@ -81,6 +85,8 @@ class MlflowSink:
         self.state = state
         self._client: Any = None
         self._known_params: set[str] = set()
+        self._named: Callable[[str], str] = mlflow_name
+        self._told_names: set[str] = set()
         self._fast: MetricRows | None = None
 
     def is_lost(self, report: RunReport) -> bool:
@@ -107,6 +113,9 @@ class MlflowSink:
             tracking_uri=without_password(uri), experiment_id=run.info.experiment_id, run_id=run.info.run_id
         )
         self.state.setdefault("artifacts", {})
+        is_older = RUN_TAG in run.data.tags and NAMES_TAG not in run.data.tags
+        self._named = former_mlflow_name if is_older else mlflow_name
+        self._told_names = set()
         self._known_params = set(run.data.params)
         if report.status().state == "running" and run.info.status != "RUNNING" and not self._is_borrowed:
             self._client.update_run(self.run_id, status="RUNNING")
@@ -124,8 +133,9 @@ class MlflowSink:
     @_explained
     def write(self, points: Sequence[Point]) -> list[Refused]:
         """Log metrics in batches; one that MLflow refuses for good is found by halving its batch."""
+        self._tell_names(key for point in points for key in point.values_for("mlflow"))
         rows = [
-            (_key(key), float(value), int(point.time * 1000), int(point.step))
+            (self._named(key), float(value), int(point.time * 1000), int(point.step))
             for point in points
             for key, value in point.values_for("mlflow").items()
         ]
@@ -212,7 +222,7 @@ class MlflowSink:
         created: Run = self._client.create_run(
             self._experiment_id(),
             start_time=int(report.start_time * 1000),
-            tags={RUN_TAG: self._tag(report)},
+            tags={RUN_TAG: self._tag(report), NAMES_TAG: "2"},
             run_name=report.run.name,
         )
         return created
@@ -260,7 +270,8 @@ class MlflowSink:
             raise self._deleted(self.run_id)
 
     def _describe(self, report: RunReport) -> None:
-        params = {_key(key): str(value)[:_MAX_PARAM] for key, value in report.params().items()}
+        self._tell_names(report.params())
+        params = {self._named(key): str(value)[:_MAX_PARAM] for key, value in report.params().items()}
         # MLflow refuses a changed value, and an operational key may change from one attempt to the next
         new = [Param(key, value) for key, value in params.items() if key not in self._known_params]
         for chunk in _chunks(new, 100):
@@ -269,9 +280,22 @@ class MlflowSink:
         tags = report.tags() | {RUN_TAG: self._tag(report), _DESCRIPTION: report.description()}
         if self._is_borrowed:
             tags = {key: value for key, value in tags.items() if not key.startswith("mlflow.")}
-        entities = [RunTag(key, value[:_MAX_TAG]) for key, value in tags.items()]
-        for chunk in _chunks(entities, 100):
+        if self._named is mlflow_name:
+            tags[NAMES_TAG] = "2"
+        self._set_tags({mlflow_name(key): value for key, value in tags.items()})
+
+    def _set_tags(self, tags: Mapping[str, str]) -> None:
+        for chunk in _chunks((RunTag(key, value[:_MAX_TAG]) for key, value in tags.items()), 100):
             self._client.log_batch(self.run_id, tags=chunk)
+
+    def _tell_names(self, names: Iterable[str]) -> None:
+        """Keep the original of each name that is changed where it can be found: in a tag."""
+        if self._named is not mlflow_name:
+            return
+        changed = {name: new for name in names if (new := mlflow_name(name)) != name and name not in self._told_names}
+        if changed:
+            self._set_tags({f"{ORIGINAL_TAG}{new.rpartition('-')[2]}": name for name, new in changed.items()})
+            self._told_names |= changed.keys()
 
     def _log_dataset(self, report: RunReport) -> None:
         """Name the environment as what the run learned from."""
@@ -281,7 +305,9 @@ class MlflowSink:
         built = {key: str(value) for key, value in params.items() if key.startswith("environment.")}
         digest = hashlib.sha256(json.dumps(built, sort_keys=True).encode()).hexdigest()[:8]
         source = json.dumps({"environment": params["environment"]})
-        dataset = Dataset(_key(str(params["environment"])), digest, "gymnasium", source, profile=json.dumps(built))
+        dataset = Dataset(
+            self._named(str(params["environment"])), digest, "gymnasium", source, profile=json.dumps(built)
+        )
         tags = [InputTag("mlflow.data.context", "training")]
         self._client.log_inputs(self.run_id, datasets=[DatasetInput(dataset, tags)])
 
@@ -344,12 +370,6 @@ class MlflowSink:
         }.get(str(code), "")
         person = str(code) in _NEEDS_A_PERSON | _BAD_CONTENT or isinstance(error, ImportError)
         return NotDelivered(f"{address} answers {code}: {text} {advice}".rstrip(), needs_a_person=person)
-
-
-@functools.lru_cache(maxsize=4096)
-def _key(key: str) -> str:
-    """Replace what MLflow refuses in a key; one bad key would reject its whole batch."""
-    return re.sub(r"/{2,}", "/", _FORBIDDEN.sub("_", key)).replace("..", "__").strip("/")[:_MAX_KEY]
 
 
 def _recency(row: Row) -> tuple[int, int, float]:

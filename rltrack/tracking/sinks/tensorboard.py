@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import time as clock
@@ -21,6 +20,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util import tensor_util
 
 from rltrack.tracking.sinks.base import Point, Refused
+from rltrack.tracking.values import number
 
 if TYPE_CHECKING:
     from rltrack.tracking.report import RunReport
@@ -106,7 +106,7 @@ class TensorBoardWriter:
             elif isinstance(value, str):
                 start.hparams[key].string_value = value
             else:
-                start.hparams[key].number_value = float(value)
+                start.hparams[key].number_value = number(value) or 0.0
         experiment = api_pb2.Experiment(
             hparam_infos=[api_pb2.HParamInfo(name=key) for key in values],
             metric_infos=[api_pb2.MetricInfo(name=api_pb2.MetricName(tag=key)) for key in metrics],
@@ -135,9 +135,13 @@ class TensorBoardWriter:
         self._writer.add_event(Event(wall_time=time, step=int(step), summary=content))
 
 
+_LARGEST = float(np.finfo(np.float32).max)
+"""TensorBoard keeps float32; beyond this it would show an infinity."""
+
+
 def finite(values: Mapping[str, float]) -> dict[str, float]:
-    """Leave out what TensorBoard cannot draw."""
-    return {key: value for key, value in values.items() if math.isfinite(value)}
+    """Leave out what TensorBoard cannot draw: NaN, infinities, and what is too large for its float32."""
+    return {key: value for key, value in values.items() if -_LARGEST <= value <= _LARGEST}
 
 
 class TensorBoardSink:
@@ -195,7 +199,7 @@ class TensorBoardSink:
         self._keep(name)
 
     def write(self, points: Sequence[Point]) -> list[Refused]:
-        """Append points; NaN and infinities cannot be drawn and are left out."""
+        """Append points; what cannot be drawn (`finite`) is left out."""
         assert self._writer is not None, "open() comes first"
         for point in points:
             values = finite(point.values_for("tensorboard"))

@@ -1,0 +1,113 @@
+"""When somebody's own ``model.learn()`` ends: SB3 tells its callbacks only of a good end."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+
+Failed = Callable[[BaseException], None]
+
+_WATCHED = ("collect_rollouts", "train", "dump_logs", "_do_one_update")
+"""What ``learn()`` calls and does not catch the errors of."""
+
+_watchers: weakref.WeakKeyDictionary[BaseAlgorithm, list[Failed]] = weakref.WeakKeyDictionary()
+
+
+class LearningWatch:
+    """Hears of an error, Ctrl-C or exit that ends a ``model.learn()``, until it is closed.
+
+    The model is of a class derived from its own meanwhile, of the same name, in which `_WATCHED` tell what they raise. Nothing
+    is put into the model itself, so that saving and copying it give what they always give.
+
+    Args:
+        model: Whose.
+        failed: Told the exception, before it goes on.
+    """
+
+    def __init__(self, model: BaseAlgorithm, failed: Failed) -> None:
+        self._model, self._failed = model, failed
+        watchers = _watchers.setdefault(model, [])
+        if not watchers:
+            model.__class__ = _watched(type(model))
+        watchers.append(failed)
+
+    def close(self) -> None:
+        """Hear no more; the model is of its own class again when nobody listens. Harmless if called twice."""
+        watchers = _watchers.get(self._model, [])
+        if self._failed in watchers:
+            watchers.remove(self._failed)
+            if not watchers:
+                del _watchers[self._model]
+                self._model.__class__ = type(self._model).__rltrack_own__  # type: ignore[attr-defined]
+
+
+@functools.lru_cache(maxsize=64)
+def _watched(own: type[BaseAlgorithm]) -> type[BaseAlgorithm]:
+    def reduce(self: BaseAlgorithm, protocol: Any) -> Any:
+        made, arguments, *rest = tuple(own.__reduce_ex__(self, protocol))
+        return (made, tuple(own if item is type(self) else item for item in arguments), *rest)
+
+    members: dict[str, Any] = {
+        "__rltrack_own__": own,
+        "__reduce_ex__": reduce,
+        "__module__": own.__module__,
+        "__qualname__": own.__qualname__,
+        "__doc__": own.__doc__,
+    }
+    for name in _WATCHED:
+        if callable(getattr(own, name, None)):
+            members[name] = _telling(getattr(own, name))
+    return type(own.__name__, (own,), members)
+
+
+def _telling(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def watched(self: BaseAlgorithm, *arguments: Any, **keywords: Any) -> Any:
+        try:
+            return method(self, *arguments, **keywords)
+        except BaseException as error:
+            for failed in list(_watchers.get(self, [])):
+                failed(error)
+            raise
+
+    return watched
+
+
+class EndOfLearning:
+    """Calls a function when ``learn()`` has ended well, for a callback that another one holds, such as ``EvalCallback``.
+
+    Those pass on the beginning and their events, but not the end.
+
+    Args:
+        top: The callback that ``learn()`` was given.
+        own: The one that wants to know.
+        ended: Called after the others.
+    """
+
+    def __init__(self, top: BaseCallback | None, own: BaseCallback, ended: Callable[[], None]) -> None:
+        self._top = None if top is None or _is_told(top, own) else top
+        self.is_needed = self._top is not None
+        """Whether another callback holds ours; it is then told of that one's events only, not of each step."""
+        if self._top is not None:
+            end = self._top.on_training_end
+
+            def and_us() -> None:
+                end()
+                ended()
+
+            self._top.on_training_end = and_us  # type: ignore[method-assign]
+
+    def close(self) -> None:
+        """Take it away again; harmless if called twice."""
+        if self._top is not None:
+            self._top.__dict__.pop("on_training_end", None)
+            self._top = None
+
+
+def _is_told(top: BaseCallback, own: BaseCallback) -> bool:
+    return top is own or (isinstance(top, CallbackList) and any(_is_told(item, own) for item in top.callbacks))

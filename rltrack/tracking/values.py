@@ -1,0 +1,101 @@
+"""What a program logs, as the journal keeps it: names as text, values as floats, and who is not to get them."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from rltrack.tracking.names import journal_name
+
+SINKS = ("mlflow", "tensorboard")
+_NOT_NUMBERS = "cMmSU"
+"""Kinds of numpy's types: complex, dates and durations, bytes, text."""
+
+
+def number(value: Any) -> float | None:
+    """Return a value as a float; None for what is no real number: text, complex numbers, arrays of several, objects.
+
+    True is 1 and False is 0. Arrays and tensors with one element count as that element. What is too large for a float is
+    infinite.
+    """
+    if type(value) is float:
+        return value
+    if isinstance(value, str | bytes | bytearray | complex) or value is np.ma.masked:
+        return None
+    kind = getattr(getattr(value, "dtype", None), "kind", None)
+    if kind is not None and kind in _NOT_NUMBERS:
+        return None
+    try:
+        if callable(getattr(value, "item", None)):  # numpy's, torch's and JAX's; ValueError for several elements
+            value = value.item()
+            if isinstance(value, str | bytes | complex):
+                return None
+        if isinstance(value, int | float):
+            return float(value)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy's, where a number is larger than a float
+            return float(value)
+    except OverflowError:
+        return _infinity(value)
+    except Exception:  # whatever the conversion of somebody's own type raises
+        return None
+
+
+def _infinity(value: Any) -> float | None:
+    try:
+        return math.inf if value > 0 else -math.inf
+    except Exception:
+        return None
+
+
+def as_floats(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return metrics as the journal takes them; what is no number stays, so that the journal names it when it refuses it."""
+    found = {}
+    for key, value in values.items():
+        known = value if type(value) is float else number(value)
+        found[key if type(key) is str and key.isascii() else journal_name(key)] = value if known is None else known
+    return found
+
+
+def logged(
+    key_values: Mapping[str, Any], key_excluded: Mapping[str, Any], *, leave_out: Iterable[str] = ()
+) -> tuple[dict[str, float], dict[str, list[str]]]:
+    """Return the numbers of a dump of SB3's logger, and the keys that are kept from a sink, by the sink's name.
+
+    Other outputs of SB3 that a value may be kept from (``stdout``, ``csv``, …) do not matter here.
+
+    Args:
+        key_values: What was recorded.
+        key_excluded: SB3's ``exclude`` by key.
+        leave_out: Keys, or beginnings of keys that end with a slash, that are not recorded.
+    """
+    leave_out = tuple(leave_out)
+    values: dict[str, float] = {}
+    excluded: dict[str, list[str]] = {}
+    for given, value in key_values.items():
+        key = journal_name(given)
+        if any(key == item or (item.endswith("/") and key.startswith(item)) for item in leave_out):
+            continue
+        found = number(value)
+        if found is None:
+            continue
+        values[key] = found
+        kept_from = _names_in(key_excluded.get(given))
+        for sink in SINKS:
+            if sink in kept_from:
+                excluded.setdefault(sink, []).append(key)
+    return values, excluded
+
+
+def _names_in(exclude: Any) -> set[str]:
+    """SB3 makes a tuple of what it is given, also of a list."""
+    if isinstance(exclude, str):
+        return {exclude}
+    names: set[str] = set()
+    for item in exclude or ():
+        names.update([item] if isinstance(item, str) else item or ())
+    return names

@@ -1,0 +1,47 @@
+"""A run that lost its journal, or the end of it, begins again from what its versions hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rltrack.errors import JournalDamaged, NameTaken
+from rltrack.identity import identity_hash
+from rltrack.runs import RunDirectory
+from rltrack.tracking.bookmark import Bookmark
+
+
+def beginning_in_versions(directory: RunDirectory, ours: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what begins the journal of a run that lost it, from its newest version; None for a new run.
+
+    Raises:
+        JournalDamaged: If there is a journal or there are versions, and none of them says which run this is.
+        NameTaken: If the versions are those of a run with another identity.
+    """
+    path, store = directory.journal_file, directory.store()
+    versions = [version for version in store.versions() if {"run_id", "identity"} <= version.details.keys()]
+    if versions:
+        if versions[-1].details["identity"] != identity_hash(ours):
+            raise NameTaken(
+                f"{directory.path} holds versions of a run with another configuration, and its journal, which would say which, is "
+                "missing or damaged. Choose another name, or give the run's own configuration to go on with it."
+            )
+        return {"run_id": versions[-1].run_id, "identity": ours}
+    if path.exists() and path.read_bytes().find(b"\n") >= 0:
+        what = f"{path} does not begin with the record of its run's configuration, and no version holds a copy."
+    elif store.folders():
+        what = f"{path} is missing or empty, and none of the {len(store.folders())} version(s) beside it can be read."
+    else:
+        return None
+    raise JournalDamaged(
+        f"{what} The run cannot go on. Put the file back from a backup, or move {directory.path} away to begin a new run of this "
+        "name."
+    )
+
+
+def take_back_deliveries(directory: RunDirectory, run_id: str, journal_bytes: int) -> None:
+    """Have what is written from here on delivered, where more was delivered before than the journal holds now."""
+    if directory.bookmark_file.exists():
+        bookmark = Bookmark.load(directory.bookmark_file, run_id)
+        if bookmark.goes_back_to(journal_bytes):
+            bookmark.save(directory.bookmark_file)
