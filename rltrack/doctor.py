@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import base64
+import http.client
 import importlib.util
+import json
 import os
 import platform
 import shutil
-import socket
 import sqlite3
 import stat
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 
 import psutil
 from rich.console import Console
 from rich.markup import escape
 
 from rltrack import __version__
+from rltrack.addresses import sqlite_path, without_account
 from rltrack.console.tables import size
-from rltrack.errors import RltrackError
+from rltrack.errors import RltrackError, SchemaMismatch
 from rltrack.registry.audit import OldModel, old_models, runs_described_wrongly
 from rltrack.runs import Root
 from rltrack.tracking.destination import without_password
 from rltrack.tracking.sinks.embedded import database_path, moved_from
+from rltrack.tracking.sinks.schema import check_schema
 
 _REQUIRED = (
     "torch", "stable-baselines3", "gymnasium", "numpy", "mlflow", "prefect", "fastapi", "sqlalchemy", "tensorboard",
@@ -49,8 +55,14 @@ _BROKEN_TOGETHER = (
     ("sqlalchemy", (2, 1), "Prefect 3.8's scheduler dies with SQLAlchemy 2.1; install 'sqlalchemy<2.1'"),
     ("fastapi", (0, 151), "Prefect 3.8's server cannot start with this FastAPI; install 'fastapi<0.151'"),
 )
+"""What `pip check` does not tell; newer releases of Prefect say themselves what they need."""
 
 
+_CREDENTIALS = {
+    "MLFLOW_TRACKING_URI": "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+    "PREFECT_API_URL": "PREFECT_API_AUTH_STRING to user:password",
+}
+_LONGEST_ANSWER = 1_000_000
 _LITTLE_SPACE = 1e9
 _SHOWN = 10
 _NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "lustre", "beegfs", "ceph")
@@ -92,7 +104,9 @@ def examine(root: str | Path | None) -> Iterator[Finding]:
         yield Finding(version is not None, package, version or "missing; install it: pip install --upgrade rltrack")
     for package, limit, advice in _BROKEN_TOGETHER:
         version = _version(package)
-        if version is not None and _numbers(version) >= limit:
+        prefect = _version("prefect")
+        is_old = prefect is not None and _numbers(prefect) < (3, 9)
+        if is_old and version is not None and _numbers(version) >= limit:
             yield Finding(False, package, f"{version}: {advice}")
     slow = _version("chardet")
     if slow is not None and _numbers(slow)[0] == 6:
@@ -185,6 +199,11 @@ def _root(root: Root) -> Iterator[Finding]:
         )
     try:
         moved, old = moved_from(root.path), old_models(root)
+        if database_path(root.path).exists():
+            check_schema(database_path(root.path))
+    except SchemaMismatch as error:
+        yield Finding(False, "database", str(error))
+        return
     except sqlite3.Error as error:
         yield Finding(None, "database", f"{database_path(root.path)} could not be looked at: {error}")
         return
@@ -244,12 +263,78 @@ def _server(variable: str, address: str | None, leave_aside: str) -> Finding:
                 variable,
                 f"{address} is a folder, where MLflow 3 keeps no runs: unset it, or name a database or server",
             )
+        database = sqlite_path(address)
+        if database is not None and database.exists():
+            try:
+                check_schema(database)
+            except (SchemaMismatch, sqlite3.Error) as error:
+                return Finding(False, variable, str(error))
         return Finding(True, variable, without_password(address))
-    port = parts.port or (443 if parts.scheme == "https" else 80)
+    shown = without_password(address)
     try:
-        with socket.create_connection((parts.hostname or "", port), timeout=3):
-            return Finding(True, variable, f"{parts.hostname}:{port} answers")
-    except OSError as error:
+        status, text = _ask(address, variable)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        why = getattr(error, "reason", None) or error
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        return Finding(False, variable, f"{parts.hostname}:{port} does not answer ({why}); start it, or {leave_aside}")
+    if status in (401, 403):
+        names = _CREDENTIALS[variable]
         return Finding(
-            False, variable, f"{parts.hostname}:{port} does not answer ({error}); start it, or {leave_aside}"
+            False, variable, f"{shown} answers {status}: it does not let this account in. Set {names}, or {leave_aside}"
         )
+    if status == 404 or (status == 200 and not _is_expected(variable, text)):
+        name = "MLflow" if variable == "MLFLOW_TRACKING_URI" else "Prefect"
+        return Finding(
+            False,
+            variable,
+            f"{shown} answers {status}, and it is not {name}'s API: correct the address, or {leave_aside}",
+        )
+    if status != 200:
+        cut = " ".join(text.split())[:200]
+        return Finding(
+            False,
+            variable,
+            f"{shown} answers {status}: {cut or 'nothing more'}. Look at its log, or {leave_aside}",
+        )
+    return Finding(True, variable, f"{shown} answers")
+
+
+def _ask(address: str, variable: str) -> tuple[int, str]:
+    """Ask a server for something that needs an account there, with the credentials that are set; return status and answer.
+
+    Raises:
+        OSError: If nobody answers.
+    """
+    url = urlparse(without_account(address))
+    path = "/api/2.0/mlflow/experiments/search?max_results=1" if variable == "MLFLOW_TRACKING_URI" else "/admin/version"
+    request = urllib.request.Request(f"{url.scheme}://{url.netloc}{url.path.rstrip('/')}{path}")
+    account = urlparse(address)
+    if variable == "MLFLOW_TRACKING_URI":
+        user, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
+        token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+        pair = f"{user}:{password}" if user and password else None
+    else:
+        from rltrack.flows.door import named_auth
+
+        pair, token = named_auth(), None
+    if pair is None and account.username:
+        pair = f"{unquote(account.username)}:{unquote(account.password or '')}"
+    if pair is not None:
+        request.add_header("Authorization", f"Basic {base64.b64encode(pair.encode()).decode()}")
+    elif token:
+        request.add_header("Authorization", f"Bearer {token}")
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.status, answer.read(_LONGEST_ANSWER).decode(errors="replace")
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read(_LONGEST_ANSWER).decode(errors="replace")
+
+
+def _is_expected(variable: str, text: str) -> bool:
+    """Whether an answer is one of MLflow's list of experiments, or of Prefect's version."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict if variable == "MLFLOW_TRACKING_URI" else str)

@@ -102,6 +102,10 @@ class ModelBroken(RltrackError, FileNotFoundError):
     """A stored model's files are gone or cannot be read."""
 
 
+class SchemaMismatch(RltrackError, RuntimeError):
+    """A database was written by another version of its program than the one that is installed."""
+
+
 class RegistryUnavailable(RltrackError, ConnectionError):
     """The model registry does not answer, or refuses."""
 

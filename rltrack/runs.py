@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rltrack import damage
+from rltrack.addresses import check_addressable
 from rltrack.checkpoints.retention import Retention
 from rltrack.checkpoints.store import CheckpointStore
 from rltrack.config import check_run_name
@@ -317,7 +318,9 @@ class Root:
 
         Raises:
             RootNotWritable: If not, with the reason.
+            ConfigurationError: If its path cannot be part of a database's address.
         """
+        check_addressable(self.path)
         try:
             make_private_folder(self.path)
             self.runs_folder.mkdir(exist_ok=True)

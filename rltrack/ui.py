@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from rltrack.addresses import file_uri, without_account
 from rltrack.errors import ConfigurationError, RltrackError
 from rltrack.processes import end_session
 from rltrack.runs import Root
@@ -42,7 +44,7 @@ def serve(root: Root, *, port: int = 5000, tensorboard_port: int = 6006, tell: C
     ports = [free_port(tensorboard_port, "--tensorboard-port")]
     commands: dict[str, tuple[list[str], str]] = {}
     if not elsewhere.startswith(("http://", "https://")):
-        ports.insert(0, free_port(port, "--port"))
+        ports.insert(0, free_port(port, "--mlflow-port"))
         commands["MLflow"] = (
             mlflow_command(elsewhere or ensure_database(root.path), root, ports[0]),
             f"http://{HOST}:{ports[0]}",
@@ -65,7 +67,7 @@ def serve(root: Root, *, port: int = 5000, tensorboard_port: int = 6006, tell: C
             wait_until_up(name, address, started[name], root.path / "ui.log")
             tell(f"{name:<12} {address}")
         if "MLflow" not in commands:
-            tell(f"{'MLflow':<12} {elsewhere}")
+            tell(f"{'MLflow':<12} {without_account(elsewhere)}")
         tell("Ctrl-C ends both.")
         while all(process.poll() is None for process in started.values()):
             time.sleep(0.2)
@@ -83,7 +85,7 @@ def mlflow_command(uri: str, root: Root, port: int) -> list[str]:
     """Return what starts MLflow's page with one worker."""
     return [
         *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", HOST, "--port", str(port)),
-        *("--backend-store-uri", uri, "--default-artifact-root", (root.path / "artifacts").as_uri()),
+        *("--backend-store-uri", uri, "--default-artifact-root", file_uri(root.path / "artifacts")),
     ]
 
 
@@ -131,7 +133,19 @@ def wait_until_up(name: str, address: str, process: subprocess.Popen[bytes], log
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
+    if "mlflow db upgrade" in _last_words(log):
+        raise RltrackError(
+            f"{name} did not start: its database has the schema of another MLflow. Copy it, then run `mlflow db upgrade` with its "
+            f"address; see {log}."
+        )
     raise RltrackError(f"{name} did not start; its last words are in {log}.")
+
+
+def _last_words(log: Path) -> str:
+    with contextlib.suppress(OSError), open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - 20_000))
+        return file.read().decode(errors="replace")
+    return ""
 
 
 def _interrupt() -> None:

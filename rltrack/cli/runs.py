@@ -70,6 +70,12 @@ def sync(
     again: Annotated[
         bool, typer.Option("--again", help="Deliver everything into a new MLflow run, as if for the first time.")
     ] = False,
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            "--take-over", help="End the process that delivers it, such as one that stands still, and deliver here."
+        ),
+    ] = False,
 ) -> None:
     """Deliver to MLflow and TensorBoard what was not delivered: after an outage, or when everything died at once.
 
@@ -84,7 +90,7 @@ def sync(
     if again and everything:
         raise ConfigurationError("--again is for one run: `rltrack sync RUN --again`.")
     root = the_root()
-    if not sync_runs(root, None if run is None else root.find(run), again=again):
+    if not sync_runs(root, None if run is None else root.find(run), again=again, take_over=take_over):
         raise typer.Exit(EXIT_ERROR)
 
 
@@ -150,7 +156,9 @@ def prune(
 
 @app.command(rich_help_panel="Runs")
 def ui(
-    port: Annotated[int, typer.Option(help="Port of MLflow's page; 0 for any free one.")] = 5000,
+    port: Annotated[
+        int, typer.Option("--mlflow-port", "--port", help="Port of MLflow's page; 0 for any free one.")
+    ] = 5000,
     tensorboard_port: Annotated[int, typer.Option(help="Port of TensorBoard; 0 for any free one.")] = 6006,
 ) -> None:
     """Open MLflow's page on the right database, and TensorBoard; both on this machine only, until Ctrl-C."""
@@ -278,7 +286,7 @@ def plot(
 @app.command(rich_help_panel="Runs")
 def relocate() -> None:
     """Repair the paths in the root's MLflow database after the root was moved or renamed."""
-    from rltrack.tracking.sinks.embedded import relocate as repair
+    from rltrack.tracking.sinks.relocation import relocate as repair
 
     root = the_root()
     found = repair(root)
@@ -286,6 +294,7 @@ def relocate() -> None:
         typer.echo(f"Nothing to repair: the paths under {root.path} are right.")
     else:
         typer.echo(f"The root was {found[0]} and is {root.path}: {found[1]} entries were repaired.")
+        deliver_left_behind(root)
 
 
 @app.command(rich_help_panel="Runs")

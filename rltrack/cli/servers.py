@@ -33,7 +33,9 @@ def up(
     prefect_port: Annotated[
         int | None, typer.Option(help="Of Prefect's page; default 4200.", show_default=False)
     ] = None,
-    mlflow_port: Annotated[int | None, typer.Option(help="Of MLflow's page; default 5000.", show_default=False)] = None,
+    mlflow_port: Annotated[
+        int | None, typer.Option("--mlflow-port", "--port", help="Of MLflow's page; default 5000.", show_default=False)
+    ] = None,
     tensorboard_port: Annotated[
         int | None, typer.Option(help="Of TensorBoard; default 6006.", show_default=False)
     ] = None,

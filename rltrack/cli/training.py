@@ -280,7 +280,7 @@ def _train(config: TrainingConfig) -> None:
         _interrupted_before_training()
     run = trainer.run_directory
     assert run is not None, "a training that ended has a run"
-    wait_for_delivery(trainer.loop.wait_for_tracking, DELIVERY_SECONDS)
+    wait_for_delivery(run, trainer.loop.wait_for_tracking, DELIVERY_SECONDS)
     _print_end(run, statistics, trainer.loop.was_finished)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,16 @@ from rich.markup import escape
 from rltrack import damage
 from rltrack.console.tables import size, terminal
 from rltrack.errors import RltrackError
+from rltrack.files import lock_holder
 from rltrack.tracking.bookmark import SINKS, forget_delivery, is_delivered, read_bookmark
+from rltrack.tracking.delivery import wait_until_delivered
+from rltrack.tracking.takeover import STALLED_SECONDS, is_stalled, silent_seconds
 
 if TYPE_CHECKING:
     from rltrack.runs import Root, RunDirectory
+
+
+_POLL_SECONDS = 0.1
 
 
 def delivery_state(run: RunDirectory) -> dict[str, Any]:
@@ -24,6 +31,7 @@ def delivery_state(run: RunDirectory) -> dict[str, Any]:
     return {
         "complete": is_delivered(run),
         "going_on": run.is_shipped(),
+        "silent_seconds": silent_seconds(run),
         "journal_bytes": run.journal_file.stat().st_size if run.journal_file.exists() else 0,
         **({} if bookmark is None else {name: asdict(getattr(bookmark, name)) for name in SINKS}),
         "set_aside_file": str(run.set_aside_file) if run.set_aside_file.exists() else None,
@@ -46,22 +54,32 @@ def delivery_lines(delivery: dict[str, Any]) -> Iterator[str]:
             yield f"[yellow]{name} takes nothing[/]: {escape(found['problem']['message'])}"
         if found["set_aside"]:
             yield f"[yellow]{name} refused {found['set_aside']} values for good[/]; with reasons: {delivery['set_aside_file']}"
+        silent = delivery["silent_seconds"]
+        if missing and silent is not None and silent > STALLED_SECONDS:
+            yield f"[yellow]the process that delivers has not moved for {silent:.0f} s[/]; `rltrack sync RUN --take-over` ends it"
         if missing and not delivery["going_on"]:
             yield f"{name} lacks {size(missing)} of the journal; `rltrack sync` delivers"
 
 
-def sync_runs(root: Root, run: RunDirectory | None, *, again: bool) -> bool:
-    """Deliver one run, or all that are not delivered, in this process; return whether everything is there."""
+def sync_runs(root: Root, run: RunDirectory | None, *, again: bool, take_over: bool = False) -> bool:
+    """Deliver one run, or all that are not delivered, in this process; return whether everything is there.
+
+    Args:
+        root: The root.
+        run: The run; None for all.
+        again: Deliver everything into a new MLflow run.
+        take_over: End the process that delivers a run first; of all runs, only those that stand still.
+    """
     from rltrack.tracking import shipper
 
     out = terminal()
     if run is None:
-        waiting = shipper.left_behind(root)
+        waiting = sorted([*shipper.left_behind(root), *shipper.stalled(root)], key=lambda item: item.name)
         if not waiting:
             out.print("Everything is delivered, or is being delivered.")
             return True
     else:
-        if run.is_locked():
+        if run.is_locked() and not is_stalled(run):
             out.print(
                 f"Run {run.name} is being trained, and delivered meanwhile; `rltrack show {run.name}` says how far."
             )
@@ -74,30 +92,59 @@ def sync_runs(root: Root, run: RunDirectory | None, *, again: bool) -> bool:
     for item in waiting:
         try:
             with Console(stderr=True).status(f"delivering {item.name} …"):
-                result = shipper.ship_run(item, patience=0.0, tell=lambda _: None)
+                if not take_over:
+                    _wait_for_other(item)
+                result = (
+                    shipper.EXIT_BUSY
+                    if is_stalled(item) and not take_over
+                    else shipper.ship_run(item, patience=0.0, tell=lambda _: None, take_over=take_over)
+                )
         except (RltrackError, OSError) as error:
             damage.report(f"{item.name} is not delivered: {error}")
             good = False
             continue
         if result == shipper.EXIT_BUSY:
-            out.print(f"{item.name}: another process is delivering it")
+            out.print(f"{item.name}: [yellow]not delivered[/]", highlight=False)
+            out.print(f"  {escape(_who_delivers(item))}", highlight=False)
         elif result == shipper.EXIT_DELIVERED:
             out.print(f"{item.name}: delivered")
         else:
             out.print(f"{item.name}: [yellow]not delivered[/]", highlight=False)
             for line in delivery_lines(delivery_state(item)):
                 out.print(f"  {line}", highlight=False)
-        good = good and result != shipper.EXIT_NOT_DELIVERED
+        good = good and result == shipper.EXIT_DELIVERED
     return good
 
 
-def wait_for_delivery(wait: Callable[[float], bool], seconds: float) -> bool:
-    """Wait for MLflow and TensorBoard, visibly and with a bound."""
+def _wait_for_other(run: RunDirectory) -> None:
+    """Wait as long as another process delivers the run and gets on."""
+    while run.is_shipped() and not is_stalled(run) and not run.is_locked():
+        found = read_bookmark(run)
+        if found is not None and found.mlflow.problem is not None:
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def _who_delivers(run: RunDirectory) -> str:
+    """Say which process holds the run's delivery, since when it has not moved, and how it is ended."""
+    silent, pid = silent_seconds(run), lock_holder(run.shipper_lock) or "unknown"
+    if silent is None:
+        return f"another process was delivering it and has ended: rltrack sync {run.name}"
+    if silent > STALLED_SECONDS:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() - silent))
+        how = f"has not moved since {since} ({silent:.0f} s): it is stopped (kill -CONT {pid} lets it go on)"
+    else:
+        how = f"is delivering it, and gave a sign of life {silent:.0f} s ago"
+    return f"process {pid} {how}. End it and deliver here: rltrack sync {run.name} --take-over"
+
+
+def wait_for_delivery(run: RunDirectory, wait: Callable[[float], bool], seconds: float) -> bool:
+    """Wait for MLflow and TensorBoard, visibly and with a bound; only a moment where MLflow does not answer."""
     err = Console(stderr=True)
     try:
         if not err.is_terminal:
-            return wait(seconds)
+            return wait_until_delivered(run, wait, seconds)
         with err.status("delivering to MLflow and TensorBoard (Ctrl-C leaves it to go on alone) …"):
-            return wait(seconds)
+            return wait_until_delivered(run, wait, seconds)
     except KeyboardInterrupt:
         return False

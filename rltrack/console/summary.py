@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from rltrack.addresses import without_account
 from rltrack.console.tables import program, short_path, styled, terminal
 from rltrack.errors import CheckpointNotFound
 from rltrack.runs import resolve_root
@@ -47,7 +48,7 @@ def print_summary(run: RunDirectory, statistics: TrainingStatistics, delivered: 
     found = read_bookmark(run)
     state = {} if found is None else found.mlflow.state
     if delivered and "run_id" in state:
-        uri = state["tracking_uri"]
+        uri = without_account(state["tracking_uri"])
         if uri.startswith("http"):
             rows.append(("MLflow", f"{uri}/#/experiments/{state['experiment_id']}/runs/{state['run_id']}"))
     else:

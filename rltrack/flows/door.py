@@ -25,6 +25,14 @@ def named_server() -> str | None:
     return PREFECT_API_URL.value() or os.environ.get("PREFECT_API_URL") or None
 
 
+def named_auth() -> str | None:
+    """Return the password that the user set for Prefect's server, as ``user:password``; None without one."""
+    from prefect.settings import PREFECT_API_AUTH_STRING
+
+    found: str | None = PREFECT_API_AUTH_STRING.value()
+    return found
+
+
 def how_to_unset() -> str:
     """Return in words how the user's own server is left aside."""
     if os.environ.get("PREFECT_API_URL"):

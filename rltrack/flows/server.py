@@ -28,6 +28,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rltrack.addresses import sqlite_path, sqlite_uri
 from rltrack.errors import RltrackError
 from rltrack.files import make_private_folder, replace_text, take_lock
 
@@ -161,7 +162,7 @@ def server_settings(folder: ServerFolder, port: int) -> dict[str, str]:
     given = json.loads(folder.settings_file.read_text()) if folder.settings_file.exists() else {}
     return {
         "PREFECT_HOME": str(folder.path),
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder.path / 'prefect.db'}",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": sqlite_uri(folder.path / "prefect.db", "aiosqlite"),
         "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_API_HOST": HOST,
@@ -262,11 +263,13 @@ def _migrate(folder: ServerFolder) -> None:
 
 
 def _is_file(url: str) -> bool:
-    return url.startswith("sqlite+aiosqlite:///")
+    return sqlite_path(url) is not None
 
 
 def _file(url: str) -> Path:
-    return Path(url.removeprefix("sqlite+aiosqlite:///"))
+    path = sqlite_path(url)
+    assert path is not None
+    return path
 
 
 def _keep_template(database: Path, template: Path) -> None:

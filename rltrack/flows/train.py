@@ -33,7 +33,8 @@ from rltrack.flows.redaction import keep_secrets_out_of_logs, redacting
 from rltrack.flows.retries import RETRIED
 from rltrack.flows.streams import keep_apart
 from rltrack.flows.training import Training, check_parameters, refuse_if_hopeless
-from rltrack.runs import Root, run_stem
+from rltrack.runs import Root, RunDirectory, run_stem
+from rltrack.tracking.delivery import wait_until_delivered
 from rltrack.training.progress import TrainingState, TrainingStatistics
 from rltrack.training.strategies import Mark
 from rltrack.training.train_loop import Due, TrainingLoop
@@ -88,9 +89,9 @@ def finish(training: Training, env_steps: int) -> None:
 
 @task(name="deliver", task_run_name="deliver", cache_policy=NO_CACHE, persist_result=False)
 @redacting
-def deliver(loop: TrainingLoop) -> bool:
+def deliver(loop: TrainingLoop, run: RunDirectory) -> bool:
     """Wait until everything is in MLflow and TensorBoard, with a bound; what is missing then is delivered later."""
-    delivered = loop.wait_for_tracking(DELIVERY_SECONDS)
+    delivered = wait_until_delivered(run, loop.wait_for_tracking, DELIVERY_SECONDS)
     if not delivered:
         get_run_logger().warning("Not everything is in MLflow yet; `rltrack sync --all` shows why, and delivers it.")
     return delivered
@@ -194,7 +195,7 @@ def run_training(config: TrainingConfig, name: str, hooks: Sequence[Any] = ()) -
                 _train(training)
                 loop = training.close()
                 assert loop is not None, "the training was live to its end"
-                deliver(loop)
+                deliver(loop, training.directory)
             except Pause:  # suspended from outside: Prefect allows no further task
                 training.stop("suspended")
                 raise

@@ -7,10 +7,9 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
+from rltrack.addresses import file_path, read_only_uri
 from rltrack.errors import RltrackError
 from rltrack.registry.digest import DIGEST_TAG
 from rltrack.runs import Root
@@ -60,7 +59,7 @@ def old_models(root: Root) -> list[OldModel]:
     if not database.exists():
         return []
     with contextlib.closing(
-        sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=_PATIENCE_SECONDS)
+        sqlite3.connect(read_only_uri(database), uri=True, timeout=_PATIENCE_SECONDS)
     ) as connection:
         rows = connection.execute(_VERSIONS, (DIGEST_TAG, _MOST)).fetchall()
     found = [
@@ -105,13 +104,11 @@ def _subspaces(space: Any) -> Mapping[str, Any]:
 
 def _description_at(location: str | None) -> Any:
     """The description of a stored policy, where its files are on this machine."""
-    parts = urlsplit(location or "")
-    if location is None or parts.scheme not in ("", "file"):
+    folder = None if location is None else file_path(location)
+    if folder is None:
         return None
     try:
-        return json.loads(
-            (Path(unquote(parts.path)) / "artifacts" / "policy" / "policy.json").read_text(encoding="utf-8")
-        )
+        return json.loads((folder / "artifacts" / "policy" / "policy.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
 

@@ -9,14 +9,15 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
+from rltrack.addresses import file_path
 from rltrack.config import TrainingConfig
 from rltrack.errors import CheckpointNotFound, ConfigurationError, ModelBroken, ModelNotFound, RunNotFound
 from rltrack.evaluation.episodes import Evaluation
 from rltrack.evaluation.statistics import worse_by_chance
+from rltrack.files import leads_into
 from rltrack.registry.arena import WATCH_STREAM, fresh_seeds, play_stored
 from rltrack.registry.digest import DIGEST_TAG
 from rltrack.registry.loading import LoadedPolicy, load_policy
@@ -122,9 +123,8 @@ def _delete_candidate(registry: ModelRegistry, item: Registered) -> None:
         links = json.loads(stored.tags.get("mlflow.modelVersions", "[]"))
         if stored.tags.get(ROLE_TAG) == CANDIDATE and len(links) <= 1:
             registry.client.delete_logged_model(item.model_id)
-            location = urlsplit(stored.artifact_location)
-            folder = Path(unquote(location.path))
-            if registry.is_own and location.scheme in ("", "file") and folder.is_relative_to(registry.root.path):
+            folder = file_path(stored.artifact_location)
+            if registry.is_own and folder is not None and leads_into(folder, registry.root.path):
                 shutil.rmtree(folder, ignore_errors=True)
 
 

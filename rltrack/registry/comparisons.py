@@ -11,11 +11,13 @@ from urllib.parse import quote
 
 from mlflow.tracking import MlflowClient
 
+from rltrack.addresses import file_uri, same_address, without_account
 from rltrack.errors import RegistryUnavailable
 from rltrack.runs import Root, RunDirectory
 from rltrack.tracking.bookmark import read_bookmark
-from rltrack.tracking.destination import MLFLOW_PAGE, Destination, read_destination
-from rltrack.tracking.sinks.embedded import artifact_folder, ensure_database
+from rltrack.tracking.destination import MLFLOW_PAGE, Destination, read_destination, without_password
+from rltrack.tracking.sinks.answers import explain
+from rltrack.tracking.sinks.embedded import artifact_folder, database_uri, ensure_database
 
 EXPERIMENT = "comparisons"
 _TAG = "rltrack.comparison"
@@ -28,10 +30,12 @@ def compare_link(runs: Sequence[RunDirectory]) -> str | None:
     """
     states = [found.mlflow.state for run in runs if (found := read_bookmark(run)) is not None]
     states = [state for state in states if "run_id" in state]
-    if len(states) != len(runs) or len({state["tracking_uri"] for state in states}) != 1:
+    if len(states) != len(runs) or not states:
         return None
     uri = str(states[0]["tracking_uri"])
-    page = uri if uri.startswith("http") else os.environ.get(MLFLOW_PAGE, "http://127.0.0.1:5000")
+    if not all(same_address(uri, str(state["tracking_uri"])) for state in states):
+        return None
+    page = without_account(uri) if uri.startswith("http") else os.environ.get(MLFLOW_PAGE, "http://127.0.0.1:5000")
     ids = quote(json.dumps([state["run_id"] for state in states]))
     experiments = quote(json.dumps(sorted({str(state["experiment_id"]) for state in states})))
     return f"{page.rstrip('/')}/#/compare-runs?runs={ids}&experiments={experiments}"
@@ -58,7 +62,7 @@ def log_comparison(runs: Sequence[RunDirectory], files: Sequence[Path], descript
     try:
         client = MlflowClient(uri or ensure_database(root.path))
         found = client.get_experiment_by_name(EXPERIMENT)
-        location = artifact_folder(root.path, EXPERIMENT).as_uri() if uri is None else None
+        location = file_uri(artifact_folder(root.path, EXPERIMENT)) if uri is None else None
         experiment_id = (
             found.experiment_id if found else client.create_experiment(EXPERIMENT, artifact_location=location)
         )
@@ -77,5 +81,5 @@ def log_comparison(runs: Sequence[RunDirectory], files: Sequence[Path], descript
         return str(run_id)
     except Exception as error:
         raise RegistryUnavailable(
-            f"MLflow does not take the comparison: {' '.join(str(error).split())[:300]}"
+            f"MLflow does not take the comparison: {explain(error, without_password(uri or database_uri(root.path)))[0]}"
         ) from error

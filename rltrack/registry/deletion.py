@@ -29,6 +29,7 @@ from rltrack.registry.origins import delivered_to, is_gone
 from rltrack.runs import Root, RunDirectory
 from rltrack.tracking.bookmark import read_bookmark
 from rltrack.tracking.destination import read_destination, without_password
+from rltrack.tracking.sinks.answers import explain
 from rltrack.tracking.sinks.mlflow import RUN_TAG
 
 _DELETED = ".deleted"
@@ -173,7 +174,7 @@ def _delete_in_mlflow(run: RunDirectory, gone: Collection[str], tell: Tell) -> C
     if destination is not None and destination.mlflow_run_id is not None:
         tell(f"{run.name}: {what} is your own program's, and is left alone")
         return None
-    with _mlflow_answers(what):
+    with _mlflow_answers(what, without_password(uri)):
         client = MlflowClient(uri)
         try:
             found = client.get_run(run_id)
@@ -200,12 +201,12 @@ def _delete_in_mlflow(run: RunDirectory, gone: Collection[str], tell: Tell) -> C
 
 
 @contextlib.contextmanager
-def _mlflow_answers(what: str) -> Iterator[None]:
+def _mlflow_answers(what: str, address: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
         raise RegistryUnavailable(
-            f"{what} cannot be marked deleted: {words_of(error)}. See that it answers, and that your credentials allow it"
+            f"{what} cannot be marked deleted: {explain(error, address)[0].removesuffix('.')}"
         ) from error
 
 

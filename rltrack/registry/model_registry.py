@@ -26,6 +26,7 @@ from rltrack.files import lock_holder, take_lock
 from rltrack.registry.registered import CHAMPION, EVENT_TAG, Event, Registered, as_markdown, event_key
 from rltrack.runs import Root
 from rltrack.tracking.destination import Destination, resolve_destination, without_password
+from rltrack.tracking.sinks.answers import explain
 from rltrack.tracking.sinks.embedded import database_path, database_uri, ensure_database, moved_from
 
 _TAG_LIMIT = 4500
@@ -49,11 +50,8 @@ def _explained(method: Callable[Concatenate[ModelRegistry, P], T]) -> Callable[C
         except RltrackError:
             raise
         except Exception as error:
-            text = without_password(" ".join(str(error).split()))[:400]
-            raise RegistryUnavailable(
-                f"The model registry at {without_password(self.uri)} does not answer as it should: {text}. Nothing was decided. "
-                "Look whether its server runs, and try again."
-            ) from error
+            message, _ = explain(error, without_password(self.uri))
+            raise RegistryUnavailable(f"The model registry: {message} Nothing was decided.") from error
 
     return wrapper
 

@@ -13,12 +13,12 @@ import queue
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import sqlalchemy
 from mlflow.tracking import MlflowClient
 
+from rltrack.addresses import same_address, sqlite_path
 from rltrack.errors import ConfigurationError, RegistryUnavailable, RltrackError, RunDamaged
 from rltrack.registry.model_registry import ModelRegistry
 from rltrack.registry.models import POLICY_TAG
@@ -167,7 +167,7 @@ class _RegistryAt(ModelRegistry):
 
 def _registered_at(root: Root, uri: str) -> list[tuple[str, Registered]]:
     """Every registered version there, with its model's name; in a thread, as what is down may hold a caller for very long."""
-    own = uri == database_uri(root.path)
+    own = same_address(uri, database_uri(root.path))
     registry = _RegistryAt(root, Destination() if own else Destination(uri))
     answers: queue.Queue[list[tuple[str, Registered]] | Exception | None] = queue.Queue()
 
@@ -203,8 +203,8 @@ def _check_database(uri: str) -> None:
     address = urlsplit(uri)
     kind = address.scheme.partition("+")[0]
     if kind == "sqlite":
-        path = Path(unquote(address.path)[1:])
-        if not path.is_file() or path.stat().st_size == 0:
+        path = sqlite_path(uri)
+        if path is None or not path.is_file() or path.stat().st_size == 0:
             raise FileNotFoundError(f"there is no database {path}")
     elif kind in _DATABASE_SERVERS:
         engine = sqlalchemy.create_engine(uri)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rltrack.addresses import sqlite_uri
 from rltrack.config import TrainingConfig, check_run_name
 from rltrack.errors import ConfigurationError, MissingExtra, RltrackError, did_you_mean
 from rltrack.identity import identity
@@ -78,7 +79,7 @@ class Search:
     def _connect(self) -> Any:
         if self._url is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            url = f"sqlite:///{self.folder / _FILE}"
+            url = sqlite_uri(self.folder / _FILE).replace("{", "{{").replace("}", "}}")  # Optuna formats addresses
             options: dict[str, Any] = {"connect_args": {"timeout": _FILE_SECONDS}}
         else:
             url, options = self._url, {"pool_pre_ping": True}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rltrack import damage
+from rltrack.addresses import moved
 from rltrack.files import replace_text
 from rltrack.runs import RunDirectory
 from rltrack.sealed import seal_json, unseal_json
@@ -148,10 +149,18 @@ def move_bookmark(run: RunDirectory, old: Path, new: Path) -> None:
         data = unseal_json(run.bookmark_file.read_bytes())
     except (OSError, ValueError):
         return
-    text = json.dumps(data)
-    moved = text.replace(json.dumps(f"{old}/")[1:-1], json.dumps(f"{new}/")[1:-1])
-    if moved != text:
-        replace_text(run.bookmark_file, seal_json(json.loads(moved)))
+    after = _mapped(data, lambda text: moved(text, old, new))
+    if after != data:
+        replace_text(run.bookmark_file, seal_json(after))
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """Plain data with every text in it changed; keys stay."""
+    if isinstance(value, dict):
+        return {key: _mapped(item, change) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_mapped(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value
 
 
 def forget_delivery(run: RunDirectory) -> None:

@@ -6,17 +6,21 @@ import logging
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rltrack.runs import Root, RunDirectory
 from rltrack.tracking.bookmark import is_delivered, read_bookmark
 from rltrack.tracking.resources import not_of_training
+from rltrack.tracking.takeover import is_stalled
 
 _logger = logging.getLogger("rltrack")
 
 _LOOK_SECONDS = 1.0
 _FIRST_WAIT, _LONGEST_WAIT = 5.0, 300.0
 _POLL_SECONDS = 0.05
+KNOWN_DOWN_SECONDS = 5.0
+"""How long the end of a training waits for an MLflow that did not answer."""
 
 
 class Delivery:
@@ -62,7 +66,7 @@ class Delivery:
             found = read_bookmark(self._run)
             if found is not None and found.mlflow.problem is not None and found.mlflow.problem.kind == "person":
                 return False
-            if deadline is not None and time.monotonic() >= deadline:
+            if (deadline is not None and time.monotonic() >= deadline) or is_stalled(self._run):
                 return False
             time.sleep(_POLL_SECONDS)
         return True
@@ -78,6 +82,28 @@ class Delivery:
             )
             return
         not_of_training(self._process.pid)
+
+
+def wait_until_delivered(run: RunDirectory, wait: Callable[[float], bool], seconds: float) -> bool:
+    """Wait for the end of a run's delivery, and only a moment where MLflow is known not to answer: it goes on by itself.
+
+    Args:
+        run: The run.
+        wait: Waits for so many seconds, or until nobody tries any more; says whether everything is delivered.
+        seconds: How long at most.
+    """
+    begun = time.monotonic()
+    while (waited := time.monotonic() - begun) < seconds:
+        slice_begun, slice_seconds = time.monotonic(), min(1.0, seconds - waited)
+        if wait(slice_seconds):
+            return True
+        if time.monotonic() - slice_begun < slice_seconds * 0.9 or is_stalled(run):  # nobody tries, or could
+            return False
+        found = read_bookmark(run)
+        is_down = found is not None and found.mlflow.problem is not None
+        if is_down and time.monotonic() - begun >= KNOWN_DOWN_SECONDS:
+            return False
+    return is_delivered(run)
 
 
 def deliver(run: RunDirectory) -> Delivery:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from rltrack.addresses import file_path, sqlite_uri
 from rltrack.errors import ConfigurationError, RunDamaged
 from rltrack.files import replace_text
 from rltrack.runs import RunDirectory
@@ -127,11 +128,11 @@ def _checked(uri: str) -> str:
     """Make a relative sqlite address absolute; refuse what MLflow 3 refuses."""
     scheme = urlsplit(uri).scheme
     if scheme in ("", "file") and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() != "true":
-        path = Path(urlsplit(uri).path or uri).absolute()
+        path = (file_path(uri) or Path(uri)).absolute()
         raise ConfigurationError(
             without_password(
                 f"The MLflow tracking URI is '{uri}': MLflow 3 keeps no runs in plain folders. Use a database, such as "
-                f"sqlite:///{path / 'mlflow.db'}, or a server, such as http://127.0.0.1:5000; or leave it out for the root's own "
+                f"{sqlite_uri(path / 'mlflow.db')}, or a server, such as http://127.0.0.1:5000; or leave it out for the root's own "
                 "database."
             )
         )

@@ -42,6 +42,8 @@ from rltrack.tracking.journal_reading import last_line
 from rltrack.tracking.report import RunReport
 from rltrack.tracking.resources import ResourceSampler
 from rltrack.tracking.route import Route
+from rltrack.tracking.takeover import heartbeat, is_stalled
+from rltrack.tracking.takeover import take_over as end_and_hold
 
 SAMPLE_SECONDS = 5.0
 DELIVER_SECONDS = 2.0
@@ -252,19 +254,25 @@ def ship_run(
     patience: float = PATIENCE_SECONDS,
     tell: Callable[[str], None] = print,
     home: Path | None = None,
+    take_over: bool = False,
 ) -> int:
-    """Deliver one run under its lock; see `Shipper`.
+    """Deliver one run under its lock; see `Shipper`. With `take_over`, a process that is at it is ended first.
 
     Returns:
         ``EXIT_DELIVERED``, ``EXIT_NOT_DELIVERED``, or ``EXIT_BUSY`` if another process is at it.
+
+    Raises:
+        RunBusy: With `take_over`, if that process is not provably one that delivers the run.
     """
-    lock = take_lock(run.shipper_lock, _LOCK_SECONDS)
+    lock = end_and_hold(run) if take_over else take_lock(run.shipper_lock, _LOCK_SECONDS)
     if lock is None:
         return EXIT_BUSY
     try:
-        if is_delivered(run) and not run.is_locked():
-            return EXIT_DELIVERED
-        return EXIT_DELIVERED if Shipper(run, patience=patience, tell=tell, home=home).ship() else EXIT_NOT_DELIVERED
+        with heartbeat(lock):
+            if is_delivered(run) and not run.is_locked():
+                return EXIT_DELIVERED
+            shipper = Shipper(run, patience=patience, tell=tell, home=home)
+            return EXIT_DELIVERED if shipper.ship() else EXIT_NOT_DELIVERED
     finally:
         os.close(lock)
 
@@ -281,6 +289,11 @@ def left_behind(root: Root) -> list[RunDirectory]:
         except (RltrackError, OSError) as error:  # one that cannot be read keeps none of the others
             damage.report(f"{run.name}: {error}")
     return found
+
+
+def stalled(root: Root) -> list[RunDirectory]:
+    """Return the runs whose delivery is held by a process that does not run."""
+    return [run for run in root.runs() if is_stalled(run)]
 
 
 def ship_all(root: Root, *, tell: Callable[[str], None] = print, home: Path | None = None) -> list[RunDirectory]:

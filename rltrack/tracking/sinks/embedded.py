@@ -8,27 +8,18 @@ import os
 import sqlite3
 import sys
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from rltrack import damage
-from rltrack.errors import ConfigurationError, RunDamaged
+from rltrack.addresses import check_addressable, file_path, file_uri, read_only_uri, same_place, sqlite_uri
 from rltrack.files import folder_name, make_private_folder, take_lock
-from rltrack.runs import Root
-from rltrack.tracking.bookmark import move_bookmark
-from rltrack.tracking.destination import read_destination, write_destination
+from rltrack.tracking.sinks.schema import KNOWN_REVISIONS, check_schema, revision_of
 
 _CREATION_SECONDS = 120.0
-_METRIC_COLUMNS = ("key", "value", "is_nan", "timestamp", "step", "run_uuid")
-_PATHS = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-    ("model_versions", "storage_location"),
-    ("model_versions", "source"),
-)
-"""Where MLflow's database holds absolute paths."""
+_METRIC_COLUMNS = {
+    "key": "VARCHAR(250)", "value": "FLOAT", "is_nan": "BOOLEAN", "timestamp": "BIGINT", "step": "BIGINT",
+    "run_uuid": "VARCHAR(32)",
+}  # fmt: skip
+_METRIC_KEY = ["key", "timestamp", "step", "run_uuid", "value", "is_nan"]
 
 
 def database_path(root: Path) -> Path:
@@ -38,7 +29,7 @@ def database_path(root: Path) -> Path:
 
 def database_uri(root: Path) -> str:
     """Return its address for MLflow."""
-    return f"sqlite:///{database_path(root)}"
+    return sqlite_uri(database_path(root))
 
 
 def artifact_folder(root: Path, experiment: str) -> Path:
@@ -52,7 +43,12 @@ def ensure_database(root: Path) -> str:
     Processes that start together would break each other's migration, and a kill in the middle would leave a database that
     nobody can open: so it is made under a lock, in a temporary file, and moved into place when it is complete. It uses a
     write-ahead log, which halves the time of a write.
+
+    Raises:
+        ConfigurationError: If the root's path cannot be part of an address.
+        SchemaMismatch: If another version of MLflow wrote it.
     """
+    check_addressable(root)
     database = database_path(root)
     if not database.exists():
         make_private_folder(root)
@@ -64,6 +60,7 @@ def ensure_database(root: Path) -> str:
                 _create(root, database)
         finally:
             os.close(lock)
+    check_schema(database)
     return database_uri(root)
 
 
@@ -73,7 +70,7 @@ def _create(root: Path, database: Path) -> None:
     draft, complete = root / ".mlflow-draft.db", root / ".mlflow-complete.db"
     for leftover in root.glob(".mlflow-*.db*"):
         leftover.unlink()
-    store = SqlAlchemyStore(f"sqlite:///{draft}", (root / "artifacts").as_uri())  # type: ignore[no-untyped-call]
+    store = SqlAlchemyStore(sqlite_uri(draft), file_uri(root / "artifacts"))  # type: ignore[no-untyped-call]
     store.engine.dispose()
     with contextlib.closing(sqlite3.connect(draft)) as source, contextlib.closing(sqlite3.connect(complete)) as target:
         source.backup(target)
@@ -95,9 +92,21 @@ class MetricRows:
 
     def __init__(self, root: Path) -> None:
         self._connection = sqlite3.connect(database_path(root), timeout=20, isolation_level=None)
-        found = {row[1] for row in self._connection.execute("PRAGMA table_info(metrics)")}
-        self.is_usable = found == set(_METRIC_COLUMNS)
-        """Whether the table is the one that this was written for; another version of MLflow may have another."""
+        table = self._connection.execute("PRAGMA table_info(metrics)").fetchall()
+        columns = {name: type_ for _, name, type_, *_ in table}
+        key = [row[1] for row in sorted(table, key=lambda row: row[5]) if row[5]]
+        triggers = self._connection.execute(
+            "SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'metrics'"
+        )
+        indexes = self._connection.execute("PRAGMA index_list(metrics)").fetchall()
+        self.is_usable = (
+            revision_of(self._connection) in KNOWN_REVISIONS
+            and columns == _METRIC_COLUMNS
+            and key == _METRIC_KEY
+            and triggers.fetchone() is None
+            and [index[3] for index in indexes if index[2]] == ["pk"]
+        )
+        """Whether the table is the one that this was written for; where not, MLflow's own way is taken."""
 
     def insert(self, run_id: str, rows: Iterable[tuple[str, float, int, int]]) -> None:
         """Insert rows of key, value, milliseconds and step, all or none."""
@@ -123,60 +132,26 @@ def _storable(value: float) -> tuple[float, bool]:
 
 def moved_from(root: Path) -> Path | None:
     """Return where the root was when its database was written, if it is elsewhere now; None if nothing was moved."""
+    return next(iter(stale_roots(root)), None)
+
+
+def stale_roots(root: Path) -> list[Path]:
+    """Return the places that the database takes for the root and that lead elsewhere now, the newest first.
+
+    A root that was used through a symbolic link has more than one name, and each of them is right as long as it leads there.
+    """
     database = database_path(root)
     if not database.exists():
-        return None
-    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=20)) as connection:
+        return []
+    with contextlib.closing(sqlite3.connect(read_only_uri(database), uri=True, timeout=20)) as connection:
         rows = connection.execute(
             "SELECT name, artifact_location FROM experiments ORDER BY experiment_id DESC"
         ).fetchall()
+    found: dict[Path, None] = {}
     for name, location in rows:
-        path = Path(unquote(urlsplit(location).path))
-        if (
-            location.startswith("file:")
-            and path.parts[-2:] == ("artifacts", folder_name(name))
-            and path.parent.parent != root
-        ):
-            return path.parent.parent
-    return None
-
-
-def relocate(root: Root) -> tuple[Path, int] | None:
-    """Repair the absolute paths in the database and in the runs' folders after the root was moved.
-
-    Returns:
-        Where the root was, and how many entries were changed; None if nothing had to be.
-
-    Raises:
-        ConfigurationError: If a run is being trained or delivered.
-    """
-    old = moved_from(root.path)
-    if old is None:
-        return None
-    busy = [run.name for run in root.runs() if run.is_locked() or run.is_shipped()]
-    if busy:
-        raise ConfigurationError(f"Runs under {root.path} are in use: {', '.join(busy)}. Wait for them, or stop them.")
-    changed = 0
-    with contextlib.closing(sqlite3.connect(database_path(root.path), timeout=20)) as connection, connection:
-        for before, now in ((old.as_uri(), root.path.as_uri()), (str(old), str(root.path))):
-            for table, column in _PATHS:
-                changed += connection.execute(
-                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
-                    f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
-                    (now, len(before) + 1, before, len(before) + 1, f"{before}/"),
-                ).rowcount
-            changed += connection.execute(
-                "UPDATE tags SET value = ? || substr(value, ?) WHERE key = 'rltrack.directory' AND substr(value, 1, ?) = ?",
-                (now, len(before) + 1, len(before) + 1, f"{before}/"),
-            ).rowcount
-    for run in root.runs():
-        move_bookmark(run, old, root.path)
-        try:
-            destination = read_destination(run)
-        except RunDamaged as error:  # keeps none of the others
-            damage.report(str(error))
+        path = file_path(location or "")
+        if path is None or not location.startswith("file:") or path.parts[-2:] != ("artifacts", folder_name(name)):
             continue
-        if destination is not None and destination.tracking_uri is not None:
-            uri = destination.tracking_uri.replace(f"{old}/", f"{root.path}/")
-            write_destination(run, replace(destination, tracking_uri=uri))
-    return old, changed
+        if not same_place(path.parent.parent, root):
+            found[path.parent.parent] = None
+    return list(found)

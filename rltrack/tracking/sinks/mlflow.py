@@ -19,9 +19,11 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from rltrack.addresses import file_uri, same_address
 from rltrack.errors import CheckpointCorrupt, CheckpointNotFound, PolicyNotStorable
 from rltrack.tracking.destination import Destination, without_password
 from rltrack.tracking.names import former_mlflow_name, mlflow_name
+from rltrack.tracking.sinks.answers import explain
 from rltrack.tracking.sinks.base import NotDelivered, Point, Refused
 from rltrack.tracking.sinks.embedded import MetricRows, artifact_folder, database_uri, ensure_database, moved_from
 
@@ -46,7 +48,6 @@ STATUS = {
     "failed": "FAILED",
     "interrupted": "KILLED",
 }
-_NEEDS_A_PERSON = {"UNAUTHENTICATED", "PERMISSION_DENIED", "ENDPOINT_NOT_FOUND", "NOT_FOUND", "RESOURCE_DOES_NOT_EXIST"}
 _BAD_CONTENT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"}
 
 Row = tuple[str, float, int, int]
@@ -95,7 +96,7 @@ class MlflowSink:
         wanted = self._destination.mlflow_run_id
         if "run_id" not in self.state:
             return False
-        return without_password(self.state["tracking_uri"]) != address or (
+        return not same_address(without_password(self.state["tracking_uri"]), address) or (
             wanted is not None and self.state["run_id"] != wanted
         )
 
@@ -234,7 +235,7 @@ class MlflowSink:
         found = self._client.get_experiment_by_name(name)
         if found is None:
             embedded = self._destination.tracking_uri is None
-            location = artifact_folder(self._root, name).as_uri() if embedded else None
+            location = file_uri(artifact_folder(self._root, name)) if embedded else None
             try:
                 return str(self._client.create_experiment(name, artifact_location=location))
             except MlflowException:  # another process may have made it in between; if not, the error comes again below
@@ -358,18 +359,8 @@ class MlflowSink:
         )
 
     def _explain(self, error: Exception) -> NotDelivered:
-        address = self._destination.shown or "the root's own database"
-        text = without_password(" ".join(str(error).split()))[:500]
-        code = error.error_code if isinstance(error, MlflowException) else type(error).__name__
-        advice = {
-            "UNAUTHENTICATED": "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN.",
-            "PERMISSION_DENIED": "Ask for the right to write there, or check the credentials.",
-            "ENDPOINT_NOT_FOUND": "Check the address: it is not MLflow that answers.",
-            "RESOURCE_DOES_NOT_EXIST": "Check the experiment (tracking.experiment, MLFLOW_EXPERIMENT_ID); if our run is gone, "
-            "`rltrack sync RUN --again` delivers into a new one.",
-        }.get(str(code), "")
-        person = str(code) in _NEEDS_A_PERSON | _BAD_CONTENT or isinstance(error, ImportError)
-        return NotDelivered(f"{address} answers {code}: {text} {advice}".rstrip(), needs_a_person=person)
+        message, person = explain(error, self._destination.shown or database_uri(self._root))
+        return NotDelivered(message, needs_a_person=person)
 
 
 def _recency(row: Row) -> tuple[int, int, float]:
