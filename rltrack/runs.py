@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 import re
-import uuid
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -317,16 +317,13 @@ class Root:
         """Find out whether runs can be kept here, making the folder.
 
         Raises:
-            RootNotWritable: If not, with the reason.
-            ConfigurationError: If its path cannot be part of a database's address.
+            RootNotWritable, ConfigurationError: If not, with the reason.
         """
         check_addressable(self.path)
         try:
             make_private_folder(self.path)
             self.runs_folder.mkdir(exist_ok=True)
-            probe = self.runs_folder / f".probe-{uuid.uuid4().hex}"
-            probe.touch()
-            probe.unlink()
+            tempfile.TemporaryFile(dir=self.runs_folder).close()
         except OSError as error:
             raise RootNotWritable(
                 f"The root {self.path} cannot be written: {error.strerror or error}. Choose another with --root DIR or "

@@ -116,4 +116,7 @@ def _names(error: BaseException) -> set[str]:
 
 
 def _is_web_page(text: str) -> bool:
-    return "not in a valid JSON format" in text or "<html" in text.lower() or "<!doctype" in text.lower()
+    is_failure = re.search(r"error code 5\d\d", text) is not None  # of a gateway, say: it passes
+    return not is_failure and (
+        "not in a valid JSON format" in text or "<html" in text.lower() or "<!doctype" in text.lower()
+    )
