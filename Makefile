@@ -10,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help train test nightly check fast lint types format scores docs audit audit-where-possible coverage build lock clean
+.PHONY: help train test nightly check compat fast lint types format scores docs audit audit-where-possible coverage build lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,10 @@ test: $(VENV)/.installed  ## build the environment if needed, then run the tests
 
 nightly: $(VENV)/.installed  ## the long tests: the whole matrix of exact resume, 500 random kills (more than an hour)
 	$(BIN)/python -m pytest -n 2 -m nightly --timeout 1800
+
+compat: $(VENV)/.installed  ## test with the lowest and the highest MLflow and Prefect that are allowed (ten minutes)
+	deploy/compat.sh lowest
+	deploy/compat.sh highest
 
 check: lint types fast audit-where-possible  ## format, lint, types, fast tests, known vulnerabilities: a few minutes
 
@@ -83,4 +87,4 @@ lock: $(VENV)/.installed  ## lock what pyproject.toml asks for, with hashes (dep
 	deploy/lock.sh
 
 clean:  ## remove the environment and caches (never mlruns/)
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist site htmlcov
+	rm -rf $(VENV) .compat .mypy_cache .ruff_cache .pytest_cache build dist site htmlcov

@@ -75,9 +75,7 @@ def explain(error: Exception, address: str) -> tuple[str, bool]:
         advice = (
             "Correct its certificate, or name yours in MLFLOW_TRACKING_SERVER_CERT_PATH."
             if is_certificate
-            else (
-                "Look whether it runs. What was recorded is kept, and delivered when it answers, or by `rltrack sync --all`."
-            )
+            else ("Look whether it runs, and try again.")
         )
         return f"{address} does not answer ({why}). {advice}", is_certificate
     if _is_web_page(text):

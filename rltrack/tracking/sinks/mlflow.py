@@ -360,6 +360,8 @@ class MlflowSink:
 
     def _explain(self, error: Exception) -> NotDelivered:
         message, person = explain(error, self._destination.shown or database_uri(self._root))
+        if not person:
+            message += " What was recorded is kept, and delivered when it answers."
         return NotDelivered(message, needs_a_person=person)
 
 
