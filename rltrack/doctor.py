@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from shlex import quote
 from urllib.parse import unquote, urlparse
 
 import psutil
@@ -209,7 +210,9 @@ def _root(root: Root) -> Iterator[Finding]:
         return
     if moved is not None:
         yield Finding(
-            False, "root", f"was moved from {moved}; repair its database: rltrack relocate --root {root.path}"
+            False,
+            "root",
+            f"was moved from {moved}; repair its database: rltrack relocate --root {quote(str(root.path))}",
         )
     yield from _models(root, old)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -56,7 +57,7 @@ def print_summary(run: RunDirectory, statistics: TrainingStatistics, delivered: 
         reason = problem.message if problem else "the delivery still goes on"
         rows.append(("not in MLflow", f"{reason} (see `rltrack show {run.name}`)"))
     is_usual = run.root == resolve_root()
-    rows.append(("pages", f"{program('rltrack')} {'' if is_usual else f'--root {short_path(run.root)} '}ui"))
+    rows.append(("pages", f"{program('rltrack')} {'' if is_usual else f'--root {quote(short_path(run.root))} '}ui"))
     labels = [label for label, _ in rows]
     if "last version" in labels:
         which = "" if "best version" in labels else ', version="last"'

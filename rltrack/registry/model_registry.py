@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from mlflow.exceptions import MlflowException
@@ -72,7 +73,8 @@ class ModelRegistry:
             old = moved_from(root.path)
             if old is not None:
                 raise ConfigurationError(
-                    f"The root was moved from {old} to {root.path}. Repair its database first: rltrack relocate --root {root.path}"
+                    f"The root was moved from {old} to {root.path}. Repair its database first: "
+                    f"rltrack relocate --root {quote(str(root.path))}"
                 )
         self.uri = given or database_uri(root.path)
 

@@ -6,9 +6,9 @@ folder for the root. Prints what is done; fails at the first thing that is not a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -60,7 +60,7 @@ class Installation:
 
 
 def revision(root: Path) -> str:
-    with sqlite3.connect(root / "mlflow.db") as connection:
+    with contextlib.closing(sqlite3.connect(root / "mlflow.db")) as connection:
         return str(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
 
 
@@ -74,6 +74,12 @@ def write(old: Installation, root: Path) -> None:
     old.run("promote", "before", "--model", "pole")
     process = old.start("rltrack", "--root", str(root), "train", *SMALL, "--timesteps", "100000", "--name", "half")
     stop_after_a_version(process, root, set())
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """By sqlite's own command: to read the file otherwise would take this process's locks on it away."""
+    with contextlib.closing(sqlite3.connect(source)) as old, contextlib.closing(sqlite3.connect(target)) as new:
+        old.backup(new)
 
 
 def versions(root: Path) -> set[str]:
@@ -102,7 +108,7 @@ def go_on(new: Installation, root: Path) -> None:
     if other:
         assert "mlflow db upgrade" in said
         assert not delivered(new, "after")
-        shutil.copy(root / "mlflow.db", root.parent / "mlflow-before.db")
+        copy_database(root / "mlflow.db", root.parent / "mlflow-before.db")
         new.call("mlflow", "db", "upgrade", f"sqlite:///{root / 'mlflow.db'}")
         assert revision(root) != before
         new.run("sync", "--all")

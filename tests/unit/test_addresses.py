@@ -272,3 +272,30 @@ def test_a_users_own_database_in_the_root_moves_along(linked):
     assert read_destination(run).tracking_uri == sqlite_uri(linked / "new é" / "own é.db")
     assert read_bookmark(run).mlflow.state["tracking_uri"] == sqlite_uri(linked / "new é" / "own é.db")
     assert os.fspath(linked / "real") not in run.bookmark_file.read_text()
+
+
+# ---- links that can be opened, options by both names ----
+
+
+def test_links_have_no_account(tmp_path, monkeypatch):
+    from rltrack.flows.links import flow_run_page, mlflow_link
+
+    run, _ = train(tmp_path / "mlruns", "one")
+    found = read_bookmark(run)
+    found.mlflow.state |= {"tracking_uri": "https://me:***@tracking.example:5000", "run_id": "r", "experiment_id": "1"}
+    found.save(run.bookmark_file)
+    assert mlflow_link(run) == "https://tracking.example:5000/#/experiments/1/runs/r"
+    assert compare_link([run]).startswith("https://tracking.example:5000/#/compare-runs?")
+    assert flow_run_page("https://me:***@prefect.example/api", "f") == "https://prefect.example/runs/flow-run/f"
+
+
+def test_both_spellings_of_the_page_s_port(monkeypatch):
+    from rltrack.cli import run_command
+
+    asked = []
+    monkeypatch.setattr("rltrack.ui.serve", lambda root, **options: asked.append(options["port"]))
+    monkeypatch.setattr("rltrack.flows.stack.up", lambda root, options, *_, **__: asked.append(options.ports["mlflow"]))
+    for option in ("--port", "--mlflow-port"):
+        assert run_command(["ui", option, "7001"]) == 0
+        assert run_command(["up", "--foreground", option, "7001"]) == 0
+    assert asked == [7001] * 4

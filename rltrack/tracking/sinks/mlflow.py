@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag, ViewType
@@ -187,7 +188,7 @@ class MlflowSink:
         if old is not None:
             raise NotDelivered(
                 f"The root was moved from {old} to {self._root}, and its database still holds the old paths. Repair them with "
-                f"`rltrack relocate --root {self._root}`.",
+                f"`rltrack relocate --root {quote(str(self._root))}`.",
                 needs_a_person=True,
             )
         return uri
