@@ -388,7 +388,7 @@ def test_a_server_that_refuses_is_words(root, databases, capsys, status):
         assert run_command(["prune", "--match", "*", "--runs", "--yes"]) == 1
         said = capsys.readouterr().err
         assert "one: not deleted: MLflow run" in said
-        assert "your credentials" in said
+        assert "MLFLOW_TRACKING_TOKEN" in said
         assert "Traceback" not in said
         assert root.names() == ["one"]
     finally:

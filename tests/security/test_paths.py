@@ -14,7 +14,8 @@ from rltrack.errors import ConfigurationError, RunNotFound
 from rltrack.files import folder_name, inside
 from rltrack.flows import retrain, train
 from rltrack.runs import Root, run_stem
-from rltrack.tracking.sinks.embedded import artifact_folder, ensure_database, moved_from, relocate
+from rltrack.tracking.sinks.embedded import artifact_folder, ensure_database, moved_from
+from rltrack.tracking.sinks.relocation import relocate
 
 BASE = {"agent": {"algorithm": "PPO"}, "environment": {"id": "CartPole-v1"}, "training": {"total_timesteps": 100}}
 NAMES = [
