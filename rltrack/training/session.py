@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rltrack.agents.algorithms import spelled
 from rltrack.checkpoints import CheckpointStore, CheckpointWriter, Retention, Version
-from rltrack.checkpoints.mirror import Mirror, attempt_of
+from rltrack.checkpoints.mirror import Mirror, attempt_of, mirrored_bytes
 from rltrack.checkpoints.remote import RemoteRun
 from rltrack.checkpoints.unsigned import Claim
 from rltrack.errors import (
@@ -225,11 +225,11 @@ class RunSession:
         if resumed_from is not None:  # a journal that lost its end does not know of every attempt
             self.attempt = max(self.attempt, resumed_from.attempt + 1)
         if self._remote is not None:
-            self._refuse_shorter_journal(self._remote)
+            copied = self._copied_bytes(self._remote)
             claims = self._remote.claims()
             number = max(self.attempt, claims[-1].attempt + 1 if claims else 1)
             resumed = resumed_from.number if resumed_from else 0
-            claim = Claim(number, self.run_id, resumed, self._remote.journal_bytes(), socket.gethostname())
+            claim = Claim(number, self.run_id, resumed, copied, socket.gethostname())
             self._remote.claim(claim)
             self.attempt = number
             self._mirror = Mirror(self._remote, self.directory.path, claim)
@@ -246,14 +246,15 @@ class RunSession:
             **process_facts(),
         )
 
-    def _refuse_shorter_journal(self, remote: RemoteRun) -> None:
-        """Going on would mix two journals in the store."""
-        here, there = self.journal.position["bytes"], remote.journal_bytes()
-        if here < there:
+    def _copied_bytes(self, remote: RemoteRun) -> int:
+        """Return how much of this journal the store has; what a trainer that was thought dead added there since is not of it."""
+        here, copied = self.journal.position["bytes"], mirrored_bytes(self.directory.path)
+        if here < copied:  # going on would mix two journals in the store
             raise JournalDamaged(
-                f"{self.directory.journal_file} has {here:,} bytes, but its copy in {remote.url} has {there:,}: the journal here "
+                f"{self.directory.journal_file} has {here:,} bytes, but its copy in {remote.url} has {copied:,}: the journal here "
                 f"lost its end. Move {self.directory.path} away and resume again; the run is then fetched from the store."
             )
+        return min(copied, remote.journal_bytes())
 
     def finish_copy(self) -> None:
         """Copy to the remote store what a run that is finished still lacks there; `close` waits for it."""

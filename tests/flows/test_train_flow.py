@@ -17,6 +17,8 @@ from rltrack.flows import train as flow
 from rltrack.flows import training as training_module
 from rltrack.flows.page import artifact_key
 from rltrack.runs import Root
+from rltrack.tracking.journal import read_journal
+from rltrack.tracking.journal_lines import encode_record, numbered_line
 from rltrack.training.trainer import Trainer
 from rltrack.training.verify import comparable, first_difference, records_of
 
@@ -213,9 +215,11 @@ def test_a_dead_flow_run_of_the_same_run_is_marked_and_a_strangers_is_not(client
 def test_a_run_without_progress_is_given_up(client, own_root):
     run = Root().create("stuck", "")
     Trainer(config("stuck")).set_up()  # an attempt that dies at its beginning leaves nothing else
-    [line] = [line for line in run.journal_file.read_text().splitlines() if '"kind":"attempt"' in line]
-    with open(run.journal_file, "a") as journal:
-        journal.write((line + "\n") * training_module.MAX_ATTEMPTS_WITHOUT_PROGRESS)
+    records = list(read_journal(run.journal_file))
+    [attempt] = [record for record in records if record["kind"] == "attempt"]
+    with open(run.journal_file, "ab") as journal:
+        for number in range(len(records), len(records) + training_module.MAX_ATTEMPTS_WITHOUT_PROGRESS):
+            journal.write(numbered_line(encode_record(attempt), number + 1))
     with pytest.raises(RltrackError, match="does not come back by itself"):
         training_module.refuse_if_hopeless(run)
 

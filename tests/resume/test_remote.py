@@ -168,6 +168,24 @@ def test_a_trainer_thought_dead_cannot_commit(store, tmp_path):
     assert first.loop.progress.env_steps < 1200 or first.loop.progress.state.value == "failed"
 
 
+def test_a_trainer_thought_dead_writes_while_another_begins(store, tmp_path, monkeypatch):
+    first = Trainer(config(store), root=tmp_path / "a")
+    stop_at(first, 300)
+    first.train()
+    download = RemoteRun.download
+
+    def download_and_write(remote, folder, tell):
+        size = download(remote, folder, tell)
+        remote._write(f"journal/000001-{size:012d}.jsonl", b'{"of":"the first trainer"}\n')
+        return size
+
+    monkeypatch.setattr(RemoteRun, "download", download_and_write)
+    second = Trainer(config(store), root=tmp_path / "b")
+    assert second.train().env_steps == 1200
+    journal = (tmp_path / "b" / "runs" / "roaming" / "journal.jsonl").read_bytes()
+    assert RemoteRun(store, "roaming", KEY.encode())._journal() == journal
+
+
 def test_what_an_older_attempt_adds_does_not_count(store):
     remote = RemoteRun(store, "roaming", KEY.encode())
     remote.claim(Claim(1, "x", 0, 0, "one"))

@@ -20,6 +20,7 @@ from rltrack.runs import RunDirectory
 from rltrack.tracking.bookmark import read_bookmark
 from rltrack.tracking.destination import read_destination
 from rltrack.tracking.journal import read_journal
+from rltrack.tracking.journal_reading import JournalReader
 from rltrack.tracking.route import point_of
 
 
@@ -100,13 +101,15 @@ def postgres_database():
 def expected_metrics(run: RunDirectory) -> dict[str, list[tuple[int, int, float]]]:
     """Every value that the run recorded: (step, milliseconds, value) by key."""
     found: dict[str, list[tuple[int, int, float]]] = {}
-    files = [run.journal_file] + ([run.resources_file] if run.resources_file.exists() else [])
-    for path in files:
-        for record in read_journal(path):
-            point = point_of(record)
-            if point is not None:
-                for key, value in point.values.items():
-                    found.setdefault(key, []).append((point.step, int(point.time * 1000), value))
+    records = [*read_journal(run.journal_file)]
+    if run.resources_file.exists():
+        with open(run.resources_file, "rb") as file:
+            records += JournalReader(run.resources_file, resources=True).read(file)
+    for record in records:
+        point = point_of(record)
+        if point is not None:
+            for key, value in point.values.items():
+                found.setdefault(key, []).append((point.step, int(point.time * 1000), value))
     return {key: sorted(rows) for key, rows in found.items()}
 
 
