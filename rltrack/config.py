@@ -1,4 +1,4 @@
-"""One training, described as data: YAML in, validated and frozen, JSON Schema out. Long because each key stands with its meaning.
+"""The configuration of one training: read from YAML, validated, frozen. Long because it defines and describes every key.
 
 Keys are of two kinds. Those that change a single bit of the result make up the run's *identity*; the others (limits,
 tracking, retention) are *operational* and may change from one attempt to the next. Configuration is data: nothing in a
@@ -44,24 +44,26 @@ class Section(BaseModel):
 
 
 class AgentConfig(Section):
-    """Which algorithm learns, with which settings."""
+    """The algorithm and its settings."""
 
     algorithm: str = Field(description="An algorithm of Stable-Baselines3, sb3-contrib or SBX, such as PPO or TQC.")
     policy: str = Field("MlpPolicy", description="Policy class: MlpPolicy, CnnPolicy, MultiInputPolicy, …")
     preset: Literal["zoo"] | None = Field(
-        None, description="'zoo' takes rl_zoo3's tuned settings for this algorithm and environment as a starting point."
+        None, description="'zoo' starts from rl_zoo3's tuned settings for this algorithm and environment."
     )
     hyperparameters: dict[str, Any] = Field(
         default_factory=dict,
         description="Arguments of the algorithm. A schedule is written {linear: 0.001} (falls to 0 over the budget).",
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
-    threads: int = Field(1, ge=1, le=1024, description="Torch threads. One is fastest for small networks, and repeats.")
+    threads: int = Field(
+        1, ge=1, le=1024, description="Torch threads. One is fastest for small networks, and reproducible."
+    )
 
     @field_validator("algorithm")
     @classmethod
     def _own_spelling(cls, name: str) -> str:
-        """One algorithm has one name, so that ``ppo`` and ``PPO`` are the same run; an unknown one is refused later, in words."""
+        """Normalise the algorithm's name, so that ``ppo`` and ``PPO`` are the same run; an unknown one is refused later."""
         from rltrack.agents.algorithms import spelled
 
         return spelled(name)
@@ -79,20 +81,20 @@ class NormalizeConfig(Section):
 
 
 class EnvironmentConfig(Section):
-    """Where the agent learns."""
+    """The training environments."""
 
     id: str = Field(min_length=1, description="Gymnasium id; `package:Env-v0` imports the package first.")
     kwargs: dict[str, Any] = Field(default_factory=dict, description="Arguments of the environment.")
     n_envs: int = Field(1, ge=1, le=4096, description="Parallel environments.")
     vectorization: Literal["dummy", "subproc", "auto"] = Field(
         "dummy",
-        description="In this process one after another, or each in a process of its own; auto measures once which is faster, and "
-        "keeps to it.",
+        description="dummy: all in this process; subproc: each in a separate process; auto: measure once which is faster, and "
+        "keep that choice.",
     )
     restart_crashed: bool = Field(
         False,
         json_schema_extra={"later": True},
-        description="subproc: start a crashed environment again alone, its episode truncated, instead of going back to the last "
+        description="subproc: restart only a crashed environment, its episode truncated, instead of resuming from the last "
         "version. The run is inexact.",
     )
     wrappers: list[str | dict[str, dict[str, Any]]] = Field(
@@ -101,18 +103,18 @@ class EnvironmentConfig(Section):
     wrappers_inside_monitor: bool | None = Field(
         None,
         json_schema_extra={"later": [None, False]},
-        description="Whether returns and lengths of episodes are counted around the wrappers, as Gymnasium does, so that a "
-        "TimeLimit or a changed reward counts. Omitted: true for a new run. Runs begun before this key existed have false: the "
-        "wrappers stand around the counting, as rl_zoo3 has them.",
+        description="Whether Monitor, which counts returns and lengths, is outside the wrappers, so that a TimeLimit or a changed "
+        "reward counts. Omitted: true for a new run. Runs started before this key existed have false: Monitor is inside the "
+        "wrappers, as in rl_zoo3.",
     )
     normalize: bool | NormalizeConfig = Field(False, description="Running normalisation; true for the defaults.")
     frame_stack: int | None = Field(None, ge=2, le=64, description="Number of stacked observations.")
 
 
 class TrainingSection(Section):
-    """How long to train, and what happens on the way."""
+    """The budget of training, and the marks for evaluations and checkpoints."""
 
-    strategy: StrategyName = Field("timestep_based", description="What the budget and the marks are counted in.")
+    strategy: StrategyName = Field("timestep_based", description="The unit of the budget and the marks.")
     total_timesteps: int | None = Field(None, ge=1, le=10**12, description="Budget in env steps.")
     total_episodes: int | None = Field(None, ge=1, le=10**12, description="Budget in finished episodes.")
     max_seconds: float | None = _operational(
@@ -129,7 +131,7 @@ class TrainingSection(Section):
         None, ge=1, le=10**12, description="Mixed: episodes between checkpoints."
     )
     checkpoint_seconds: float | None = _operational(
-        60.0, gt=0, description="Seconds between checkpoints, on top of checkpoint_freq; null for none."
+        60.0, gt=0, description="Seconds between checkpoints, in addition to checkpoint_freq; null for none."
     )
     memory_limit_mb: float | None = _operational(
         None, gt=0, description="Resident memory of training and its environment workers, in MB (1e6 bytes)."
@@ -174,20 +176,20 @@ class TrainingSection(Section):
         if self.evaluates:
             return self
         budget = self.total_episodes if self.strategy == "episodic" else self.total_timesteps
-        assert budget is not None, "the validator saw to it"
+        assert budget is not None, "checked by the validator"
         return self.model_copy(update={"eval_freq": max(1, budget // per_budget)})
 
 
 class EvaluationSection(Section):
-    """How the agent is judged: own environments, own seeds, raw returns."""
+    """How the agent is evaluated: separate environments, fixed seeds, raw returns."""
 
     episodes: int = Field(20, ge=1, le=100_000, description="Episodes of each evaluation.")
     deterministic: bool = Field(True, description="Act by the policy's mode rather than by a sample.")
     n_envs: int | None = Field(None, ge=1, le=256, description="Parallel environments; omitted: up to 10.")
     beside_training: bool = Field(
         False,
-        description="Evaluate in a process of its own while training goes on; a result has its consequences at the next "
-        "evaluation, always the same, however long it takes.",
+        description="Evaluate in a separate process in parallel with training; a result takes effect when the next evaluation "
+        "is due, so that the run does not depend on the machine's speed.",
     )
 
     max_steps_per_episode: int | None = Field(
@@ -195,19 +197,19 @@ class EvaluationSection(Section):
         ge=1,
         le=10**9,
         json_schema_extra={"later": True},
-        description="Env steps after which an episode is cut, and counted as it is. Omitted: 120,000 in environments without "
+        description="Env steps after which an episode is cut; its return counts as it is. Omitted: 120,000 in environments without "
         "max_episode_steps of their own.",
     )
     max_seconds: float | None = _operational(
         None,
         gt=0,
-        description="Cap on one evaluation, in seconds; what is running then is counted as it is. Omitted: 600 as long as no "
+        description="Cap on one evaluation, in seconds; episodes running then are cut. Omitted: 600 as long as no "
         "episode has ended.",
     )
 
     @property
     def limits(self) -> EpisodeLimits:
-        """What bounds an evaluation."""
+        """The limits of an evaluation."""
         return EpisodeLimits(self.max_steps_per_episode, self.max_seconds)
 
     @property
@@ -222,34 +224,35 @@ class CheckpointsSection(Section):
     keep_last: int = _operational(2, ge=1, le=10_000, description="Newest resumable versions to keep.")
     keep_best: int = _operational(1, ge=0, le=10_000, description="Best versions by evaluation to keep.")
     keep_every: int | None = _operational(
-        None, ge=1, le=10**12, description="Env steps: keep one resumable version of each such stretch for good."
+        None, ge=1, le=10**12, description="Env steps: keep one resumable version of each such interval permanently."
     )
     cut_freq: int | None = Field(
         None,
         ge=1,
         le=10**12,
-        description="Env steps: end all episodes and build the environments anew at such marks, and checkpoint only there. For "
-        "simulators whose inside can be neither taken nor replayed. It changes learning; keep it at 20 episodes or more.",
+        description="Env steps: at these marks end all episodes and rebuild the environments, and checkpoint only there. For "
+        "simulators whose state can be neither captured nor replayed. It changes learning; set it to 20 episodes or more.",
     )
     probe: bool = _operational(
-        True, description="Build two scratch environments at the start, to find out how their inside can be taken."
+        True, description="Build two scratch environments at the start, to test how their state can be captured."
     )
     store: str | None = _operational(
         None,
         pattern=r"^[a-z][a-z0-9+.-]*://.+",
-        description="A remote copy of the run, by any fsspec URL: s3://bucket/prefix, file:///mnt/runs. Another machine goes on "
+        description="A remote copy of the run, by any fsspec URL: s3://bucket/prefix, file:///mnt/runs. Another machine can resume "
         "from it. Needs RLTRACK_SIGNING_KEY.",
     )
     resume: Literal["exact", "strict"] = _operational(
-        "exact", description="'strict' refuses to resume where the result could differ; 'exact' goes on and says so."
+        "exact",
+        description="'strict' refuses to resume where the result could differ; 'exact' resumes and labels the run.",
     )
     on_failure: Literal["stop", "continue"] = _operational(
-        "stop", description="What a checkpoint that cannot be written does to training."
+        "stop", description="Whether a checkpoint that cannot be written stops training, or is a warning."
     )
 
 
 class TrackingSection(Section):
-    """Where numbers go."""
+    """Where metrics are delivered."""
 
     experiment: str | None = _operational(None, max_length=500, description="MLflow experiment; omitted: rltrack.")
     log_interval: int = _operational(
@@ -257,16 +260,16 @@ class TrackingSection(Section):
     )
     mlflow_tracking_uri: str | None = _operational(None, description="Omitted: MLFLOW_TRACKING_URI, or the root's own.")
     tensorboard_log_dir: str | None = _operational(None, description="Omitted: tensorboard/ in the run's folder.")
-    tags: dict[str, str] = _operational({}, description="Further tags of the run in MLflow, to group and find runs by.")
+    tags: dict[str, str] = _operational({}, description="Further tags of the run in MLflow.")
     video: bool = _operational(
         True,
-        description="Film the best policy when training has ended, where the environment can be rendered. Needs the extra "
+        description="Record a video of the best policy after training, if the environment can be rendered. Needs the extra "
         "'video'.",
     )
 
 
 class LoopSettings(Section):
-    """What a TrainingLoop needs to know beside its agent and environment."""
+    """The settings of a TrainingLoop, without agent and environment."""
 
     training: TrainingSection
     evaluation: EvaluationSection = EvaluationSection()
@@ -298,7 +301,7 @@ class LoopSettings(Section):
 
 
 def _strategy_of(training: Mapping[str, Any]) -> str:
-    """A budget given alone names its strategy."""
+    """Return the strategy that follows from the given budget."""
     if training.get("total_timesteps") is None and training.get("total_episodes") is not None:
         return "episodic"
     return "timestep_based"
@@ -320,7 +323,7 @@ FLAT_KEYS: dict[str, tuple[str, str]] = {
     for field in model.model_fields
     if (section, field) not in _OWN_KEYWORDS
 }
-"""Each flat keyword with the section and key it stands for."""
+"""Maps each flat keyword to section and key."""
 
 
 class TrainingConfig(LoopSettings):
@@ -331,7 +334,7 @@ class TrainingConfig(LoopSettings):
     )
     seed: int = Field(0, ge=0, le=2**32 - 1, description="Seed of everything random in training.")
     start_from: str | None = Field(
-        None, description="RUN@version: begin with the weights, optimizer and normalisation of another run's version."
+        None, description="RUN@version: start from the weights, optimizer and normalisation of another run's version."
     )
     agent: AgentConfig
     environment: EnvironmentConfig
@@ -365,7 +368,7 @@ class TrainingConfig(LoopSettings):
         """Validate a nested mapping.
 
         Raises:
-            ConfigurationError: With one line for each thing that is wrong.
+            ConfigurationError: With one line for each error.
         """
         return validate_section(cls, data, source)
 
@@ -402,7 +405,7 @@ def check_run_name(name: str) -> str:
 
 
 def expand_preset(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Put ``agent.preset``'s settings under the given ones; what is given wins. Without a preset nothing changes."""
+    """Merge ``agent.preset``'s settings with the given ones, which take precedence; without a preset nothing changes."""
     agent = data.get("agent")
     if not isinstance(agent, Mapping) or agent.get("preset") is None:
         return dict(data)

@@ -1,4 +1,4 @@
-"""Looks at the installation: versions, GPU, servers, extras; says what is missing and how to get it."""
+"""Checks the installation: versions, GPU, servers, extras; reports what is missing and how to install it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _EXTRAS = {
     "atari": ("ale_py", "Atari environments"),
     "box2d": ("Box2D", "LunarLander, BipedalWalker, CarRacing"),
     "sweep": ("optuna", "searches: rltrack sweep"),
-    "video": ("moviepy", "a film of the best policy in MLflow"),
+    "video": ("moviepy", "a video of the best policy in MLflow"),
     "postgres": ("psycopg", "MLflow and Prefect on PostgreSQL"),
     "server": ("flask_wtf", "MLflow's server with accounts"),
 }
@@ -56,7 +56,7 @@ _BROKEN_TOGETHER = (
     ("sqlalchemy", (2, 1), "Prefect 3.8's scheduler dies with SQLAlchemy 2.1; install 'sqlalchemy<2.1'"),
     ("fastapi", (0, 151), "Prefect 3.8's server cannot start with this FastAPI; install 'fastapi<0.151'"),
 )
-"""What `pip check` does not tell; newer releases of Prefect say themselves what they need."""
+"""Conflicts that `pip check` does not report; newer releases of Prefect declare them."""
 
 
 _CREDENTIALS = {
@@ -71,12 +71,12 @@ _NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "f
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        good: True if it is as it should be; False if something will fail; None for what one may do without.
-        what: What was looked at.
-        found: What was found, and what to do about it.
+        good: True if it is in order; False if something will fail; None if it is optional.
+        what: What was checked.
+        found: What was found, and the remedy.
     """
 
     good: bool | None
@@ -85,7 +85,7 @@ class Finding:
 
 
 def print_report(root: str | Path | None) -> bool:
-    """Print what was found; return whether everything that is needed is there."""
+    """Print the results of all checks; return whether nothing required is missing."""
     out = Console(soft_wrap=True)
     good = True
     for finding in examine(root):
@@ -97,7 +97,7 @@ def print_report(root: str | Path | None) -> bool:
 
 
 def examine(root: str | Path | None) -> Iterator[Finding]:
-    """Look at everything that a training, a flow or a page needs, one thing after another."""
+    """Check everything that a training, a flow or a page needs, one thing after another."""
     yield _python()
     yield _command()
     for package in _REQUIRED:
@@ -117,9 +117,9 @@ def examine(root: str | Path | None) -> Iterator[Finding]:
     yield from _root(Root(root))
     yield _server("MLFLOW_TRACKING_URI", os.environ.get("MLFLOW_TRACKING_URI"), "unset it")
     if _version("prefect") is not None:
-        from rltrack.flows.door import how_to_unset, named_server
+        from rltrack.flows.client import configured_server, how_to_unset
 
-        yield _server("PREFECT_API_URL", named_server(), how_to_unset())
+        yield _server("PREFECT_API_URL", configured_server(), how_to_unset())
     for extra, (module, what) in _EXTRAS.items():
         there = importlib.util.find_spec(module) is not None
         yield Finding(
@@ -139,7 +139,7 @@ def _python() -> Finding:
 
 
 def _command() -> Finding:
-    """Two installations are a common surprise: the command is of one, `import rltrack` of the other."""
+    """Check for two installations: the command may be of one, and `import rltrack` of the other."""
     ours, on_path = Path(sys.executable).parent / "rltrack", shutil.which("rltrack")
     if on_path is None:
         return Finding(None, "command", f"rltrack is not on the PATH; activate its environment, or call {ours}")
@@ -169,7 +169,7 @@ def _gpu() -> Finding:
         return Finding(
             None,
             "gpu",
-            f"there is one that torch {_version('torch')} cannot use: install a CUDA build of torch, or a newer driver",
+            f"torch {_version('torch')} cannot use the GPU: install a CUDA build of torch, or a newer driver",
         )
     return Finding(None, "gpu", "none that torch can use; training runs on the CPU")
 
@@ -183,7 +183,7 @@ def _root(root: Root) -> Iterator[Finding]:
     yield Finding(True, "root", f"{root.path} ({len(root.names())} runs)")
     free = shutil.disk_usage(root.path).free
     if free < _LITTLE_SPACE:
-        yield Finding(False, "disk", f"{size(free)} are left at {root.path}; `rltrack prune` frees what old runs take")
+        yield Finding(False, "disk", f"{size(free)} are free at {root.path}; `rltrack prune` frees what old runs take")
     kind = _file_system(root.path)
     if kind in _NETWORK_FILE_SYSTEMS:
         yield Finding(
@@ -196,7 +196,7 @@ def _root(root: Root) -> Iterator[Finding]:
         yield Finding(
             False,
             "permissions",
-            f"everybody may write to {root.path}, and a resume runs what lies there: chmod o-w {root.path}",
+            f"any user may write to {root.path}, and a resume runs code from there: chmod o-w {root.path}",
         )
     try:
         moved, old = moved_from(root.path), old_models(root)
@@ -206,7 +206,7 @@ def _root(root: Root) -> Iterator[Finding]:
         yield Finding(False, "database", str(error))
         return
     except sqlite3.Error as error:
-        yield Finding(None, "database", f"{database_path(root.path)} could not be looked at: {error}")
+        yield Finding(None, "database", f"{database_path(root.path)} could not be read: {error}")
         return
     if moved is not None:
         yield Finding(
@@ -218,7 +218,7 @@ def _root(root: Root) -> Iterator[Finding]:
 
 
 def _models(root: Root, old: Sequence[OldModel]) -> Iterator[Finding]:
-    """Models that an older rltrack stored, and how to store them again."""
+    """Report models that an older rltrack stored, and how to store them again."""
     for item in old:
         if item.wrong:
             again = f"rltrack promote {item.source} --model {item.model}"
@@ -231,22 +231,22 @@ def _models(root: Root, old: Sequence[OldModel]) -> Iterator[Finding]:
         yield Finding(
             None,
             "models",
-            f"{listed}{' …' if len(plain) > _SHOWN else ''}: stored before models had a digest, so that a changed file is not "
-            f"noticed. Store again what is in use: rltrack promote {plain[-1].source} --model {plain[-1].model}",
+            f"{listed}{' …' if len(plain) > _SHOWN else ''}: stored before models had a digest, so that changed files are not "
+            f"detected. Store the versions in use again: rltrack promote {plain[-1].source} --model {plain[-1].model}",
         )
     runs = runs_described_wrongly(root)
     if runs:
         yield Finding(
             None,
             "runs",
-            f"{', '.join(runs[:_SHOWN])}{' …' if len(runs) > _SHOWN else ''}: the policies that an older rltrack stored with "
-            "them in MLflow act otherwise than the trained ones, or are described so. Load none of those; `rltrack promote` stores "
-            "them rightly",
+            f"{', '.join(runs[:_SHOWN])}{' …' if len(runs) > _SHOWN else ''}: the policies that an older rltrack stored for "
+            "them in MLflow act differently from the trained ones, or are described wrongly. Do not load those; `rltrack "
+            "promote` stores them correctly",
         )
 
 
 def _file_system(path: Path) -> str:
-    """The kind of file system that holds a path; empty where it cannot be told (on macOS)."""
+    """Return the type of the file system of a path; empty if it is unknown (on macOS)."""
     mounts = {
         Path(partition.mountpoint): partition.fstype
         for partition in psutil.disk_partitions(all=True)
@@ -255,7 +255,7 @@ def _file_system(path: Path) -> str:
     return next((mounts[folder] for folder in (path, *path.parents) if folder in mounts), "")
 
 
-def _server(variable: str, address: str | None, leave_aside: str) -> Finding:
+def _server(variable: str, address: str | None, unset: str) -> Finding:
     if not address:
         return Finding(None, variable, "not set; a local one is used")
     parts = urlparse(address)
@@ -279,34 +279,32 @@ def _server(variable: str, address: str | None, leave_aside: str) -> Finding:
     except (OSError, ValueError, http.client.HTTPException) as error:
         why = getattr(error, "reason", None) or error
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        return Finding(False, variable, f"{parts.hostname}:{port} does not answer ({why}); start it, or {leave_aside}")
+        return Finding(False, variable, f"{parts.hostname}:{port} does not answer ({why}); start it, or {unset}")
     if status in (401, 403):
         names = _CREDENTIALS[variable]
-        return Finding(
-            False, variable, f"{shown} answers {status}: it does not let this account in. Set {names}, or {leave_aside}"
-        )
+        return Finding(False, variable, f"{shown} answers {status}: it refuses this account. Set {names}, or {unset}")
     if status == 404 or (status == 200 and not _is_expected(variable, text)):
         name = "MLflow" if variable == "MLFLOW_TRACKING_URI" else "Prefect"
         return Finding(
             False,
             variable,
-            f"{shown} answers {status}, and it is not {name}'s API: correct the address, or {leave_aside}",
+            f"{shown} answers {status}, and it is not {name}'s API: correct the address, or {unset}",
         )
     if status != 200:
         cut = " ".join(text.split())[:200]
         return Finding(
             False,
             variable,
-            f"{shown} answers {status}: {cut or 'nothing more'}. Look at its log, or {leave_aside}",
+            f"{shown} answers {status}: {cut or 'empty response'}. See its log, or {unset}",
         )
     return Finding(True, variable, f"{shown} answers")
 
 
 def _ask(address: str, variable: str) -> tuple[int, str]:
-    """Ask a server for something that needs an account there, with the credentials that are set; return status and answer.
+    """Send a request that needs an account, with the credentials that are set; return status and response.
 
     Raises:
-        OSError: If nobody answers.
+        OSError: If there is no answer.
     """
     url = urlparse(without_account(address))
     path = "/api/2.0/mlflow/experiments/search?max_results=1" if variable == "MLFLOW_TRACKING_URI" else "/admin/version"
@@ -317,9 +315,9 @@ def _ask(address: str, variable: str) -> tuple[int, str]:
         token = os.environ.get("MLFLOW_TRACKING_TOKEN")
         pair = f"{user}:{password}" if user and password else None
     else:
-        from rltrack.flows.door import named_auth
+        from rltrack.flows.client import configured_auth
 
-        pair, token = named_auth(), None
+        pair, token = configured_auth(), None
     if pair is None and account.username:
         pair = f"{unquote(account.username)}:{unquote(account.password or '')}"
     if pair is not None:
@@ -335,7 +333,7 @@ def _ask(address: str, variable: str) -> tuple[int, str]:
 
 
 def _is_expected(variable: str, text: str) -> bool:
-    """Whether an answer is one of MLflow's list of experiments, or of Prefect's version."""
+    """Whether a response is MLflow's list of experiments, or Prefect's version."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):

@@ -23,7 +23,7 @@ class NotAllowed(ConfigurationError):
 
 
 class MissingExtra(RltrackError, ImportError):
-    """Something was asked for that an optional dependency provides."""
+    """A feature needs an optional dependency that is not installed."""
 
 
 class NameTaken(RltrackError, FileExistsError):
@@ -39,15 +39,15 @@ class RunBusy(RltrackError, BlockingIOError):
 
 
 class RunTakenOver(RunBusy):
-    """A trainer on another machine went on with this run."""
+    """A trainer on another machine resumed this run."""
 
 
 class RootNotWritable(RltrackError, PermissionError):
-    """The folder in which runs are kept cannot be written."""
+    """The folder of runs cannot be written."""
 
 
 class CheckpointNotFound(RltrackError, FileNotFoundError):
-    """No committed version matches what was asked for."""
+    """No committed version matches the request."""
 
 
 class CheckpointCorrupt(RltrackError, ValueError):
@@ -59,23 +59,23 @@ class CheckpointFailed(RltrackError, OSError):
 
 
 class NotCapturable(RltrackError, TypeError):
-    """The inside of an environment cannot be taken, so that a resume begins a new episode."""
+    """The state of an environment cannot be captured, so that a resume starts a new episode."""
 
 
 class ResumeMismatch(RltrackError, RuntimeError):
-    """Restoring an environment did not give what was recorded, so that an exact resume is not possible."""
+    """A restored environment differs from what was recorded, so that an exact resume is not possible."""
 
 
 class JournalFailed(RltrackError, OSError):
-    """The journal could not be written; training cannot go on without it."""
+    """The journal could not be written; training cannot continue without it."""
 
 
 class JournalDamaged(RltrackError, ValueError):
-    """A line of a journal is no record that training wrote."""
+    """A line of a journal is not a record that training wrote."""
 
 
 class RunDamaged(RltrackError, ValueError):
-    """A file of a run is gone or damaged, and what it held is nowhere else."""
+    """A file of a run is missing or damaged, and there is no other copy of its content."""
 
 
 class TrainingDiverged(RltrackError, ArithmeticError):
@@ -87,7 +87,7 @@ class MemoryLimitExceeded(RltrackError, MemoryError):
 
 
 class EvaluationUnavailable(RltrackError, RuntimeError):
-    """An evaluation was asked for, but no environment for it could be built."""
+    """An evaluation was requested, but no environment for it could be built."""
 
 
 class PolicyNotStorable(RltrackError, TypeError):
@@ -99,11 +99,11 @@ class ModelNotFound(RltrackError, LookupError):
 
 
 class ModelBroken(RltrackError, FileNotFoundError):
-    """A stored model's files are gone or cannot be read."""
+    """A stored model's files are missing or cannot be read."""
 
 
 class SchemaMismatch(RltrackError, RuntimeError):
-    """A database was written by another version of its program than the one that is installed."""
+    """A database has the schema of another version of its program than the installed one."""
 
 
 class RegistryUnavailable(RltrackError, ConnectionError):

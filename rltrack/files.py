@@ -1,6 +1,6 @@
-"""Paths made from names; writing files so that a reader sees the old content or the new; locks between processes.
+"""Paths made from names; atomic writing of files; locks between processes.
 
-What a person or another machine named becomes part of a path through `inside` or `folder_name`, and in no other way.
+Names from users or other machines become part of a path only through `inside` or `folder_name`.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ _LONGEST, _LONGEST_PLAIN, _LONGEST_STEM = 255, 150, 60
 
 
 def inside(folder: Path, name: str) -> Path:
-    """Return ``folder / name``, where the name is that of one entry of the folder.
+    """Return ``folder / name``, where the name is that of an entry directly in the folder.
 
     Raises:
         ConfigurationError: If the name leads elsewhere, cannot be a file's name, or is a symbolic link to another place.
     """
     if name in ("", ".", "..") or not name.isprintable() or re.search(r"[/\\]", name):
-        raise ConfigurationError(f"{_cut(name)} is not the name of a file in {folder}: it must not lead elsewhere.")
+        raise ConfigurationError(f"{_cut(name)} is not the name of a file in {folder}.")
     if len(os.fsencode(name)) > _LONGEST:
         raise ConfigurationError(f"{_cut(name)} is too long for the name of a file; {_LONGEST} bytes are allowed.")
     path = folder / name
     if path.is_symlink() and not leads_into(path, folder):
         raise ConfigurationError(
-            f"{path} is a symbolic link that leads out of {folder}; it is not followed. Put the folder itself there."
+            f"{path} is a symbolic link that leads out of {folder}; it is not followed. Replace it by the folder itself."
         )
     return path
 
 
 def leads_into(path: Path, folder: Path) -> bool:
-    """Whether a path, with every symbolic link followed, lies in a folder."""
+    """Whether a path, with every symbolic link followed, is in a folder."""
     try:
         return path.resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError):  # links in a circle
@@ -45,9 +45,9 @@ def leads_into(path: Path, folder: Path) -> bool:
 
 
 def folder_name(text: str) -> str:
-    """Return a folder's name for any text: the text itself where it is short and plain, else a part of it with a hash.
+    """Return a folder's name for any text: the text itself if it is short and plain, else a part of it with a hash.
 
-    Equal texts give equal names, others give others: ``~`` stands before the hash, and in no plain name.
+    The mapping is injective: ``~`` precedes the hash, and occurs in no plain name.
     """
     plain = all(letter.isalnum() or letter in " ._-+=,@()" for letter in text)
     ends = text[:1].isalnum() and text[-1:] not in (" ", ".")
@@ -62,7 +62,7 @@ def _cut(name: str) -> str:
 
 
 def fsync_directory(path: Path) -> None:
-    """Make a rename or a new entry in this folder survive a power cut."""
+    """Make a rename or a new entry in this folder durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -71,7 +71,7 @@ def fsync_directory(path: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write a new file and fsync it; the folder is left to the caller."""
+    """Write a new file and fsync it; the caller fsyncs the folder."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
         view = memoryview(data)
@@ -83,10 +83,10 @@ def write_bytes(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 
 def create_file(path: Path, data: bytes) -> None:
-    """Make a file that must not exist, whole at once: nobody sees an empty one, whoever is killed in between.
+    """Create a new file atomically: readers never see an empty one, also after a kill.
 
     Raises:
-        FileExistsError: If it is there.
+        FileExistsError: If it exists.
     """
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     write_bytes(draft, data)
@@ -97,7 +97,7 @@ def create_file(path: Path, data: bytes) -> None:
 
 
 def replace_text(path: Path, text: str, mode: int = 0o644) -> None:
-    """Write a text file in one step: readers see the old text or the new. 0o600 as mode: its owner alone reads it."""
+    """Replace a text file atomically. With mode 0o600 only its owner can read it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     write_bytes(temporary, text.encode(), mode)
@@ -106,17 +106,17 @@ def replace_text(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def make_private_folder(path: Path) -> None:
-    """Make a folder that only its owner may enter; one that is there keeps its mode."""
+    """Create a folder that only its owner may enter; an existing one keeps its mode."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def take_lock(path: Path, wait_seconds: float = 0.0) -> int | None:
-    """Take an exclusive ``flock`` on a file, and write our process id into it.
+    """Take an exclusive ``flock`` on a file, and write this process's id into it.
 
     Args:
-        path: The file; made if missing.
-        wait_seconds: How long to try. `is_locked` of another process holds the lock for an instant, so a lock that must
-            not fail for that reason waits a little.
+        path: The file; created if missing.
+        wait_seconds: How long to retry. `is_locked` in another process holds the lock for an instant, so a lock that must
+            not fail for that reason should wait briefly.
 
     Returns:
         A descriptor that holds the lock until it is closed; None if another process has it.

@@ -1,8 +1,8 @@
 """What data from others may name on this machine: modules, addresses, environment variables, folders.
 
-Parameters of a deployment's runs come from whoever reaches the Prefect server, and configurations from whoever may write to a
-registry. A worker allows what its own environment lists, and nothing else. Every key of a configuration stands here, with what
-is checked of it, or as harmless; a key that stands nowhere is refused.
+Anyone who reaches the Prefect server can set parameters of a deployment's runs, and anyone who may write to a registry can set
+configurations. A worker allows what its own environment lists, and nothing else. Every key of a configuration is listed here,
+with its check or as harmless; an unlisted key is refused.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from rltrack.errors import NotAllowed
 
 ALLOWED_MODULES, ALLOWED_ADDRESSES = "RLTRACK_ALLOWED_MODULES", "RLTRACK_ALLOWED_ADDRESSES"
 ALLOWED_VARIABLES, ALLOWED_FOLDERS = "RLTRACK_ALLOWED_VARIABLES", "RLTRACK_ALLOWED_FOLDERS"
-"""Environment variables of a worker, each a list with commas."""
+"""Environment variables of a worker, each a comma-separated list."""
 
 KNOWN_MODULES = ("gymnasium", "ale_py", "rltrack.benchmarks.environments")
-"""Packages that register environments, and do nothing else when they are imported."""
+"""Packages whose import only registers environments."""
 
 KNOWN_WRAPPERS = frozenset(
     f"{module}.{name}"
@@ -46,7 +46,7 @@ KNOWN_WRAPPERS = frozenset(
     for module in modules.split()
     for name in names.split()
 )  # fmt: skip
-"""Wrappers that neither write files nor take functions. By exact name: modules hold much else that can be named."""
+"""Wrappers that neither write files nor take functions, by exact name, since their modules contain other classes too."""
 
 _SECTIONS = ("agent", "environment", "training", "evaluation", "checkpoints", "tracking")
 HARMLESS = frozenset(
@@ -68,14 +68,14 @@ HARMLESS = frozenset(
         *(f"tracking.{key}" for key in ("experiment", "log_interval", "video")),  # an experiment's folder: `folder_name`
     ]
 )  # fmt: skip
-"""Keys whose values are numbers, words of closed lists, or names that are checked where they are used."""
+"""Keys whose values are numbers, words from closed lists, or names that are checked where they are used."""
 
 _SHARED = ("gymnasium", "stable_baselines3", "sb3_contrib", "rl_zoo3", "torch", "numpy")
-"""Packages of which not every name is harmless, so that one's own use of a wrapper there says nothing of other arguments."""
+"""Packages with harmful names too: the user's own use of a wrapper from them does not allow other arguments."""
 
 _RESERVED_TAGS = ("mlflow.", "rltrack.", "prefect.")
 _OWN_TAGS = ("rltrack.study", "rltrack.trial", "prefect.flow_run_id", "prefect.flow_run_url", "prefect.deployment")
-"""Reserved ones that rltrack itself puts into configurations; a flow writes those of Prefect anew."""
+"""Reserved tags that rltrack itself puts into configurations; a flow overwrites those of Prefect."""
 
 _FILE_WORDS = ("file", "files", "filename", "filepath", "path", "paths", "dir", "directory", "folder", "logfile", "logdir",
                "rom", "xml")  # fmt: skip
@@ -96,12 +96,12 @@ class Permissions:
 
     Attributes:
         modules: Modules and packages whose environments and wrappers may be named.
-        addresses: MLflow servers and remote stores: scheme, host and port as they are, and where a path stands, what is under it.
+        addresses: MLflow servers and remote stores: scheme, host and port must be equal, and a path may be extended.
         variables: Environment variables that ``{env: NAME}`` may read.
         folders: Folders in which files may be named.
         wrappers: Further wrappers, by their exact names.
-        registering: Further modules that may stand before an environment's id, by their exact names.
-        tracking_uri: The worker's own MLflow server, which is always allowed as that.
+        registering: Further modules that may precede an environment's id, by their exact names.
+        tracking_uri: The worker's own MLflow server, which is always allowed.
     """
 
     modules: tuple[str, ...] = ()
@@ -114,7 +114,7 @@ class Permissions:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Permissions:
-        """Read them from this process's environment."""
+        """Read them from the environment variables of this process."""
         listed = {
             name: tuple(part for item in environ.get(name, "").split(",") if (part := item.strip()))
             for name in (ALLOWED_MODULES, ALLOWED_ADDRESSES, ALLOWED_VARIABLES, ALLOWED_FOLDERS)
@@ -128,7 +128,7 @@ class Permissions:
         )
 
     def including(self, configurations: Iterable[Mapping[str, Any]]) -> Permissions:
-        """Return these, and the modules, wrappers and variables that configurations of one's own name for their environments."""
+        """Return these, extended by the modules, wrappers and variables in the user's own configurations."""
         registering, wrappers, variables = list(self.registering), list(self.wrappers), list(self.variables)
         for configuration in configurations:
             section = configuration.get("environment") or {}
@@ -150,25 +150,27 @@ class Permissions:
 
         Args:
             configuration: A `TrainingConfig`, or sections of one, as plain data.
-            own: Configurations of one's own. What they name is allowed, and a key with the same value as theirs.
-            subject: What is said before the findings.
+            own: The user's own configurations. Their names are allowed, and keys with the same values as theirs.
+            subject: First line of the message.
 
         Raises:
-            NotAllowed: With a line for each thing: the key, what was asked, what is allowed, which variable opens it.
+            NotAllowed: With a line for each refused value: the key, what is allowed, which variable allows it.
         """
         allowed = self.including(own)
         trusted = [dict(_keys(item)) for item in own]
-        asked = [(key, value) for key, value in _keys(configuration) if all(item.get(key) != value for item in trusted)]
-        found = list(dict.fromkeys(line for key, value in asked for line in allowed._findings(key, value)))
+        requested = [
+            (key, value) for key, value in _keys(configuration) if all(item.get(key) != value for item in trusted)
+        ]
+        found = list(dict.fromkeys(line for key, value in requested for line in allowed._findings(key, value)))
         if found:
             raise NotAllowed("\n".join([subject, *found]))
 
     def allows_module(self, module: str) -> bool:
-        """Whether a module may be imported: it is on the list, or in a package that is."""
+        """Whether a module may be imported: it, or a package that contains it, is on the list."""
         return any(module == item or module.startswith(f"{item}.") for item in self.modules)
 
     def allows_address(self, address: str) -> bool:
-        """Whether an address is one of the list, or under one."""
+        """Whether an address is on the list, or under one that is."""
         asked = _parsed(address)
         if asked is None:
             return False
@@ -177,7 +179,7 @@ class Permissions:
         return any(_is_under(asked, known) for item in self.addresses if (known := _parsed(_without_user(item))))
 
     def allows_folder(self, path: str) -> bool:
-        """Whether a path, with every symbolic link followed, lies in a folder of the list."""
+        """Whether a path, with every symbolic link followed, is in a folder of the list."""
         try:
             asked = Path(path).expanduser().resolve()
             return any(asked.is_relative_to(Path(item).expanduser().resolve()) for item in self.folders)
@@ -222,7 +224,7 @@ class Permissions:
             yield from self._text(key, value)
 
     def _text(self, key: str, value: str) -> Findings:
-        """A text among arguments can be an address, a module, or a file, whatever it is passed to."""
+        """Check a text argument that can be an address, a module, or a file."""
         module = _MODULE.fullmatch(value)
         if "://" in value:
             yield from self._address(key, value)
@@ -252,11 +254,11 @@ class Permissions:
     def _tags(self, key: str, value: Any) -> Findings:
         for name in value:
             if str(name).lower().strip().startswith(_RESERVED_TAGS) and name not in _OWN_TAGS:
-                yield f"{key} sets the tag {_quoted(str(name))}, which is reserved: mlflow., rltrack. and prefect. tell runs apart."
+                yield f"{key} sets the tag {_quoted(str(name))}, which is reserved: mlflow., rltrack. and prefect. identify runs."
 
     def _policy(self, key: str, value: Any) -> Findings:
         if not str(value).isidentifier():
-            yield f"{key} is {_quoted(str(value))}, which is no policy's name. Allowed: MlpPolicy, CnnPolicy, MultiInputPolicy, …"
+            yield f"{key} is {_quoted(str(value))}, which is not a policy. Allowed: MlpPolicy, CnnPolicy, MultiInputPolicy, …"
 
     def _refused_module(self, asked: str, known: tuple[str, ...]) -> str:
         return _refused(asked, (*known, *self.modules), ALLOWED_MODULES)
@@ -273,7 +275,7 @@ RULES: Mapping[str, Callable[[Permissions, str, Any], Findings]] = {
     "tracking.tensorboard_log_dir": Permissions._folder,
     "tracking.tags": Permissions._tags,
 }
-"""Keys that can name something outside the run, with what checks them."""
+"""Keys that can name something outside the run, with their checks."""
 
 
 def _keys(configuration: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -285,14 +287,14 @@ def _keys(configuration: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _wrappers_of(value: Any) -> Iterator[tuple[str, Any]]:
-    """Names of wrappers with their arguments."""
+    """Yield the names of wrappers with their arguments."""
     for item in value if isinstance(value, list | tuple) else ():
         for path, arguments in ({item: {}} if isinstance(item, str) else dict(item)).items():
             yield str(path), arguments
 
 
 def _variables_of(value: Any) -> Iterator[str]:
-    """Names of environment variables in arguments, at any depth."""
+    """Yield the names of environment variables in arguments, at any depth."""
     if isinstance(value, Mapping):
         if set(value) == {"env"}:
             yield str(value["env"])
@@ -302,7 +304,7 @@ def _variables_of(value: Any) -> Iterator[str]:
 
 
 def _refused(asked: str, allowed: Any, variable: str) -> str:
-    return f"{asked}. Allowed: {', '.join(allowed) or 'none'}. Set {variable} where it is to run to allow it."
+    return f"{asked}. Allowed: {', '.join(allowed) or 'none'}. To allow it, set {variable} where it runs."
 
 
 def _is_file_key(key: str) -> bool:
@@ -311,10 +313,10 @@ def _is_file_key(key: str) -> bool:
 
 
 def _parsed(address: str) -> tuple[str, str, str, tuple[str, ...]] | None:
-    """Scheme, host, port and path of a plain address; None for any other, and where the path goes up.
+    """Return scheme, host, port and path of a plain address; None for any other, and if the path has ``..``.
 
-    An account, a query, a fragment, an escape or a backslash can lead elsewhere than the address seems to, so that none of
-    these is plain.
+    An address with an account, a query, a fragment, an escape or a backslash is not plain: it can lead to another place than
+    it seems to.
     """
     found = _ADDRESS.fullmatch(address)
     if found is None:
@@ -335,7 +337,7 @@ def _is_under(asked: tuple[str, str, str, tuple[str, ...]], known: tuple[str, st
 
 
 def _local_path(address: tuple[str, str, str, tuple[str, ...]]) -> str:
-    """Where on this machine an address lies; sqlite's begins with one slash more."""
+    """Return the path on this machine of an address; sqlite's begins with one more slash."""
     path = "/".join(address[3])
     return path if address[0].startswith("sqlite") else f"/{path}"
 
@@ -345,7 +347,7 @@ def _without_user(address: str) -> str:
 
 
 def _shown(address: str) -> str:
-    """An address without its account and its query, which may be secret."""
+    """Return an address without its account and its query, which may be secret."""
     return re.split(r"[?#;]", _without_user(address), maxsplit=1)[0]
 
 

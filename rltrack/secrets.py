@@ -1,7 +1,7 @@
-"""Secrets: told by the names of their keys and by the form of addresses, and kept out of whatever is written down.
+"""Secrets: recognised by the names of their keys and by the form of addresses, and removed from everything that is stored.
 
-A configuration is written to the journal, to MLflow and to Prefect, where others read it. It names an environment variable
-instead, ``{env: NAME}``, which is read when the environment is built and nowhere before.
+A configuration is written to the journal, to MLflow and to Prefect, where others read it. Instead of a secret it names an
+environment variable, ``{env: NAME}``, which is read only when the environment is built.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _LAST_WORDS = frozenset(
 )  # fmt: skip
 _LAST_PAIRS = ("api_key", "access_key", "secret_key", "private_key", "signing_key", "auth_key")
 _GLUED = ("password", "passwd", "passphrase", "apikey")
-"""Ends of a word that say it without an underscore: PGPASSWORD."""
+"""Endings of a key without an underscore, as in PGPASSWORD."""
 _NO_PASSWORD = frozenset(
     ("low", "high", "band", "all", "first", "second", "last", "single", "two", "multi", "forward", "backward")
 )
-"""What stands before ``pass`` where it is a filter or a pass over data."""
+"""Words before ``pass`` that make it a filter or a pass over data."""
 _taken: set[str] = set()
-"""Values that this process took from its environment for its environments, in the forms in which texts may repeat them."""
+"""Values of environment variables used by `{env: NAME}`, in the forms in which texts may repeat them."""
 _SHORTEST, _SHORTEST_LINE = 4, 8
 _PASSWORD = re.compile(
     r"(//[^\s/:@?#\[\]'\"<>]*:)(?!\d{1,5}(?:[/?#\s]|$))(?:[^\s/'\"<>]+|[^\s'\"<>]+?)@"  # up to the last @ before a slash
@@ -51,7 +51,7 @@ def names_secret(key: str) -> bool:
 
 
 def is_secret(key: str, value: Any) -> bool:
-    """Whether a value should not be written down: a text under such a key, or an address with a secret in it."""
+    """Whether a value must not be stored: a text under such a key, or an address with a secret in it."""
     if not isinstance(value, str) or not value or value == HIDDEN:
         return False
     return (
@@ -71,16 +71,16 @@ def redacted(value: Any, key: str = "") -> Any:
 
 
 def shown(value: Any, key: str = "", longest: int = 200) -> str:
-    """Return a value as an error may repeat it: without secrets, and not endless."""
+    """Return a value for an error message: without secrets, and shortened."""
     text = without_secrets(repr(redacted(value, key)))
     return text if len(text) <= longest else f"{text[:longest]}…"
 
 
 def refuse_secrets(value: Any, key: str = "") -> None:
-    """Refuse plain data that holds a secret.
+    """Refuse plain data that contains a secret.
 
     Raises:
-        ConfigurationError: With the key, and what to write instead.
+        ConfigurationError: With the key and the remedy.
     """
     if isinstance(value, Mapping):
         for name, item in value.items():
@@ -93,11 +93,11 @@ def refuse_secrets(value: Any, key: str = "") -> None:
         instead = (
             f"Write {{env: {variable}}} instead, and set {variable} where training runs"
             if key.startswith("environment.kwargs.")
-            else "Take it out, and set it where training runs (MLFLOW_TRACKING_URI, AWS_SECRET_ACCESS_KEY, …)"
+            else "Remove it, and set it where training runs (MLFLOW_TRACKING_URI, AWS_SECRET_ACCESS_KEY, …)"
         )
         raise ConfigurationError(
-            f"'{key}' looks like a secret, and a configuration is written down where others read it: in the run's folder, in "
-            f"MLflow, in Prefect. {instead}."
+            f"'{key}' looks like a secret, and a configuration is stored where others read it: in the run's folder, in MLflow, "
+            f"in Prefect. {instead}."
         )
 
 
@@ -111,7 +111,7 @@ def with_environment_values(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_password(text: str) -> str:
-    """Return a text without what addresses, connection strings and keys with values in it keep secret."""
+    """Return a text without passwords in addresses and connection strings, and without values of secret keys."""
     text = _PASSWORD.sub(r"\1***@", text)
     text = _PASSWORD_WITHOUT_SCHEME.sub(r"\1***@", text)
     text = _HEADER.sub(rf"\1{HIDDEN}", text)
@@ -122,7 +122,7 @@ def without_password(text: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Return a text, such as an error's, without secrets: also without the values that `with_environment_values` took."""
+    """Return a text, such as an error's, without secrets: also without the values that `with_environment_values` read."""
     for value in sorted(_taken, key=len, reverse=True):
         text = text.replace(value, HIDDEN)
     return without_password(text)
@@ -139,15 +139,15 @@ def _value_of(key: str, value: Any) -> Any:
     found = os.environ.get(value["env"])
     if found is None:
         raise ConfigurationError(
-            f"environment.kwargs.{key} is to be taken from the environment variable {value['env']}, which is not set. Set it where "
-            "training runs."
+            f"environment.kwargs.{key} names the environment variable {value['env']}, which is not set. Set it where training "
+            "runs."
         )
     _taken.update(form for form in _forms(found) if len(form) >= _SHORTEST)
     return found
 
 
 def _forms(value: str) -> set[str]:
-    """A value as texts repeat it: plain, in quotes, on one line or by its lines, in an address, in a header."""
+    """Return the forms of a value in texts: plain, in quotes, on one line or by its lines, in an address, in a header."""
     quoted = {repr(value)[1:-1], json.dumps(value)[1:-1], quote(value), quote(value, safe="")}
     lines = {line.strip() for line in value.splitlines() if len(line.strip()) >= _SHORTEST_LINE}
     encoded = base64.b64encode(value.encode(errors="surrogateescape")).decode()

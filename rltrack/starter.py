@@ -1,4 +1,4 @@
-"""A first configuration for an algorithm and an environment, with every key explained where it stands."""
+"""Writes a first configuration for an algorithm and an environment, with a comment for every key."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ _ORDER = ("name", "seed", "start_from", "agent", "environment")
 def starter(algorithm: str, env_id: str, *, timesteps: int | None = None) -> str:
     """Return a commented configuration as YAML.
 
-    Where rl_zoo3 (the extra 'zoo') has tuned settings for the pair, they are written out; else the algorithm's own defaults
-    are there to be changed.
+    If rl_zoo3 (the extra 'zoo') has tuned settings for the pair, it contains them; else the algorithm's defaults.
 
     Args:
         algorithm: Such as ``ppo``.
@@ -36,7 +35,7 @@ def starter(algorithm: str, env_id: str, *, timesteps: int | None = None) -> str
         timesteps: Budget in env steps; omitted: the preset's, or 100,000.
 
     Raises:
-        ConfigurationError: If algorithm or environment are unknown, or do not fit together.
+        ConfigurationError: If algorithm or environment are unknown, or incompatible.
         MissingExtra: If their package is not installed.
     """
     found = find_algorithm(algorithm)
@@ -59,7 +58,9 @@ def starter(algorithm: str, env_id: str, *, timesteps: int | None = None) -> str
         chosen = merge(chosen, zoo_preset(found.name, env_id))
         source = "rl_zoo3's tuned settings for this pair"
     except MissingExtra:
-        source = f"the defaults of {found.module} (with the extra 'zoo', rl_zoo3's tuned settings are taken where there are any)"
+        source = (
+            f"the defaults of {found.module} (with the extra 'zoo', rl_zoo3's tuned settings are used if there are any)"
+        )
     except ConfigurationError:
         pass
     if not chosen["agent"]["hyperparameters"]:
@@ -74,13 +75,13 @@ def starter(algorithm: str, env_id: str, *, timesteps: int | None = None) -> str
     head = (
         f"# {found.name} on {env_id}. Train: rltrack train THIS_FILE\n"
         f"# Hyperparameters: {source}.\n"
-        "# Lines such as '#key: value' are switched off and show the default; take the '#' away to set them.\n"
+        "# Lines such as '#key: value' show the default; remove the '#' to set the key.\n"
     )
     return head + "\n".join(_section(TrainingConfig, chosen, {"agent.hyperparameters": defaults})) + "\n"
 
 
 def _policy_for(env_id: str) -> str:
-    """The policy class that SB3 would take for the environment's observations."""
+    """Return the policy class for the environment's observations."""
     from gymnasium import spaces
 
     env = make_gym_env(env_id)
@@ -96,7 +97,7 @@ def _policy_for(env_id: str) -> str:
 def _section(
     model: type[BaseModel], chosen: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any]], path: str = ""
 ) -> Iterator[str]:
-    """The lines of one section: what was chosen, and every other key switched off, each below what it means."""
+    """Yield the lines of one section: the chosen keys, and the others commented out, each below its description."""
     indent = "  " * path.count(".")
     for name, field in sorted(
         model.model_fields.items(), key=lambda item: _ORDER.index(item[0]) if item[0] in _ORDER else 99
@@ -124,7 +125,7 @@ def _default_of(field: FieldInfo) -> Any:
 
 
 def _setting(name: str, value: Any, indent: str) -> Iterator[str]:
-    """One key with its value, as YAML; a mapping goes over several lines, one key each."""
+    """Yield one key with its value, as YAML; a mapping has one line for each key."""
     if isinstance(value, Mapping) and value and not indent.endswith("#"):
         yield f"{indent}{name}:"
         for key, item in value.items():

@@ -1,4 +1,4 @@
-"""MLflow's page and TensorBoard, on the right data, with as little as they need."""
+"""Serves MLflow's page and TensorBoard for a root."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _START_SECONDS = 120.0
 
 
 def serve(root: Root, *, port: int = 5000, tensorboard_port: int = 6006, tell: Callable[[str], None] = print) -> None:
-    """Serve both pages on loopback until Ctrl-C or SIGTERM; then end everything that was started.
+    """Serve both pages on loopback until Ctrl-C or SIGTERM; then end both servers.
 
     Args:
-        root: The root whose runs are shown. Where ``MLFLOW_TRACKING_URI`` names a server, its own page is shown.
-        port: Of MLflow's page; 0 for any free one.
-        tensorboard_port: Of TensorBoard; 0 for any free one.
-        tell: Hears the addresses.
+        root: The root whose runs are shown. If ``MLFLOW_TRACKING_URI`` names a server, its page is shown.
+        port: Port of MLflow's page; 0 for any free one.
+        tensorboard_port: Port of TensorBoard; 0 for any free one.
+        tell: Called with each progress message.
 
     Raises:
         ConfigurationError: If a port is taken.
@@ -72,7 +72,7 @@ def serve(root: Root, *, port: int = 5000, tensorboard_port: int = 6006, tell: C
         while all(process.poll() is None for process in started.values()):
             time.sleep(0.2)
         dead = next(name for name, process in started.items() if process.poll() is not None)
-        raise RltrackError(f"{dead} ended by itself; its last words are in {root.path / 'ui.log'}.")
+        raise RltrackError(f"{dead} ended unexpectedly; its log is {root.path / 'ui.log'}.")
     except KeyboardInterrupt:
         tell("")
     finally:
@@ -82,7 +82,7 @@ def serve(root: Root, *, port: int = 5000, tensorboard_port: int = 6006, tell: C
 
 
 def mlflow_command(uri: str, root: Root, port: int) -> list[str]:
-    """Return what starts MLflow's page with one worker."""
+    """Return the command that starts MLflow's page with one worker."""
     return [
         *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", HOST, "--port", str(port)),
         *("--backend-store-uri", uri, "--default-artifact-root", file_uri(root.path / "artifacts")),
@@ -90,7 +90,7 @@ def mlflow_command(uri: str, root: Root, port: int) -> list[str]:
 
 
 def tensorboard_command(root: Root, port: int) -> list[str]:
-    """Return what starts TensorBoard on all runs."""
+    """Return the command that starts TensorBoard for all runs."""
     return [
         *(sys.executable, "-m", "tensorboard.main", "--logdir", str(root.tensorboard_folder), "--host", HOST),
         *("--port", str(port), "--reload_interval", "5"),
@@ -104,10 +104,10 @@ def lean_environment() -> Mapping[str, str]:
 
 
 def free_port(port: int, option: str) -> int:
-    """Return a port on loopback that nobody uses: this one, or any for 0.
+    """Return a free port on loopback: this one, or any for 0.
 
     Raises:
-        ConfigurationError: If it is taken; the option that chooses another is named.
+        ConfigurationError: If it is taken; the message names the option for another.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -133,15 +133,15 @@ def wait_until_up(name: str, address: str, process: subprocess.Popen[bytes], log
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
-    if "mlflow db upgrade" in _last_words(log):
+    if "mlflow db upgrade" in _log_tail(log):
         raise RltrackError(
             f"{name} did not start: its database has the schema of another MLflow. Copy it, then run `mlflow db upgrade` with its "
             f"address; see {log}."
         )
-    raise RltrackError(f"{name} did not start; its last words are in {log}.")
+    raise RltrackError(f"{name} did not start; its log is {log}.")
 
 
-def _last_words(log: Path) -> str:
+def _log_tail(log: Path) -> str:
     with contextlib.suppress(OSError), open(log, "rb") as file:
         file.seek(max(0, log.stat().st_size - 20_000))
         return file.read().decode(errors="replace")

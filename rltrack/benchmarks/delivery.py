@@ -142,7 +142,7 @@ def _watch(
 ) -> tuple[float, float]:
     """Return the memory at a tenth of the way and the most after that, in MB."""
     early = peak = 0.0
-    told = 0.1
+    next_report = 0.1
     seen = psutil.Process(process.pid)
     while process.poll() is None:
         time.sleep(0.25)
@@ -154,9 +154,9 @@ def _watch(
         if done >= 0.1:
             early = early or memory
             peak = max(peak, memory)
-        if done >= told:
+        if done >= next_report:
             tell(f"{100 * done:.0f} %: {memory:,.0f} MB")
-            told += 0.1
+            next_report += 0.1
     if process.wait() != 0 or early == 0.0:
         raise RltrackError("The process that was measured failed, or was too short to measure.")
     return early, peak

@@ -1,6 +1,6 @@
 """Where a network learns faster: gradient steps and acting on the CPU and on the GPU, side by side.
 
-It shows where `rltrack.agents.devices.WORK` lies on the machine at hand.
+It shows which value of `rltrack.agents.devices.WORK` fits this machine.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def measure(threads: int, tell: Callable[[str], None]) -> list[Timing]:
 
     Args:
         threads: Torch threads on the CPU.
-        tell: Hears each result.
+        tell: Called with each progress message.
     """
     from rltrack.agents.devices import describe_cuda
 
@@ -58,14 +58,14 @@ def measure(threads: int, tell: Callable[[str], None]) -> list[Timing]:
     return found
 
 
-class _Nobody:
+class _NullObserver:
     wants_steps = False
 
     def on_step(self, count: int, step: Any) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def on_episode_end(self, episode: Any) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def _iteration_seconds(network: list[int], batch: int, device: str, threads: int) -> tuple[float, int]:
@@ -87,10 +87,10 @@ def _iteration_seconds(network: list[int], batch: int, device: str, threads: int
     agent.bind(env, 0)
     agent.set_schedule(1.0)
     try:
-        agent.advance(_Nobody())
+        agent.advance(_NullObserver())
         count, began = 0, time.perf_counter()
         while (spent := time.perf_counter() - began) < _SECONDS or count < 2:
-            agent.advance(_Nobody())
+            agent.advance(_NullObserver())
             count += 1
         return spent / count, int(agent.describe()["n_parameters"])
     finally:

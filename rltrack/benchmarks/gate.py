@@ -64,7 +64,7 @@ class Errors:
 
     @property
     def passed(self) -> bool:
-        """Whether an equal challenger is promoted seldom enough."""
+        """Whether an equal challenger is promoted rarely enough."""
         return self.same <= BAR
 
 

@@ -28,7 +28,7 @@ class MlflowRecipe:
 
 
 def start_recipe(tracking_uri: str) -> Any:
-    """Begin an MLflow run; return the output for SB3's logger."""
+    """Start an MLflow run; return the output for SB3's logger."""
     mlflow.set_tracking_uri(tracking_uri)
     mlflow.start_run()
     return MlflowRecipe()

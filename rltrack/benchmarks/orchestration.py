@@ -39,7 +39,7 @@ class Orchestration:
 
     @property
     def passed(self) -> bool:
-        """Whether the bar is kept."""
+        """Whether the target is reached."""
         return self.ratio <= BAR
 
 
@@ -69,7 +69,7 @@ def as_markdown(found: Orchestration) -> str:
         f"| `rltrack train` | {min(found.plain):.1f} s | {statistics.median(found.plain):.1f} s | {len(found.plain)} |\n"
         f"| `rltrack flow train`, with a server running | {min(found.flow):.1f} s | {statistics.median(found.flow):.1f} s | "
         f"{len(found.flow)} |\n\nFastest over fastest: **{found.ratio:.2f}** (bar {BAR}). Prefect's server took "
-        f"{statistics.median(found.server_cpu):.1f} s of CPU meanwhile.\n"
+        f"{statistics.median(found.server_cpu):.1f} s of CPU during that time.\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""Training speed with MLflow's server up, and with nobody answering for the whole length of the run."""
+"""Training speed with MLflow's server up, and with no server during the whole run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Outage:
 
     Attributes:
         up: With the server.
-        down: With nobody there.
+        down: Without a server.
     """
 
     up: list[float] = field(default_factory=list)
@@ -47,7 +47,7 @@ def measure_outage(seconds: float = 60.0, trials: int = 3, tell: Callable[[str],
     """Train for a while with the server up and down, interleaved."""
     found = Outage()
     with tempfile.TemporaryDirectory() as folder:
-        port, nobody = free_port(0, "port"), free_port(0, "port")
+        port, unused = free_port(0, "port"), free_port(0, "port")
         root = Root(Path(folder) / "server")
         root.check_writable()
         command = mlflow_command(f"sqlite:///{root.path / 'server.db'}", root, port)
@@ -65,7 +65,7 @@ def measure_outage(seconds: float = 60.0, trials: int = 3, tell: Callable[[str],
             wait_until_up("MLflow", f"http://{HOST}:{port}/health", server, log_file)
             for trial in range(trials):
                 found.up.append(_speed(seconds, f"http://{HOST}:{port}", folder))
-                found.down.append(_speed(seconds, f"http://{HOST}:{nobody}", folder))
+                found.down.append(_speed(seconds, f"http://{HOST}:{unused}", folder))
                 tell(f"trial {trial + 1}: up {found.up[-1]:,.0f} steps/s, down {found.down[-1]:,.0f} steps/s")
         finally:
             os.killpg(server.pid, signal.SIGKILL)
@@ -89,7 +89,7 @@ def _speed(seconds: float, uri: str, folder: str) -> float:
     if done.returncode != 0:
         raise RltrackError(f"The training failed: {done.stderr[-1500:]}")
     for run in Root(f"{folder}/mlruns").runs():
-        if run.is_shipped():  # it would go on trying beside the next training
+        if run.is_shipped():  # its retries would disturb the next training
             _end_shipper(run.shipper_lock)
     return float(done.stdout.split()[-1])
 

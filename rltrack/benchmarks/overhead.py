@@ -1,8 +1,8 @@
 """What tracking costs a training: rltrack with everything on, against SB3 alone and SB3 with its usual writers.
 
-Each trial is a process of its own, ``python -m rltrack.benchmarks.overhead CASE WAY FOLDER STEPS``, and times the training
-only: neither imports nor the building of the model. Ways are interleaved. The figure is the fastest trial of each way over
-the fastest of bare ``learn()``, since a machine can only add time; the spread stands beside it.
+Each trial is a separate process, ``python -m rltrack.benchmarks.overhead CASE WAY FOLDER STEPS``, and times the training
+only, without imports and construction of the model. Ways are interleaved. The result is the fastest trial of each way over
+the fastest of bare ``learn()``, since other load only adds time; the spread is reported too.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Result:
         return min(self.seconds[way]) / min(self.seconds["bare"])
 
     def median_ratio(self, way: str) -> float:
-        """The same of the medians: noisier, and free of luck."""
+        """The ratio of the medians: noisier, but independent of a lucky trial."""
         return statistics.median(self.seconds[way]) / statistics.median(self.seconds["bare"])
 
     def spread(self, way: str) -> float:
@@ -94,7 +94,7 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        """Whether the bar is kept."""
+        """Whether the target is reached."""
         return self.ratio("rltrack") <= CASES[self.case].bar
 
 
@@ -106,7 +106,7 @@ def measure_overhead(
     Args:
         only: Names of cases; empty for all.
         trials: Of bare and of rltrack; the others get three.
-        tell: Hears how it goes.
+        tell: Called with each progress message.
     """
     results = []
     with tempfile.TemporaryDirectory() as root:
@@ -155,7 +155,7 @@ def as_markdown(results: Sequence[Result], command: str) -> str:
 
 
 def _run_trial(case: str, way: str, root: str) -> dict[str, float]:
-    """Run a trial in a process of its own, with a terminal for the progress bar."""
+    """Run a trial in a separate process, with a terminal for the progress bar."""
     steps = round(CASES[case].steps * (CASES[case].mlflow_share if way == "mlflow" else 1.0))
     with tempfile.TemporaryDirectory() as folder:
         master, slave = pty.openpty()
@@ -225,7 +225,7 @@ def _train_with_rltrack(model: Any, steps: int, *, witness: bool) -> dict[str, f
             self.end, self.cpu = time.perf_counter(), time.thread_time() - self.cpu
 
     clock, agent = Clock(), as_agent(model)
-    spent = _Spent()
+    spent = _LearningTime()
     if witness:
         agent.advance = spent.around(agent.advance)  # type: ignore[method-assign, assignment]
     loop = TrainingLoop(
@@ -238,12 +238,12 @@ def _train_with_rltrack(model: Any, steps: int, *, witness: bool) -> dict[str, f
     return {"seconds": clock.end - clock.begin, "cpu": clock.cpu, "ours": ours}
 
 
-class _Spent:
-    """CPU time of learning itself: inside `advance`, but outside what it tells the observer."""
+class _LearningTime:
+    """CPU time of learning itself: inside `advance`, without the calls of the observer."""
 
     def __init__(self) -> None:
         self.learning = 0.0
-        self._told = 0.0
+        self._observing = 0.0
         self._readings = 0
         begin = time.thread_time()
         for _ in range(10_000):
@@ -252,7 +252,7 @@ class _Spent:
 
     @property
     def of_the_clock(self) -> float:
-        """What reading the clock itself cost, as far as it is not in `learning`."""
+        """The cost of reading the clock, as far as it is not in `learning`."""
         return self._readings * self._reading
 
     def around(self, advance: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -260,21 +260,21 @@ class _Spent:
 
         def timed(observer: Any) -> Any:
             real_step, real_episode = observer.on_step, observer.on_episode_end
-            observer.on_step = self._telling(real_step)
-            observer.on_episode_end = self._telling(real_episode)
-            self._told, begin = 0.0, time.thread_time()
+            observer.on_step = self._timed_call(real_step)
+            observer.on_episode_end = self._timed_call(real_episode)
+            self._observing, begin = 0.0, time.thread_time()
             stats = advance(observer)
-            self.learning += time.thread_time() - begin - self._told
+            self.learning += time.thread_time() - begin - self._observing
             observer.on_step, observer.on_episode_end = real_step, real_episode
             return stats
 
         return timed
 
-    def _telling(self, method: Callable[..., None]) -> Callable[..., None]:
+    def _timed_call(self, method: Callable[..., None]) -> Callable[..., None]:
         def timed(*arguments: Any) -> None:
             begin = time.thread_time()
             method(*arguments)
-            self._told += time.thread_time() - begin
+            self._observing += time.thread_time() - begin
             self._readings += 1
 
         return timed

@@ -40,7 +40,7 @@ class Pause:
 
     @property
     def passed(self) -> bool:
-        """Whether the bar is kept."""
+        """Whether the target is reached."""
         return self.bar is None or statistics.median(self.ours) <= self.bar
 
 

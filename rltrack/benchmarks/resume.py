@@ -1,6 +1,6 @@
 """The matrix of exact resume: algorithms and environments, each trained whole and in killed pieces, compared bit by bit.
 
-``python -m rltrack.benchmarks.resume CASE`` runs one case in a process of its own, whose forks train: a fork shares nothing
+``python -m rltrack.benchmarks.resume CASE`` runs one case in a separate process, whose forks train: a fork shares nothing
 with the killed one but what was imported before.
 """
 
@@ -154,7 +154,7 @@ BY_NAME = {case.name: case for case in CASES}
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What came out of one case.
+    """The outcome of one case.
 
     Attributes:
         name: Of the case.
@@ -176,7 +176,7 @@ class Row:
 
 
 def run_case(name: str) -> Row:
-    """Run one case in a process of its own."""
+    """Run one case in a separate process."""
     case = BY_NAME[name]
     if case.missing is not None:
         return Row(name, None, True, case.tier, 0, 0.0, f"{case.missing} is not installed")
@@ -220,7 +220,7 @@ def as_markdown(rows: list[Row]) -> str:
         "# Exact resume, case by case",
         "",
         "Made by `rltrack benchmark resume`. Each case is trained whole, and again in pieces: a process kills itself (SIGKILL)",
-        "between two checkpoints, another goes on. Compared are every leaf of the last version (weights, optimizers, replay",
+        "between two checkpoints, another resumes. Compared are every leaf of the last version (weights, optimizers, replay",
         "buffer, normalisation, random streams, state of loop and hooks) and every numbered record of the journal.",
         "",
         "| case | environments by | exact | leaves | remarks |",
@@ -229,14 +229,14 @@ def as_markdown(rows: list[Row]) -> str:
     for row in rows:
         exact = "not run" if row.exact is None else "yes" if row.exact else "no"
         remark = (
-            row.note if row.exact is None else "" if row.exact else "as it says itself" if row.expected else row.note
+            row.note if row.exact is None else "" if row.exact else "as its tier says" if row.expected else row.note
         )
         lines.append(f"| {row.name} | {row.tier} | {exact} | {row.compared or ''} | {remark} |")
     return "\n".join(lines) + "\n"
 
 
-def import_ahead() -> None:
-    """Import here what each fork would import."""
+def preload_imports() -> None:
+    """Import what each fork would import."""
     for name in (
         "stable_baselines3",
         "sb3_contrib",
@@ -249,7 +249,7 @@ def import_ahead() -> None:
 
 
 def _in_fork(job: Job) -> tuple[int, str]:
-    """Train in a fork; return the exit code as `subprocess` has it, and the last line of a failure."""
+    """Train in a fork; return the exit code as `subprocess` reports it, and the last line of a failure."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -271,7 +271,7 @@ def _in_fork(job: Job) -> tuple[int, str]:
 
 def main() -> None:
     """Run the case that is named, and print its outcome as JSON."""
-    import_ahead()
+    preload_imports()
     case = BY_NAME[sys.argv[1]]
     config = TrainingConfig.from_mapping(case.config)
     steps = config.training.total_timesteps

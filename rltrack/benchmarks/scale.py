@@ -1,7 +1,7 @@
 """How long the commands and MLflow's page take with many runs in one store, for growing numbers of them.
 
 One trial of a sweep is trained; the others are its copies under other names, ids and values, each delivered to MLflow as any
-run. What is timed are whole commands, and MLflow's own answers to what its page asks.
+run. It times whole commands, and MLflow's responses to the requests of its page.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def measure_scale(folder: Path, counts: Sequence[int], tell: Callable[[str], Non
     Args:
         folder: Of the root; filled with the greatest number of runs.
         counts: Numbers of runs, ascending.
-        tell: Hears how it goes.
+        tell: Called with each progress message.
     """
     prepare_process()
     root = Root(folder)

@@ -28,7 +28,7 @@ EVALUATION_EPISODES = 100
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One row of the table: a configuration, and what rl_zoo3's benchmark.md says of it."""
+    """One row of the table: a configuration, and its result in rl_zoo3's benchmark.md."""
 
     config: str
     algorithm: str
@@ -38,7 +38,7 @@ class Case:
 
     @property
     def bar(self) -> float:
-        """What the median over seeds must reach."""
+        """The target of the median over seeds."""
         return self.mean - self.std
 
 
@@ -60,9 +60,9 @@ def run_scores(
     only: Iterable[str] = (),
     tell: Callable[[str], None] = lambda message: None,
 ) -> list[dict[str, Any]]:
-    """Train every case with every seed, `jobs` at a time, each in a process of its own.
+    """Train every case with every seed, `jobs` at a time, each in a separate process.
 
-    Finished runs are not trained again, so that an interrupted benchmark goes on.
+    Finished runs are not trained again, so that an interrupted benchmark can be resumed.
 
     Args:
         folder: Where the configurations are.
@@ -70,7 +70,7 @@ def run_scores(
         seeds: Seeds 0, 1, 2, … for each case.
         jobs: Processes at a time.
         only: Names of configurations; empty for all.
-        tell: Told each step, for the progress.
+        tell: Called with each progress message.
 
     Returns:
         One row per case: ``scores`` (mean return per seed), ``best_scores``, ``median``, ``bar``, ``passed``, ``seconds``.
@@ -93,7 +93,7 @@ def run_scores(
             while waiting and len(running) < jobs:
                 case, seed = waiting.popleft()
                 running.append((case, seed, _start(folder, root, case, seed)))
-                tell(f"{case.config}, seed {seed}: begun")
+                tell(f"{case.config}, seed {seed}: started")
             for entry in list(running):
                 case, seed, process = entry
                 try:
@@ -169,11 +169,11 @@ def as_markdown(rows: list[dict[str, Any]], command: str) -> str:
     ]
     for row in rows:
         cells = [f"{score:.1f}" for score in row["scores"]]
-        verdict = f"**{row['median']:.1f}** {'✓' if row['passed'] else '✗'}"
+        median = f"**{row['median']:.1f}** {'✓' if row['passed'] else '✗'}"
         published = f"{row['published'][0]:g} ± {row['published'][1]:g}"
         best = statistics.median(row["best_scores"])
         lines.append(
-            f"| {row['algorithm']} | {row['environment']} | {' | '.join(cells)} | {verdict} | {row['bar']:.1f} | "
+            f"| {row['algorithm']} | {row['environment']} | {' | '.join(cells)} | {median} | {row['bar']:.1f} | "
             f"{published} | {best:.1f} |"
         )
     versions = ", ".join(f"{name} {number}" for name, number in package_versions().items())

@@ -40,7 +40,7 @@ class WholeProcess:
 
     @property
     def passed(self) -> bool:
-        """Whether the bar is kept."""
+        """Whether the target is reached."""
         return self.ratio <= BAR
 
 

@@ -139,7 +139,7 @@ def prune(
     prepare_process()
     gone = registry_gone or ()
     age = None if older_than is None else pruning.parse_age(older_than)
-    wanted = pruning.Wanted(age, study, match, below, keep_best, unfinished)
+    wanted = pruning.RunFilter(age, study, match, below, keep_best, unfinished)
     with working("looking at the runs"):
         found = pruning.find_prunable(the_root(), wanted, whole=whole, gone=gone)
     if as_json:

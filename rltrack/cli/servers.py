@@ -130,14 +130,14 @@ def deploy(
     rltrack deploy --dry-run
     rltrack deploy --file my_deployments/prefect.yaml
     """
-    from rltrack.flows import door
+    from rltrack.flows import client
 
     if file is not None and not file.is_file():
         raise ConfigurationError(
             f"No file of deployments at {file}. examples/scheduled_retraining/prefect.yaml is one."
         )
     root = the_root()
-    with door.given_server(root.path):
+    with client.existing_server(root.path):
         from rltrack.flows import deployments
         from rltrack.flows.installation import installation_of
 
@@ -154,10 +154,10 @@ def undeploy(dry_run: DryRun = False, as_json: AsJson = False) -> None:
     \b
     rltrack undeploy --dry-run
     """
-    from rltrack.flows import door
+    from rltrack.flows import client
 
     root = the_root()
-    with door.given_server(root.path):
+    with client.existing_server(root.path):
         from rltrack.flows import deployments
         from rltrack.flows.installation import installation_of
 

@@ -185,10 +185,10 @@ def _say(text: str) -> None:
 
 def _spread(start: Callable[[Any], dict[str, str]]) -> bool:
     """Start deployment runs, and follow them; return whether all went well. Ctrl-C leaves them to the workers."""
-    from rltrack.flows import door, spread
+    from rltrack.flows import client, spread
 
     try:
-        with door.given_server(the_root().path):
+        with client.existing_server(the_root().path):
             problems = start(spread)
     except KeyboardInterrupt:
         _say("They go on without this command; the same command follows them again.")

@@ -79,12 +79,12 @@ def flow_train(
     \b
     rltrack flow train configs/cartpole_ppo.yaml
     """
-    from rltrack.flows import door
+    from rltrack.flows import client
 
     resolved = configuration(config, overrides or [], name, algo, env, timesteps, seed, start_from)
     deliver_left_behind(the_root())
     try:
-        training = door.train(resolved, the_root().path, functools.partial(working, aloud=True))
+        training = client.train(resolved, the_root().path, functools.partial(working, aloud=True))
     except KeyboardInterrupt:  # once it trains, the loop hears Ctrl-C itself
         _interrupted_before_training()
     _print_end(training.directory, training.statistics, training.was_finished)

@@ -1,1 +1,1 @@
-"""Runs side by side: what differs, how good they are, how sure that is; as a table, pictures and a page."""
+"""Comparison of runs: their differences, scores and intervals, as a table, pictures and a page."""

@@ -1,4 +1,4 @@
-"""A comparison as pictures and as one HTML page that needs nothing else."""
+"""A comparison as pictures and as one self-contained HTML page."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Runs, grouped by everything but their seed, and what can be said about them.
+"""Runs, grouped by everything but their seed, with the statistics of each group.
 
-Scores are raw returns of the last and of the best evaluation. Intervals over episodes are stratified by seed: they speak of
-these trained agents. Where each group has three seeds or more, the probability of improvement takes seeds as units, and so
-speaks of the algorithms (Agarwal et al. 2021, arXiv:2108.13264); with fewer, it takes episodes.
+Scores are raw returns of the last and of the best evaluation. Intervals over episodes are stratified by seed: they describe
+these trained agents. If each group has three seeds or more, the probability of improvement is over seeds, and describes the
+algorithms (Agarwal et al. 2021, arXiv:2108.13264); with fewer, it is over episodes.
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ from rltrack.tracking.journal import JournalReader, Record, read_journal
 from rltrack.tracking.metrics import MetricsTracker
 
 SEEDS_AS_UNITS = 3
-"""From how many seeds on a group's seeds, and not its episodes, are what is compared."""
+"""With at least this many seeds in each group, seeds are compared instead of episodes."""
 
 MOST_SIDE_BY_SIDE = 12
-"""Groups that are compared with each other; of more, the best."""
+"""Maximum number of groups to compare; of more, the best are taken."""
 
 _GRID = 200
 _ARGUMENTS = "agent.hyperparameters."
 _NOT_COMPARED = ("seed", "device", "verbose", "tensorboard_log")
-_TELLING = ("agent.algorithm", "environment.id")
+_LABEL_FIRST = ("agent.algorithm", "environment.id")
 _LABEL_KEYS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """One run, as its files tell.
+    """One run, as read from its files.
 
     Attributes:
         run: Its folder.
         seed: Its seed; None if unknown.
-        settings: What makes its bits, without the seed, flat.
+        settings: The settings that determine its result, without the seed, flat.
         history: Evaluations, episodes and metrics.
         env_steps: Env steps at its last record.
         seconds: Time spent training.
-        memory_mb: Most resident memory that was seen, MB (1e6 bytes); NaN without samples.
-        clock: For each evaluation, seconds of training until then.
+        memory_mb: Largest sampled resident memory, MB (1e6 bytes); NaN without samples.
+        clock: For each evaluation, the seconds of training before it.
     """
 
     run: RunDirectory
@@ -94,7 +94,7 @@ class Curve:
     Attributes:
         steps: Env steps, shape ``(n,)``.
         mean: Mean over the seeds, shape ``(n,)``, in reward units.
-        low: Lower end of the 95 % interval over seeds (over episodes with one seed; the least with two), shape ``(n,)``.
+        low: Lower end of the 95 % interval over seeds (over episodes with one seed; the minimum with two), shape ``(n,)``.
         high: Its upper end.
     """
 
@@ -109,7 +109,7 @@ class Group:
     """Runs that differ in nothing but their seed.
 
     Attributes:
-        label: How it is called.
+        label: Its label.
         runs: Its runs.
     """
 
@@ -129,7 +129,7 @@ class Group:
         return stratified_interval(self.returns(which))
 
     def scores(self, by_seed: bool) -> list[float]:
-        """Return what is compared: each seed's mean return, or all episodes' returns, of the last evaluation."""
+        """Return the compared scores: each seed's mean return, or all episodes' returns, of the last evaluation."""
         if by_seed:
             return [float(np.mean(run)) for run in self.returns()]
         return [value for run in self.returns() for value in run]
@@ -178,10 +178,10 @@ class Study:
     Attributes:
         groups: The groups.
         differences: Settings that differ, with the value of each group.
-        threshold: Return that counts as reached; None if nobody said.
+        threshold: The return to reach; None if there is none.
         by_seed: Whether seeds, rather than episodes, are compared.
         improvement: Probability that the row's group is better than the column's, with its interval.
-        others: Groups that were left out because there are too many to stand side by side, the best first.
+        others: Groups beyond `MOST_SIDE_BY_SIDE`, the best first.
     """
 
     groups: Sequence[Group]
@@ -193,7 +193,7 @@ class Study:
 
     @property
     def warning(self) -> str | None:
-        """Why the scores say little about each other, or None."""
+        """Why the scores are not comparable, or None."""
         ids = self.differences.get("environment.id") or self.differences.get("agent.environment")
         if ids is None:
             return None
@@ -201,7 +201,7 @@ class Study:
 
     @property
     def note(self) -> str | None:
-        """What is left out, or None."""
+        """Which groups are left out, or None."""
         if not self.others:
             return None
         return (
@@ -260,11 +260,11 @@ def compare_runs(runs: Sequence[RunDirectory], threshold: float | None = None) -
 
     Args:
         runs: At least two, each with an evaluation.
-        threshold: Return that counts as reached; omitted: the configurations' convergence_threshold, or what the environment
-            counts as solved.
+        threshold: The return to reach; omitted: the configurations' convergence_threshold, or the environment's threshold
+            for solved.
 
     Raises:
-        ConfigurationError: If there are fewer than two, or one was never evaluated.
+        ConfigurationError: If there are fewer than two, or one has no evaluation.
     """
     if len({run.name for run in runs}) < 2:
         raise ConfigurationError(
@@ -274,12 +274,12 @@ def compare_runs(runs: Sequence[RunDirectory], threshold: float | None = None) -
 
 
 def study_of(runs: Sequence[RunDirectory], threshold: float | None = None) -> Study:
-    """Return what can be said about runs; as `compare_runs`, and of a single one too."""
+    """Compare runs as `compare_runs` does, but accept a single one."""
     facts = [_facts(run) for run in {run.name: run for run in runs}.values()]
     blank = [item.run.name for item in facts if not item.history.evaluations]
     if blank:
         raise ConfigurationError(
-            f"Without evaluations, and so without scores: {', '.join(blank)}. Train with training.eval_freq, or leave them out."
+            f"No evaluations, and so no scores: {', '.join(blank)}. Train with training.eval_freq, or leave them out."
         )
     grouped: dict[str, list[RunFacts]] = {}
     for item in facts:
@@ -300,7 +300,7 @@ def study_of(runs: Sequence[RunDirectory], threshold: float | None = None) -> St
 
 
 def _best(members: list[list[RunFacts]]) -> tuple[list[list[RunFacts]], list[Group]]:
-    """Divide groups into those that can be shown side by side, in their order, and the rest, the best first."""
+    """Split groups into those that are compared, in their order, and the rest, the best first."""
     if len(members) <= MOST_SIDE_BY_SIDE:
         return members, []
     ranked = sorted(members, key=lambda group: rank(Group("", group).iqm()), reverse=True)
@@ -334,7 +334,7 @@ def _facts(run: RunDirectory) -> RunFacts:
 
 
 def _settings(configuration: Record) -> dict[str, Any]:
-    """What makes a run's bits, without its seed; the algorithm's arguments with the defaults that nobody wrote down."""
+    """Return the settings that determine a run's result, without its seed; the algorithm's arguments include defaults."""
     resolved = (configuration.get("agent") or {}).get("hyperparameters") or {}
     settings = {
         key.removeprefix(_ARGUMENTS): value
@@ -345,7 +345,7 @@ def _settings(configuration: Record) -> dict[str, Any]:
 
 
 def _memory(run: RunDirectory) -> float:
-    """The most resident memory of training that was sampled."""
+    """Return the largest sampled resident memory of training."""
     most = math.nan
     if run.resources_file.exists():
         with open(run.resources_file, "rb") as file:
@@ -358,25 +358,25 @@ def _memory(run: RunDirectory) -> float:
 
 
 def _label(group: list[RunFacts], members: list[list[RunFacts]], differences: Mapping[str, Any], index: int) -> str:
-    """A single run's name; several seeds by the fewest differences that tell all groups apart."""
+    """Return a single run's name; for several seeds the fewest settings that distinguish all groups."""
     if len(group) == 1:
         return group[0].run.name
-    telling = sorted(differences, key=lambda key: (key not in _TELLING, key))
-    for count in range(1, min(len(telling), _LABEL_KEYS) + 1):
-        chosen = telling[:count]
+    candidates = sorted(differences, key=lambda key: (key not in _LABEL_FIRST, key))
+    for count in range(1, min(len(candidates), _LABEL_KEYS) + 1):
+        chosen = candidates[:count]
         if len({repr([differences[key][other] for key in chosen]) for other in range(len(members))}) == len(members):
-            parts = [_told(key, differences[key][index]) for key in chosen]
+            parts = [_setting_label(key, differences[key][index]) for key in chosen]
             return f"{', '.join(parts)} ({len(group)} seeds)"
     name = group[0].run.name
     return f"{re.sub(r'[-_.]s?[0-9]+$', '', name) or name} ({len(group)} seeds)"
 
 
-def _told(key: str, value: Any) -> str:
-    return str(value) if key in _TELLING else f"{key.rpartition('.')[2]}={value}"
+def _setting_label(key: str, value: Any) -> str:
+    return str(value) if key in _LABEL_FIRST else f"{key.rpartition('.')[2]}={value}"
 
 
 def _threshold(facts: Sequence[RunFacts]) -> float | None:
-    """What the configurations, or the environment, say."""
+    """Return the threshold of the configurations, or of the environment."""
     wanted = [item.settings.get("training.convergence_threshold") for item in facts]
     own = {float(value) for value in wanted if value is not None}
     if len(own) == 1:

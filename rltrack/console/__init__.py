@@ -1,1 +1,1 @@
-"""What the command line prints, one module for each subject; `tables` has what they share."""
+"""What the command line prints, one module for each subject; `tables` has the shared helpers."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def checkpoint_rows(
     run: RunDirectory, *, verify: bool, prune: bool, pin: Sequence[str], unpin: Sequence[str]
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Pin, unpin and prune as asked; return one mapping per version, and what is wrong with folders that are none.
+    """Pin, unpin and prune as asked; return one mapping per version, and the problems of folders that are not versions.
 
     Raises:
         CheckpointNotFound: If a version to pin or unpin does not exist.
@@ -53,7 +53,7 @@ def checkpoint_rows(
 
 
 def print_checkpoints(rows: Sequence[dict[str, Any]], problems: Sequence[str], *, verified: bool) -> None:
-    """Print the versions as a table, and what is wrong below it."""
+    """Print the versions as a table, and the problems below it."""
     out = terminal()
     if not rows and not problems:
         out.print("No versions yet.")

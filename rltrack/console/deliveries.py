@@ -39,10 +39,10 @@ def delivery_state(run: RunDirectory) -> dict[str, Any]:
 
 
 def delivery_lines(delivery: dict[str, Any]) -> Iterator[str]:
-    """Say how far a run is delivered, for a person."""
+    """Yield lines that show how far a run is delivered."""
     mlflow = delivery.get("mlflow")
     if mlflow is None or "run_id" not in mlflow["state"]:
-        yield "MLflow: nothing was delivered yet"
+        yield "MLflow: nothing delivered yet"
     else:
         yield f"MLflow: run {mlflow['state']['run_id']} in {mlflow['state']['tracking_uri']}"
     for name in SINKS:
@@ -51,24 +51,24 @@ def delivery_lines(delivery: dict[str, Any]) -> Iterator[str]:
             continue
         missing = max(delivery["journal_bytes"] - found["journal"], 0)
         if found["problem"] is not None:
-            yield f"[yellow]{name} takes nothing[/]: {escape(found['problem']['message'])}"
+            yield f"[yellow]{name} does not accept records[/]: {escape(found['problem']['message'])}"
         if found["set_aside"]:
-            yield f"[yellow]{name} refused {found['set_aside']} values for good[/]; with reasons: {delivery['set_aside_file']}"
+            yield f"[yellow]{name} refused {found['set_aside']} values[/]; values and reasons: {delivery['set_aside_file']}"
         silent = delivery["silent_seconds"]
         if missing and silent is not None and silent > STALLED_SECONDS:
-            yield f"[yellow]the process that delivers has not moved for {silent:.0f} s[/]; `rltrack sync RUN --take-over` ends it"
+            yield f"[yellow]the shipper sent no heartbeat for {silent:.0f} s[/]; `rltrack sync RUN --take-over` ends it"
         if missing and not delivery["going_on"]:
             yield f"{name} lacks {size(missing)} of the journal; `rltrack sync` delivers"
 
 
 def sync_runs(root: Root, run: RunDirectory | None, *, again: bool, take_over: bool = False) -> bool:
-    """Deliver one run, or all that are not delivered, in this process; return whether everything is there.
+    """Deliver one run, or all undelivered ones, in this process; return whether everything is delivered.
 
     Args:
         root: The root.
         run: The run; None for all.
         again: Deliver everything into a new MLflow run.
-        take_over: End the process that delivers a run first; of all runs, only those that stand still.
+        take_over: First end the shipper of the run; with all runs, only shippers without a heartbeat.
     """
     from rltrack.tracking import shipper
 
@@ -80,9 +80,7 @@ def sync_runs(root: Root, run: RunDirectory | None, *, again: bool, take_over: b
             return True
     else:
         if run.is_locked() and not is_stalled(run):
-            out.print(
-                f"Run {run.name} is being trained, and delivered meanwhile; `rltrack show {run.name}` says how far."
-            )
+            out.print(f"Run {run.name} is being trained and delivered; `rltrack show {run.name}` shows how far.")
             return not again
         waiting = [run]
         if again:
@@ -93,7 +91,7 @@ def sync_runs(root: Root, run: RunDirectory | None, *, again: bool, take_over: b
         try:
             with Console(stderr=True).status(f"delivering {item.name} …"):
                 if not take_over:
-                    _wait_for_other(item)
+                    _wait_for_shipper(item)
                 result = (
                     shipper.EXIT_BUSY
                     if is_stalled(item) and not take_over
@@ -105,7 +103,7 @@ def sync_runs(root: Root, run: RunDirectory | None, *, again: bool, take_over: b
             continue
         if result == shipper.EXIT_BUSY:
             out.print(f"{item.name}: [yellow]not delivered[/]", highlight=False)
-            out.print(f"  {escape(_who_delivers(item))}", highlight=False)
+            out.print(f"  {escape(_shipper_state(item))}", highlight=False)
         elif result == shipper.EXIT_DELIVERED:
             out.print(f"{item.name}: delivered")
         else:
@@ -116,8 +114,8 @@ def sync_runs(root: Root, run: RunDirectory | None, *, again: bool, take_over: b
     return good
 
 
-def _wait_for_other(run: RunDirectory) -> None:
-    """Wait as long as another process delivers the run and gets on."""
+def _wait_for_shipper(run: RunDirectory) -> None:
+    """Wait while another process delivers the run and makes progress."""
     while run.is_shipped() and not is_stalled(run) and not run.is_locked():
         found = read_bookmark(run)
         if found is not None and found.mlflow.problem is not None:
@@ -125,26 +123,26 @@ def _wait_for_other(run: RunDirectory) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _who_delivers(run: RunDirectory) -> str:
-    """Say which process holds the run's delivery, since when it has not moved, and how it is ended."""
+def _shipper_state(run: RunDirectory) -> str:
+    """Return which process delivers the run, since when it sent no heartbeat, and how to end it."""
     silent, pid = silent_seconds(run), lock_holder(run.shipper_lock) or "unknown"
     if silent is None:
-        return f"another process was delivering it and has ended: rltrack sync {run.name}"
+        return f"the process that delivered it has ended: rltrack sync {run.name}"
     if silent > STALLED_SECONDS:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() - silent))
-        how = f"has not moved since {since} ({silent:.0f} s): it is stopped (kill -CONT {pid} lets it go on)"
+        how = f"sent no heartbeat since {since} ({silent:.0f} s): it is stopped (kill -CONT {pid} continues it)"
     else:
-        how = f"is delivering it, and gave a sign of life {silent:.0f} s ago"
+        how = f"is delivering it; last heartbeat {silent:.0f} s ago"
     return f"process {pid} {how}. End it and deliver here: rltrack sync {run.name} --take-over"
 
 
 def wait_for_delivery(run: RunDirectory, wait: Callable[[float], bool], seconds: float) -> bool:
-    """Wait for MLflow and TensorBoard, visibly and with a bound; only a moment where MLflow does not answer."""
+    """Wait for MLflow and TensorBoard, with a status line and a timeout; only briefly if MLflow does not answer."""
     err = Console(stderr=True)
     try:
         if not err.is_terminal:
             return wait_until_delivered(run, wait, seconds)
-        with err.status("delivering to MLflow and TensorBoard (Ctrl-C leaves it to go on alone) …"):
+        with err.status("delivering to MLflow and TensorBoard (Ctrl-C: continue in the background) …"):
             return wait_until_delivered(run, wait, seconds)
     except KeyboardInterrupt:
         return False

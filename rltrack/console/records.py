@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def print_journal(run: RunDirectory, *, kinds: Sequence[str], follow: bool, as_json: bool) -> None:
-    """Print a run's records, and with `follow` go on as long as it is trained.
+    """Print a run's records; with `follow`, new ones too while it is trained.
 
     Raises:
         ConfigurationError: If there is no such kind of record.
@@ -57,7 +57,7 @@ def _size(run: RunDirectory) -> int:
 
 
 def _record_line(record: Record) -> str:
-    """One record as a person reads it: when, at which env steps, what."""
+    """Return one record as a line: time, env steps, kind, content."""
     when = time.strftime("%m-%d %H:%M:%S", time.localtime(record["time"]))
     step = f"{record['step']:,}" if "step" in record else ""
     kind = record["kind"]

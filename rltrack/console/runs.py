@@ -33,7 +33,7 @@ def run_rows(root: Root) -> list[dict[str, Any]]:
         try:
             status = run.status()
             best = best_first(run.store().versions())
-        except (RltrackError, OSError) as error:  # one that cannot be read hides none of the others
+        except (RltrackError, OSError) as error:  # the other runs are still listed
             damage.report(f"{run.name}: {error}")
             rows.append(dict.fromkeys(_RUN_KEYS) | {"name": run.name, "state": "unreadable", "reason": str(error)})
             continue
@@ -56,7 +56,7 @@ def print_runs(rows: Sequence[dict[str, Any]], root: Root) -> None:
     out = terminal()
     if not rows:
         out.print(
-            f"No runs under {root.path} yet. Begin one: rltrack train --algo ppo --env CartPole-v1 --timesteps 20000"
+            f"No runs under {root.path} yet. Start one: rltrack train --algo ppo --env CartPole-v1 --timesteps 20000"
         )
         return
     table = table_of("run | state | >env steps | >last eval | >best eval | >last record")
@@ -73,7 +73,7 @@ def print_runs(rows: Sequence[dict[str, Any]], root: Root) -> None:
 
 
 def run_details(run: RunDirectory) -> dict[str, Any]:
-    """Return everything about one run as plain data; what is damaged is left out, and reported."""
+    """Return everything about one run as plain data; damaged parts are left out and reported."""
     store = run.store()
     found = store.versions()  # before the journal, which may grow meanwhile
     status = _status(run, found)
@@ -140,7 +140,7 @@ def _records(run: RunDirectory) -> Iterator[Record]:
 
 
 def _status(run: RunDirectory, versions: Sequence[Version]) -> RunStatus:
-    """How the run stands; without its journal, what its versions say."""
+    """Return the run's status; without a journal, from its versions."""
     try:
         return run.status()
     except JournalDamaged as error:
@@ -170,7 +170,7 @@ def print_details(details: dict[str, Any]) -> None:
     if details["missing"]:
         out.print(
             f"[yellow]record[/]: not complete: the journal lacks {escape('; '.join(details['missing']))}. Weights and versions are "
-            "not touched by that. If a whole journal is in a backup, put it back before the run is resumed.",
+            "complete. If a backup has the whole journal, restore it before you resume the run.",
             highlight=False,
         )
     for what, choice in details["choices"].items():
@@ -202,14 +202,14 @@ def print_details(details: dict[str, Any]) -> None:
 
 
 def _resume_line(details: dict[str, Any]) -> str:
-    """How a resume of this run comes out, and how those before did."""
+    """Return a line on whether a resume of this run is exact, and whether earlier ones were."""
     environments = details["environments"] or {}
     tier, reason = environments.get("tier", "unknown"), environments.get("reason", "")
     how = {
-        "capture": "exact: the environments' inside is in each version",
+        "capture": "exact: the environments' state is in each version",
         "replay": "exact: each environment's running episode is replayed",
-        "cut": "exact: the environments are built anew at marks, and versions taken there",
-        "inexact": f"not exact: the environments begin a new episode ({escape(reason)})",
+        "cut": "exact: the environments are rebuilt at marks, and versions are taken there",
+        "inexact": f"not exact: the environments start a new episode ({escape(reason)})",
     }.get(tier, "not known to be exact")
     if details["missing"]:
         return f"resume: {how}; but the record of this run has a gap"
@@ -217,21 +217,21 @@ def _resume_line(details: dict[str, Any]) -> str:
 
 
 def print_prunable(found: Sequence[Candidate], *, whole: bool, done: bool) -> None:
-    """Print which runs would go, and which stay and why."""
+    """Print which runs would be deleted, and which are kept and why."""
     out = terminal()
     if not found:
-        out.print("There is no such run.")
+        out.print("No run matches.")
         return
     table = table_of("run | >best eval | >last record | >frees")
     for item in found:
-        frees = "stays" if item.kept else size(item.bytes)
+        frees = "kept" if item.kept else size(item.bytes)
         table.add_row(item.run.name, number(item.score), age(item.last_time), frees)
     out.print(table)
     for item in found:
         if item.kept is not None:
-            out.print(f"{escape(item.run.name)} stays: {escape(item.kept)}")
+            out.print(f"{escape(item.run.name)} is kept: {escape(item.kept)}")
     going = [item for item in found if item.kept is None]
-    what = "whole runs" if whole else "what resuming them needs; their best policies and records stay"
+    what = "whole runs" if whole else "the files that a resume needs; best policies and records stay"
     out.print(f"{len(going)} of {len(found)}: {what}, {size(sum(item.bytes for item in going))}")
     if going and not done:
-        out.print("Nothing was deleted; the same command with --yes does it.")
+        out.print("Nothing was deleted; add --yes to delete.")

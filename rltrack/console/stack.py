@@ -15,13 +15,13 @@ def print_stack(rows: list[dict[str, Any]]) -> None:
     """Print the parts of a stack."""
     table = table_of("part | | address | process | restarts")
     for row in rows:
-        mark = "[green]healthy[/]" if row["healthy"] else "[red]not there[/]"
+        mark = "[green]healthy[/]" if row["healthy"] else "[red]down[/]"
         table.add_row(row["part"], mark, row["address"] or "", str(row["pid"] or ""), str(row["restarts"] or ""))
     terminal().print(table)
 
 
 def print_steps(steps: Sequence[Step]) -> None:
-    """Print what is done on a Prefect server; indented, how what is kept there differs from the file (file → server)."""
+    """Print the steps on a Prefect server, and below each the differences between file and server (file → server)."""
     console = terminal()
     for step in steps:
         console.print(f"{step.action:<7} {step.what:<11} {step.name}", markup=False, highlight=False)

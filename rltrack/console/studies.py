@@ -20,7 +20,7 @@ _SHOWN_TRIALS = 10
 
 
 def print_trials(rows: Sequence[dict[str, Any]], seeds: int) -> None:
-    """Print how many trials of a sweep stand how, and the best ones as a table."""
+    """Print how many trials of a sweep are in each state, and the best ones as a table."""
     out = terminal()
     counts = Counter(row["state"] for row in rows)
     out.print(f"{len(rows)} trials: {', '.join(f'{count} {state}' for state, count in counts.items())}")
@@ -34,7 +34,7 @@ def print_trials(rows: Sequence[dict[str, Any]], seeds: int) -> None:
             table.add_row(str(row["trial"]), number(row["value"]), row["state"], *map(escape, values))
         out.print(table)
     for row in [row for row in rows if row["state"] == "failed"][:_SHOWN_TRIALS]:
-        out.print(f"[red]trial {row['trial']} failed[/]: {escape(row['reason'] or 'without a word')}")
+        out.print(f"[red]trial {row['trial']} failed[/]: {escape(row['reason'] or 'no reason recorded')}")
 
 
 def _setting(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What a training and an evaluation print when they have ended."""
+"""The summary of a training, and of an evaluation."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def print_summary(run: RunDirectory, statistics: TrainingStatistics, delivered: 
             rows.append(("MLflow", f"{uri}/#/experiments/{state['experiment_id']}/runs/{state['run_id']}"))
     else:
         problem = found.mlflow.problem if found is not None else None
-        reason = problem.message if problem else "the delivery still goes on"
+        reason = problem.message if problem else "the delivery continues"
         rows.append(("not in MLflow", f"{reason} (see `rltrack show {run.name}`)"))
     is_usual = run.root == resolve_root()
     rows.append(("pages", f"{program('rltrack')} {'' if is_usual else f'--root {quote(short_path(run.root))} '}ui"))
@@ -63,10 +63,10 @@ def print_summary(run: RunDirectory, statistics: TrainingStatistics, delivered: 
         which = "" if "best version" in labels else ', version="last"'
         rows.append(("in Python", f'rltrack.load_agent("{run.name}"{which})'))
     if statistics.state.value == "stopped":
-        rows.append(("go on", f"rltrack resume {run.name}"))
+        rows.append(("resume", f"rltrack resume {run.name}"))
     out.print()
     width = max(len(label) for label, _ in rows)
-    for label, value in rows:  # not in a table, which would break commands that one wants to copy
+    for label, value in rows:  # not in a table, which would wrap commands
         out.print(f"{label:<{width}}  {value}", highlight=False, markup=False)
 
 

@@ -1,4 +1,4 @@
-"""How the command line writes: tables, numbers, sizes, ages, paths; in colour only on a terminal without ``NO_COLOR``."""
+"""Formats for the command line: tables, numbers, sizes, ages, paths; colours only on a terminal without ``NO_COLOR``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STYLES = {"completed": "green", "running": "cyan", "stopped": "yellow", "interru
 
 
 def terminal() -> Console:
-    """Return standard output; long lines are left whole, so that a path can be copied."""
+    """Return standard output; long lines are not wrapped, so that paths can be copied."""
     return Console(soft_wrap=True)
 
 
@@ -25,7 +25,7 @@ def table_of(columns: str, *, title: str | None = None) -> Table:
     """Return an empty table.
 
     Args:
-        columns: Their titles, with bars between; one that begins with ``>`` is set to the right, such as ``run | >env steps``.
+        columns: Their titles, separated by bars; ``>`` aligns a column to the right, such as ``run | >env steps``.
         title: Title of the table.
     """
     table = Table(box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
@@ -42,7 +42,7 @@ def number(value: float | None) -> str:
 
 
 def size(count: float) -> str:
-    """Return a number of bytes with a unit a person reads."""
+    """Return a number of bytes with a unit."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -62,7 +62,7 @@ def styled(state: str) -> str:
 
 
 def short_path(path: Path) -> str:
-    """Return a path as seen from where the user stands."""
+    """Return a path relative to the current folder, if it is inside it."""
     try:
         return str(path.absolute().relative_to(Path.cwd()))
     except ValueError:
@@ -70,9 +70,9 @@ def short_path(path: Path) -> str:
 
 
 def program(name: str) -> str:
-    """Return how to call a program of our environment from where the user stands."""
-    beside = Path(sys.executable).parent / name
+    """Return how to call a program of this Python environment from the current folder."""
+    own = Path(sys.executable).parent / name
     on_path = shutil.which(name)
-    if on_path and Path(on_path) == beside:
+    if on_path and Path(on_path) == own:
         return name
-    return short_path(beside) if beside.exists() else name
+    return short_path(own) if own.exists() else name

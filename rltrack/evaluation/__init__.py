@@ -1,1 +1,1 @@
-"""Judging a policy: episodes on fixed seeds, and their statistics."""
+"""Evaluation of a policy: episodes on fixed seeds, and their statistics."""

@@ -1,4 +1,4 @@
-"""Playing an agent's policy on fixed seeds, and what came out."""
+"""Plays an agent's policy on fixed seeds, and holds the results."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from rltrack.episode_limits import SECONDS_WITHOUT_END, EpisodeLimits
 from rltrack.evaluation.statistics import Interval, bootstrap_interval, interquartile_mean
 
 EVALUATION_STREAM = 0xE7A1
-"""Sets the seeds of evaluation apart from every seed of training."""
+"""Separates the seeds of evaluation from those of training."""
 
 
 Tell = Callable[[int, int], None]
-"""Told how an evaluation goes: finished episodes, and steps so far of each environment."""
+"""Called with the progress of an evaluation: finished episodes, and steps so far of each environment."""
 
 
 class EvaluationInterrupted(Exception):
-    """Someone asked to stop while an evaluation was running; nothing was recorded."""
+    """A stop was requested during an evaluation; nothing was recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,9 @@ class Evaluation:
         returns: Undiscounted raw return per episode, in reward units.
         lengths: Env steps per episode.
         interval: 95 % bootstrap confidence interval of the mean return.
-        seconds: Wall time that it took.
+        seconds: Wall time.
         deterministic: Whether the policy acted by its mode.
-        cut: How many of the episodes were ended because they did not end.
+        cut: Number of episodes that were ended by a limit.
     """
 
     env_steps: int
@@ -113,7 +113,7 @@ class Evaluation:
 
 
 def episode_seeds(seed: int, episodes: int) -> list[int]:
-    """Return the seeds of the episodes of every evaluation of a run: the same each time, none used in training."""
+    """Return the seeds of an evaluation's episodes: the same for all evaluations of a run, none used in training."""
     sequence = np.random.SeedSequence([seed, EVALUATION_STREAM])
     return [int(value) for value in sequence.generate_state(episodes, dtype=np.uint32) >> 1]
 
@@ -131,28 +131,28 @@ def play_episodes(
 ) -> Evaluation:
     """Play one episode for each seed.
 
-    Episodes are dealt out evenly over the parallel environments beforehand, so that short ones are not preferred.
-    The process-wide random streams are left as they were.
+    Episodes are assigned evenly to the parallel environments beforehand, so that short episodes are not over-represented.
+    The process-wide random streams are restored afterwards.
 
     Args:
-        agent: Who plays: an agent, or a stored policy.
-        env: Where; returns are raw.
+        agent: The agent or stored policy that plays.
+        env: The environments; returns are raw.
         seeds: One per episode.
         env_steps: Env steps of training, for the record.
         deterministic: Act by the policy's mode.
-        should_abort: Asked after each step; True ends the evaluation without a result.
-        limits: What ends episodes that do not end, and the evaluation; None for what `EpisodeLimits()` says.
-        tell: Told after each step how many episodes have ended, and how many steps each environment has made.
+        should_abort: Called after each step; True ends the evaluation without a result.
+        limits: Limits of episodes and of the evaluation; None for `EpisodeLimits()`.
+        tell: Called with each progress message.
 
     Returns:
-        Returns and lengths in the order of `seeds`; without those that had not begun when the time was up.
+        Returns and lengths in the order of `seeds`; without episodes that had not started when the time limit was reached.
 
     Raises:
-        EvaluationInterrupted: If `should_abort` said so.
+        EvaluationInterrupted: If `should_abort` returned True.
         ValueError: If `seeds` is empty.
     """
     if not seeds:
-        raise ValueError("No seeds, so there is nothing to play; give one for each episode.")
+        raise ValueError("There are no seeds; give one for each episode.")
     begun = time.perf_counter()
     with untouched_random_streams():
         results, cut = _play(agent, env, seeds, deterministic, should_abort, limits or EpisodeLimits(), tell)
@@ -168,14 +168,14 @@ def play_episodes(
 
 @dataclass(frozen=True, slots=True)
 class Evaluator:
-    """An agent, where it is judged, and on which episodes.
+    """An agent with its evaluation environments and episode seeds.
 
     Attributes:
-        agent: Whose policy plays.
-        env: Where; returns are raw.
+        agent: The agent whose policy plays.
+        env: The environments; returns are raw.
         seeds: One per episode, the same for each evaluation of a run.
         deterministic: Act by the policy's mode.
-        limits: What ends episodes that do not end.
+        limits: Limits of episodes and of the evaluation.
     """
 
     agent: Acting
@@ -207,7 +207,7 @@ def _play(
     limits: EpisodeLimits,
     tell: Tell | None,
 ) -> tuple[list[tuple[float, int]], int]:
-    """Return what each episode came to, and how many were cut."""
+    """Return the return and length of each episode, and how many were cut."""
     n_envs = env.n_envs
     dealt: list[list[int]] = [list(range(index, len(seeds), n_envs)) for index in range(n_envs)]
     results: dict[int, tuple[float, int]] = {}
@@ -216,7 +216,7 @@ def _play(
     cut, steps, begun = 0, 0, time.monotonic()
     limit = getattr(env, "limit_episodes", None)
     ends_episodes = callable(limit) and bool(limit(limits.max_steps))
-    # an environment without episodes of its own plays along on any seed; its results are ignored
+    # an environment without assigned episodes plays on any seed; its results are ignored
     observation = env.start([[seeds[index] for index in own] or [seeds[0]] for own in dealt])
     state: Any = None
     starts = np.ones(n_envs, dtype=bool)
@@ -254,7 +254,7 @@ def _play(
                 results[dealt[index][played[index]]] = float(returns[index]), int(lengths[index])
                 cut += 1
                 played[index] += 1
-                dealt[index] = dealt[index][: played[index]]  # nobody can begin the next one
+                dealt[index] = dealt[index][: played[index]]  # this environment cannot start another episode
         if is_late:
             break
     return [results[index] for index in sorted(results)], cut

@@ -1,7 +1,7 @@
-"""Evaluations that were begun: played here when their result is asked for, or in a process beside training.
+"""Evaluations under way: played in this process when their result is requested, or in a separate process during training.
 
-The process beside training gets the configuration once and a policy for each evaluation, all as plain data on its standard
-input, and answers with one JSON line each. It plays the same episodes with the same bits as this process would.
+The separate process gets the configuration once and a policy for each evaluation, all as plain data on its standard input,
+and writes one JSON line for each. Its results are bit-identical to those of this process.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True)
 class EvaluationHere:
-    """Plays between two iterations, when asked for the result.
+    """Plays between two iterations, when the result is requested.
 
     Attributes:
-        evaluator: Plays.
+        evaluator: Plays the episodes.
         env_steps: Env steps of training, for the record.
-        policy: Nothing: the agent still has it.
+        policy: None: the agent still has it.
     """
 
     evaluator: Evaluator
@@ -48,17 +48,17 @@ class EvaluationHere:
         """Play the episodes.
 
         Raises:
-            EvaluationInterrupted: If `should_abort` said so.
+            EvaluationInterrupted: If `should_abort` returned True.
         """
         return self.evaluator.evaluate(self.env_steps, should_abort, tell)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what it takes to begin it again."""
+        """Return the state from which it can be started again."""
         return {"env_steps": self.env_steps, "policy": None}
 
 
 class EvaluationBeside:
-    """Plays in a process beside training, from the moment it is made.
+    """Plays in a separate process in parallel with training, from its creation on.
 
     Attributes:
         env_steps: Env steps of training at which the policy was frozen.
@@ -68,27 +68,27 @@ class EvaluationBeside:
     def __init__(self, player: Player, env_steps: int, policy: State) -> None:
         self.env_steps, self.policy = env_steps, policy
         self._player = player
-        player.ask(env_steps, policy)
+        player.submit(env_steps, policy)
 
     def result(self, should_abort: Callable[[], bool], tell: Tell | None = None) -> Evaluation:
-        """Wait for the result; if the process died, begin again in another one.
+        """Wait for the result; if the process died, retry in a new one.
 
         Raises:
-            EvaluationInterrupted: If `should_abort` said so; the evaluation goes on, and can be asked again.
-            EvaluationUnavailable: If the process died again and again.
+            EvaluationInterrupted: If `should_abort` returned True; the evaluation continues, and `result` can be called again.
+            EvaluationUnavailable: If the process died repeatedly.
         """
         for _ in range(_ATTEMPTS):
             try:
-                return self._player.answer(should_abort)
+                return self._player.receive(should_abort)
             except EOFError:
-                self._player.ask(self.env_steps, self.policy)
+                self._player.submit(self.env_steps, self.policy)
         raise EvaluationUnavailable(
-            f"The process that evaluates beside training ended {_ATTEMPTS} times without a result; its messages are above. Set "
+            f"The evaluation process died {_ATTEMPTS} times without a result; its messages are above. Set "
             "evaluation.beside_training to false to evaluate between iterations."
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what it takes to begin it again after a resume."""
+        """Return the state from which it is started again after a resume."""
         return {"env_steps": self.env_steps, "policy": self.policy}
 
 
@@ -96,7 +96,7 @@ PendingEvaluation = EvaluationHere | EvaluationBeside
 
 
 class Player:
-    """The process beside training. It ends with this one.
+    """The separate evaluation process. It ends with this one.
 
     Args:
         config: Of the run; agent and environments are built from it.
@@ -108,20 +108,20 @@ class Player:
         self._process: subprocess.Popen[bytes] | None = None
         self._buffer = b""
 
-    def ask(self, env_steps: int, policy: State) -> None:
-        """Begin to play; one evaluation at a time."""
+    def submit(self, env_steps: int, policy: State) -> None:
+        """Start an evaluation; one at a time."""
         if self._process is None or self._process.poll() is not None:
             self._start()
         assert self._process is not None
         encoded = encoding.encode(policy)
-        with contextlib.suppress(BrokenPipeError):  # a dead process is found out when it is asked for its answer
+        with contextlib.suppress(BrokenPipeError):  # `receive` notices a dead process
             _send(self._process.stdin, orjson.dumps({"env_steps": env_steps}), encoded.skeleton, encoded.tensors)
 
-    def answer(self, should_abort: Callable[[], bool]) -> Evaluation:
+    def receive(self, should_abort: Callable[[], bool]) -> Evaluation:
         """Wait for the result.
 
         Raises:
-            EvaluationInterrupted: If `should_abort` said so.
+            EvaluationInterrupted: If `should_abort` returned True.
             EOFError: If the process ended.
         """
         process = self._process
@@ -169,11 +169,11 @@ def _receive(stream: BinaryIO) -> bytes:
 
 
 def main() -> None:
-    """Play what is asked for until standard input ends."""
+    """Play the requested evaluations until standard input ends."""
     from rltrack.agents import build_for_acting
 
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # whatever an environment prints is no answer
+    os.dup2(2, 1)  # what an environment prints must not mix with the results
     hello = orjson.loads(_receive(sys.stdin.buffer))
     config = TrainingConfig.model_validate(hello["config"])
     agent, env = build_for_acting(config)

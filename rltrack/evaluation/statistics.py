@@ -23,10 +23,10 @@ class Interval(NamedTuple):
 
 
 def interquartile_mean(returns: Sequence[float] | NDArray[np.float64]) -> float:
-    """Return the mean of the middle half: robust to outliers, and steadier than the median.
+    """Return the mean of the middle half: robust to outliers, with less variance than the median.
 
     Args:
-        returns: Shape ``(n,)``, in reward units; a quarter is cut off at each end, fractions of an element weighted.
+        returns: Shape ``(n,)``, in reward units; a quarter of the elements, rounded down, is cut off at each end.
 
     Source:
         arXiv:2108.13264, section 4.3.
@@ -35,7 +35,7 @@ def interquartile_mean(returns: Sequence[float] | NDArray[np.float64]) -> float:
 
 
 def optimality_gap(returns: Sequence[float] | NDArray[np.float64], target: float) -> float:
-    """Return how far returns fall short of a target on average; what lies above the target does not make up for it.
+    """Return how far returns are below a target on average; returns above the target count as the target.
 
     Args:
         returns: In reward units, any shape.
@@ -128,8 +128,10 @@ def score_distribution(
     return np.asarray(1.0 - np.searchsorted(ordered, np.asarray(thresholds), "right") / ordered.size)
 
 
-def worse_by_chance(before: Sequence[float], now: Sequence[float], *, seed: int = 0, resamples: int = 4000) -> float:
-    """Return how likely scores as low as `now` are if both lists come from one and the same agent.
+def permutation_p_value(
+    before: Sequence[float], now: Sequence[float], *, seed: int = 0, resamples: int = 4000
+) -> float:
+    """Return the probability of scores as low as `now` if both lists come from the same agent.
 
     A permutation test of the difference of means, one-sided: an alarm at values of `level` or less is false with a
     probability of at most `level`.
@@ -165,7 +167,7 @@ def _mean(samples: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(samples.mean(axis=-1), dtype=np.float64)
 
 
-@np.errstate(all="ignore")  # NaN and infinities among the returns are told by the result
+@np.errstate(all="ignore")  # NaN and infinities among the returns show in the result
 def bootstrap_interval(
     returns: Sequence[float] | NDArray[np.float64],
     *,
@@ -196,7 +198,7 @@ def bootstrap_interval(
     if values.size == 0:
         raise ValueError("No episodes, so there is no interval; play at least one.")
     if not 0 < level < 1:
-        raise ValueError(f"level is {level}; it must lie between 0 and 1, such as 0.95.")
+        raise ValueError(f"level is {level}; it must be between 0 and 1, such as 0.95.")
     indices = np.random.default_rng(seed).integers(values.size, size=(resamples, values.size))
     return _percentiles(_STATISTICS[statistic](values[indices]), level)
 

@@ -1,6 +1,6 @@
-"""The automations of an installation: interrupted runs come back, silent ones count as crashed, degraded champions are retrained.
+"""The automations of an installation: restart interrupted runs, mark runs without heartbeat as crashed, retrain champions.
 
-Each hears the flow runs of the installation's own deployments and no others.
+Each reacts only to flow runs of the installation's own deployments.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from rltrack.flows.installation import DEFAULT_NAME, Installation, Step
 
 HEARTBEATS_MISSED = 3
 DEBOUNCE_SECONDS = 30
-"""A worker reports the same crash twice, seconds apart."""
+"""A worker reports the same crash twice, a few seconds apart."""
 
 BRING_BACK, MARK_SILENT = "rltrack: bring interrupted runs back", "rltrack: mark silent runs as crashed"
 RETRAIN_DEGRADED = "rltrack: retrain degraded champions"
 _MADE = "rltrack.made="
-COMES_BACK = ("train", "retrain", "promote", "trial")
-"""Flows whose interrupted runs go on in a new flow run. An evaluation of a champion comes again with its schedule."""
+RESTARTED_FLOWS = ("train", "retrain", "promote", "trial")
+"""Flows whose interrupted runs are resumed in a new flow run. A champion's evaluation is repeated by its schedule."""
 
 
 def automations_of(
@@ -43,37 +43,37 @@ def automations_of(
         deployments: Its deployments with the tag ``rltrack``, by the name of their flow.
     """
     everything = [item for items in deployments.values() for item in items]
-    wanted = [_bring_back(name, deployments[name]) for name in COMES_BACK if deployments.get(name)]
+    wanted = [_restart_interrupted(name, deployments[name]) for name in RESTARTED_FLOWS if deployments.get(name)]
     if everything:
         wanted.append(_mark_silent(everything))
     own = next((item for item in deployments.get("retrain", ()) if item.name == installation.named("retrain")), None)
-    watching = deployments.get("evaluate-champion", ())
-    if own is not None and watching:
-        wanted.append(_retrain_degraded(own.id, watching))
+    evaluations = deployments.get("evaluate-champion", ())
+    if own is not None and evaluations:
+        wanted.append(_retrain_degraded(own.id, evaluations))
     suffix = "" if installation.name == DEFAULT_NAME else f" [{installation.name}]"
     marked = [item.model_copy(update={"name": f"{item.name}{suffix}", "tags": [installation.mark]}) for item in wanted]
     return [item.model_copy(update={"tags": [*item.tags, f"{_MADE}{fingerprint(item)}"]}) for item in marked]
 
 
 def fingerprint(automation: AutomationCore) -> str:
-    """Return a digest of what an automation hears and does; not of whether it is switched on."""
+    """Return a digest of an automation's trigger and actions; not of whether it is enabled."""
     data = automation.model_dump(mode="json", include={"trigger", "actions"})
     return hashlib.sha256(json.dumps(_canonical(data), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def was_edited(automation: Automation) -> bool:
-    """Whether a person changed it on the server: it is no longer what was made."""
+    """Whether it was changed on the server since it was created."""
     made = [tag.removeprefix(_MADE) for tag in automation.tags if tag.startswith(_MADE)]
     return bool(made) and made[0] != fingerprint(automation)
 
 
 def _has_own_name(name: str) -> bool:
-    """Whether it is called as one of rltrack's, without the name of an installation."""
-    return name in {MARK_SILENT, RETRAIN_DEGRADED, *(f"{BRING_BACK} ({flow})" for flow in COMES_BACK)}
+    """Whether it has the name of one of rltrack's automations, without the name of an installation."""
+    return name in {MARK_SILENT, RETRAIN_DEGRADED, *(f"{BRING_BACK} ({flow})" for flow in RESTARTED_FLOWS)}
 
 
 def _canonical(value: Any) -> Any:
-    """Sets come back in another order, and some ids and defaults are the server's."""
+    """Return data independent of the order of sets, and without ids and defaults that the server adds."""
     if isinstance(value, Mapping):
         return {key: _canonical(item) for key, item in value.items() if key != "id" and item is not None}
     if isinstance(value, list):
@@ -82,15 +82,15 @@ def _canonical(value: Any) -> Any:
 
 
 def _of(deployments: Sequence[DeploymentResponse]) -> dict[str, Any]:
-    """What an event is related to if it is about a flow run of these deployments."""
+    """Return what matches events about flow runs of these deployments."""
     return {
         "prefect.resource.id": sorted(f"prefect.deployment.{deployment.id}" for deployment in deployments),
         "prefect.resource.role": "deployment",
     }
 
 
-def _bring_back(flow: str, deployments: Sequence[DeploymentResponse]) -> AutomationCore:
-    """A new run of the same deployment, which resumes: after a preemption, a crash, or a silence that counts as one."""
+def _restart_interrupted(flow: str, deployments: Sequence[DeploymentResponse]) -> AutomationCore:
+    """Start a new flow run of the same deployment, which resumes, after a preemption or a crash."""
     names = {
         name: known.get("default")
         for deployment in deployments
@@ -99,12 +99,12 @@ def _bring_back(flow: str, deployments: Sequence[DeploymentResponse]) -> Automat
     parameters = {
         name: _templated(f"flow_run.parameters.{name} | default({_literal(value)})") for name, value in names.items()
     }
-    if "config" in names:  # a training's flow run is named as its run
+    if "config" in names:  # a training's flow run has the name of its run
         parameters["run"] = _templated("flow_run.name")
     parameters["restarts"] = _templated("(flow_run.parameters.restarts or 0) + 1")
     return AutomationCore(
         name=f"{BRING_BACK} ({flow})",
-        description="Starts a new flow run that goes on from the newest version. The server refuses more than a hundred in a row.",
+        description="Starts a new flow run that resumes from the newest version. The server refuses more than a hundred in a row.",
         trigger=EventTrigger(
             expect={"prefect.flow-run.Preempted", "prefect.flow-run.Crashed"},
             match={"prefect.resource.id": "prefect.flow-run.*"},
@@ -119,7 +119,7 @@ def _bring_back(flow: str, deployments: Sequence[DeploymentResponse]) -> Automat
 
 
 def _mark_silent(deployments: Sequence[DeploymentResponse]) -> AutomationCore:
-    """A run whose process or machine vanished sends no heartbeat; it counts as crashed."""
+    """Mark a run without heartbeat as crashed: its process or machine is gone."""
     frequency = get_current_settings().flows.heartbeat_frequency or 180
     return AutomationCore(
         name=MARK_SILENT,
@@ -140,15 +140,15 @@ def _mark_silent(deployments: Sequence[DeploymentResponse]) -> AutomationCore:
     )
 
 
-def _retrain_degraded(retrain: UUID, watching: Sequence[DeploymentResponse]) -> AutomationCore:
-    """A champion that got worse since its promotion is retrained from its own configuration; `cool_down_hours` limits how often."""
+def _retrain_degraded(retrain: UUID, evaluations: Sequence[DeploymentResponse]) -> AutomationCore:
+    """Retrain a champion that got worse since its promotion, from its own configuration; `cool_down_hours` limits how often."""
     return AutomationCore(
         name=RETRAIN_DEGRADED,
         description="Starts the deployment `retrain` for the model; the new run becomes champion only if it is better.",
         trigger=EventTrigger(
             expect={"rltrack.champion.degraded"},
             match={"prefect.resource.id": "rltrack.model.*"},
-            match_related=_of(watching),
+            match_related=_of(evaluations),
             for_each={"prefect.resource.id"},
             posture=Posture.Reactive,
             threshold=1,
@@ -185,7 +185,7 @@ def put(
     adopt: bool,
     dry_run: bool,
 ) -> list[Step]:
-    """Make or update automations; one that a person changed is kept, and one that was switched off stays off."""
+    """Create or update automations; one that was changed on the server is kept, and a disabled one stays disabled."""
     known = {item.name: item for item in own(client, installation)}
     if adopt:
         known = {item.name: item for item in _unmarked(client)} | known
@@ -212,10 +212,10 @@ def put(
 
 
 def own(client: SyncPrefectClient, installation: Installation) -> list[Automation]:
-    """Return the automations that an installation has made."""
+    """Return the automations that an installation has created."""
     return [item for item in every(client.read_automations) if installation.owns(item.tags)]
 
 
 def _unmarked(client: SyncPrefectClient) -> list[Automation]:
-    """Those that an rltrack without installations made: by their names, and with no tags."""
+    """Return the automations of an rltrack without installations, recognised by name and missing tags."""
     return [item for item in every(client.read_automations) if _has_own_name(item.name) and not item.tags]

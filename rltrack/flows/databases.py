@@ -11,8 +11,8 @@ from rltrack.tracking.destination import without_password
 class Databases:
     """Where the servers keep their data.
 
-    Both tools number their migrations in a table of the same name, so each has a database of its own: of
-    ``postgresql://host/rltrack`` they are ``rltrack_prefect`` and ``rltrack_mlflow``.
+    Both tools number their migrations in a table of the same name, so each needs its own database: for
+    ``postgresql://host/rltrack``, ``rltrack_prefect`` and ``rltrack_mlflow``.
 
     Args:
         url: ``postgresql://user@host:port/name``; None for sqlite under the root.
@@ -42,7 +42,7 @@ class Databases:
         return None if self._url is None else self._of("prefect", "postgresql+asyncpg")
 
     def check(self) -> None:
-        """Find out whether the databases can be had, and make them if they are missing.
+        """Check that the databases are usable, and create them if they are missing.
 
         Raises:
             MissingExtra: If the driver is missing.

@@ -1,4 +1,4 @@
-"""What a root has deployed on which server, so that what a person deleted there is not made again."""
+"""Records what a root has deployed on which server, so that what was deleted there is not created again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rltrack.runs import Root
 
 
 class Deployed:
-    """What one root made on one server.
+    """What one root created on one server.
 
     Args:
         root: Keeps the record.
@@ -35,11 +35,11 @@ class Deployed:
         self._known = set() if is_new else set(self._names.get(self._server, ()))
 
     def knows(self, name: str) -> bool:
-        """Whether it was made there before, and the server still has something of this installation."""
+        """Whether it was created there before, and the server still has a deployment of this installation."""
         return name in self._known
 
     def remember(self, steps: Sequence[Step]) -> None:
-        """Remember the names of everything that was made or kept."""
+        """Remember the names of everything that was created or kept."""
         self._names[self._server] = sorted(self._known | {f"{step.what} {step.name}" for step in steps})
         self._write()
 
@@ -53,7 +53,7 @@ class Deployed:
 
 
 def every(read: Any) -> list[Any]:
-    """Return every page of what a client's method reads."""
+    """Return the items of all pages that a client's method reads."""
     found: list[Any] = []
     while page := read(limit=200, offset=len(found)):
         found += page

@@ -1,4 +1,4 @@
-"""Prefect's file of deployments as an installation writes it, and how it differs from what the server has."""
+"""Prefect's deployment file as an installation uses it, and its differences from the server."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from rltrack.plain_data import differences
 
 @dataclass(slots=True)
 class Entry:
-    """A deployment of the file, and what the server has under its name."""
+    """A deployment of the file, and the server's deployment of the same name."""
 
     data: dict[str, Any]
     flow: str
     schema: dict[str, Any]
     found: DeploymentResponse | None = None
     id: UUID = field(default_factory=uuid4)
-    """Of the one that is found; before one is made, a stand-in for its id."""
+    """Id on the server; a placeholder before the deployment is created."""
 
     @property
     def name(self) -> str:
-        """Of the deployment."""
+        """Name of the deployment."""
         return str(self.data["name"])
 
     @property
     def full_name(self) -> str:
-        """As Prefect's commands take it: ``train/train``."""
+        """Full name, as in Prefect's commands: ``train/train``."""
         return f"{self.flow}/{self.name}"
 
     @property
     def parameter_openapi_schema(self) -> dict[str, Any]:
-        """The form of its parameters, under the name that a deployment of the server has for it."""
+        """The schema of its parameters, under the attribute name of a server's deployment."""
         return self.schema
 
 
@@ -56,18 +56,16 @@ def prefect_file() -> Path:
 def read_file(
     client: SyncPrefectClient, path: Path, installation: Installation, pool: str | None
 ) -> tuple[dict[str, Any], list[Entry]]:
-    """Return the file with this installation's names and mark, and each deployment with what the server has under its name.
+    """Return the file with this installation's names and mark, and each deployment with its counterpart on the server.
 
     Raises:
-        ConfigurationError: If it is no such file, or a flow in it cannot be loaded.
+        ConfigurationError: If it is not a deployment file, or a flow in it cannot be loaded.
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         listed = [dict(item) for item in data.get("deployments") or []]
     except (yaml.YAMLError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigurationError(
-            f"{path} is not Prefect's file of deployments: {' '.join(str(error).split())}."
-        ) from None
+        raise ConfigurationError(f"{path} is not a Prefect deployment file: {' '.join(str(error).split())}.") from None
     entries = []
     for item in listed:
         if not item.get("name") or not item.get("entrypoint"):
@@ -96,7 +94,7 @@ def read_file(
 
 
 def stale_code(entry: Entry, found: DeploymentResponse, installation: Installation) -> dict[str, Any]:
-    """Return what of a deployment follows from the code, and is not so on the server."""
+    """Return the properties of a deployment that follow from the code and differ on the server."""
     tags = [
         *found.tags,
         *(tag for tag in (OURS, installation.mark) if tag in entry.data["tags"] and tag not in found.tags),
@@ -105,8 +103,8 @@ def stale_code(entry: Entry, found: DeploymentResponse, installation: Installati
     return {key: value for key, value in wanted.items() if getattr(found, key) != value}
 
 
-def unlike(entry: Entry, found: DeploymentResponse) -> list[str]:
-    """Return how the server's parameters, schedules and limits differ from the file's, where the file gives any."""
+def deployment_changes(entry: Entry, found: DeploymentResponse) -> list[str]:
+    """Return the differences between file and server in parameters, schedules and limits that the file gives."""
     limit = entry.data.get("concurrency_limit")
     ours: dict[str, Any] = {
         "parameters": entry.data.get("parameters") or {},

@@ -1,13 +1,13 @@
-"""What an installation deploys on a Prefect server: a work pool, deployments and automations.
+"""Deploys an installation on a Prefect server: a work pool, deployments and automations.
 
 ::
 
-    read the file of deployments, and what the server has under the same names
-    refuse, before anything is changed, if something there was made by somebody else
-    create what is missing; of what is there, update only what follows from the code (entrypoint, form of the parameters)
-    keep what people changed on the server (parameters, schedules, limits, descriptions), and say how it differs from the file
+    read the deployment file, and what the server has under the same names
+    refuse, before anything is changed, if something there belongs to another installation
+    create what is missing; of what exists, update only what follows from the code (entrypoint, parameter schema)
+    keep what was changed on the server (parameters, schedules, limits, descriptions), and show the differences from the file
 
-With ``overwrite`` the file wins. What was deleted on the server stays deleted.
+With ``overwrite`` the file takes precedence. What was deleted on the server stays deleted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from prefect.client.schemas.actions import DeploymentUpdate
 from rltrack.errors import ConfigurationError, RltrackError
 from rltrack.flows import automations, work_pool
 from rltrack.flows.deployed import Deployed, every
-from rltrack.flows.deployment_file import Entry, prefect_file, read_file, stale_code, unlike
+from rltrack.flows.deployment_file import Entry, deployment_changes, prefect_file, read_file, stale_code
 from rltrack.flows.installation import OURS, Installation, Step, is_unmarked
 from rltrack.runs import Root
 
@@ -45,24 +45,25 @@ def deploy(
     log: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> list[Step]:
-    """Make what is missing on the server that PREFECT_API_URL names, and update what follows from the code.
+    """Create what is missing on the server at PREFECT_API_URL, and update what follows from the code.
 
     Args:
-        root: Remembers what was made on which server.
-        installation: Whose deployments they are.
-        file: Prefect's file of deployments; omitted: rltrack's own. Deployments with the tag ``rltrack`` come back by themselves.
-        pool: An existing work pool to use, which is left as it is; omitted: the installation's own.
-        overwrite: Put the file's parameters, schedules and limits in the place of the server's, and make again what was deleted.
-        adopt: Take over what an rltrack without installations made.
+        root: Stores what was created on which server.
+        installation: The owner of the deployments.
+        file: Prefect's deployment file; omitted: rltrack's own. Interrupted runs of deployments with the tag ``rltrack`` are
+            restarted automatically.
+        pool: An existing work pool to use, which is not changed; omitted: the installation's own.
+        overwrite: Replace the server's parameters, schedules and limits by the file's, and recreate what was deleted.
+        adopt: Take over what an rltrack without installations created.
         dry_run: Change nothing.
-        log: Where Prefect's own words go; omitted: to the terminal.
-        environment: Of Prefect's command.
+        log: File for Prefect's output; omitted: the terminal.
+        environment: Environment variables of Prefect's command.
 
     Returns:
         What is done, or would be.
 
     Raises:
-        ConfigurationError: If something of that name was made by somebody else; nothing was changed.
+        ConfigurationError: If something of that name belongs to another installation; nothing was changed.
         RltrackError: If Prefect refuses.
     """
     path = (file or prefect_file()).absolute()
@@ -82,7 +83,7 @@ def deploy(
             if found is None:
                 steps.append(Step("create", "deployment", entry.full_name))
             elif installation.owns(found.tags) or (adopt and is_unmarked(found.tags)):
-                differs = tuple(unlike(entry, found))
+                differs = tuple(deployment_changes(entry, found))
                 stale = not overwrite and bool(stale_code(entry, found, installation))
                 action = "update" if stale or (overwrite and differs) else "keep"
                 steps.append(Step(action, "deployment", entry.full_name, differs))
@@ -102,7 +103,7 @@ def deploy(
 
 
 def undeploy(root: Root, installation: Installation, *, dry_run: bool = False) -> list[Step]:
-    """Remove from the server what carries the installation's mark: automations, deployments, and then its work pool.
+    """Remove from the server what has the installation's mark: automations, deployments, and then its work pool.
 
     Flow runs stay. The work pool stays if deployments of others use it.
     """
@@ -131,19 +132,19 @@ def undeploy(root: Root, installation: Installation, *, dry_run: bool = False) -
 
 
 def _not_ours(entries: Sequence[Entry]) -> Iterator[str]:
-    """Say whose deployments stand in the way, and what to do about each kind."""
+    """Yield which deployments belong to others, and the remedy for each kind."""
     found = [(entry.full_name, entry.found.tags) for entry in entries if entry.found is not None]
     unmarked = [name for name, tags in found if is_unmarked(tags)]
     others = [name for name, tags in found if not is_unmarked(tags)]
     if unmarked:
         yield (
-            f"Made by an earlier rltrack, which did not say from where: {', '.join(unmarked)}. If they are yours, take them over: "
-            "rltrack deploy --adopt. If another team uses them, give yours another name: rltrack deploy --name NAME."
+            f"Created by an earlier rltrack, which did not record the root: {', '.join(unmarked)}. If they are yours, take them "
+            "over: rltrack deploy --adopt. If another team uses them, give yours another name: rltrack deploy --name NAME."
         )
     if others:
         yield (
-            f"Made by another installation, or not rltrack's: {', '.join(others)}. Give yours another name: rltrack deploy --name "
-            "NAME. If the root that made them is gone, delete them on Prefect's page."
+            f"Created by another installation, or not by rltrack: {', '.join(others)}. Give yours another name: rltrack deploy "
+            "--name NAME. If the root that created them no longer exists, delete them on Prefect's page."
         )
 
 
@@ -157,11 +158,11 @@ def _apply(
     log: Path | None,
     environment: Mapping[str, str] | None,
 ) -> None:
-    """Update what is there and make what is missing; the latter by Prefect's own command, which knows everything in its file."""
+    """Update what exists and create what is missing; the latter by Prefect's own command, which supports the whole file."""
     for entry in entries:
         if entry.found is not None and (stale := stale_code(entry, entry.found, installation)):
             client.update_deployment(entry.found.id, DeploymentUpdate(**stale))
-    new = [entry for entry in entries if entry.found is None or (overwrite and unlike(entry, entry.found))]
+    new = [entry for entry in entries if entry.found is None or (overwrite and deployment_changes(entry, entry.found))]
     if new:
         _prefect_deploy(path, {**data, "deployments": [entry.data for entry in new]}, log, environment)
     for entry in new:
@@ -184,19 +185,19 @@ def _prefect_deploy(
             stderr=output or subprocess.STDOUT, cwd=path.parent,
         )  # fmt: skip
     if done.returncode != 0:
-        said = f"see {log}" if log else " ".join((done.stdout or b"").decode(errors="replace").split())[-1500:]
-        raise RltrackError(f"Prefect refused the deployments of {path}: {said}")
+        output_text = f"see {log}" if log else " ".join((done.stdout or b"").decode(errors="replace").split())[-1500:]
+        raise RltrackError(f"Prefect refused the deployments of {path}: {output_text}")
 
 
 def _by_flow(client: SyncPrefectClient, installation: Installation, entries: Sequence[Entry]) -> dict[str, list[Any]]:
-    """The installation's deployments that come back by themselves, those of other files too, by their flow."""
+    """Return the installation's deployments that are restarted automatically, also those of other files, by flow."""
     flows = {flow.id: flow.name for flow in every(client.read_flows)}
     found = {
         f"{flows[item.flow_id]}/{item.name}": (flows[item.flow_id], item)
         for item in every(client.read_deployments)
         if installation.owns(item.tags) and OURS in item.tags
     }
-    for entry in entries:  # not there yet, or not marked yet
+    for entry in entries:  # not created yet, or not marked yet
         if OURS in (entry.data["tags"] if entry.found is None else entry.found.tags):
             found.setdefault(entry.full_name, (entry.flow, entry))
     grouped: dict[str, list[Any]] = {}

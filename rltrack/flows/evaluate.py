@@ -1,4 +1,4 @@
-"""Watching a champion on a schedule: an event when it got worse than it was at its promotion."""
+"""Evaluation of a champion on a schedule, with an event if it got worse since its promotion."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pydantic import Field
 from rltrack.flows.promote import DEGRADED, announce, check_champion
 from rltrack.flows.redaction import redacting
 from rltrack.flows.retries import RETRIED
-from rltrack.registry.champions import COOL_DOWN_HOURS, FALSE_ALARM_RATE, Watch
-from rltrack.registry.champions import evaluate_champion as watch
+from rltrack.registry.champions import COOL_DOWN_HOURS, FALSE_ALARM_RATE, ChampionEvaluation
+from rltrack.registry.champions import evaluate_champion as evaluate
 from rltrack.runs import Root
 from rltrack.tracking.shipper import prepare_process
 
 
 @task(name="play", task_run_name="the champion of {model} plays {episodes} episodes", **RETRIED)
 @redacting
-def play(model: str, episodes: int, moment: str, false_alarm_rate: float, cool_down_hours: float) -> Watch:
-    """Play the champion on seeds made from a moment, so that a retry plays the same."""
+def play(model: str, episodes: int, moment: str, false_alarm_rate: float, cool_down_hours: float) -> ChampionEvaluation:
+    """Play the champion on seeds derived from a moment, so that a retry plays the same episodes."""
     prepare_process()
     if runtime.deployment.id is not None:
         check_champion(model)
-    return watch(
+    return evaluate(
         Root(),
         model,
         episodes=episodes,
@@ -49,7 +49,7 @@ def evaluate_champion(
     Args:
         model: The registered model.
         episodes: How many to play.
-        false_alarm_rate: Probability, for each evaluation, of an event about a champion that is as it was.
+        false_alarm_rate: Probability, for each evaluation, of an event about an unchanged champion.
         cool_down_hours: No second event about the same champion within this time.
 
     Returns:

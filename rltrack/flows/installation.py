@@ -1,8 +1,8 @@
-"""Which installation this is, on a Prefect server that others may use too.
+"""Identifies an installation on a Prefect server that others may use too.
 
-An installation is what one root deploys. Everything that it makes on a server carries its mark, a tag; nothing without the mark is
-changed or removed. Two installations on one server have different names, from which the names of their deployments, work pool and
-automations follow.
+An installation is what one root deploys. Everything that it creates on a server has its mark, a tag; nothing without the mark
+is changed or removed. Two installations on one server have different names, which become part of the names of their
+deployments, work pool and automations.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from rltrack.files import replace_text, take_lock
 from rltrack.runs import Root
 
 VARIABLE = "RLTRACK_INSTALLATION"
-"""Environment variable: the installation's name, where there is no lasting root to remember it (a container that only deploys)."""
+"""Environment variable with the installation's name, for a container without a persistent root."""
 
 DEFAULT_NAME = "rltrack"
 OURS = "rltrack"
-"""Tag of every deployment of rltrack's flows, whichever installation made it."""
+"""Tag of all deployments of rltrack's flows, of any installation."""
 
 _MARK, _ROOT, _RUN = "rltrack.installation=", "rltrack.root=", "rltrack.run="
 _LOCK_SECONDS = 10.0
@@ -34,7 +34,7 @@ class Installation:
     """What one root deploys.
 
     Attributes:
-        id: Unique, or the name, where `VARIABLE` gives that.
+        id: Unique id; equal to the name if `VARIABLE` gives that.
         name: Part of the names of what it deploys, unless it is ``rltrack``.
     """
 
@@ -43,7 +43,7 @@ class Installation:
 
     @property
     def mark(self) -> str:
-        """The tag of everything that it makes on a server."""
+        """The tag of everything that it creates on a server."""
         return f"{_MARK}{self.id}"
 
     @property
@@ -52,7 +52,7 @@ class Installation:
         return self.named(DEFAULT_NAME)
 
     def named(self, name: str) -> str:
-        """Return a name as this installation writes it: ``train``, or ``train-NAME``."""
+        """Return a name with this installation's suffix: ``train``, or ``train-NAME``."""
         return name if self.name == DEFAULT_NAME else f"{name}-{self.name}"
 
     def deployment(self, flow: str) -> str:
@@ -60,19 +60,19 @@ class Installation:
         return f"{flow}/{self.named(flow)}"
 
     def owns(self, tags: Iterable[str] | None) -> bool:
-        """Whether these are the tags of something that it made."""
+        """Whether these are the tags of something that it created."""
         return self.mark in (tags or ())
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that `deploy` or `undeploy` does, or leaves.
+    """One thing that `deploy` or `undeploy` changes or keeps.
 
     Attributes:
         action: ``create``, ``update``, ``keep`` or ``remove``.
         what: ``work pool``, ``deployment`` or ``automation``.
         name: Its name on the server.
-        details: How what is there differs from the file, or why it is left as it is.
+        details: Its differences from the file, or why it is kept.
     """
 
     action: str
@@ -82,13 +82,13 @@ class Step:
 
 
 def is_unmarked(tags: Iterable[str] | None) -> bool:
-    """Whether these are the tags of a deployment that an rltrack without installations made."""
+    """Whether these are the tags of a deployment that an rltrack without installations created."""
     found = list(tags or ())
     return OURS in found and not any(tag.startswith(_MARK) for tag in found)
 
 
 def flow_run_tags(root: Root, run: str) -> list[str]:
-    """Return the tags of a flow run that trains a run: together they name one folder, and so one lock."""
+    """Return the tags of a flow run that trains a run: together they identify one folder, and so one lock."""
     return [f"{_ROOT}{_stored(root, None).id}", f"{_RUN}{run}"]
 
 
@@ -96,8 +96,8 @@ def installation_of(root: Root, name: str | None = None) -> Installation:
     """Return a root's installation.
 
     Args:
-        root: The root; remembers what it is called.
-        name: A new name; omitted: the one that it has, or that `VARIABLE` gives, or ``rltrack``.
+        root: The root, which stores the name.
+        name: A new name; omitted: its current name, that of `VARIABLE`, or ``rltrack``.
 
     Raises:
         ConfigurationError: If the name cannot be part of a deployment's name, or the file cannot be read.
@@ -115,7 +115,7 @@ def _stored(root: Root, name: str | None) -> Installation:
     root.check_writable()
     lock = take_lock(root.path / ".installation.lock", _LOCK_SECONDS)
     if lock is None:
-        raise ConfigurationError(f"Another process has been writing {file} for {_LOCK_SECONDS:.0f} s. Try again.")
+        raise ConfigurationError(f"Another process has been writing {file} for {_LOCK_SECONDS:.0f} s. Retry.")
     try:
         found = _read(root) if file.exists() else Installation(uuid.uuid4().hex[:16])
         wanted = found if name is None else Installation(found.id, name)
@@ -135,6 +135,6 @@ def _read(root: Root) -> Installation:
         return found
     except (OSError, ValueError, TypeError) as error:
         raise ConfigurationError(
-            f"{file} cannot be read: {error}. It says what this root has deployed on Prefect servers. Put it back; or delete it, "
-            "and with it what is deployed, on Prefect's page."
+            f"{file} cannot be read: {error}. It identifies what this root has deployed on Prefect servers. Restore it; or "
+            "delete it, and the deployments on Prefect's page."
         ) from None

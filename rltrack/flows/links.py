@@ -1,4 +1,4 @@
-"""Where a person finds things: the addresses of a run's page in MLflow and of a flow run's in Prefect."""
+"""The addresses of a run's page in MLflow, and of a flow run's page in Prefect."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rltrack.tracking.destination import MLFLOW_PAGE
 
 
 def mlflow_link(run: RunDirectory) -> str | None:
-    """Return the address of the run's page in MLflow, if there is a server for it."""
+    """Return the address of the run's page in MLflow; None without a server."""
     bookmark = read_bookmark(run)
     state = {} if bookmark is None else bookmark.mlflow.state
     if "run_id" not in state:

@@ -1,7 +1,7 @@
-"""What Prefect's page shows of a training: progress, evaluations, a summary, the way to MLflow.
+"""The artifacts of a training on Prefect's page: progress, evaluations, a summary, a link to MLflow.
 
-All of it goes through one thread, which a lost server can hold up, and training cannot: what does not get through in
-time is left out. The journal has it all.
+A separate thread sends them, so that a server that is down does not delay training. What cannot be sent in time is dropped;
+the journal has everything.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from rltrack.registry.promotion import Decision
 
 PROGRESS_SECONDS = 5.0
-_WAITING = 100
-"""Calls that may wait; more are left out."""
+_QUEUE_SIZE = 100
+"""Maximum number of waiting calls; further ones are dropped."""
 
 _logger = logging.getLogger("rltrack")
 
@@ -51,7 +51,7 @@ class Page:
 
     def __init__(self, flow_run_id: UUID | str, run: str) -> None:
         self._flow_run_id, self._run = UUID(str(flow_run_id)), run
-        self._calls: queue.Queue[Callable[[Any], None] | None] = queue.Queue(_WAITING)
+        self._calls: queue.Queue[Callable[[Any], None] | None] = queue.Queue(_QUEUE_SIZE)
         self._progress_id: UUID | None = None
         self._progress_waits = False
         self._shown = 0.0
@@ -69,10 +69,10 @@ class Page:
         percent = 100.0 * min(max(1.0 - progress.remaining, 0.0), 1.0)
         text = f"{self._run}: {progress.env_steps:,} env steps, {progress.steps_per_second:,.0f} steps/s"
         self._progress_waits = True
-        self._tell(lambda client: self._send_progress(client, percent, text))
+        self._enqueue(lambda client: self._send_progress(client, percent, text))
 
     def show_evaluation(self, record: Mapping[str, Any], *, best: bool) -> None:
-        """Add an evaluation to the flow run's table; one that is repeated after a failure takes its own place."""
+        """Add an evaluation to the flow run's table; a repeated one replaces the earlier."""
         low, high = record["interval"]
         self._rows[record["step"]] = {
             "env steps": record["step"],
@@ -85,12 +85,12 @@ class Page:
         self._create("table", "evaluations", list(self._rows.values()), f"Evaluations of {self._run}")
 
     def show_summary(self, run: RunDirectory) -> None:
-        """Show how the training ended: a summary, the curve, and the MLflow run."""
+        """Show a summary of the finished training, its learning curve, and the MLflow run."""
         report = RunReport(run, {})
         report.catch_up(run.journal_file.stat().st_size, 0)
         link = mlflow_link(run)
         lines = [report.description(), "", *([f"[MLflow run]({link})"] if link else [])]
-        lines += ["", f"Go on: `rltrack resume {run.name}`. Compare: `rltrack compare {run.name} …`."]
+        lines += ["", f"Resume: `rltrack resume {run.name}`. Compare: `rltrack compare {run.name} …`."]
         self._create("markdown", "summary", "\n".join(lines), f"Summary of {run.name}")
         curve = run.exports / "learning_curve.png"
         if curve.exists():
@@ -100,22 +100,22 @@ class Page:
             self._create("markdown", "mlflow-run", f"[{run.name} in MLflow]({link})", "MLflow run")
 
     def show_decision(self, decision: Decision) -> None:
-        """Show what was decided about a challenger."""
+        """Show the decision about a challenger."""
         record = decision.record
         rows = [
             {"": who, "policy": side["source"], "mean return": side["mean"], "IQM": side["iqm"],
              "95 % interval": "{:.6g} to {:.6g}".format(*side["interval"]), "episodes": len(side["returns"])}
             for who in ("challenger", "champion") if (side := record.get(who)) is not None
         ]  # fmt: skip
-        verdict = "promoted" if decision.promoted else "not promoted"
-        text = f"**{decision.source}** was {verdict} to champion of **{decision.model}** (version {decision.version}): "
+        outcome = "promoted" if decision.promoted else "not promoted"
+        text = f"**{decision.source}** was {outcome} to champion of **{decision.model}** (version {decision.version}): "
         text += f"{decision.reason}."
         self._create("markdown", "decision", text, f"Decision about {decision.source}")
         if rows:
             self._create("table", "challenge", rows, f"{decision.source} challenges {decision.model}")
 
     def close(self, timeout: float = 10.0) -> None:
-        """Wait a little for what is on its way."""
+        """Wait briefly for the calls in the queue."""
         try:
             self._calls.put(None, timeout=timeout)
         except queue.Full:
@@ -124,7 +124,7 @@ class Page:
 
     def _create(self, kind: str, what: str, data: Any, description: str) -> None:
         artifact = self._artifact(kind, what, data, description)
-        self._tell(lambda client: client.create_artifact(artifact))
+        self._enqueue(lambda client: client.create_artifact(artifact))
 
     def _artifact(self, kind: str, what: str, data: Any, description: str) -> ArtifactCreate:
         key = artifact_key(self._run, what)
@@ -137,44 +137,44 @@ class Page:
         else:
             client.update_artifact(self._progress_id, ArtifactUpdate(data=percent, description=text))
 
-    def _tell(self, call: Callable[[Any], None]) -> None:
+    def _enqueue(self, call: Callable[[Any], None]) -> None:
         try:
             self._calls.put_nowait(call)
         except queue.Full:
-            _logger.debug("Prefect's page is behind; something is left out there.")
+            _logger.debug("The queue of updates for Prefect's page is full; one was dropped.")
 
     def _work(self) -> None:
         with get_client(sync_client=True) as client:
             while (call := self._calls.get()) is not None:
                 try:
                     call(client)
-                except Exception as error:  # a page that lacks something must not hurt training
+                except Exception as error:  # a missing update must not stop training
                     self._progress_waits = False
-                    _logger.debug(f"Prefect's page was not told: {error}")
+                    _logger.debug(f"Prefect's page was not updated: {error}")
 
 
 class PageHook(TrainingHook):
-    """Tells the page and Prefect's log what happens.
+    """Shows what happens on Prefect's page and in its log.
 
     Args:
         page: The flow run's page.
-        log: Gives the log of the task that runs.
+        log: Returns the log of the current task.
     """
 
     def __init__(self, page: Page, log: Callable[[], logging.Logger | logging.LoggerAdapter[Any]]) -> None:
         self._page, self._log = page, log
 
     def on_training_start(self, progress: TrainingProgress) -> None:
-        """Training begins, or goes on."""
-        self._log().info(f"training begins at {progress.env_steps:,} env steps")
+        """Log the start."""
+        self._log().info(f"training starts at {progress.env_steps:,} env steps")
         self._page.show_progress(progress, now=True)
 
     def on_iteration_end(self, progress: TrainingProgress, stats: Any) -> None:
-        """An iteration is done."""
+        """Update the progress."""
         self._page.show_progress(progress)
 
     def on_evaluation_end(self, progress: TrainingProgress, evaluation: Any) -> None:
-        """An evaluation was taken in."""
+        """Log and show the evaluation."""
         best = progress.best_evaluation is evaluation
         self._log().info(
             f"evaluation at {evaluation.env_steps:,} env steps: mean return {evaluation.mean:.6g} "
@@ -183,9 +183,9 @@ class PageHook(TrainingHook):
         self._page.show_evaluation({"step": evaluation.env_steps, **evaluation.to_record()}, best=best)
 
     def on_checkpoint(self, progress: TrainingProgress, version: Any) -> None:
-        """A version was committed."""
+        """Log the version."""
         self._log().info(f"checkpoint {version.name} at {version.env_steps:,} env steps")
 
     def on_training_end(self, progress: TrainingProgress) -> None:
-        """Training ended."""
+        """Show the final progress."""
         self._page.show_progress(progress, now=True)

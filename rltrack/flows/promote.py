@@ -1,4 +1,4 @@
-"""Promotion as a flow: a run challenges a model's champion, and becomes champion only if the gate says so."""
+"""Promotion as a flow: a run challenges a model's champion, and becomes champion only if it passes the gate."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROMOTED, REFUSED, DEGRADED = "rltrack.champion.promoted", "rltrack.champion.ref
 @task(name="gate", task_run_name="{run}@{version} challenges {model}", **RETRIED)
 @redacting
 def challenge(run: str, model: str, version: str, gate: Gate) -> Decision:
-    """Let a run's version challenge the champion; what was decided before is not decided again."""
+    """Let a run's version challenge the champion; an earlier decision is not repeated."""
     prepare_process()
     found = Root().find(run)
     if runtime.deployment.id is not None:
@@ -49,7 +49,7 @@ def check_champion(model: str) -> None:
 
 
 def promotion(run: str, model: str, version: str, gate: Gate | None) -> Any:
-    """Challenge the champion inside a flow run; return the flow run's state, which says how it went and why."""
+    """Challenge the champion inside a flow run; return the flow run's state, with the decision and its reason."""
     decision = challenge(run, model, version, gate or Gate())
     announce(PROMOTED if decision.promoted else REFUSED, model, {
         "version": decision.version, "run": decision.source, "reason": decision.reason, "against": decision.against or 0,
@@ -66,7 +66,7 @@ def promotion(run: str, model: str, version: str, gate: Gate | None) -> Any:
 
 
 def announce(event: str, model: str, payload: dict[str, Any]) -> None:
-    """Emit an event about a model, which automations can act upon."""
+    """Emit an event about a model, to which automations can react."""
     emit_event(
         event,
         resource={"prefect.resource.id": f"rltrack.model.{model}", "prefect.resource.name": model},
@@ -81,10 +81,10 @@ def promote(run: str, model: str, version: str = "best", gate: Gate | None = Non
 
     Args:
         run: The run.
-        model: The registered model; made with the first promotion.
+        model: The registered model; created by the first promotion.
         version: best, last, v12, or env steps.
         gate: What must be shown; omitted: better on 100 paired episodes.
-        restarts: How often it was brought back by itself so far.
+        restarts: Number of automatic restarts so far.
 
     Returns:
         Completed, named "Promoted" or "NotPromoted", with the reason.

@@ -1,4 +1,4 @@
-"""What leaves a flow or a task has no secret in it: errors, states and log lines go to Prefect, where others read them."""
+"""Removes secrets from errors, states and log lines of flows and tasks before they go to Prefect, where others read them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 
 
 def redacting(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a flow's or task's function, so that its errors and its state are free of secrets.
+    """Decorate the function of a flow or task, so that its errors and its state have no secrets.
 
-    An error with a secret in its message, its arguments, or in an error behind it, is replaced by one of its type, which has
-    nothing behind it. Others pass as they are, and so do signals, which are no errors.
+    An error with a secret in its message, its arguments or its causes is replaced by one of the same type without a cause.
+    Other errors and signals pass unchanged.
     """
 
     @functools.wraps(function)
@@ -37,9 +37,9 @@ def redacting(function: Callable[P, R]) -> Callable[P, R]:
             if isinstance(result, State) and result.message:
                 result = result.model_copy(update={"message": without_secrets(result.message)})
             return result
-        raise clean  # outside of the handler: there, Python would hang the error itself behind it
+        raise clean  # outside the handler, where Python would chain the original error
 
-    # Prefect looks up names of types in the module of the function that it is given, which is ours
+    # Prefect resolves annotations in the module of the function that it gets, which is this one
     signature = inspect.signature(function, eval_str=True)
     guarded.__signature__ = signature  # type: ignore[attr-defined]
     guarded.__annotations__ = {name: item.annotation for name, item in signature.parameters.items()}
@@ -47,7 +47,7 @@ def redacting(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def without_secrets_in(error: Exception) -> Exception:
-    """Return the error itself if no secret is in it or behind it; else one of its type without."""
+    """Return the error itself if neither it nor its causes have a secret; else one of its type without."""
     if all(without_secrets(text) == text for each in _chain(error) for text in _texts(each)):
         return error
     text = without_secrets(_text(error))
@@ -59,7 +59,7 @@ def without_secrets_in(error: Exception) -> Exception:
 
 
 def _of_same_type(error: Exception, text: str) -> Exception:
-    """An error that is an instance of the same classes, says the text, and holds nothing else."""
+    """Return an error of the same classes with the given text and nothing else."""
     arguments = tuple(without_secrets(item) if isinstance(item, str) else item for item in error.args)
     plain = all(item is None or isinstance(item, str | int | float | bool) for item in arguments)
     classes: list[Any] = list(type(error).__mro__)
@@ -73,11 +73,11 @@ def _of_same_type(error: Exception, text: str) -> Exception:
                 if isinstance(error, OSError) and isinstance(clean, OSError):
                     clean.errno = error.errno
                 return clean  # type: ignore[no-any-return]
-            except Exception:  # a class that is made in a way of its own
+            except Exception:  # a class with an unusual constructor
                 continue
         try:
-            said = type(kind.__name__, (kind,), {"__module__": kind.__module__, "__str__": lambda self: text})
-            clean = kind.__new__(said)
+            subclass = type(kind.__name__, (kind,), {"__module__": kind.__module__, "__str__": lambda self: text})
+            clean = kind.__new__(subclass)
             clean.args = (text,)
         except Exception:
             continue
@@ -106,28 +106,28 @@ def _texts(error: BaseException) -> Iterator[str]:
 def _text(item: object) -> str:
     try:
         return str(item)
-    except Exception:  # a class whose text cannot be had
+    except Exception:  # a class whose __str__ fails
         return ""
 
 
 class _WithoutSecrets(logging.Filter):
-    """Takes secrets out of a record, its traceback included."""
+    """Removes secrets from a log record, its traceback included."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        said = record.getMessage()
+        message = record.getMessage()
         if record.exc_info and record.exc_info[1] is not None:
             trace = "".join(traceback.format_exception(record.exc_info[1]))
             if without_secrets(trace) != trace:
                 record.exc_info, record.exc_text = None, None
-                said = f"{said}\n{trace.rstrip()}"
-        clean = without_secrets(said)
+                message = f"{message}\n{trace.rstrip()}"
+        clean = without_secrets(message)
         if clean != record.getMessage():
             record.msg, record.args = clean, ()
         return True
 
 
 def keep_secrets_out_of_logs() -> None:
-    """Take secrets out of all lines that flow and task runs log, those of Prefect's engine too; harmless if called twice."""
+    """Remove secrets from all log lines of flow and task runs, also of Prefect's engine; can be called repeatedly."""
     for name in _LOGGERS:
         logger = logging.getLogger(name)
         if not any(isinstance(known, _WithoutSecrets) for known in logger.filters):

@@ -1,7 +1,7 @@
 """Scheduled retraining: a new run each time; with a model, it challenges the champion, and replaces it only if it is better.
 
-Interrupted at any point, between training and promotion too, the flow goes on where it was: the run is finished or not, the
-decision is made or not.
+After an interruption at any point, also between training and promotion, the flow continues from there: the run is finished or
+not, the decision is made or not.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from rltrack.runs import Root, run_stem
 from rltrack.training.trainer import config_of
 
 _LONGEST_STEM = 84
-"""Characters of a name to which the time is added."""
+"""Maximum length of a name to which the time is added."""
 
 
 def _flow_run_name() -> str:
-    """Name the flow run as its run; where its parameters give no name, the flow itself says so in words."""
+    """Return the run's name as the flow run's; if the parameters give none, the flow itself raises the error."""
     parameters = runtime.flow_run.parameters
     given, run, model = (parameters.get(name) for name in ("config", "run", "model"))
     try:
@@ -65,11 +65,11 @@ def retrain(
     """Train a new run; with a model, let it challenge the champion.
 
     Args:
-        config: The training; its name is what the run's name begins with. Omitted: the champion's, with a new seed.
-        warm_start: Begin with the champion's policy (without a model: with the newest version of the last finished run of
-            this name); False, or where there is none: from scratch.
-        run: The run's name, to go on with it.
-        restarts: How often it was brought back by itself so far.
+        config: The training; the run's name begins with its name. Omitted: the champion's, with a new seed.
+        warm_start: Start from the champion's policy (without a model: from the newest version of the last finished run of
+            this name); if False, or without such a policy, from scratch.
+        run: The run's name, to resume it.
+        restarts: Number of automatic restarts so far.
         model: The registered model whose champion is challenged; omitted: the run is only trained.
         gate: What must be shown; omitted: better on 100 paired episodes.
 
@@ -78,11 +78,11 @@ def retrain(
     """
     if config is not None:
         check_if_deployed(config)
-    _stem(config, model)  # its error before anything begins
+    _stem(config, model)  # raises before anything starts
     name = retrained_name(config, run or runtime.flow_run.name, None, model)
     training = _training(Root(), name, config, warm_start, model)
-    check_if_deployed(training)  # a champion's comes from a registry, which others may write to
-    get_run_logger().info(f"begins with {training.start_from}" if training.start_from else "begins from scratch")
+    check_if_deployed(training)  # a champion's configuration comes from a registry to which others may write
+    get_run_logger().info(f"starts from {training.start_from}" if training.start_from else "starts from scratch")
     ended = run_training(training, name)
     if model is None or ended.name != "Completed":
         return ended
@@ -92,8 +92,8 @@ def retrain(
 def _training(
     root: Root, name: str, config: TrainingConfig | None, warm_start: bool, model: str | None
 ) -> TrainingConfig:
-    """What is trained: the run's own configuration, if it goes on; else the given one, or the champion's with a new seed."""
-    if root.exists(name):  # what it began with is part of its identity
+    """Return the run's own configuration if it is resumed; else the given one, or the champion's with a new seed."""
+    if root.exists(name):  # its `start_from` is part of its identity
         return config_of(root.find(name))
     origin, champion = (None, None) if model is None else champion_origin(root, model)
     if config is None:
@@ -115,7 +115,7 @@ def _training(
 
 
 def new_seed(name: str) -> int:
-    """Return a run's seed: another for each name, and the same when the run goes on."""
+    """Return a run's seed, derived from its name, so that a resume has the same."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") >> 1
 
 

@@ -1,4 +1,4 @@
-"""Which failures a task tries again after, and how often."""
+"""The retry policy of tasks: which failures are retried, and how often."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from prefect.tasks import exponential_backoff
 from rltrack.errors import CheckpointFailed, JournalFailed, RegistryUnavailable, RltrackError, RootNotWritable
 
 RETRIES = 3
-_LASTING = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EILSEQ)
-"""What a path or a name cannot do today it cannot do tomorrow."""
-_PASSING = (CheckpointFailed, JournalFailed, RootNotWritable, RegistryUnavailable)
+_PERMANENT_ERRNO = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EILSEQ)
+"""Errors of paths and names that a retry cannot fix."""
+_TRANSIENT = (CheckpointFailed, JournalFailed, RootNotWritable, RegistryUnavailable)
 
 
-def can_pass(error: object) -> bool:
-    """Whether trying again may help: not with a bad configuration, a NaN, a missing package or a run that is taken."""
+def is_transient(error: object) -> bool:
+    """Whether a retry may help: not after a bad configuration, a NaN, a missing package or a busy run."""
     if isinstance(error, RltrackError):
-        return isinstance(error, _PASSING)
-    if isinstance(error, OSError) and error.errno in _LASTING:
+        return isinstance(error, _TRANSIENT)
+    if isinstance(error, OSError) and error.errno in _PERMANENT_ERRNO:
         return False
     return isinstance(error, Exception) and not isinstance(error, ImportError | MemoryError | SyntaxError)
 
 
 def _retry_if(task: Any, task_run: Any, state: State[Any]) -> bool:
-    return can_pass(state.data)
+    return is_transient(state.data)
 
 
 RETRIED: dict[str, Any] = {

@@ -1,11 +1,11 @@
-"""The Prefect server of a root: one process, shared by all flow runs under that root, gone when the last of them is.
+"""The Prefect server of a root: one process, shared by all flow runs under that root, which ends after the last of them.
 
 Every user of the server holds a shared ``flock`` on ``prefect/users.lock``, which the kernel releases however the user
-ends. The server, a process of a session of its own (``python -m rltrack.flows.server FOLDER``), ends by itself once it can take
-that lock for itself alone. It is never Prefect's ephemeral one, which a signal leaves behind as an orphan.
+ends. The server, a background process in its own session (``python -m rltrack.flows.server FOLDER``), ends once it can take
+that lock exclusively. Prefect's ephemeral server is not used: a signal can leave it behind as an orphan.
 
-It asks every client for a password, which only the root's owner can read: whoever reaches Prefect can run code on its workers, and
-every user of a machine reaches its loopback addresses.
+It asks every client for a password, which only the root's owner can read: anyone who reaches Prefect can run code on its
+workers, and every user of a machine reaches its loopback addresses.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ START_SECONDS = 180.0
 _POLL_SECONDS = 0.1
 _WATCH_SECONDS = 0.5
 _GRACE_SECONDS = 3.0
-"""How long the server stays after its last user, for the next one."""
+"""How long the server waits for a next user."""
 
 
 class ServerFolder:
-    """Where a root's Prefect server keeps its database and says its address.
+    """The folder with the database, address and log of a root's Prefect server.
 
     Args:
         root: The root of all runs.
@@ -65,7 +65,7 @@ class ServerFolder:
         return str(found["api"]) if is_healthy(found["api"]) else None
 
     def auth(self) -> str | None:
-        """Return what the server asks its clients for, as ``user:password``; None where it has not been started yet."""
+        """Return the server's credentials as ``user:password``; None if it was never started."""
         try:
             return self.auth_file.read_text().strip() or None
         except FileNotFoundError:
@@ -104,15 +104,15 @@ def refuses(api: str, auth: str | None, timeout: float = 10.0) -> bool:
 
 @contextlib.contextmanager
 def hold_server(root: Path, *, port: int = 0, settings: Mapping[str, str] | None = None) -> Iterator[str]:
-    """Hold the root's Prefect server, and start it if nobody did.
+    """Hold the root's Prefect server; start it if it is not running.
 
     Args:
         root: The root of all runs.
         port: Where a new server listens; 0 for any free port.
-        settings: Prefect's settings of a new server, beside ours: such as the address of its database.
+        settings: Further Prefect settings of a new server, such as the address of its database.
 
     Yields:
-        The address of its API. The server lives until the last holder lets go.
+        The address of its API. The server runs until the last holder releases it.
 
     Raises:
         RltrackError: If it does not start.
@@ -122,14 +122,14 @@ def hold_server(root: Path, *, port: int = 0, settings: Mapping[str, str] | None
     folder.path.mkdir(exist_ok=True)
     descriptor = os.open(folder.users_lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for a server that is just going
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for a server that is shutting down
         yield folder.address() or _start(folder, port, settings or {})
     finally:
         os.close(descriptor)
 
 
 def _start(folder: ServerFolder, port: int, settings: Mapping[str, str]) -> str:
-    """Start a server, unless another holder is just doing so; return its address when it answers."""
+    """Spawn a server, unless another holder does so; return its address once it answers."""
     replace_text(folder.settings_file, json.dumps(dict(settings)), 0o600)  # a database's address may hold a password
     deadline = time.monotonic() + START_SECONDS
     process: subprocess.Popen[bytes] | None = None
@@ -147,7 +147,7 @@ def _start(folder: ServerFolder, port: int, settings: Mapping[str, str]) -> str:
             return address
         time.sleep(_POLL_SECONDS)
     raise RltrackError(
-        f"The local Prefect server did not start; its last words are in {folder.log_file}. Set PREFECT_API_URL to use another "
+        f"The local Prefect server did not start; its log is {folder.log_file}. Set PREFECT_API_URL to use another "
         "server, or use `rltrack train`, which needs none."
     )
 
@@ -158,7 +158,7 @@ def _clean_environment() -> dict[str, str]:
 
 
 def server_settings(folder: ServerFolder, port: int) -> dict[str, str]:
-    """Return the settings under which a root's server runs."""
+    """Return the settings of a root's server."""
     given = json.loads(folder.settings_file.read_text()) if folder.settings_file.exists() else {}
     return {
         "PREFECT_HOME": str(folder.path),
@@ -175,14 +175,14 @@ def server_settings(folder: ServerFolder, port: int) -> dict[str, str]:
 
 
 def serve(root: Path, port: int) -> None:
-    """Serve until nobody holds the server any more. In the server's own process.
+    """Serve, in the server's own process, until no user holds the server.
 
-    Nothing happens if another server of this root is alive or starting.
+    Returns at once if another server of this root is running or starting.
     """
     folder = ServerFolder(root)
     lock = take_lock(folder.server_lock)
     if lock is None:
-        time.sleep(1.0)  # the caller looks for the other one's address
+        time.sleep(1.0)  # the caller polls for the other one's address
         return
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -205,7 +205,7 @@ def serve(root: Path, port: int) -> None:
 
 
 def _watch(folder: ServerFolder, server: Any, port: int) -> None:
-    """Say the address once the server answers; end it when it has no users."""
+    """Write the address once the server answers; end the server when it has no users."""
     while not server.started:
         time.sleep(_POLL_SECONDS)
     address = {"api": f"http://{HOST}:{port}/api", "pid": os.getpid()}
@@ -228,12 +228,12 @@ def _watch(folder: ServerFolder, server: Any, port: int) -> None:
         if time.monotonic() - alone_since < _GRACE_SECONDS:
             os.close(descriptor)
             continue
-        folder.address_file.unlink(missing_ok=True)  # whoever comes now waits for the lock until we are gone
+        folder.address_file.unlink(missing_ok=True)  # new users wait for the lock until this process has ended
         server.should_exit = True
 
 
 def _migrate(folder: ServerFolder) -> None:
-    """Make or update the database, once for each version of Prefect: it takes ten seconds, and a copy takes none."""
+    """Create or migrate the database once for each version of Prefect: that takes ten seconds, a copy almost none."""
     import prefect
 
     url = os.environ["PREFECT_SERVER_DATABASE_CONNECTION_URL"]

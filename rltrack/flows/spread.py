@@ -1,4 +1,4 @@
-"""Seeds and trials as deployment runs: started once each, carried out by whatever workers the work pool has."""
+"""Seeds and trials as deployment runs: each is started once, and any worker of the work pool runs it."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from rltrack.flows.installation import OURS, VARIABLE, installation_of
 from rltrack.runs import Root
 from rltrack.studies.search import Search, trial_name
 
-_LOOK_SECONDS = 2.0
+_POLL_SECONDS = 2.0
 _BATCH, _PAGE = 50, 200
-_COMES_BACK_SECONDS = 900.0
-"""How long one that crashed or was preempted is expected to come back by itself."""
+_RESTART_SECONDS = 900.0
+"""How long an automatic restart is expected after a crash or preemption."""
 
 
 def spread_trials(search: Search, *, wait: bool, tell: Callable[[str], None]) -> dict[str, str]:
-    """Start a run of the deployment ``trial`` for each trial that has no result and is not under way.
+    """Start a run of the deployment ``trial`` for each trial without a result that is not under way.
 
     Args:
-        search: The sweep, open. The workers find it by ``RLTRACK_SWEEP_STORAGE`` in their environment, or under the same root.
+        search: The sweep, open. Workers find it by ``RLTRACK_SWEEP_STORAGE`` in their environment, or under the same root.
         wait: Wait until all have ended.
-        tell: Hears how it goes.
+        tell: Called with each progress message.
 
     Returns:
-        The trials that have no result, with the reason.
+        The trials without a result, with the reason.
 
     Raises:
         RltrackError: If the server has no such deployment.
@@ -50,10 +50,10 @@ def spread_seeds(
     """Start a run of the deployment ``train`` for each seed of a study; as `spread_trials`.
 
     Args:
-        root: Knows what its installation's deployments are called.
+        root: The root, whose installation names the deployment.
         members: Each run's configuration, by its name.
         wait: Wait until all have ended.
-        tell: Hears how it goes.
+        tell: Called with each progress message.
     """
     runs = {name: {"config": config.to_mapping(), "run": name} for name, config in members.items()}
     return _spread(installation_of(root).deployment("train"), runs, wait, tell)
@@ -67,8 +67,8 @@ def _spread(
             found = client.read_deployment_by_name(deployment)
         except ObjectNotFound:
             raise RltrackError(
-                f"The Prefect server has no deployment {deployment}. Make it with `rltrack deploy`; `rltrack up` does so by "
-                f"itself. If it was deployed from another root under another name, set {VARIABLE} to that name."
+                f"The Prefect server has no deployment {deployment}. Create it with `rltrack deploy` or `rltrack up`. "
+                f"If it was deployed from another root under another name, set {VARIABLE} to that name."
             ) from None
         if OURS not in found.tags:
             raise RltrackError(
@@ -76,7 +76,7 @@ def _spread(
             )
         under_way = {
             name: flow_run
-            for name, flow_run in _standing(client, found.id, dict.fromkeys(runs), _liveness).items()
+            for name, flow_run in _latest_flow_runs(client, found.id, dict.fromkeys(runs), _liveness).items()
             if not _has_ended(flow_run)
         }
         since = {name: flow_run.created for name, flow_run in under_way.items()}
@@ -84,37 +84,37 @@ def _spread(
             if name not in under_way:
                 flow_run = client.create_flow_run_from_deployment(found.id, name=name, parameters=dict(parameters))
                 since[name] = flow_run.created
-        begun = len(runs) - len(under_way)
-        tell(f"{begun} started as runs of {deployment}{f'; {len(under_way)} are under way' if under_way else ''}")
+        started = len(runs) - len(under_way)
+        tell(f"{started} started as runs of {deployment}{f'; {len(under_way)} are under way' if under_way else ''}")
         return _follow(client, found.id, since, tell) if wait else {}
 
 
 def _follow(
     client: SyncPrefectClient, deployment: UUID, since: Mapping[str, datetime | None], tell: Callable[[str], None]
 ) -> dict[str, str]:
-    """Wait until each has ended; what ended before its time is another's."""
-    left, said = dict(since), dict[str, str]()
+    """Wait until each has ended; flow runs created earlier are ignored."""
+    left, shown = dict(since), dict[str, str]()
     problems: dict[str, str] = {}
     while left:
-        for name, flow_run in _standing(client, deployment, left, _progress).items():
+        for name, flow_run in _latest_flow_runs(client, deployment, left, _progress).items():
             if flow_run.state is None:
                 continue
-            if said.get(name) != flow_run.state.name:
-                said[name] = str(flow_run.state.name)
+            if shown.get(name) != flow_run.state.name:
+                shown[name] = str(flow_run.state.name)
                 tell(f"{name}: {flow_run.state.name}{f' ({flow_run.state.message})' if flow_run.state.message else ''}")
             if _has_ended(flow_run):
                 del left[name]
                 if not _is_done(flow_run):
                     problems[name] = f"{flow_run.state.name}: {flow_run.state.message}"
         if left:
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
     return problems
 
 
-def _standing(
+def _latest_flow_runs(
     client: SyncPrefectClient, deployment: UUID, since: Mapping[str, datetime | None], rank: Callable[[FlowRun], int]
 ) -> dict[str, FlowRun]:
-    """Return the deployment's flow run of each name that says how it stands: of the highest rank, and of these the newest."""
+    """Return the deployment's flow run of each name with the highest rank, and of these the newest."""
     names, found = list(since), dict[str, FlowRun]()
     for begin in range(0, len(names), _BATCH):
         chosen, offset = names[begin : begin + _BATCH], 0
@@ -136,12 +136,12 @@ def _standing(
 
 
 def _liveness(flow_run: FlowRun) -> int:
-    """What is under way counts more than what has ended."""
+    """Rank flow runs under way above ended ones."""
     return int(not _has_ended(flow_run))
 
 
 def _progress(flow_run: FlowRun) -> int:
-    """What is done counts most: another flow run of its name found it busy."""
+    """Rank completed flow runs highest: another flow run of the same name may have ended as busy."""
     return 2 if _is_done(flow_run) else _liveness(flow_run)
 
 
@@ -150,10 +150,10 @@ def _is_done(flow_run: FlowRun) -> bool:
 
 
 def _has_ended(flow_run: FlowRun) -> bool:
-    """Whether nothing more comes of it: one that crashed or was preempted comes back as a new flow run of its name."""
+    """Whether it is final: one that crashed or was preempted is restarted as a new flow run of the same name."""
     state = flow_run.state
     if state is None or not state.is_final():
         return False
     if state.is_crashed() or state.name in ("Preempted", "Busy"):
-        return (datetime.now(UTC) - state.timestamp).total_seconds() > _COMES_BACK_SECONDS
+        return (datetime.now(UTC) - state.timestamp).total_seconds() > _RESTART_SECONDS
     return True

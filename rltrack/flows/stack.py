@@ -1,7 +1,7 @@
 """The whole stack on one machine, without docker: Prefect server, MLflow's page, TensorBoard, workers, deployments.
 
-A supervisor, a process of a session of its own (`rltrack.flows.supervisor`), starts the parts, starts again what dies,
-and on SIGTERM drains: running flows are suspended at a boundary, with a version, and go on after the next start.
+A supervisor, a background process in its own session (`rltrack.flows.supervisor`), starts the parts, restarts those that die,
+and drains on SIGTERM: running flows are suspended at a boundary, with a version, and resume after the next start.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Options:
     """How a stack is started.
 
     Attributes:
-        workers: Worker processes that carry out deployments' runs.
+        workers: Number of worker processes.
         database_url: A PostgreSQL server for Prefect's and MLflow's databases; None for sqlite under the root.
         ports: Port of ``prefect``, ``mlflow`` and ``tensorboard``.
     """
@@ -51,7 +51,7 @@ class Options:
 
 
 class StackFolder:
-    """Where a root's stack keeps its state and logs."""
+    """The folder with the state and logs of a root's stack."""
 
     def __init__(self, root: Path) -> None:
         self.path = root / "stack"
@@ -60,15 +60,15 @@ class StackFolder:
         self.state_file = self.path / "state.json"
 
     def is_up(self) -> bool:
-        """Whether a supervisor lives."""
+        """Whether a supervisor is running."""
         return is_locked(self.lock)
 
     def options(self) -> Options:
-        """Return how it was started."""
+        """Return the options with which it was started."""
         return Options(**json.loads(self.options_file.read_text()))
 
     def state(self) -> dict[str, Any]:
-        """Return what the supervisor last said of itself."""
+        """Return the state that the supervisor last wrote."""
         try:
             return dict(json.loads(self.state_file.read_text()))
         except (OSError, ValueError):
@@ -83,17 +83,17 @@ def up(
     chosen_ports: frozenset[str] = frozenset(),
     foreground: bool = False,
 ) -> None:
-    """Start the stack and wait until all of it answers; a stack that is up is left as it is.
+    """Start the stack and wait until all parts answer; a running stack is not changed.
 
     Args:
         root: The root of all runs.
-        options: How.
-        tell: Hears what happens.
-        chosen_ports: Ports that the user asked for by name; others are moved if they are taken.
+        options: Its options.
+        tell: Called with each progress message.
+        chosen_ports: Ports that the user chose; others are replaced if they are taken.
         foreground: Be the supervisor, until SIGTERM or Ctrl-C, as systemd wants it.
 
     Raises:
-        ConfigurationError: If it is up with other options, or a port that was asked for is taken.
+        ConfigurationError: If it is up with other options, or a chosen port is taken.
         MissingExtra: If PostgreSQL is asked for without its driver.
         RltrackError: If a part does not start.
     """
@@ -129,7 +129,7 @@ def up(
     while not folder.state().get("ready"):
         if supervisor.poll() is not None or time.monotonic() > deadline:
             end_session(supervisor.pid, DRAIN_SECONDS)
-            problem = folder.state().get("problem") or f"its last words are in {log_file}"
+            problem = folder.state().get("problem") or f"its log is {log_file}"
             raise RltrackError(f"The stack did not start: {problem}.")
         time.sleep(0.2)
 
@@ -142,18 +142,18 @@ def down(root: Root, tell: Callable[[str], None]) -> bool:
     """
     folder = StackFolder(root.path)
     if not folder.is_up():
-        end_leftovers(folder)
+        stop_leftover_processes(folder)
         return False
     pid = lock_holder(folder.lock)
     if pid is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + DRAIN_SECONDS + DELIVERY_SECONDS + 60
-    said = ""
+    shown = ""
     while folder.is_up():
         message = folder.state().get("message", "")
-        if message and message != said:
-            tell(said := message)
+        if message and message != shown:
+            tell(shown := message)
         if time.monotonic() > deadline:
             raise RltrackError(f"The stack does not end; see {folder.path / 'supervisor.log'} (process {pid}).")
         time.sleep(0.2)
@@ -194,7 +194,7 @@ def _answers(address: str) -> bool:
 
 
 def _port(name: str, port: int, chosen: bool, tell: Callable[[str], None]) -> int:
-    """Return the port if it is free, else another one, saying so; one that was asked for must be free."""
+    """Return the port if it is free, else another one; a port that the user chose must be free."""
     try:
         return free_port(port, f"--{name}-port")
     except ConfigurationError:
@@ -205,8 +205,8 @@ def _port(name: str, port: int, chosen: bool, tell: Callable[[str], None]) -> in
         return other
 
 
-def end_leftovers(folder: StackFolder) -> None:
-    """End the parts of a supervisor that was killed."""
+def stop_leftover_processes(folder: StackFolder) -> None:
+    """End the processes of a supervisor that was killed."""
     for part in folder.state().get("parts", []):
         if part["pid"] is None or part["part"] == "prefect":
             continue

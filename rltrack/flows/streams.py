@@ -1,7 +1,7 @@
-"""Python's global random stream belongs to the training: Prefect and what it is built on get another one.
+"""Gives Prefect and its libraries their own random stream; Python's global one belongs to the training.
 
-An environment may draw from the module `random`, whose state is part of each version. Prefect's websocket draws from it too, at
-every ping, in a thread. Modules that are found to use it get a second copy of the module, with a stream of its own.
+An environment may draw from the module `random`, whose state is part of each version. Prefect's websocket draws from it too,
+at every ping, in a thread. Modules that use it get a second copy of the module, with its own stream.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def _second_copy() -> ModuleType:
 _theirs = _second_copy()
 
 
-def keep_apart() -> None:
-    """Give the libraries that are loaded by now a random stream of their own."""
+def use_second_random() -> None:
+    """Give the libraries that are loaded now the second copy of the module `random`."""
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in _LIBRARIES and vars(module).get("random") is random:
             module.random = _theirs  # type: ignore[attr-defined]

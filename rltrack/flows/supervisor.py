@@ -1,7 +1,7 @@
 """The process that keeps a stack alive (``python -m rltrack.flows.supervisor ROOT``).
 
-It starts the parts, starts again what dies, and on SIGTERM drains: running flows are suspended at a boundary, with a
-version, and go on after the next start.
+It starts the parts, restarts those that die, and drains on SIGTERM: running flows are suspended at a boundary, with a
+version, and resume after the next start.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from rltrack.files import is_locked, lock_holder, replace_text, take_lock
 from rltrack.flows.databases import Databases
 from rltrack.flows.installation import Installation, installation_of
 from rltrack.flows.server import HOST, ServerFolder, hold_server, is_healthy
-from rltrack.flows.stack import DELIVERY_SECONDS, DRAIN_SECONDS, StackFolder, end_leftovers
+from rltrack.flows.stack import DELIVERY_SECONDS, DRAIN_SECONDS, StackFolder, stop_leftover_processes
 from rltrack.processes import end_session, lives
 from rltrack.runs import Root
 from rltrack.tracking.destination import MLFLOW_PAGE
 from rltrack.tracking.sinks.embedded import ensure_database
 from rltrack.ui import lean_environment, mlflow_command, tensorboard_command, wait_until_up
 
-_LOOK_SECONDS = 0.5
-_LONGEST_WAIT = 60.0
+_POLL_SECONDS = 0.5
+_MAX_BACKOFF_SECONDS = 60.0
 
 
 @dataclass
@@ -40,9 +40,9 @@ class Part:
     Attributes:
         name: Such as ``mlflow`` or ``worker-1``.
         command: What starts it.
-        address: Where it answers; None for a worker.
+        address: Its address; None for a worker.
         environment: Its environment.
-        log: What it says.
+        log: Its log file.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Part:
     next_start: float = 0.0
 
     def start(self) -> None:
-        """Start it, in a session of its own, with the usual signals."""
+        """Spawn it in its own session."""
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
@@ -63,13 +63,13 @@ class Part:
             )  # fmt: skip
 
     def keep_alive(self) -> bool:
-        """Start it again if it died, later each time; return whether anything changed."""
+        """Restart it with backoff if it died; return whether anything changed."""
         now = time.monotonic()
         if self.process is not None and self.process.poll() is None:
             return False
         if self.process is not None:
             self.process = None
-            self.next_start = now + min(_LONGEST_WAIT, 2.0**self.restarts)
+            self.next_start = now + min(_MAX_BACKOFF_SECONDS, 2.0**self.restarts)
             self.restarts += 1
             return True
         if now < self.next_start:
@@ -105,17 +105,17 @@ class Supervisor:
         """Supervise until SIGTERM or Ctrl-C."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stopping.set())
-        end_leftovers(self.folder)
+        stop_leftover_processes(self.folder)
         settings = self.databases.prefect_settings()
         with hold_server(self.root.path, port=self.options.ports["prefect"], settings=settings) as self.api:
             try:
                 self._start()
                 self._ready = True
-                self._say("")
+                self._write_state("")
                 self._watch(settings)
                 self._drain()
             except Exception as error:
-                self._say("", problem=" ".join(str(error).split()))
+                self._write_state("", problem=" ".join(str(error).split()))
                 raise
             finally:
                 for part in reversed(self.parts):
@@ -141,7 +141,7 @@ class Supervisor:
         own, log = installation_of(self.root), logs / "deploy.log"
         steps = deployments.deploy(self.root, own, adopt=True, log=log, environment=environment)
         replace_text(self.folder.path / "deployed.json", json.dumps([asdict(step) for step in steps], indent=1))
-        self._let_suspended_go_on(own)
+        self._resume_suspended(own)
         for number in range(1, self.options.workers + 1):
             command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", own.work_pool, "--type", "process"]
             self._add(f"worker-{number}", [*command, "--name", f"{own.work_pool}-{number}"], None, environment)
@@ -150,7 +150,7 @@ class Supervisor:
         part = Part(name, command, address, environment, self.folder.path / f"{name}.log")
         part.start()
         self.parts.append(part)
-        self._say("")
+        self._write_state("")
 
     def _worker_environment(self, mlflow_page: str) -> dict[str, str]:
         environment = {
@@ -171,24 +171,24 @@ class Supervisor:
         return environment
 
     def _watch(self, settings: Mapping[str, str]) -> None:
-        while not self.stopping.wait(_LOOK_SECONDS):
-            changed = [part.keep_alive() for part in self.parts]  # every one of them
+        while not self.stopping.wait(_POLL_SECONDS):
+            changed = [part.keep_alive() for part in self.parts]  # all of them, not up to the first
             if any(changed):
-                self._say("")
+                self._write_state("")
             server = ServerFolder(self.root.path)
             if not lives(server.pid()):
                 with hold_server(self.root.path, port=self.options.ports["prefect"], settings=settings):
-                    self._say("")
+                    self._write_state("")
 
     def _drain(self) -> None:
-        """Suspend what runs, at a boundary, with a version; nothing new begins."""
+        """Suspend running flows at a boundary, with a version; start nothing new."""
         from rltrack.flows import work_pool
         from rltrack.flows.suspending import running_flow_runs, suspend
 
         if not is_healthy(self.api):
             return
         own = installation_of(self.root)
-        paused = work_pool.pause(own, True)  # False: a person had paused it, and it stays so
+        paused = work_pool.pause(own, True)  # False: it was paused by a person, and stays paused
         running = running_flow_runs(own)
         for flow_run in running:
             suspend(flow_run.id)
@@ -200,7 +200,7 @@ class Supervisor:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGTERM)
         if names:
-            self._say(f"suspending at the next boundary: {', '.join(names)}")
+            self._write_state(f"suspending at the next boundary: {', '.join(names)}")
         deadline = time.monotonic() + DRAIN_SECONDS
         while any(is_locked(lock) for lock in locks) and time.monotonic() < deadline:
             time.sleep(0.2)
@@ -211,7 +211,7 @@ class Supervisor:
         self._deliver_rest()
 
     def _deliver_rest(self) -> None:
-        """Wait for what is still being delivered to MLflow's server, which goes now; the next command delivers the rest."""
+        """Wait for deliveries to MLflow's server before it stops; the next command delivers the rest."""
         deadline = time.monotonic() + DELIVERY_SECONDS
         while (rest := [run for run in self.root.runs() if run.is_shipped() and not run.is_locked()]) and (
             time.monotonic() < deadline
@@ -222,28 +222,28 @@ class Supervisor:
             if pid is not None:
                 end_session(pid)
 
-    def _let_suspended_go_on(self, own: Installation) -> None:
+    def _resume_suspended(self, own: Installation) -> None:
         from rltrack.flows import work_pool
-        from rltrack.flows.suspending import let_suspended_go_on
+        from rltrack.flows.suspending import resume_suspended
 
         file = self.folder.path / "suspended.json"
         if file.exists():
             suspended = json.loads(file.read_text())
-            if isinstance(suspended, list):  # of an earlier rltrack: everything that is suspended
+            if isinstance(suspended, list):  # written by an earlier rltrack: resume everything that is suspended
                 suspended = {"paused": True, "flow_runs": None}
             if suspended["paused"]:
                 work_pool.pause(own, False)
-            let_suspended_go_on(own, suspended["flow_runs"])
+            resume_suspended(own, suspended["flow_runs"])
             file.unlink()
 
     def _wait_for_server(self) -> None:
-        """Wait for the server's own end, if nobody else uses it."""
+        """Wait until the server ends, if it has no other users."""
         deadline = time.monotonic() + 20
         server = ServerFolder(self.root.path)
         while server.address() is not None and time.monotonic() < deadline:
             time.sleep(0.2)
 
-    def _say(self, message: str, problem: str | None = None) -> None:
+    def _write_state(self, message: str, problem: str | None = None) -> None:
         server = ServerFolder(self.root.path)
         parts = [{"part": "prefect", "address": self.api.removesuffix("/api"), "pid": server.pid(), "restarts": 0}]
         parts += [
@@ -260,7 +260,7 @@ class Supervisor:
 
 
 def supervise(root: Path) -> None:
-    """Be the supervisor of a root, unless there is one."""
+    """Be the supervisor of a root, unless it has one."""
     folder = StackFolder(root)
     lock = take_lock(folder.lock, wait_seconds=1.0)
     if lock is None:

@@ -1,4 +1,4 @@
-"""Flow runs of an installation's work pool that are suspended at a boundary, and go on later under the same ids."""
+"""Suspends flow runs of an installation's work pool at a boundary, and resumes them later under the same ids."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rltrack.flows.installation import Installation
 
 
 def running_flow_runs(installation: Installation) -> list[FlowRun]:
-    """Return the work pool's flow runs that run now."""
+    """Return the work pool's running flow runs."""
     return _flow_runs(installation, [StateType.RUNNING])
 
 
@@ -38,13 +38,13 @@ def _flow_runs(installation: Installation, states: list[StateType], ids: list[UU
 
 
 def suspend(flow_run_id: UUID) -> None:
-    """Ask a flow run to suspend at its next boundary; one that cannot is left to its own end."""
+    """Ask a flow run to suspend at its next boundary; one that cannot runs to its end."""
     with contextlib.suppress(RuntimeError):
         suspend_flow_run(flow_run_id=flow_run_id)
 
 
-def let_suspended_go_on(installation: Installation, ids: Sequence[str] | None) -> None:
-    """Let flow runs go on that were suspended, under the same ids; None: all that are suspended."""
+def resume_suspended(installation: Installation, ids: Sequence[str] | None) -> None:
+    """Resume suspended flow runs under the same ids; None: all that are suspended."""
     known = None if ids is None else [UUID(flow_run) for flow_run in ids]
     for flow_run in _flow_runs(installation, [StateType.PAUSED], known) if known != [] else []:
         with contextlib.suppress(RuntimeError):

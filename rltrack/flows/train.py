@@ -1,8 +1,8 @@
 """Training as a Prefect flow: set-up, chunks, evaluations and checkpoints are tasks with retries.
 
-The tasks are thin doors to `TrainingLoop`'s verbs. Each aims at an absolute number of env steps, so that repeating
-finished work does nothing; after a failure the run is restored from its newest version and trains what is missing again,
-bit for bit. Prefect's results and caches are not used: the run's own folder is the truth.
+The tasks call `TrainingLoop`'s methods. Each aims at an absolute number of env steps, so that repeating finished work does
+nothing; after a failure the run is restored from its newest version and trains the missing part again, bit for bit. Prefect's
+results and caches are not used: the run's folder has the state.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from prefect.exceptions import Pause
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Completed, Crashed
 from pydantic import Field
-from websockets.asyncio import connection as _connection  # noqa: F401  (loaded, so that `keep_apart` finds it)
+from websockets.asyncio import connection as _connection  # noqa: F401  (loaded, so that `use_second_random` finds it)
 
 from rltrack.config import TrainingConfig, check_run_name
 from rltrack.errors import RunBusy
@@ -31,8 +31,8 @@ from rltrack.flows.links import flow_run_page
 from rltrack.flows.page import Page
 from rltrack.flows.redaction import keep_secrets_out_of_logs, redacting
 from rltrack.flows.retries import RETRIED
-from rltrack.flows.streams import keep_apart
-from rltrack.flows.training import Training, check_parameters, refuse_if_hopeless
+from rltrack.flows.streams import use_second_random
+from rltrack.flows.training import Training, check_attempts, check_parameters
 from rltrack.runs import Root, RunDirectory, run_stem
 from rltrack.tracking.delivery import wait_until_delivered
 from rltrack.training.progress import TrainingState, TrainingStatistics
@@ -42,9 +42,9 @@ from rltrack.training.train_loop import Due, TrainingLoop
 DELIVERY_SECONDS = 120.0
 MAX_RESTARTS = 100
 Restarts = Annotated[int, Field(ge=0, le=MAX_RESTARTS)]
-"""How often a run was brought back by itself: the server refuses more, even where the flow dies before it can count."""
+"""Number of automatic restarts of a run: the server refuses more, even if the flow dies before it can count."""
 
-keep_apart()
+use_second_random()
 keep_secrets_out_of_logs()
 
 
@@ -59,7 +59,7 @@ def set_up(training: Training) -> dict[str, Any]:
 @task(name="train chunk", task_run_name="train from {env_steps:,} to {until}", **RETRIED)
 @redacting
 def train_chunk(training: Training, env_steps: int, until: str, mark: Mark) -> int:
-    """Train up to a mark, or until something else is due."""
+    """Train up to a mark, or until something else is due; return the env steps reached."""
     training.carry_out(Due.CHUNK, env_steps, mark)
     return training.open().progress.env_steps
 
@@ -76,7 +76,7 @@ def evaluate(training: Training, env_steps: int, due: Due) -> float | None:
 @task(name="checkpoint", task_run_name="checkpoint at {env_steps:,}", **RETRIED)
 @redacting
 def checkpoint(training: Training, env_steps: int) -> None:
-    """Begin to commit a version from which training can go on."""
+    """Start to commit a resumable version."""
     training.carry_out(Due.CHECKPOINT, env_steps)
 
 
@@ -90,7 +90,7 @@ def finish(training: Training, env_steps: int) -> None:
 @task(name="deliver", task_run_name="deliver", cache_policy=NO_CACHE, persist_result=False)
 @redacting
 def deliver(loop: TrainingLoop, run: RunDirectory) -> bool:
-    """Wait until everything is in MLflow and TensorBoard, with a bound; what is missing then is delivered later."""
+    """Wait until everything is in MLflow and TensorBoard, with a timeout; the rest is delivered later."""
     delivered = wait_until_delivered(run, loop.wait_for_tracking, DELIVERY_SECONDS)
     if not delivered:
         get_run_logger().warning("Not everything is in MLflow yet; `rltrack sync --all` shows why, and delivers it.")
@@ -98,7 +98,7 @@ def deliver(loop: TrainingLoop, run: RunDirectory) -> bool:
 
 
 def _flow_run_name() -> str:
-    """Name the flow run as its run; where its parameters give no name, the flow itself says so in words."""
+    """Return the run's name as the flow run's; if the parameters give none, the flow itself raises the error."""
     parameters, flow_run_id = runtime.flow_run.parameters, str(runtime.flow_run.id)
     try:
         return run_name(parameters["config"], parameters.get("run"), flow_run_id)
@@ -107,10 +107,10 @@ def _flow_run_name() -> str:
 
 
 def run_name(config: TrainingConfig | Mapping[str, Any], run: str | None, flow_run_id: str) -> str:
-    """Return the run's name: as asked for, or from algorithm, environment and seed, and unique to the flow run.
+    """Return the run's name: the given one, or one from algorithm, environment, seed and the flow run's id.
 
     Raises:
-        ConfigurationError: If the name that is asked for cannot be a run's.
+        ConfigurationError: If the given name cannot be a run's.
     """
     if isinstance(config, Mapping):
         config = TrainingConfig.from_mapping(config)
@@ -120,33 +120,33 @@ def run_name(config: TrainingConfig | Mapping[str, Any], run: str | None, flow_r
 
 
 def default_name(config: TrainingConfig) -> str:
-    """Return what a name is made from where none is given."""
+    """Return the first part of a name if none is given."""
     return f"{config.agent.algorithm}-{config.environment.id}-s{config.seed}"
 
 
 trainings: list[Training] = []
-"""The trainings of this process's flow runs, for the door that started them."""
+"""The trainings of this process's flow runs, for `train_here`."""
 
 
 @flow(name="train", flow_run_name=_flow_run_name, persist_result=False)
 @redacting
 def train(config: TrainingConfig, run: str | None = None, restarts: Restarts = 0) -> Any:
-    """Train what a configuration describes; a run that exists under its name goes on where it stood.
+    """Train what a configuration describes; an existing run of its name is resumed.
 
     Args:
         config: The training.
         run: The run's name, instead of the configuration's.
-        restarts: How often it was brought back by itself so far.
+        restarts: Number of automatic restarts so far.
 
     Returns:
-        Completed; or Cancelled, named "Stopped" (by a person) or "Preempted" (by a signal), with a version to go on from.
+        Completed; or Cancelled, named "Stopped" (by a person) or "Preempted" (by a signal), with a resumable version.
     """
     check_if_deployed(config)
     return run_training(config, run_name(config, run, str(runtime.flow_run.id)))
 
 
 def check_if_deployed(config: TrainingConfig) -> None:
-    """Refuse in a deployment's run what this worker does not allow; comes before anything of the configuration is used.
+    """Refuse, in a deployment's run, what this worker does not allow, before anything of the configuration is used.
 
     Raises:
         NotAllowed: As `rltrack.flows.training.check_parameters`.
@@ -161,7 +161,7 @@ def run_training(config: TrainingConfig, name: str, hooks: Sequence[Any] = ()) -
     Args:
         config: The training.
         name: The run's name.
-        hooks: Hooks of the flow's own.
+        hooks: Further hooks.
     """
     flow_run_id = str(runtime.flow_run.id)
     api = str(PREFECT_API_URL.value() or "")
@@ -184,7 +184,7 @@ def run_training(config: TrainingConfig, name: str, hooks: Sequence[Any] = ()) -
     tag_flow_run(flow_run_id, flow_run_tags(training.root, name))
     try:
         with training.control.signals(chain=False):
-            refuse_if_hopeless(training.directory)
+            check_attempts(training.directory)
             try:
                 set_up(training)
             except RunBusy as error:
@@ -194,9 +194,9 @@ def run_training(config: TrainingConfig, name: str, hooks: Sequence[Any] = ()) -
             try:
                 _train(training)
                 loop = training.close()
-                assert loop is not None, "the training was live to its end"
+                assert loop is not None, "the training is open until here"
                 deliver(loop, training.directory)
-            except Pause:  # suspended from outside: Prefect allows no further task
+            except Pause:  # suspended by `rltrack down` or a person: Prefect allows no further task
                 training.stop("suspended")
                 raise
             page.show_summary(training.directory)
@@ -207,7 +207,7 @@ def run_training(config: TrainingConfig, name: str, hooks: Sequence[Any] = ()) -
 
 
 def _train(training: Training) -> None:
-    """Go from boundary to boundary, a task for each thing that is due."""
+    """Run a task for each thing that is due, from boundary to boundary."""
     if training.was_finished:
         return
     while True:
@@ -226,17 +226,17 @@ def _train(training: Training) -> None:
 
 
 def _final_state(statistics: TrainingStatistics, training: Training, flow_run_id: str) -> State[Any]:
-    """Return the flow run's state: what the training's means to Prefect."""
+    """Return the flow run's final state for the training's."""
     message = f"{statistics.reason}; {statistics.env_steps:,} env steps"
     final = statistics.final_evaluation
     if final is not None:
         message += f", mean return {final.mean:.6g}"
     if statistics.state is not TrainingState.STOPPED:
         return Completed(message=message)
-    message += f". Go on: rltrack resume {training.config.name}"
+    message += f". Resume: rltrack resume {training.config.name}"
     now = _state_now(flow_run_id)
     if now is not None and now.is_paused():
-        raise Pause(state=now)  # suspended: `rltrack up`, or a person, lets it go on as the same flow run
+        raise Pause(state=now)  # suspended: `rltrack up`, or a person, resumes the same flow run
     by_person = "SIGINT" in statistics.reason or (now is not None and now.is_cancelling())
     return Cancelled(name="Stopped" if by_person else "Preempted", message=message)
 
@@ -250,7 +250,7 @@ def _state_now(flow_run_id: str) -> State[Any] | None:
 
 
 def tag_flow_run(flow_run_id: str, tags: Sequence[str]) -> None:
-    """Mark a flow run as ours: with the root and the run that it trains. A server that is away is left alone."""
+    """Tag a flow run with the root and the run that it trains; errors of the server are ignored."""
     try:
         with get_client(sync_client=True) as client:
             known = client.read_flow_run(UUID(flow_run_id)).tags
@@ -260,11 +260,11 @@ def tag_flow_run(flow_run_id: str, tags: Sequence[str]) -> None:
 
 
 def mark_dead_flow_runs(tags: Sequence[str], flow_run_id: str) -> None:
-    """Mark other flow runs that trained this run of this root as crashed: we hold its lock, so their processes are gone.
+    """Mark other flow runs that trained this run of this root as crashed: this one holds its lock, so they are dead.
 
     Args:
-        tags: Root and run. A flow run that lacks one of them is not ours, whatever its name is.
-        flow_run_id: Our own.
+        tags: Tags of root and run. Flow runs that lack one of them are not changed, whatever their names.
+        flow_run_id: The id of this flow run.
     """
     try:
         with get_client(sync_client=True) as client:
@@ -278,7 +278,7 @@ def mark_dead_flow_runs(tags: Sequence[str], flow_run_id: str) -> None:
             )
             for other in found:
                 if str(other.id) != flow_run_id:
-                    message = f"Its process is gone; flow run {flow_run_id} goes on."
+                    message = f"Its process is gone; flow run {flow_run_id} resumed the run."
                     client.set_flow_run_state(other.id, Crashed(name="Superseded", message=message), force=True)
     except Exception as error:
         logging.getLogger("rltrack").debug(f"Dead flow runs of {tags} were not marked: {error}")
@@ -288,7 +288,7 @@ def train_here(config: TrainingConfig, root: Path) -> Training:
     """Run the flow in this process; return its training, closed.
 
     Args:
-        config: The training; its name is kept, or a new unique one is made.
+        config: The training; without a name it gets a new unique one.
         root: Folder of all runs.
 
     Raises:

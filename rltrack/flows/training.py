@@ -1,4 +1,4 @@
-"""A run's live training inside a flow run, and what a flow refuses to train."""
+"""The training of a run inside a flow run, and the checks before it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rltrack.agents.environments import check_wrappers
 from rltrack.config import TrainingConfig
 from rltrack.errors import RltrackError
 from rltrack.flows.page import Page, PageHook
-from rltrack.flows.streams import keep_apart
+from rltrack.flows.streams import use_second_random
 from rltrack.permissions import KNOWN_WRAPPERS, Permissions
 from rltrack.runs import Root, RunDirectory
 from rltrack.training.control import Control
@@ -22,17 +22,17 @@ from rltrack.training.train_loop import Due, TrainingLoop
 from rltrack.training.trainer import Trainer
 
 MAX_ATTEMPTS_WITHOUT_PROGRESS = 5
-"""Attempts in a row that begin at the same version, after which a run no longer comes back by itself."""
+"""Attempts in a row that start at the same version, after which a run is no longer restarted automatically."""
 
 
 class Training:
-    """A run's live training inside a flow run: built when it is first asked for, and anew after each failure.
+    """The training of a run inside a flow run: built by the first call of `open`, and rebuilt after each failure.
 
     Args:
-        config: What is trained; with a name.
+        config: The training, with a name.
         root: Folder of all runs.
         console: Show the progress on the terminal.
-        hooks: The flow's own.
+        hooks: Further hooks.
     """
 
     def __init__(self, config: TrainingConfig, root: Root, *, console: bool, hooks: Sequence[Any] = ()) -> None:
@@ -51,9 +51,9 @@ class Training:
         return self.root.directory(self.config.name)
 
     def open(self) -> TrainingLoop:
-        """Return the live loop; where there is none, restore the run from its newest version, or begin it."""
+        """Return the open loop; if there is none, restore the run from its newest version, or start it."""
         if self._trainer is None:
-            keep_apart()
+            use_second_random()
             hooks = [*self.hooks, *([] if self.page is None else [PageHook(self.page, get_run_logger)])]
             reporter = ProgressReporter(console=self._console)
             trainer = Trainer(self.config, root=self.root.path, reporter=reporter, hooks=hooks, control=self.control)
@@ -70,12 +70,12 @@ class Training:
         return self._trainer.loop
 
     def carry_out(self, due: Due, env_steps: int, mark: Mark | None = None) -> None:
-        """Do what was due at a number of env steps; after a failure, first everything that leads there.
+        """Do what was due at a number of env steps; after a failure, first everything before it.
 
         Args:
-            due: What is to be done.
-            env_steps: Where it was due.
-            mark: For a chunk, up to where it trains.
+            due: What to do.
+            env_steps: When it was due.
+            mark: The end of a chunk.
         """
         loop = self.open()
         try:
@@ -86,10 +86,10 @@ class Training:
             elif due in (Due.CHUNK, Due.CHECKPOINT) or loop.due() is due:
                 loop.carry_out(due, mark)
         except BaseException as error:
-            self.give_up(error)
+            self.fail(error)
             raise
 
-    def give_up(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
         """Record an error as the end of this attempt, and release everything."""
         trainer, self._trainer = self._trainer, None
         if trainer is not None:
@@ -106,7 +106,7 @@ class Training:
             self.close()
 
     def close(self) -> TrainingLoop | None:
-        """Release everything; return the loop that was live, which delivers what is left."""
+        """Release everything; return the loop that was open, which can wait for the delivery."""
         trainer, self._trainer = self._trainer, None
         if trainer is None:
             return None
@@ -115,27 +115,27 @@ class Training:
         return trainer.loop
 
 
-def refuse_if_hopeless(run: RunDirectory) -> None:
-    """Refuse a run whose last attempts all began at the same version and came no further.
+def check_attempts(run: RunDirectory) -> None:
+    """Refuse a run whose last attempts all started at the same version without reaching another.
 
     Raises:
-        RltrackError: With what to do.
+        RltrackError: With the remedy.
     """
     attempts = [record.get("resumed_from") for record in run.attempts()]
     last = attempts[-MAX_ATTEMPTS_WITHOUT_PROGRESS:]
     if len(last) == MAX_ATTEMPTS_WITHOUT_PROGRESS and len(set(last)) == 1 and not run.status().is_finished:
         raise RltrackError(
-            f"Run {run.name} was begun {len(last)} times from {last[0] or 'its beginning'} without coming to another version; it "
-            f"does not come back by itself any more. See `rltrack show {run.name}`, mend the reason, and go on with "
+            f"Run {run.name} was started {len(last)} times from {last[0] or 'its beginning'} without reaching another version; "
+            f"it is no longer restarted automatically. See `rltrack show {run.name}`, fix the cause, and continue with "
             f"`rltrack resume {run.name}`."
         )
 
 
 def check_parameters(config: TrainingConfig) -> None:
-    """Refuse what this worker does not allow: parameters come from whoever reaches Prefect, and name what is run and written.
+    """Refuse what this worker does not allow: anyone who reaches Prefect can set parameters, which name code and files.
 
     Raises:
-        NotAllowed: With a line for each thing: what was asked, what is allowed, and how to allow it.
+        NotAllowed: With a line for each refused value: what is allowed, and how to allow it.
     """
     Permissions.from_environment().check(config.to_mapping())
     check_wrappers(config.environment.wrappers, KNOWN_WRAPPERS)

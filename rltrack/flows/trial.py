@@ -1,7 +1,7 @@
-"""One trial of a sweep as a flow: trained as any run, its evaluations reported to Optuna, its result told once.
+"""One trial of a sweep as a flow: trains its runs, reports evaluations to Optuna, stores the result once.
 
-The trial is known by its number only; what is searched lies in the trials' database, which every worker reaches
-(`RLTRACK_SWEEP_STORAGE`; on one machine a file under the root).
+The parameters name only the sweep and the trial's number; everything else is in the trials' database, which every worker
+reaches (`RLTRACK_SWEEP_STORAGE`; on one machine a file under the root).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def _flow_run_name() -> str:
 @flow(name="trial", flow_run_name=_flow_run_name, persist_result=False)
 @redacting
 def trial(sweep: str, number: Annotated[int, Field(ge=0)], restarts: Restarts = 0) -> Any:
-    """Carry out a trial of a sweep, or go on with it.
+    """Run a trial of a sweep, or resume it.
 
     Args:
         sweep: The sweep's name.
         number: Which trial.
-        restarts: How often it was brought back by itself so far.
+        restarts: Number of automatic restarts so far.
 
     Returns:
         Completed, named "Complete", "Pruned" or "TrialFailed" (its values cannot be trained); or as `rltrack.flows.train.train`, if
@@ -42,12 +42,12 @@ def trial(sweep: str, number: Annotated[int, Field(ge=0)], restarts: Restarts = 
     root = Root()
     search = Search(sweep, root).open()
     if number not in search.unfinished():
-        return Completed(name="AlreadyKnown", message=f"The result of trial {number} of '{sweep}' is known.")
+        return Completed(name="AlreadyKnown", message=f"Trial {number} of '{sweep}' has a result.")
     ended: list[Any] = []
 
     def train(config: TrainingConfig, hook: ReportHook) -> RunDirectory | None:
         assert config.name is not None, "a sweep names its runs"
-        check_if_deployed(config)  # it comes from the sweep's database, which others may write to
+        check_if_deployed(config)  # it comes from the sweep's database, to which others may write
         state = run_training(config, config.name, [hook])
         ended.append(state)
         return root.find(config.name) if state.name == "Completed" else None

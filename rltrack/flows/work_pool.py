@@ -1,6 +1,6 @@
-"""The work pool of an installation: its workers start rltrack's flows, and nothing that a flow run's job variables name.
+"""The work pool of an installation: its workers start rltrack's flows, and ignore job variables that would run other code.
 
-Prefect's own template for processes lets whoever starts a run give ``command``, ``env`` and ``working_dir``; ours has none of them.
+Prefect's own template for processes lets a flow run set ``command``, ``env`` and ``working_dir``; this one has none of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _REFUSED = ("command", "env", "working_dir")
 
 
 def template() -> dict[str, Any]:
-    """Return the base job template: Prefect's for processes, without what would run a command or read another folder."""
+    """Return the base job template: Prefect's for processes, without command, environment and folder."""
     from prefect.workers.process import ProcessWorker
 
     made = copy.deepcopy(ProcessWorker.get_default_base_job_template())
@@ -37,7 +37,7 @@ def template() -> dict[str, Any]:
 def plan(
     client: SyncPrefectClient, installation: Installation, pool: str | None, *, adopt: bool, overwrite: bool
 ) -> Iterator[Step]:
-    """Yield what is done about the pool: another's, an own one, or one that is to be made."""
+    """Yield the step for the pool: use an existing one, keep or update the own one, or create it."""
     found = _read(client, pool or installation.work_pool)
     if pool is not None:
         if found is not None:
@@ -46,7 +46,7 @@ def plan(
         yield Step("create", "work pool", installation.work_pool)
     elif not _is_ours(found, installation):
         if adopt:
-            yield Step("update", "work pool", found.name, ("it is taken over, with a template of its own",))
+            yield Step("update", "work pool", found.name, ("it is taken over, with rltrack's template",))
     elif takes := _refused(found):
         risk = f"its template was changed on the server: a run's job variables may give {', '.join(takes)}"
         yield Step("update" if overwrite else "keep", "work pool", found.name, (risk,))
@@ -59,17 +59,17 @@ def problems(client: SyncPrefectClient, installation: Installation, pool: str | 
     found = _read(client, pool or installation.work_pool)
     if pool is not None:
         if found is None:
-            yield f"There is no work pool {pool}. Make it (prefect work-pool create {pool} --type …), or leave out --pool."
+            yield f"There is no work pool {pool}. Create it (prefect work-pool create {pool} --type …), or leave out --pool."
     elif found is not None and not _is_ours(found, installation) and not (adopt and found.description == _DESCRIPTION):
         yield (
-            f"Work pool {found.name} was not made from this root. To let its workers carry out your runs: rltrack deploy --pool "
-            f"{found.name}. For a pool of your own: rltrack deploy --name NAME. If an earlier rltrack of yours made it: rltrack "
+            f"Work pool {found.name} was not created from this root. To use its workers for your runs: rltrack deploy --pool "
+            f"{found.name}. For your own pool: rltrack deploy --name NAME. If an earlier rltrack of yours created it: rltrack "
             "deploy --adopt."
         )
 
 
 def make(client: SyncPrefectClient, installation: Installation, pool: str | None, *, overwrite: bool) -> None:
-    """Make the pool, take it over, or put its template right."""
+    """Create the pool, take it over, or repair its template."""
     if pool is not None:
         return
     name, description = installation.work_pool, f"{_DESCRIPTION} [{installation.mark}]"
@@ -82,7 +82,7 @@ def make(client: SyncPrefectClient, installation: Installation, pool: str | None
 
 
 def remove(client: SyncPrefectClient, installation: Installation, *, in_use: bool, dry_run: bool) -> Iterator[Step]:
-    """Remove the pool if it is the installation's, and nobody else's deployments use it."""
+    """Remove the pool if it is the installation's, and no other deployments use it."""
     found = _read(client, installation.work_pool)
     if found is None or not _is_ours(found, installation):
         return
@@ -95,7 +95,7 @@ def remove(client: SyncPrefectClient, installation: Installation, *, in_use: boo
 
 
 def pause(installation: Installation, paused: bool) -> bool:
-    """Pause the pool, so that no worker begins a run, or open it again; return whether that changed anything."""
+    """Pause the pool, so that no worker starts a run, or unpause it; return whether that changed anything."""
     with get_client(sync_client=True) as client:
         found = _read(client, installation.work_pool)
         if found is None or found.is_paused == paused:
@@ -116,6 +116,6 @@ def _is_ours(pool: WorkPool, installation: Installation) -> bool:
 
 
 def _refused(pool: WorkPool) -> list[str]:
-    """What its job variables may give, and ours may not."""
+    """Return the job variables of the pool that rltrack's template does not have."""
     properties = pool.base_job_template.get("variables", {}).get("properties", {})
     return [name for name in _REFUSED if name in properties]

@@ -1,4 +1,4 @@
-"""Models that an older rltrack stored, of which something is missing or wrong; found without MLflow, in the root's own database."""
+"""Models of an older rltrack that lack a digest or are described wrongly; read from the root's database without MLflow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rltrack.runs import Root
 from rltrack.tracking.sinks.embedded import database_path
 
 _MOST = 500
-"""Versions, and runs, that are looked at: the newest."""
+"""Number of the newest versions, and runs, that are checked."""
 
 _PATIENCE_SECONDS = 1.0
 _VERSIONS = """
@@ -71,7 +71,7 @@ def old_models(root: Root) -> list[OldModel]:
 
 
 def runs_described_wrongly(root: Root) -> list[str]:
-    """Return the names of the newest runs whose own record of their policy has a fault that a model of them would have."""
+    """Return the names of the newest runs whose recorded policy description has a fault."""
     with contextlib.suppress(OSError):
         runs = sorted(root.runs(), key=lambda run: run.journal_file.stat().st_mtime, reverse=True)[:_MOST]
         return sorted(run.name for run in runs if any(faults_of(_recorded(run))))
@@ -79,12 +79,12 @@ def runs_described_wrongly(root: Root) -> list[str]:
 
 
 def faults_of(description: Any) -> Iterator[str]:
-    """Say what a policy's description of format 1 does not say rightly."""
+    """Yield the faults of a policy's description of format 1."""
     if not isinstance(description, Mapping) or description.get("format") != 1:
         return
     spaces = [_subspaces(description.get(name)) for name in ("observation_space", "input_space", "action_space")]
     if any(list(keys) != sorted(keys) for keys in spaces):
-        yield "the keys of its observations are not in alphabetical order, and its own code puts them in another one"
+        yield "the keys of its observations are not in alphabetical order, but its own code sorts them"
     normalization = description.get("normalization")
     clip = normalization.get("clip") if isinstance(normalization, Mapping) else None
     if not isinstance(clip, int | float):

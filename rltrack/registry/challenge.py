@@ -1,4 +1,4 @@
-"""A challenge: both policies play the same fresh episodes, and the gate says which is better. Nothing is written here."""
+"""A challenge: both policies play the same fresh episodes, and the gate decides. Nothing is written here."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from rltrack.agents.exported_policy import ExportedPolicy
 from rltrack.config import TrainingConfig
 from rltrack.evaluation.episodes import Evaluation
 from rltrack.identity import identity, identity_hash
-from rltrack.registry.arena import (
-    BASELINE_STREAM,
-    PROMOTION_STREAM,
+from rltrack.registry.champions import load_champion
+from rltrack.registry.gate import Gate, decide
+from rltrack.registry.match import (
+    BASELINE_SEEDS,
+    PROMOTION_SEEDS,
     check_comparable,
     fresh_seeds,
     play,
     play_stored,
 )
-from rltrack.registry.champions import load_champion
-from rltrack.registry.gate import Gate, decide
 from rltrack.registry.model_registry import ModelRegistry, Tell
 from rltrack.registry.models import StoredPolicy
 from rltrack.registry.registered import Registered, number_of
@@ -36,23 +36,23 @@ def compare(
     gate: Gate,
     tell: Tell,
 ) -> dict[str, Any]:
-    """Let challenger and champion play the same episodes, and ask the gate.
+    """Let challenger and champion play the same episodes, and apply the gate.
 
     Args:
         registry: Holds the champion.
         model: The registered model.
-        challenger: Who challenges.
+        challenger: The challenger.
         policy: Its policy, as it would be stored.
         champion: The champion; None if there is none yet.
         gate: What must be shown.
-        tell: Hears what happens.
+        tell: Called with each progress message.
 
     Returns:
         The whole decision as plain data: both lists of returns, intervals, seeds, hashes.
 
     Raises:
         ConfigurationError: If the two cannot be compared, or a return is not finite.
-        ModelBroken: If the champion's files are gone, or are not those that were stored.
+        ModelBroken: If the champion's files are missing or changed.
     """
     config = challenger.run.read_config()
     rival = None
@@ -61,34 +61,34 @@ def compare(
         check_comparable(policy, config, rival, f"version {champion.version} of '{model}'")
     configs = [config, *([rival.config] if rival else [])]
     stream = [model, challenger.key, str(number_of(champion))]
-    seeds = fresh_seeds(PROMOTION_STREAM, stream, gate.episodes, configs)
+    seeds = fresh_seeds(PROMOTION_SEEDS, stream, gate.episodes, configs)
     tell(f"{challenger.label} plays {gate.episodes} episodes")
     ours = play(policy, config, seeds)
     theirs = None
     if rival is not None and champion is not None:
         tell(f"the champion, version {champion.version} ({rival.source}), plays the same")
         theirs = play_stored(rival, Root(challenger.run.root), seeds, [config])
-    verdict = decide(ours.returns, None if theirs is None else theirs.returns, gate)
+    result = decide(ours.returns, None if theirs is None else theirs.returns, gate)
     record = {
         "id": uuid.uuid4().hex,
         "time": time.time(),
         "model": model,
-        "promoted": verdict.promoted,
-        "reason": verdict.reason,
+        "promoted": result.promoted,
+        "reason": result.reason,
         "against": number_of(champion),
         "gate": gate.to_record(),
         "seeds": seeds,
-        "challenger": {**_described(challenger.label, config), **_played(ours), "interval": list(verdict.interval)},
+        "challenger": {**_described(challenger.label, config), **_played(ours), "interval": list(result.interval)},
         "champion": None
         if theirs is None or rival is None
         else {**_described(rival.source, rival.config), **_played(theirs)},
-        "difference": verdict.difference,
-        "difference_interval": None if verdict.difference_interval is None else list(verdict.difference_interval),
+        "difference": result.difference,
+        "difference_interval": None if result.difference_interval is None else list(result.difference_interval),
         "baseline": None,
     }
-    if verdict.promoted:
-        # the returns that a policy was chosen by flatter it; what it is watched by must not
-        again = fresh_seeds(BASELINE_STREAM, stream, gate.episodes, configs)
+    if result.promoted:
+        # the returns that a policy was selected by are biased upwards; later evaluations need an unbiased baseline
+        again = fresh_seeds(BASELINE_SEEDS, stream, gate.episodes, configs)
         record["baseline"] = list(play(policy, config, again).returns)
     return record
 

@@ -1,4 +1,4 @@
-"""What follows a promotion: going back, deleting what is old, watching a champion, and retraining it."""
+"""What follows a promotion: rollback, deletion of old versions, evaluation of a champion, retraining it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from rltrack.addresses import file_path
 from rltrack.config import TrainingConfig
 from rltrack.errors import CheckpointNotFound, ConfigurationError, ModelBroken, ModelNotFound, RunNotFound
 from rltrack.evaluation.episodes import Evaluation
-from rltrack.evaluation.statistics import worse_by_chance
+from rltrack.evaluation.statistics import permutation_p_value
 from rltrack.files import leads_into
-from rltrack.registry.arena import WATCH_STREAM, fresh_seeds, play_stored
 from rltrack.registry.digest import DIGEST_TAG
 from rltrack.registry.loading import LoadedPolicy, load_policy
+from rltrack.registry.match import EVALUATION_SEEDS, fresh_seeds, play_stored
 from rltrack.registry.model_registry import LOCK_SECONDS, ModelRegistry, Tell
 from rltrack.registry.models import CANDIDATE, ROLE_TAG
 from rltrack.registry.permissions import check_names
@@ -41,11 +41,11 @@ def rollback(
         model: The registered model.
         to: Which version; omitted: the champion before this one.
         lock_seconds: How long to wait for a promotion of the same model.
-        tell: Hears what happens.
+        tell: Called with each progress message.
 
     Raises:
         ModelNotFound: If there is no such model or version, or no earlier champion.
-        ModelBroken: If its files are gone; nothing was changed.
+        ModelBroken: If its files are missing; nothing was changed.
     """
     registry = ModelRegistry(root)
     registry.check_exists(model)
@@ -64,7 +64,7 @@ def rollback(
 
 
 def _champion_before(registry: ModelRegistry, model: str, champion: int | None) -> int:
-    """The champion before this one; going back twice goes back two."""
+    """Return the champion before this one; two rollbacks go back by two."""
     stack: list[int] = []
     for event in registry.history(model):
         if event.champion is None or (stack and stack[-1] == event.champion):
@@ -77,7 +77,7 @@ def _champion_before(registry: ModelRegistry, model: str, champion: int | None) 
     earlier = [number for number in stack if number != champion and number in existing]
     if not earlier:
         raise ModelNotFound(
-            f"Model '{model}' has no earlier champion to go back to. Name a version: rltrack rollback {model} --to VERSION."
+            f"Model '{model}' has no earlier champion to roll back to. Name a version: rltrack rollback {model} --to VERSION."
         )
     return earlier[-1]
 
@@ -85,40 +85,40 @@ def _champion_before(registry: ModelRegistry, model: str, champion: int | None) 
 def prune_models(
     root: Root, model: str, keep: int = 5, *, lock_seconds: float = LOCK_SECONDS, tell: Tell = lambda text: None
 ) -> list[int]:
-    """Delete versions that are neither pointed to by an alias nor among the newest.
+    """Delete versions that have no alias and are not among the newest.
 
     Args:
         root: The root.
         model: The registered model.
-        keep: How many of the newest champions, and of the newest versions at all, stay.
+        keep: How many of the newest champions, and of the newest versions, are kept.
         lock_seconds: How long to wait for a promotion of the same model.
-        tell: Hears what happens.
+        tell: Called with each progress message.
 
     Returns:
         The numbers of the deleted versions.
     """
     if keep < 1:
-        raise ConfigurationError(f"keep is {keep}; at least 1 version stays beside what aliases point to.")
+        raise ConfigurationError(f"keep is {keep}; it must be at least 1.")
     registry = ModelRegistry(root)
     registry.check_exists(model)
     with registry.lock(model, lock_seconds, tell):
         versions = registry.versions(model)
         champions = list(dict.fromkeys(event.champion for event in reversed(registry.history(model)) if event.champion))
         kept = {*registry.aliases(model).values(), *champions[:keep], *(item.version for item in versions[-keep:])}
-        doomed = [item for item in versions if item.version not in kept]
-        for item in doomed:
+        old = [item for item in versions if item.version not in kept]
+        for item in old:
             registry.delete(model, item)
             _delete_candidate(registry, item)
-        if doomed:
-            numbers = ", ".join(str(item.version) for item in doomed)
+        if old:
+            numbers = ", ".join(str(item.version) for item in old)
             champion = number_of(registry.champion(model))
-            registry.record(model, Event("pruned", doomed[-1].version, f"versions {numbers} were deleted", champion))
-        return [item.version for item in doomed]
+            registry.record(model, Event("pruned", old[-1].version, f"versions {numbers} were deleted", champion))
+        return [item.version for item in old]
 
 
 def _delete_candidate(registry: ModelRegistry, item: Registered) -> None:
     """Delete the stored policy too, unless it is its run's best or final one."""
-    with contextlib.suppress(Exception):  # it may be gone already, or another model's version
+    with contextlib.suppress(Exception):  # it may be deleted already, or another model's version
         stored = registry.client.get_logged_model(item.model_id)
         links = json.loads(stored.tags.get("mlflow.modelVersions", "[]"))
         if stored.tags.get(ROLE_TAG) == CANDIDATE and len(links) <= 1:
@@ -129,25 +129,25 @@ def _delete_candidate(registry: ModelRegistry, item: Registered) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
-    """What an evaluation of a champion found.
+class ChampionEvaluation:
+    """The result of an evaluation of a champion.
 
     Attributes:
         model: The registered model.
         version: The champion.
-        evaluation: What it played.
-        baseline: Its returns at the time of its promotion, on other seeds than those that it was chosen by.
-        by_chance: How likely such low returns are if nothing changed.
-        degraded: Whether that is at most the false-alarm rate.
+        evaluation: Its returns now.
+        baseline: Its returns at its promotion, on other seeds than those of the gate.
+        p_value: Probability of returns this low if nothing changed.
+        degraded: Whether the p-value is at most the false-alarm rate.
         alarm: Whether to raise an alarm: degraded, and none was raised within the cool-down.
-        reason: In words.
+        reason: The numbers, as a sentence.
     """
 
     model: str
     version: int
     evaluation: Evaluation
     baseline: tuple[float, ...]
-    by_chance: float
+    p_value: float
     degraded: bool
     alarm: bool
     reason: str
@@ -162,22 +162,22 @@ def evaluate_champion(
     false_alarm_rate: float = FALSE_ALARM_RATE,
     cool_down_hours: float = COOL_DOWN_HOURS,
     tell: Tell = lambda text: None,
-) -> Watch:
-    """Play a champion on fresh seeds, and find out whether it got worse since its promotion.
+) -> ChampionEvaluation:
+    """Play a champion on fresh seeds, and test whether it got worse since its promotion.
 
     Args:
         root: The root.
         model: The registered model.
         episodes: How many to play.
-        moment: What the seeds are made from; the same moment plays the same episodes. Omitted: now.
-        false_alarm_rate: Probability of calling a champion degraded that is as it was, for each evaluation.
+        moment: The seeds are derived from it; the same moment plays the same episodes. Omitted: now.
+        false_alarm_rate: Probability, for each evaluation, of calling an unchanged champion degraded.
         cool_down_hours: No second alarm about the same champion within this time.
-        tell: Hears what happens.
+        tell: Called with each progress message.
 
     Raises:
         ModelNotFound: If there is no such model or champion.
-        ModelBroken: If the champion's files are gone, or are not those that were stored.
-        ConfigurationError: If its configuration names code that nobody here asked for.
+        ModelBroken: If the champion's files are missing or changed.
+        ConfigurationError: If its configuration names code that is not allowed here.
     """
     if episodes < 1 or not 0 < false_alarm_rate < 1:
         raise ConfigurationError(
@@ -189,16 +189,16 @@ def evaluate_champion(
     loaded = load_champion(registry, model, champion)
     words = [model, str(champion.version), moment or repr(time.time())]
     tell(f"the champion, version {champion.version} ({loaded.source}), plays {episodes} episodes")
-    evaluation = play_stored(loaded, root, fresh_seeds(WATCH_STREAM, words, episodes, [loaded.config]))
+    evaluation = play_stored(loaded, root, fresh_seeds(EVALUATION_SEEDS, words, episodes, [loaded.config]))
     if not np.isfinite(evaluation.returns).all():
         raise ConfigurationError(
-            f"The champion of '{model}' got returns that are not finite; look at the environment's rewards."
+            f"The champion of '{model}' got returns that are not finite; check the environment's rewards."
         )
-    by_chance = worse_by_chance(baseline, evaluation.returns)
-    degraded = by_chance <= false_alarm_rate
+    p_value = permutation_p_value(baseline, evaluation.returns)
+    degraded = p_value <= false_alarm_rate
     reason = (
-        f"mean return {evaluation.mean:.6g}, at its promotion {np.mean(baseline):.6g}; as low by chance with probability "
-        f"{by_chance:.2g} (alarm at {false_alarm_rate:g})"
+        f"mean return {evaluation.mean:.6g}, at its promotion {np.mean(baseline):.6g}; p-value "
+        f"{p_value:.2g} (alarm at {false_alarm_rate:g})"
     )
     alarm = False
     if degraded:
@@ -209,14 +209,14 @@ def evaluate_champion(
             if alarm:
                 number = number_of(registry.champion(model))
                 registry.record(model, Event("degraded", champion.version, reason, number, champion.source))
-    return Watch(model, champion.version, evaluation, tuple(baseline), by_chance, degraded, alarm, reason)
+    return ChampionEvaluation(model, champion.version, evaluation, tuple(baseline), p_value, degraded, alarm, reason)
 
 
 def baseline_of(registry: ModelRegistry, model: str, champion: Registered) -> list[float]:
-    """Return the returns that a champion is watched by.
+    """Return the returns that later evaluations of a champion are compared with.
 
     Raises:
-        ModelBroken: If the record of its promotion is gone.
+        ModelBroken: If the record of its promotion is missing.
     """
     decision = champion.decision
     try:
@@ -237,18 +237,18 @@ def load_champion(registry: ModelRegistry, model: str, champion: Registered) -> 
     """Load a model's champion.
 
     Raises:
-        ModelBroken: If its files are gone, or are not those that were stored.
+        ModelBroken: If its files are missing or changed.
     """
     what = f"The champion of '{model}', version {champion.version},"
     return load_policy(registry.client, champion.model_id, what, champion.tags.get(DIGEST_TAG))
 
 
 def champion_origin(root: Root, model: str) -> tuple[str | None, TrainingConfig | None]:
-    """Return what a retraining begins with: the champion's ``RUN@version`` where the root still has it, and its configuration.
+    """Return what a retraining starts from: the champion's ``RUN@version`` if the root still has it, and its configuration.
 
     Raises:
-        ModelBroken: If the champion's files are gone, or are not those that were stored.
-        ConfigurationError: If its configuration names code that nobody here asked for.
+        ModelBroken: If the champion's files are missing or changed.
+        ConfigurationError: If its configuration names code that is not allowed here.
     """
     registry = ModelRegistry(root)
     champion = registry.champion(model)

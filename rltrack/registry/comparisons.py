@@ -1,4 +1,4 @@
-"""Comparisons in MLflow: logged once for the same runs, with the way to MLflow's own page."""
+"""Comparisons in MLflow: logged once for the same runs, with a link to MLflow's own page."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def compare_link(runs: Sequence[RunDirectory]) -> str | None:
 
 
 def log_comparison(runs: Sequence[RunDirectory], files: Sequence[Path], description: str) -> str:
-    """Log a comparison's files to MLflow, in an experiment of its own; the same runs' again replace them.
+    """Log a comparison's files to MLflow, in the experiment `comparisons`; another comparison of the same runs replaces them.
 
     Args:
         runs: What was compared.

@@ -1,12 +1,12 @@
-"""Deleting one run, or its checkpoints: first what can be brought back, last what cannot. In words::
+"""Deleting one run, or its checkpoints: first the steps that can be undone, last those that cannot::
 
-    hold the run
+    lock the run
     mark its MLflow run deleted                  (MLflow restores it)
-    move its folder to runs/.deleted             (in one step; moved back)
-    delete its copy in the remote store          (the folder still has everything)
+    move its folder to runs/.deleted             (in one step; it can be moved back)
+    delete its copy in the remote store          (the folder is still complete)
     delete the folder
 
-Where a step fails, the ones before are undone. Only what carries the run's own id is touched: a name alone proves nothing.
+If a step fails, the steps before it are undone. Only what carries the run's own id is touched: a name is not enough.
 """
 
 from __future__ import annotations
@@ -33,37 +33,37 @@ from rltrack.tracking.sinks.answers import explain
 from rltrack.tracking.sinks.mlflow import RUN_TAG
 
 _DELETED = ".deleted"
-"""Folder beside the runs for those of which the deletion has begun."""
+"""Folder for the runs whose deletion has started."""
 
 Tell = Callable[[str], None]
 
 
 def delete_run(run: RunDirectory, *, whole: bool, gone: Collection[str] = (), tell: Tell = lambda text: None) -> None:
-    """Delete a run's checkpoints, or the run: its MLflow run (`mlflow gc` removes that), its folder, its remote copy.
+    """Delete a run's checkpoints, or the whole run: its MLflow run (`mlflow gc` removes that), its folder, its remote copy.
 
-    Best policies and pinned versions stay where only checkpoints go.
+    If only checkpoints are deleted, best policies and pinned versions stay.
 
     Args:
-        run: The run; it is held while it goes.
-        whole: The run as a whole.
-        gone: Addresses of MLflow that exist no more.
-        tell: Hears what is left alone, and what is undone.
+        run: The run; it is locked meanwhile.
+        whole: Delete the whole run.
+        gone: Addresses of MLflow servers that no longer exist.
+        tell: Called with each progress message.
 
     Raises:
-        RunNotFound: If it went missing meanwhile.
-        RunBusy: If it is being trained or delivered, or went on on another machine.
-        RegistryUnavailable: If its MLflow does not answer or refuses. In all cases it is as it was.
-        RltrackError: If its folder cannot be deleted for good; it is no run any more.
+        RunNotFound: If it no longer exists.
+        RunBusy: If it is being trained or delivered, or was resumed on another machine.
+        RegistryUnavailable: If its MLflow does not answer or refuses. In all cases it is unchanged.
+        RltrackError: If its folder, which is no longer a run, cannot be deleted.
     """
     if not run.journal_file.exists():
-        raise RunNotFound(f"there is no run {run.path} any more")
+        raise RunNotFound(f"run {run.path} no longer exists")
     with run.lock():
         if run.is_shipped():
             raise RunBusy("it is being delivered")
         if whole:
             _delete_whole(run, gone, tell)
         else:
-            run.store().delete(spendable(run))
+            run.store().delete(resumable_only(run))
 
 
 def _delete_whole(run: RunDirectory, gone: Collection[str], tell: Tell) -> None:
@@ -71,7 +71,7 @@ def _delete_whole(run: RunDirectory, gone: Collection[str], tell: Tell) -> None:
     with contextlib.ExitStack() as undo:
         if restore := _delete_in_mlflow(run, gone, tell):
             undo.callback(restore)
-        aside = _move_aside(run)
+        aside = _move_to_deleted(run)
         undo.callback(_move_back, aside, run.path, tell)
         if remote is not None:
             remote.remove()
@@ -82,14 +82,14 @@ def _delete_whole(run: RunDirectory, gone: Collection[str], tell: Tell) -> None:
             link.unlink()
         _delete_folder(aside)
     except OSError as error:
-        raise RltrackError(f"what is left of it is in {aside}: {words_of(error)}") from error
+        raise RltrackError(f"its remaining files are in {aside}: {error_text(error)}") from error
 
 
 def _own_copy(run: RunDirectory, tell: Tell) -> RemoteRun | None:
-    """The run's copy in a remote store; None without one that is this run's.
+    """Return the run's copy in a remote store; None if there is none, or it is another run's.
 
     Raises:
-        RunBusy: If the run went on on another machine since.
+        RunBusy: If the run was resumed on another machine.
     """
     config = run.read_config() if run.config_file.exists() else {}
     store = (config.get("checkpoints") or {}).get("store")
@@ -100,15 +100,15 @@ def _own_copy(run: RunDirectory, tell: Tell) -> RemoteRun | None:
     if not claims:
         return None
     if record is None or claims[-1].run_id != record["run_id"]:
-        tell(f"{run.name}: {remote.url} is the copy of another run of this name, and is left alone")
+        tell(f"{run.name}: {remote.url} is the copy of another run of this name, and is not deleted")
         return None
     if claims[-1].attempt > attempt_of(run.path):
-        raise RunBusy(f"it went on on {claims[-1].host} (attempt {claims[-1].attempt} in {remote.url})")
+        raise RunBusy(f"it was resumed on {claims[-1].host} (attempt {claims[-1].attempt} in {remote.url})")
     return remote
 
 
-def _move_aside(run: RunDirectory) -> Path:
-    """Take the folder away from under its name, in one step: whatever happens now, no half run is left there."""
+def _move_to_deleted(run: RunDirectory) -> Path:
+    """Rename the folder out of the way in one step, so that no half-deleted run is ever listed."""
     aside = run.path.parent / _DELETED / uuid.uuid4().hex[:8] / run.name
     aside.parent.mkdir(parents=True)
     run.path.rename(aside)
@@ -120,7 +120,7 @@ def _move_back(aside: Path, path: Path, tell: Tell) -> None:
         aside.rename(path)
         _remove_empty(aside.parent)
     except OSError as error:
-        tell(f"{path.name}: its folder could not be moved back: {words_of(error)}. It is {aside}")
+        tell(f"{path.name}: its folder could not be moved back: {error_text(error)}. It is {aside}")
 
 
 def _delete_folder(aside: Path) -> None:
@@ -134,12 +134,12 @@ def _remove_empty(folder: Path) -> None:
         folder.parent.rmdir()
 
 
-def finish_begun(root: Root, tell: Tell) -> list[str]:
-    """Delete what an earlier prune, which was killed, had taken away from under its name; return what could not be."""
+def finish_interrupted(root: Root, tell: Tell) -> list[str]:
+    """Delete what a killed prune had moved to `.deleted`; return the names of runs that could not be deleted."""
     failed = []
     for aside in sorted((root.runs_folder / _DELETED).glob("*/*")):
         run = RunDirectory(aside)
-        if run.is_locked():  # another process is at it
+        if run.is_locked():  # another process is deleting it
             continue
         try:
             remote = _own_copy(run, tell) if run.journal_file.exists() else None
@@ -149,19 +149,19 @@ def finish_begun(root: Root, tell: Tell) -> list[str]:
             tell(f"{run.name}: the rest of an earlier deletion is deleted")
         except Exception as error:
             failed.append(run.name)
-            tell(f"{run.name}: the rest of an earlier deletion is still in {aside}: {words_of(error)}")
+            tell(f"{run.name}: the rest of an earlier deletion is still in {aside}: {error_text(error)}")
     return failed
 
 
-def spendable(run: RunDirectory) -> list[Version]:
-    """Versions that serve to go on with the run only."""
+def resumable_only(run: RunDirectory) -> list[Version]:
+    """Return versions that only a resume needs."""
     store = run.store()
     pinned = store.pinned()
     return [version for version in store.versions() if version.is_resumable and version.number not in pinned]
 
 
 def _delete_in_mlflow(run: RunDirectory, gone: Collection[str], tell: Tell) -> Callable[[], None] | None:
-    """Mark the run deleted where it was delivered to, if it is ours; return what brings it back."""
+    """Mark the run deleted in MLflow, if it is ours; return the function that restores it."""
     bookmark, destination, record = read_bookmark(run), read_destination(run), run.configuration_record()
     run_id = None if bookmark is None else bookmark.mlflow.state.get("run_id")
     uri = delivered_to(run)
@@ -169,12 +169,12 @@ def _delete_in_mlflow(run: RunDirectory, gone: Collection[str], tell: Tell) -> C
         return None
     what = f"MLflow run {run_id} at {without_password(uri)}"
     if is_gone(uri, gone):
-        tell(f"{run.name}: {what} is left alone, as that is gone")
+        tell(f"{run.name}: {what} is not deleted, since that server no longer exists")
         return None
     if destination is not None and destination.mlflow_run_id is not None:
-        tell(f"{run.name}: {what} is your own program's, and is left alone")
+        tell(f"{run.name}: {what} is your own program's, and is not deleted")
         return None
-    with _mlflow_answers(what, without_password(uri)):
+    with _mlflow_errors(what, without_password(uri)):
         client = MlflowClient(uri)
         try:
             found = client.get_run(run_id)
@@ -184,7 +184,7 @@ def _delete_in_mlflow(run: RunDirectory, gone: Collection[str], tell: Tell) -> C
             return None
         tag = found.data.tags.get(RUN_TAG, "")
         if record is None or not (tag == record["run_id"] or tag.startswith(f"{record['run_id']}-")):
-            tell(f"{run.name}: {what} does not carry this run's id, and is left alone")
+            tell(f"{run.name}: {what} does not carry this run's id, and is not deleted")
             return None
         if found.info.lifecycle_stage == "deleted":
             return None
@@ -195,13 +195,15 @@ def _delete_in_mlflow(run: RunDirectory, gone: Collection[str], tell: Tell) -> C
             client.restore_run(run_id)
             tell(f"{run.name}: {what} is restored")
         except Exception as error:
-            tell(f"{run.name}: {what} could not be restored: {words_of(error)}. mlflow runs restore --run-id {run_id}")
+            tell(
+                f"{run.name}: {what} could not be restored: {error_text(error)}. mlflow runs restore --run-id {run_id}"
+            )
 
     return restore
 
 
 @contextlib.contextmanager
-def _mlflow_answers(what: str, address: str) -> Iterator[None]:
+def _mlflow_errors(what: str, address: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
@@ -210,6 +212,6 @@ def _mlflow_answers(what: str, address: str) -> Iterator[None]:
         ) from error
 
 
-def words_of(error: BaseException) -> str:
-    """Return what an error says, in one line and without passwords."""
+def error_text(error: BaseException) -> str:
+    """Return an error's message on one line and without passwords."""
     return without_password(" ".join(str(error).split()))[:400] or type(error).__name__

@@ -1,4 +1,4 @@
-"""The digest of a stored model: what was stored is what is loaded, though others may write where models are kept."""
+"""The digest of a stored model, which shows whether its files were changed since they were stored."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _CACHE = "__pycache__"
 
 
 def digest_of(folder: Path) -> str:
-    """Return the SHA-256 of a model's files: their names and contents, those that do not belong there included.
+    """Return the SHA-256 of the names and contents of all files in a model's folder.
 
-    Left out is what MLflow adds: the file that names the registered version, and compiled code.
+    It leaves out what MLflow adds: the file that names the registered version, and compiled code.
     """
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()):

@@ -1,8 +1,8 @@
 """The promotion gate: a pure function of two lists of returns.
 
 Challenger and champion play the same seeds, so that their returns are pairs. ``superior`` promotes if the confidence
-interval of the mean paired difference lies above zero; ``not_inferior`` if it lies above ``-margin``. A floor is a score
-below which nothing is promoted, whoever is champion.
+interval of the mean paired difference is above zero; ``not_inferior`` if it is above ``-margin``. With a floor, a challenger
+is also refused if its own mean return may be below that floor.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rltrack.evaluation.statistics import Interval, bootstrap_interval
 Kind = Literal["superior", "not_inferior"]
 KINDS: tuple[Kind, ...] = ("superior", "not_inferior")
 MIN_EPISODES = 30
-"""Fewer pairs give intervals that promise more than they hold."""
+"""With fewer pairs the intervals cover less than their level."""
 
 _RESAMPLES = 4000
 
@@ -51,11 +51,11 @@ class Gate:
             raise ConfigurationError(f"The gate is {self.kind!r}. Allowed: {', '.join(KINDS)}.")
         if self.episodes < MIN_EPISODES:
             raise ConfigurationError(
-                f"The gate's episodes are {self.episodes}; at least {MIN_EPISODES} are needed for an interval that holds what "
-                "it says, and 100 or more see small differences."
+                f"The gate's episodes are {self.episodes}; at least {MIN_EPISODES} are needed for a valid interval, "
+                "and 100 or more to detect small differences."
             )
         if not 0.5 <= self.level < 1:
-            raise ConfigurationError(f"The gate's level is {self.level}; it must lie in [0.5, 1), such as 0.95.")
+            raise ConfigurationError(f"The gate's level is {self.level}; it must be in [0.5, 1), such as 0.95.")
         if not (math.isfinite(self.margin) and self.margin >= 0):
             raise ConfigurationError(
                 f"The gate's margin is {self.margin}; it must be a number of at least 0, in reward units."
@@ -83,12 +83,12 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a gate says.
+class GateResult:
+    """The decision of a gate.
 
     Attributes:
         promoted: Whether the challenger passes.
-        reason: Why, in words, with the numbers.
+        reason: Why, with the numbers.
         interval: Of the challenger's mean return.
         difference: Mean paired difference, challenger minus champion; None without a champion.
         difference_interval: Its interval; None without a champion.
@@ -101,7 +101,7 @@ class Verdict:
     difference_interval: Interval | None = None
 
 
-def decide(challenger: Sequence[float], champion: Sequence[float] | None, gate: Gate, *, seed: int = 0) -> Verdict:
+def decide(challenger: Sequence[float], champion: Sequence[float] | None, gate: Gate, *, seed: int = 0) -> GateResult:
     """Decide whether a challenger becomes champion.
 
     Args:
@@ -120,12 +120,12 @@ def decide(challenger: Sequence[float], champion: Sequence[float] | None, gate: 
     above_floor = gate.floor is None or interval.low >= gate.floor
     if champion is None:
         if gate.floor is None:
-            return Verdict(True, f"the first champion, with no floor to reach ({own})", interval)
+            return GateResult(True, f"the first champion, with no floor to reach ({own})", interval)
         word = "reaches" if above_floor else "does not reach"
-        return Verdict(above_floor, f"the first champion {word} the floor of {gate.floor:g} ({own})", interval)
+        return GateResult(above_floor, f"the first champion {word} the floor of {gate.floor:g} ({own})", interval)
     theirs = _checked(champion, "champion", gate)
     if ours.size != theirs.size:
-        raise ConfigurationError(f"{ours.size} and {theirs.size} returns are no pairs; both must play the same seeds.")
+        raise ConfigurationError(f"{ours.size} and {theirs.size} returns are not pairs; both must play the same seeds.")
     paired = ours - theirs
     difference = bootstrap_interval(paired, level=gate.level, seed=seed, resamples=_RESAMPLES)
     least = -gate.margin
@@ -133,21 +133,21 @@ def decide(challenger: Sequence[float], champion: Sequence[float] | None, gate: 
     wanted = "0" if gate.kind == "superior" else f"-{gate.margin:g}"
     found = (
         f"difference {paired.mean():.6g} on {ours.size} paired episodes, {percent} {difference.low:.6g} to "
-        f"{difference.high:.6g}, which {'lies' if passes else 'does not lie'} above {wanted}"
+        f"{difference.high:.6g}, which {'is' if passes else 'is not'} above {wanted}"
     )
     if passes and not above_floor:
         found += f"; but its {own} does not reach the floor of {gate.floor:g}"
-    return Verdict(passes and above_floor, found, interval, float(paired.mean()), difference)
+    return GateResult(passes and above_floor, found, interval, float(paired.mean()), difference)
 
 
 def _checked(returns: Sequence[float], whose: str, gate: Gate) -> np.ndarray:
     values = np.asarray(returns, dtype=np.float64)
     if values.size < gate.episodes:
-        raise ConfigurationError(f"The {whose} played {values.size} episodes, the gate wants {gate.episodes}.")
+        raise ConfigurationError(f"The {whose} played {values.size} episodes, the gate needs {gate.episodes}.")
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         raise ConfigurationError(
-            f"The {whose}'s return of episode {bad[0]} is {values[bad[0]]}: nothing can be decided, and nothing was changed. Look "
-            "at the environment's rewards."
+            f"The {whose}'s return of episode {bad[0]} is {values[bad[0]]}: no decision is possible, and nothing was changed. "
+            "Check the environment's rewards."
         )
     return values

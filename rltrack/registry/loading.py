@@ -1,4 +1,4 @@
-"""Stored policies, read back: only if their files are those that were stored, and never by the code that lies with them."""
+"""Loads stored policies: only if their files are unchanged, and never with the code stored in the model."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def load_policy(client: MlflowClient, model_id: str, what: str, digest: str | No
         client: On the server or database.
         model_id: MLflow's id of the model.
         what: How to call it in an error.
-        digest: What the registered version says of its files; a model that was stored before there were digests has none.
+        digest: The registered version's digest of its files; None for a model stored by a version of rltrack without digests.
 
     Raises:
-        ModelBroken: If its files are gone, are not those that were stored, or cannot be read.
+        ModelBroken: If its files are missing, changed or unreadable.
     """
     with tempfile.TemporaryDirectory() as scratch:
         return _load(_fetch(client, model_id, what, digest, Path(scratch)), what)
@@ -61,7 +61,7 @@ def write_served(client: MlflowClient, model_id: str, what: str, digest: str | N
         client: On the server or database.
         model_id: MLflow's id of the model.
         what: How to call it in an error.
-        digest: What the registered version says of its files.
+        digest: The registered version's digest of its files.
         folder: Made here.
 
     Raises:
@@ -84,7 +84,7 @@ def write_served(client: MlflowClient, model_id: str, what: str, digest: str | N
 def _fetch(client: MlflowClient, model_id: str, what: str, digest: str | None, scratch: Path) -> Path:
     """Return a copy of a model's files that are those that were stored."""
     try:
-        # by its location: MLflow would look `models:/…` up at the process-wide address, whatever is said here
+        # by its location: MLflow resolves `models:/…` at the process-wide address and ignores the client's
         stored = client.get_logged_model(model_id)
         folder = Path(
             download_artifacts(
@@ -98,9 +98,9 @@ def _fetch(client: MlflowClient, model_id: str, what: str, digest: str | None, s
         raise _broken(what, "its files cannot be fetched", error) from error
     if wanted - {found}:
         raise ModelBroken(
-            f"{what} is not what was stored: the files in {stored.artifact_location} have the digest {found}, and when it was "
-            f"stored {' and '.join(sorted(wanted))}. Somebody changed, added or removed a file there since; nothing of it was "
-            "read. Put its files back, promote the run's version again (rltrack promote RUN@VERSION --model NAME), or let another "
+            f"{what} is not what was stored: the files in {stored.artifact_location} have the digest {found}; when they were "
+            f"stored it was {' and '.join(sorted(wanted))}. A file was changed, added or removed since; nothing of it was "
+            "read. Restore its files, promote the run's version again (rltrack promote RUN@VERSION --model NAME), or let another "
             "version be the champion: rltrack rollback NAME --to VERSION."
         )
     return folder
@@ -121,6 +121,6 @@ def _load(folder: Path, what: str) -> LoadedPolicy:
 
 def _broken(what: str, how: str, error: Exception) -> ModelBroken:
     return ModelBroken(
-        f"{what} is broken, {how}: {' '.join(str(error).split())[:400]}. Nothing was changed. Put its files back, or let another "
+        f"{what} is broken, {how}: {' '.join(str(error).split())[:400]}. Nothing was changed. Restore its files, or let another "
         "version be the champion: rltrack rollback NAME --to VERSION."
     )

@@ -1,8 +1,8 @@
 """Registered models in MLflow: versions, the aliases ``champion`` and ``challenger``, and a history without gaps.
 
-The history is kept with the registered model itself, one numbered tag an event, so that everybody who sees the model sees
-it. Moving the alias is the commit point of a promotion: the decision stands in the version's tags before, the event is
-written after. Where a process died in between, `repair` adds the event from the decision.
+The history is stored in the registered model itself, one numbered tag for each event. Moving the alias is the commit point of
+a promotion: the decision is in the version's tags before, the event is written after. If a process dies in between, `repair`
+adds the event from the decision.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from rltrack.tracking.sinks.embedded import database_path, database_uri, ensure_
 _TAG_LIMIT = 4500
 
 LOCK_SECONDS = 3600.0
-"""How long a decision waits for another about the same model."""
+"""How long a promotion waits for another one of the same model."""
 
 Tell = Callable[[str], None]
 
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 def _explained(method: Callable[Concatenate[ModelRegistry, P], T]) -> Callable[Concatenate[ModelRegistry, P], T]:
-    """Turn whatever a database or server answers into `RegistryUnavailable`."""
+    """Turn any error of a database or server into `RegistryUnavailable`."""
 
     @functools.wraps(method)
     def wrapper(self: ModelRegistry, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -87,7 +87,7 @@ class ModelRegistry:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was ever kept here; looking does not make a database."""
+        """Whether nothing was ever stored here; checking does not create a database."""
         return self.is_own and not database_path(self.root.path).exists()
 
     # ---- reading ----
@@ -190,25 +190,25 @@ class ModelRegistry:
 
     @contextlib.contextmanager
     def lock(self, name: str, wait_seconds: float, tell: Callable[[str], None]) -> Iterator[None]:
-        """Hold a model: one decision at a time. What a process left half done is put right first.
+        """Lock a model: one decision at a time. First repair what an interrupted process left incomplete.
 
         Args:
             name: The model.
             wait_seconds: How long to wait for another process.
-            tell: Hears whom it waits for.
+            tell: Called with each progress message.
 
         Raises:
-            RunBusy: If another process holds it for longer.
+            RunBusy: If another process holds the lock for longer.
         """
         path = self._lock_file(name)
         descriptor = take_lock(path, 0.2)
         if descriptor is None:
-            tell(f"waiting for process {lock_holder(path) or 'unknown'}, which decides about '{name}'")
+            tell(f"waiting for process {lock_holder(path) or 'unknown'}, which holds the lock of model '{name}'")
             descriptor = take_lock(path, wait_seconds)
         if descriptor is None:
             raise RunBusy(
-                f"Process {lock_holder(path) or 'unknown'} has been deciding about model '{name}' for {wait_seconds:.0f} s. Wait "
-                "for it, or end it; nothing was changed here."
+                f"Process {lock_holder(path) or 'unknown'} has held the lock of model '{name}' for {wait_seconds:.0f} s. Wait "
+                "for it, or end it; nothing was changed."
             )
         try:
             self.repair(name)
@@ -217,7 +217,7 @@ class ModelRegistry:
             os.close(descriptor)
 
     def _lock_file(self, name: str) -> Path:
-        """Beside the database where it is the root's own; else shared by everything of this user on this machine."""
+        """Return the lock's path: next to the root's own database; for other registries in the user's cache folder."""
         if self.is_own:
             folder = database_path(self.root.path).parent / "registry"
             file = f"{name}.lock"
@@ -229,7 +229,7 @@ class ModelRegistry:
 
     @_explained
     def repair(self, name: str) -> None:
-        """Add the events that a process did not come to write, and note what somebody else changed."""
+        """Add events that an interrupted process did not write, and record changes by other programs."""
         aliases, events = self.aliases(name), self.history(name)
         written = {event.decision for event in events if event.decision}
         champion = aliases.get(CHAMPION)
@@ -292,7 +292,7 @@ class ModelRegistry:
 
     @_explained
     def point(self, name: str, alias: str, version: int | None) -> None:
-        """Move an alias, in one step; None takes it away."""
+        """Move an alias in one step; None removes it."""
         if version is None:
             self.client.delete_registered_model_alias(name, alias)
         else:
@@ -300,10 +300,10 @@ class ModelRegistry:
 
     @_explained
     def delete(self, name: str, item: Registered) -> None:
-        """Delete a version to which no alias points.
+        """Delete a version that has no alias.
 
         Raises:
-            ConfigurationError: If one does.
+            ConfigurationError: If it has one.
         """
         pointing = [alias for alias, version in self.aliases(name).items() if version == item.version]
         if pointing:

@@ -1,8 +1,8 @@
 """Policies as MLflow models, stored from a run's version (`loading` reads them back).
 
 A stored model is data and the files of code that read it: no pickle is run when it is loaded. Storing can be repeated: a model
-is found again by a tag that names run and version. Its digest is a tag too, and is compared when rltrack loads it; rltrack never
-runs the code that lies in it.
+is found by a tag that names run and version. Its digest is a tag too, and is checked when rltrack loads it; rltrack never
+runs the code in it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class StoredPolicy:
 
     @property
     def key(self) -> str:
-        """What a model of it is found by."""
+        """The tag value by which a model of it is found."""
         record = self.run.configuration_record()
         return f"{record['run_id'] if record else self.run.name}/{self.version.name}"
 
@@ -75,7 +75,7 @@ def policy_of(run: RunDirectory, selector: str | int) -> StoredPolicy:
 
     Raises:
         CheckpointNotFound: If there is no such version.
-        PolicyNotStorable: If it cannot be stored as a model, with the reason and how to go on.
+        PolicyNotStorable: If it cannot be stored as a model, with the reason and the remedy.
     """
     return described_as(
         StoredPolicy(run, run.store().find(selector), {}), (run.configuration_record() or {}).get("policy")
@@ -86,7 +86,7 @@ def described_as(policy: StoredPolicy, description: Mapping[str, Any] | None) ->
     """Return a policy with this description, if it can be stored.
 
     Raises:
-        PolicyNotStorable: If it cannot be stored as a model, with the reason and how to go on.
+        PolicyNotStorable: If it cannot be stored as a model, with the reason and the remedy.
     """
     run = policy.run
     if description is None:
@@ -100,13 +100,13 @@ def described_as(policy: StoredPolicy, description: Mapping[str, Any] | None) ->
 
 
 def is_described_today(run: RunDirectory) -> bool:
-    """Whether the run itself recorded how its policy is built in today's format, after comparing."""
+    """Whether the run recorded a compared description of its policy in the current format."""
     description = (run.configuration_record() or {}).get("policy") or {}
     return bool(description.get("format") == FORMAT)
 
 
 def as_current(description: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a description in today's format; one of format 1 keeps the order in which its keys are written."""
+    """Return a description in the current format; one of format 1 keeps the order of its keys."""
     if description.get("format") != 1:
         return dict(description)
     return {**_with_pairs(description), "format": FORMAT}
@@ -155,7 +155,7 @@ def save_files(
 ) -> None:
     """Let MLflow write a model around a policy's files, with this rltrack's code to read them."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow asks for an example beside the signature; it would have to load torch
+        warnings.simplefilter("ignore")  # MLflow recommends an input example; making one would load torch
         save_model(
             str(folder),
             python_model=str(_CODE),
@@ -169,7 +169,7 @@ def save_files(
 
 
 def signature_of(description: Mapping[str, Any]) -> ModelSignature:
-    """Return what a policy takes and gives, from its spaces; the first axis of everything is the batch."""
+    """Return a policy's inputs and outputs, from its spaces; the first axis is always the batch."""
     inputs: list[Any] = _specs(space_of(description["input_space"]))
     action = _spec(space_of(description["action_space"]), None)
     outputs: list[Any] = [action]
@@ -204,13 +204,13 @@ def _requirements(description: Mapping[str, Any]) -> list[str]:
 
 
 def store_policy(client: MlflowClient, policy: StoredPolicy, *, run_id: str, role: str) -> LoggedModel:
-    """Store a version's policy as a model of its MLflow run, with its evaluation; one that is there already is returned.
+    """Store a version's policy as a model of its MLflow run, with its evaluation; an existing model is returned.
 
     Args:
         client: On the server or database.
         policy: What to store.
         run_id: MLflow's id of the run.
-        role: ``best``, ``final``, or ``candidate``: of a run, or only of a promotion.
+        role: ``best`` or ``final`` policy of a run, or ``candidate`` of a promotion.
     """
     run = client.get_run(run_id)
     experiment_id = run.info.experiment_id
@@ -251,7 +251,7 @@ def store_policy(client: MlflowClient, policy: StoredPolicy, *, run_id: str, rol
 
 
 def find_stored(client: MlflowClient, experiment_id: str, key: str) -> LoggedModel | None:
-    """Return the model of a policy that is stored whole, with its digest; what was left half stored is deleted."""
+    """Return a policy's complete stored model with a digest; incomplete ones are deleted."""
     ready = None
     for model in client.search_logged_models([experiment_id], f"tags.`{POLICY_TAG}` = '{key}'"):
         if model.status.value == "READY" and ready is None and DIGEST_TAG in model.tags:
@@ -262,7 +262,7 @@ def find_stored(client: MlflowClient, experiment_id: str, key: str) -> LoggedMod
 
 
 def _link_evaluation(client: MlflowClient, policy: StoredPolicy, run_id: str, model_id: str) -> None:
-    """Show the evaluation at the policy's env steps beside the model; its rows are the run's own, so that none doubles."""
+    """Link the evaluation at the policy's env steps to the model; its rows equal the run's own, so none is duplicated."""
     record = evaluation_at(policy.run, policy.version.env_steps)
     if record is None:
         return

@@ -1,7 +1,7 @@
-"""Which runs registered models come from, asked of every registry that a model of the root's runs may be in.
+"""Finds the runs that registered models come from, in every registry that may have a model of the root's runs.
 
-Runs of one root can be delivered to several places, and a run's models are registered where the run is. So what is known
-about a run's models is known only when all of them have answered.
+Runs of one root can be delivered to several places, and a run's models are registered where the run is. So the origins are
+known only when all registries have answered.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rltrack.tracking.destination import Destination, read_destination, resolve_
 from rltrack.tracking.sinks.embedded import database_uri
 
 SILENCE_SECONDS = 30.0
-"""How long a registry may say nothing."""
+"""Timeout for each answer of a registry."""
 
 _SHOWN_RUNS = 5
 _DATABASE_SERVERS = ("postgresql", "mysql", "mssql")
@@ -37,12 +37,12 @@ _DATABASE_SERVERS = ("postgresql", "mysql", "mssql")
 
 @dataclass(frozen=True, slots=True)
 class Origins:
-    """The registered versions that come from runs, by what a run is recognised by.
+    """The registered versions that come from runs, by the run's ids and names.
 
     Attributes:
         by_run_id: By the run's own id, which a version has in a tag.
         by_mlflow_run: By MLflow's id of the run.
-        by_name: By the run's name, for versions without that tag: those of older releases.
+        by_name: By the run's name, for versions of older releases, which lack that tag.
     """
 
     by_run_id: Mapping[str, str]
@@ -50,7 +50,7 @@ class Origins:
     by_name: Mapping[str, str]
 
     def of(self, run: RunDirectory) -> str | None:
-        """Return a registered version that comes from this run, in words; None without any."""
+        """Return the description of a registered version that comes from this run; None if there is none."""
         record, bookmark, destination = run.configuration_record(), read_bookmark(run), read_destination(run)
         own_id = run.name if record is None else record["run_id"]
         ids = [None if bookmark is None else bookmark.mlflow.state.get("run_id")]
@@ -60,18 +60,18 @@ class Origins:
 
 
 def find_origins(root: Root, runs: Sequence[RunDirectory], gone: Collection[str] = ()) -> Origins:
-    """Ask every registry that the runs may have models in.
+    """Query every registry in which the runs may have models.
 
     Args:
         root: The root.
         runs: All of its runs.
-        gone: Addresses that exist no more, as a person says.
+        gone: Addresses that no longer exist.
 
     Raises:
-        RegistryUnavailable: If one of them does not answer; all such are named, with the runs that use them.
-        ConfigurationError: If it cannot be found out which they are.
+        RegistryUnavailable: If registries do not answer; the message names them and the runs that use them.
+        ConfigurationError: If the registries cannot be determined.
     """
-    items, silent = [], []
+    items, unreachable = [], []
     addresses = _addresses(root, runs)
     _check_gone(addresses, gone)
     for uri, names in addresses.items():
@@ -79,15 +79,15 @@ def find_origins(root: Root, runs: Sequence[RunDirectory], gone: Collection[str]
             continue
         try:
             items += _registered_at(root, uri)
-        except ConfigurationError:  # the root was moved: says itself what to do
+        except ConfigurationError:  # the root was moved; the message has the remedy
             raise
         except Exception as error:
-            silent.append(f"{without_password(uri)} ({_used_by(names)}): {_words(error)}")
-    if silent:
+            unreachable.append(f"{without_password(uri)} ({_used_by(names)}): {_error_text(error)}")
+    if unreachable:
         raise RegistryUnavailable(
-            f"It is not known which runs models come from, so nothing is deleted. No answer from {'; '.join(silent)}. Start it, "
-            "or set its credentials (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN), and try "
-            "again. If it is gone for good, with its models: --registry-gone ADDRESS."
+            "Nothing is deleted, because the origins of the registered models are unknown. No answer from "
+            f"{'; '.join(unreachable)}. Start it, or set its credentials (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
+            "or MLFLOW_TRACKING_TOKEN), and retry. If it no longer exists, with its models: --registry-gone ADDRESS."
         )
     by_run_id, by_mlflow_run, by_name = {}, {}, {}
     for model, item in items:
@@ -106,7 +106,7 @@ def delivered_to(run: RunDirectory) -> str | None:
     """Return the address of the MLflow that has this run; None if it was not delivered.
 
     Raises:
-        ConfigurationError: If the file that says so cannot be read.
+        ConfigurationError: If the file with the address cannot be read.
     """
     bookmark = read_bookmark(run)
     known = None if bookmark is None else bookmark.mlflow.state.get("tracking_uri")
@@ -118,7 +118,7 @@ def delivered_to(run: RunDirectory) -> str | None:
 
 
 def is_gone(uri: str, gone: Collection[str]) -> bool:
-    """Whether a person said that this address exists no more."""
+    """Whether the user named this address as one that no longer exists."""
     return uri in gone or without_password(uri) in gone
 
 
@@ -130,7 +130,7 @@ def _addresses(root: Root, runs: Sequence[RunDirectory]) -> dict[str, list[str]]
             found.setdefault(uri, [])
     for run in runs:
         wanted = {_destination(run).tracking_uri or database_uri(root.path)}
-        with contextlib.suppress(RltrackError):  # a journal that cannot be read: such a run is left alone anyway
+        with contextlib.suppress(RltrackError):  # a journal that cannot be read: such a run is kept anyway
             wanted.add(delivered_to(run) or database_uri(root.path))
         for uri in wanted:
             found.setdefault(uri, []).append(run.name)
@@ -142,7 +142,7 @@ def _destination(run: RunDirectory) -> Destination:
         return read_destination(run) or Destination()
     except RunDamaged:
         raise ConfigurationError(
-            f"{run.destination_file} cannot be read, so it is not known where the models of run {run.name} are. Put it back: a "
+            f"{run.destination_file} cannot be read, so it is not known where the models of run {run.name} are. Restore it: a "
             'JSON object such as {"tracking_uri": "http://127.0.0.1:5000"}; or delete it, if the run goes to the root\'s own '
             "database."
         ) from None
@@ -166,7 +166,7 @@ class _RegistryAt(ModelRegistry):
 
 
 def _registered_at(root: Root, uri: str) -> list[tuple[str, Registered]]:
-    """Every registered version there, with its model's name; in a thread, as what is down may hold a caller for very long."""
+    """Return every registered version there, with its model's name; in a thread, since a server that is down may block."""
     own = same_address(uri, database_uri(root.path))
     registry = _RegistryAt(root, Destination() if own else Destination(uri))
     answers: queue.Queue[list[tuple[str, Registered]] | Exception | None] = queue.Queue()
@@ -187,7 +187,7 @@ def _registered_at(root: Root, uri: str) -> list[tuple[str, Registered]]:
         try:
             answer = answers.get(timeout=SILENCE_SECONDS)
         except queue.Empty:
-            raise TimeoutError(f"it said nothing for {SILENCE_SECONDS:.0f} s") from None
+            raise TimeoutError(f"no answer for {SILENCE_SECONDS:.0f} s") from None
         if answer is None:
             return found
         if isinstance(answer, Exception):
@@ -196,9 +196,9 @@ def _registered_at(root: Root, uri: str) -> list[tuple[str, Registered]]:
 
 
 def _check_database(uri: str) -> None:
-    """Connect once. MLflow would make an empty database where a file is gone, and try a server for most of an hour.
+    """Connect once. MLflow would create an empty database for a missing file, and retry a server for most of an hour.
 
-    While it tries, no other database is answered either, as it holds a lock over all of them.
+    While it retries, it holds a lock that blocks calls for all other databases.
     """
     address = urlsplit(uri)
     kind = address.scheme.partition("+")[0]
@@ -216,11 +216,11 @@ def _check_database(uri: str) -> None:
 
 def _used_by(names: Sequence[str]) -> str:
     if not names:
-        return "it is what is set now"
+        return "set in the environment"
     more = f" and {len(names) - _SHOWN_RUNS} more" if len(names) > _SHOWN_RUNS else ""
     return f"used by {', '.join(names[:_SHOWN_RUNS])}{more}"
 
 
-def _words(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     cause = error.__cause__ or error
     return without_password(" ".join(str(cause).split()))[:300] or type(cause).__name__

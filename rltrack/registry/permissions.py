@@ -1,4 +1,4 @@
-"""What the configuration of a model in a registry may name: somebody else may have registered it."""
+"""What the configuration of a model in a registry may name: others can register models."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from rltrack.runs import Root
 def check_names(
     stored: LoadedPolicy, root: Root, known: Sequence[Mapping[str, Any]] = (), *, to_train: bool = False
 ) -> None:
-    """Refuse a configuration from a registry that names code, secrets, addresses or files which nobody here asked for.
+    """Refuse a configuration from a registry that names code, secrets, addresses or files that are not allowed here.
 
-    What is harmless is allowed, what the reader's environment lists (`rltrack.permissions`), and what a configuration of the
-    reader's own names too: that of the run under this root from which the model comes, or the challenger's.
+    Allowed are harmless names, those that the environment lists (`rltrack.permissions`), and those in the user's own
+    configurations: that of the run under this root from which the model comes, and the challenger's.
 
     Args:
-        stored: The policy, with the configuration that was stored beside it.
-        root: Where the run that it comes from may lie.
-        known: Further configurations of one's own.
-        to_train: Check everything; else only what an environment is built from.
+        stored: The policy, with the configuration that was stored with it.
+        root: The root that may have the run that it comes from.
+        known: Further configurations of the user.
+        to_train: Check the whole configuration, not only the section `environment`.
 
     Raises:
-        NotAllowed: With what it names, and how to allow it.
+        NotAllowed: The message lists the names and how to allow them.
     """
     asked = stored.config if to_train else {"environment": stored.config.get("environment") or {}}
     subject = (
-        f"The configuration of {stored.source} in the registry names what no configuration of your own does. Nothing was "
+        f"The configuration of {stored.source} in the registry names something that none of your own does. Nothing was "
         "built."
     )
     own = [*known, *_own_configuration(root, stored)]
@@ -38,7 +38,7 @@ def check_names(
 
 
 def _own_configuration(root: Root, stored: LoadedPolicy) -> list[Mapping[str, Any]]:
-    """The configuration of the run that the model says it comes from, if it lies under this root."""
+    """Return the configuration of the run that the model comes from, if it is under this root."""
     try:
         config = root.find(stored.source.partition("@")[0]).read_config()
     except (RltrackError, OSError, ValueError):

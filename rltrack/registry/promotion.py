@@ -1,18 +1,18 @@
-"""Promotion: only a better policy becomes champion. In words::
+"""Promotion: only a better policy becomes champion::
 
     take the model's lock
-    until nobody else changed the champion meanwhile:
-        refuse a challenger that, as it would be stored, acts otherwise than the agent that was trained
+    repeat while another machine changes the champion:
+        refuse a challenger whose stored policy acts differently from the trained agent
         load the champion; refuse a challenger of another environment or other spaces
         both play the same episodes, on seeds that no evaluation during training used
         ask the gate
-    store the challenger's policy, and what was decided, with both lists of returns
+    store the challenger's policy and the decision, with both lists of returns
     make it a version of the model, with the decision                          (in one step)
     if it was promoted: move the alias `champion`                              (the commit point)
     append to the history
 
-Nothing is written before the gate has spoken. A promotion that was killed is asked for again: what was decided stands, and
-only the rest is done.
+Nothing is written before the gate has decided. A promotion that was killed is repeated: its decision is kept, and only the
+missing steps are done.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from rltrack.errors import (
     RegistryUnavailable,
     RltrackError,
 )
-from rltrack.registry.arena import (
-    as_stored,
-)
 from rltrack.registry.challenge import compare
 from rltrack.registry.digest import DIGEST_TAG
 from rltrack.registry.gate import Gate
+from rltrack.registry.match import (
+    as_stored,
+)
 from rltrack.registry.model_registry import LOCK_SECONDS, ModelRegistry, Tell
 from rltrack.registry.models import (
     CANDIDATE,
@@ -66,7 +66,7 @@ _MAX_REASON = 2000
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What was decided about a challenger.
+    """The decision about a challenger.
 
     Attributes:
         model: The registered model.
@@ -75,8 +75,8 @@ class Decision:
         promoted: Whether it is (or was made) champion.
         reason: Why.
         against: The champion that it was compared with; None for the first.
-        record: Everything, as kept with the run: both lists of returns, intervals, seeds, hashes.
-        was_known: Whether it had been decided before, and nothing was played.
+        record: The whole decision, as stored with the run: both lists of returns, intervals, seeds, hashes.
+        was_known: Whether the decision existed before, so that nothing was played.
     """
 
     model: str
@@ -99,28 +99,28 @@ def promote(
     lock_seconds: float = LOCK_SECONDS,
     tell: Tell = lambda text: None,
 ) -> Decision:
-    """Let a run's version challenge the champion of a model, and make it champion if the gate says so.
+    """Let a run's version challenge the champion of a model, and make it champion if it passes the gate.
 
     Args:
         run: The run, or its name.
-        model: Name of the registered model; made with the first promotion.
+        model: Name of the registered model; created by the first promotion.
         version: ``best``, ``last``, ``v12``, or env steps.
         gate: What must be shown; omitted: better on 100 paired episodes.
         root: Folder of all runs, for a run that is named.
         lock_seconds: How long to wait for another promotion of the same model.
-        tell: Hears what happens.
+        tell: Called with each progress message.
 
     Raises:
         ConfigurationError: If challenger and champion cannot be compared, or a return is not finite.
         CheckpointNotFound: If there is no such version.
-        PolicyNotStorable: If the policy cannot be stored as a model, or would act otherwise than it was trained.
-        ModelBroken: If the champion's files are gone, or are not those that were stored.
+        PolicyNotStorable: If the policy cannot be stored as a model, or would act differently from the trained agent.
+        ModelBroken: If the champion's files are missing or changed.
         RegistryUnavailable: If the registry does not answer. In all cases nothing was changed.
     """
     gate = gate or Gate()
     check_model_name(model)
     run = Root(root).find(run) if isinstance(run, str) else run
-    config_of(run)  # a run of which no environment can be built has nowhere to play
+    config_of(run)  # raises for a run whose environment cannot be built
     challenger = policy_of(run, version)
     run_id = _delivered(run, tell)
     registry = ModelRegistry(Root(run.root), read_destination(run) or Destination())
@@ -144,12 +144,12 @@ def promote(
                 if record["promoted"]:
                     _pin(challenger, tell)
                 return _carry_out(registry, model, item, champion, record, was_known=False)
-            tell("another machine changed the champion meanwhile; comparing again")
-    raise RegistryUnavailable(f"The champion of '{model}' changed {_ATTEMPTS} times while it was compared. Try again.")
+            tell("another machine changed the champion during the comparison; comparing again")
+    raise RegistryUnavailable(f"The champion of '{model}' changed {_ATTEMPTS} times during the comparison. Retry.")
 
 
 def _pin(challenger: StoredPolicy, tell: Tell) -> None:
-    """Keep the version that becomes champion, whatever the run's retention says: another training may begin with it."""
+    """Exempt the version that becomes champion from the run's retention: another training may start from it."""
     try:
         challenger.run.store().pin(challenger.version)
     except (OSError, RltrackError) as error:
@@ -157,14 +157,14 @@ def _pin(challenger: StoredPolicy, tell: Tell) -> None:
 
 
 def _delivered(run: RunDirectory, tell: Tell) -> str:
-    """See to it that the run is in MLflow; return MLflow's id of it.
+    """Make sure that the run is in MLflow; return MLflow's id of it.
 
     Raises:
         RegistryUnavailable: If it cannot be delivered, with the reason.
     """
     deadline = time.monotonic() + DELIVERY_SECONDS
     while not run.is_locked() and time.monotonic() < deadline:
-        if ship_run(run, patience=0.0, tell=tell) != EXIT_BUSY:  # another process may be at it
+        if ship_run(run, patience=0.0, tell=tell) != EXIT_BUSY:  # another process may be delivering it
             break
     found = read_bookmark(run)
     if found is None or "run_id" not in found.mlflow.state:
@@ -172,8 +172,8 @@ def _delivered(run: RunDirectory, tell: Tell) -> str:
             found.mlflow.problem.message if found is not None and found.mlflow.problem is not None else "no answer yet"
         )
         raise RegistryUnavailable(
-            f"Run {run.name} is not in MLflow, and a model needs its run there: {problem} Nothing was changed. Mend that, then "
-            f"`rltrack sync {run.name}` and try again."
+            f"Run {run.name} is not in MLflow, and a model needs its run there: {problem} Nothing was changed. Fix that, run "
+            f"`rltrack sync {run.name}`, and retry."
         )
     return str(found.mlflow.state["run_id"])
 
@@ -181,7 +181,7 @@ def _delivered(run: RunDirectory, tell: Tell) -> str:
 def _known_decision(
     registry: ModelRegistry, model: str, challenger: StoredPolicy, champion: Registered | None, gate: Gate
 ) -> tuple[Registered, dict[str, Any]] | None:
-    """What was decided before about the same policy against the same champion: asking again until luck says yes is no test."""
+    """Return an earlier decision about the same policy and champion: repeating a test until it passes would invalidate it."""
     for item in reversed(registry.versions(model)):  # one that was stored again is the newer
         decision = item.decision
         if item.tags.get(POLICY_TAG) != challenger.key or decision is None:
@@ -239,9 +239,9 @@ def _store_again(
     old: Registered,
     decision: Mapping[str, Any],
 ) -> Decision:
-    """Let a new version with the same policy take the place of a champion that an older rltrack stored.
+    """Replace a champion that an older rltrack stored by a new version with the same policy.
 
-    What was decided about it stands. Killed in between, asking again goes on: a version that is there is taken.
+    The decision about it is kept. After a kill it can be repeated: a version that exists is used.
     """
     try:
         stored = store_policy(registry.client, challenger, run_id=run_id, role=CANDIDATE)
@@ -252,7 +252,7 @@ def _store_again(
     tags = {**old.tags, DIGEST_TAG: stored.tags[DIGEST_TAG]}
     earlier = [item for item in registry.versions(model) if item.model_id == stored.model_id]
     item = earlier[-1] if earlier else registry.register(model, stored.model_id, run_id, tags)
-    reason = f"the policy of version {old.version}, stored again with its digest; what was decided stands: {decision['reason']}"
+    reason = f"the policy of version {old.version}, stored again with its digest; the decision is unchanged: {decision['reason']}"
     registry.describe(model, item.version, reason)
     registry.point(model, CHAMPION, item.version)
     registry.record(model, Event("stored again", item.version, reason, item.version, item.source))
@@ -262,12 +262,12 @@ def _store_again(
 def _not_stored(registry: ModelRegistry, error: Exception) -> RegistryUnavailable:
     return RegistryUnavailable(
         f"The policy could not be stored in {without_password(registry.uri)}: {' '.join(str(error).split())[:300]}. The champion "
-        "is as it was. Try again."
+        "is unchanged. Retry."
     )
 
 
 def _short(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a decision fits a tag."""
+    """The part of a decision that fits a tag."""
     kept = {
         key: record[key] for key in ("id", "time", "promoted", "against", "gate", "difference", "difference_interval")
     }
@@ -290,7 +290,7 @@ def _description(challenger: StoredPolicy, record: Mapping[str, Any]) -> str:
             )
     lines += [
         "",
-        f"Everything, with both lists of returns: `promotions/{record['model']}-{record['id'][:8]}.json` of its run.",
+        f"The whole decision, with both lists of returns: `promotions/{record['model']}-{record['id'][:8]}.json` of its run.",
     ]
     return "\n".join(lines)
 
@@ -304,14 +304,14 @@ def _carry_out(
     *,
     was_known: bool,
 ) -> Decision:
-    """Move the aliases as was decided, and append to the history; harmless if that was done before."""
+    """Move the aliases as decided, and append to the history; can be repeated."""
     promoted = bool(record["promoted"])
     is_champion = champion is not None and champion.version == item.version
     before = registry.aliases(model)
     if promoted and not is_champion:
         carried_out = any(event.decision == record["id"] for event in registry.history(model))
         registry.point(model, CHAMPION, item.version)
-        if carried_out:  # and taken back since
+        if carried_out:  # and rolled back since
             registry.record(
                 model, Event("promoted", item.version, record["reason"], item.version, item.source, record["id"])
             )

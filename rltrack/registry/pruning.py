@@ -1,6 +1,6 @@
-"""Deleting old runs, or what is large of them. Never one that a registered model comes from, trains, or can still go on.
+"""Deleting old runs, or their large files; never the origin of a registered model, nor one that trains or can be resumed.
 
-What would go is found out first, as a list with the reasons; only then is anything deleted.
+First all candidates are listed with the reasons; only then is anything deleted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from rltrack import damage
 from rltrack.checkpoints.retention import best_first
 from rltrack.errors import ConfigurationError, RunDamaged
-from rltrack.registry.deletion import Tell, delete_run, finish_begun, spendable, words_of
+from rltrack.registry.deletion import Tell, delete_run, error_text, finish_interrupted, resumable_only
 from rltrack.registry.origins import Origins, find_origins
 from rltrack.runs import Root, RunDirectory, RunStatus
 from rltrack.studies.seeds import STUDY_TAG
@@ -23,16 +23,16 @@ from rltrack.tracking.bookmark import is_delivered, read_bookmark
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which runs are to go: those to which all of it applies.
+class RunFilter:
+    """Selects the runs to delete: those to which all conditions apply.
 
     Attributes:
-        older_than: Seconds since the last record; None: of any age.
-        study: Name of a study or sweep; None: of any, and of none.
-        pattern: Of the name, such as ``test-*``.
+        older_than: Seconds since the last record; None: any age.
+        study: Name of a study or sweep; None: any, or none.
+        pattern: Pattern of the name, such as ``test-*``.
         below: Best mean return less than this; a run without an evaluation counts as below.
-        keep_best: So many of the best that remain after the other conditions stay, by best mean return.
-        unfinished: Also runs that were interrupted or stopped and could go on.
+        keep_best: Of the runs that match the other conditions, keep this many, by best mean return.
+        unfinished: Also runs that were interrupted or stopped and could be resumed.
     """
 
     older_than: float | None = None
@@ -43,10 +43,10 @@ class Wanted:
     unfinished: bool = False
 
     def check(self) -> None:
-        """Refuse to want everything by leaving everything out.
+        """Refuse a filter without conditions, which would match everything.
 
         Raises:
-            ConfigurationError: If nothing is said, or a number makes no sense.
+            ConfigurationError: If there is no condition, or a number is negative.
         """
         if (self.older_than, self.study, self.pattern, self.below, self.keep_best) == (None,) * 5:
             raise ConfigurationError(
@@ -63,10 +63,10 @@ class Candidate:
 
     Attributes:
         run: Its folder.
-        bytes: What deleting it frees; 0 if it stays.
+        bytes: What its deletion frees; 0 if it is kept.
         score: Best mean return; None without an evaluation.
         last_time: Unix seconds of its last record.
-        kept: Why it stays all the same; None if it goes.
+        kept: Why it is kept; None if it is to be deleted.
     """
 
     run: RunDirectory
@@ -76,37 +76,37 @@ class Candidate:
     kept: str | None
 
 
-def find_prunable(root: Root, wanted: Wanted, *, whole: bool, gone: Collection[str] = ()) -> list[Candidate]:
-    """Return every run to which the conditions apply, and why some of them stay.
+def find_prunable(root: Root, wanted: RunFilter, *, whole: bool, gone: Collection[str] = ()) -> list[Candidate]:
+    """Return every run to which the conditions apply, with the reason for those that are kept.
 
     Args:
         root: The root.
         wanted: The conditions.
-        whole: The run as a whole is to go, not only its checkpoints.
-        gone: Addresses of registries that exist no more, as a person says; they are not asked.
+        whole: Delete whole runs, not only their checkpoints.
+        gone: Addresses of registries that no longer exist; they are not queried.
 
     Raises:
-        ConfigurationError: If there are no conditions, or it cannot be found out which registries the runs use.
-        RegistryUnavailable: If one of those registries does not say which runs its models come from.
+        ConfigurationError: If there are no conditions, or the registries that the runs use cannot be determined.
+        RegistryUnavailable: If one of those registries does not answer.
     """
     wanted.check()
     runs = root.runs()
-    looks = {run.name: _look(run) for run in runs}
-    models, origins = find_origins(root, runs, gone), _origins(looks.values())
+    summaries = {run.name: _summary_of(run) for run in runs}
+    models, origins = find_origins(root, runs, gone), _origins(summaries.values())
     now, found = time.time(), []
     for run in runs:
-        look = looks[run.name]
+        summary = summaries[run.name]
         if wanted.pattern is not None and not fnmatch.fnmatchcase(run.name, wanted.pattern):
             continue
-        if wanted.study is not None and look.study != wanted.study:
+        if wanted.study is not None and summary.study != wanted.study:
             continue
-        if wanted.older_than is not None and now - look.last_time < wanted.older_than:
+        if wanted.older_than is not None and now - summary.last_time < wanted.older_than:
             continue
-        if wanted.below is not None and look.score is not None and look.score >= wanted.below:
+        if wanted.below is not None and summary.score is not None and summary.score >= wanted.below:
             continue
-        kept = _why_kept(run, look, models, origins, unfinished=wanted.unfinished, whole=whole)
+        kept = _reason_to_keep(run, summary, models, origins, unfinished=wanted.unfinished, whole=whole)
         freed = _size(run, whole=whole) if kept is None else 0
-        found.append(Candidate(run, freed, look.score, look.last_time, kept))
+        found.append(Candidate(run, freed, summary.score, summary.last_time, kept))
     if wanted.keep_best:
         ranked = sorted(found, key=lambda item: float("-inf") if item.score is None else item.score, reverse=True)
         names = {item.run.name for item in ranked[: wanted.keep_best]}
@@ -115,7 +115,7 @@ def find_prunable(root: Root, wanted: Wanted, *, whole: bool, gone: Collection[s
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _RunSummary:
     """What is known of a run; without a status, why it cannot be read."""
 
     status: RunStatus | None
@@ -123,35 +123,35 @@ class _Look:
     score: float | None
     last_time: float
     study: str | None
-    begins_with: str | None
+    starts_from: str | None
 
 
-def _look(run: RunDirectory) -> _Look:
+def _summary_of(run: RunDirectory) -> _RunSummary:
     try:
         with damage.collected() as found:
             status = run.status()
-            record = run.configuration_record()  # its identity: without it, nobody knows which models are its own
+            record = run.configuration_record()  # its identity: without it, its models cannot be determined
             best = best_first(run.store().versions())
             config = run.read_config() if run.config_file.exists() else {}
         if found.new or record is None:
-            raise RunDamaged(" ".join(found.new) or "nothing says which run it is")
+            raise RunDamaged(" ".join(found.new) or "its configuration record is missing")
         study = ((config.get("tracking") or {}).get("tags") or {}).get(STUDY_TAG)
         start = config.get("start_from")
-        begins_with = str(start).partition("@")[0] if start and not status.is_finished else None
+        starts_from = str(start).partition("@")[0] if start and not status.is_finished else None
         score = best[0].score if best else status.mean_return
         if score is not None and math.isnan(score):  # cannot be compared
             score = None
-        return _Look(status, "", score, status.last_time, study, begins_with)
-    except Exception as error:  # damaged, or gone meanwhile: it stays, and hides none of the others
+        return _RunSummary(status, "", score, status.last_time, study, starts_from)
+    except Exception as error:  # damaged or just deleted: it is kept, and the other runs are still listed
         changed = run.journal_file.stat().st_mtime if run.journal_file.exists() else time.time()
-        return _Look(None, words_of(error), None, changed, None, None)
+        return _RunSummary(None, error_text(error), None, changed, None, None)
 
 
-def _why_kept(
-    run: RunDirectory, look: _Look, models: Origins, origins: set[str], *, unfinished: bool, whole: bool
+def _reason_to_keep(
+    run: RunDirectory, summary: _RunSummary, models: Origins, origins: set[str], *, unfinished: bool, whole: bool
 ) -> str | None:
-    if look.status is None:
-        return f"it cannot be read: {look.problem}"
+    if summary.status is None:
+        return f"it cannot be read: {summary.problem}"
     if run.is_locked():
         return "it is being trained"
     if run.is_shipped():
@@ -160,59 +160,59 @@ def _why_kept(
     if model is not None:
         return f"it is the origin of {model}"
     if run.name in origins:
-        return "an unfinished run begins with its policy"
-    if not look.status.is_finished and not unfinished:
+        return "an unfinished run starts from it"
+    if not summary.status.is_finished and not unfinished:
         return "it is not finished (--unfinished takes it too)"
     if whole and read_bookmark(run) is not None and not is_delivered(run):
-        return "it is not delivered whole; rltrack sync"
+        return "it is not fully delivered; rltrack sync"
     return None
 
 
-def _origins(looks: Collection[_Look]) -> set[str]:
-    """Runs with whose policies unfinished runs begin: they read them again when they are resumed."""
-    return {look.begins_with for look in looks if look.begins_with is not None}
+def _origins(summaries: Collection[_RunSummary]) -> set[str]:
+    """Return the runs from which unfinished runs start: a resume reads them again."""
+    return {summary.starts_from for summary in summaries if summary.starts_from is not None}
 
 
 def _size(run: RunDirectory, *, whole: bool) -> int:
     if whole:
         size = 0
         for file in run.path.rglob("*"):
-            with contextlib.suppress(OSError):  # gone meanwhile
+            with contextlib.suppress(OSError):  # just deleted
                 size += file.stat().st_size if file.is_file() and not file.is_symlink() else 0
         return size
-    return sum(version.size_bytes for version in spendable(run))
+    return sum(version.size_bytes for version in resumable_only(run))
 
 
 def parse_age(text: str) -> float:
     """Return seconds for an age such as ``30d``, ``12h``, ``2w``.
 
     Raises:
-        ConfigurationError: If it is none.
+        ConfigurationError: If it is not an age.
     """
     units = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
     try:
         return float(text[:-1]) * units[text[-1]]
     except (ValueError, KeyError, IndexError):
-        raise ConfigurationError(f"'{text}' is no age. Write a number and s, m, h, d or w, such as 30d.") from None
+        raise ConfigurationError(f"'{text}' is not an age. Write a number and s, m, h, d or w, such as 30d.") from None
 
 
 def prune(
     root: Root, candidates: Sequence[Candidate], *, whole: bool, tell: Tell, gone: Collection[str] = ()
 ) -> list[str]:
-    """Delete what `find_prunable` found and nothing keeps; also what an earlier one that was killed had begun.
+    """Delete the candidates that have no reason to be kept; also finish a prune that was killed.
 
     Returns:
-        The names of the runs of which something could not be deleted; `tell` has heard why.
+        The names of the runs that could not be deleted completely; `tell` got the reasons.
     """
-    failed = finish_begun(root, tell) if whole else []
+    failed = finish_interrupted(root, tell) if whole else []
     for item in candidates:
         if item.kept is not None:
             continue
         try:
             delete_run(item.run, whole=whole, gone=gone, tell=tell)
-        except Exception as error:  # whatever a store, a server or a disk says: the other runs are not its business
+        except Exception as error:  # any error of a store, a server or a disk: continue with the other runs
             failed.append(item.run.name)
-            tell(f"{item.run.name}: not deleted: {words_of(error)}")
+            tell(f"{item.run.name}: not deleted: {error_text(error)}")
         else:
             tell(f"{item.run.name}: {'deleted' if whole else 'checkpoints deleted'}")
     return failed

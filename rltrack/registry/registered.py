@@ -31,13 +31,13 @@ class Event:
     """Something that happened to a registered model.
 
     Attributes:
-        kind: ``promoted``, ``refused``, ``rolled back``, ``moved`` (by somebody else), ``stored again``, ``degraded`` or
+        kind: ``promoted``, ``refused``, ``rolled back``, ``moved`` (by another program), ``stored again``, ``degraded`` or
             ``pruned``.
         version: The version that it is about.
-        reason: Why, in words.
+        reason: Why.
         champion: The champion afterwards; None without one.
         source: ``RUN@version`` of the policy.
-        decision: Id of the decision that it carries out.
+        decision: Id of the decision that it applies.
         time: Unix seconds.
         number: 1, 2, 3, …
     """
@@ -86,7 +86,7 @@ def number_of(champion: Registered | None) -> int | None:
 
 
 def check_model_name(name: str) -> str:
-    """Return a model's name, if it can be one.
+    """Return the name if it is a valid model name.
 
     Raises:
         ConfigurationError: If not.
@@ -100,13 +100,13 @@ def check_model_name(name: str) -> str:
 
 
 def check_decision_id(text: str) -> str:
-    """Return a decision's id, if it is one: names of files are made from it.
+    """Return the text if it is a valid id of a decision: file names are made from it.
 
     Raises:
         ValueError: If not.
     """
     if not re.fullmatch(r"[0-9a-f]{8,64}", text):
-        raise ValueError(f"{text[:80]!r} is no id of a decision")
+        raise ValueError(f"{text[:80]!r} is not the id of a decision")
     return text
 
 

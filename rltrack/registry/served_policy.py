@@ -1,6 +1,6 @@
 """The code of every stored model (models from code): MLflow runs this file when it loads one.
 
-It needs what lies beside it in the model, and none of rltrack.
+It needs the other files of the model, and nothing of rltrack.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class ServedPolicy(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Read the policy's files."""
-        from exported_policy import ExportedPolicy  # type: ignore[import-not-found]  # lies beside this file in the model
+        from exported_policy import ExportedPolicy  # type: ignore[import-not-found]  # next to this file in the model
 
         self._policy = ExportedPolicy.load(context.artifacts["policy"])
 

@@ -1,7 +1,7 @@
 """Serving a version of a registered model with MLflow's own scoring server.
 
-What is served is a copy under the root, made when the server starts: the data of the version, compared with its digest, and the
-code of this rltrack. What is changed in the registry afterwards is not served.
+It serves a copy under the root, made when the server starts: the data of the version, checked against its digest, and the
+code of this rltrack. Later changes in the registry are not served.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ HOST = "127.0.0.1"
 
 
 def serve(registry: ModelRegistry, model: str, found: Registered, port: int, tell: Callable[[str], None]) -> None:
-    """Become MLflow's scoring server for a version; does not return.
+    """Replace this process by MLflow's scoring server for a version; does not return.
 
     Args:
         registry: Where it is registered.
         model: The registered model.
-        found: Which version; it stays the same while it is served, whoever becomes champion meanwhile.
+        found: Which version; it stays the same while it is served, also if another one becomes champion.
         port: Port on this machine.
-        tell: Hears where it will answer.
+        tell: Called with each progress message.
 
     Raises:
         ConfigurationError: If the port is taken.
-        ModelBroken: If its files are gone, or are not those that were stored.
+        ModelBroken: If its files are missing or changed.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -63,10 +63,10 @@ def serve(registry: ModelRegistry, model: str, found: Registered, port: int, tel
 
 
 def copy_to_serve(registry: ModelRegistry, model: str, found: Registered, port: int) -> Path:
-    """Return the folder of what is served on a port; it takes the place of what was served there before.
+    """Write the copy that is served on a port, replacing an earlier one; return its folder.
 
     Raises:
-        ModelBroken: If the version's files are gone, or are not those that were stored.
+        ModelBroken: If the version's files are missing or changed.
     """
     folder = registry.root.path / "served"
     make_private_folder(registry.root.path)

@@ -1,1 +1,1 @@
-"""Several trainings as one piece of work: the seeds of a study."""
+"""Groups of trainings: the seeds of a study, the trials of a sweep."""

@@ -1,8 +1,7 @@
-"""Several commands at a time, each in a process of its own, until all have ended.
+"""Runs several commands at a time, each in a separate process, until all have ended.
 
-With several GPUs each of the commands that run beside each other sees one (``CUDA_VISIBLE_DEVICES``), in turn.
-Nobody here decides what is left to do: a training that is finished says so and ends, and one that was interrupted goes on.
-So whatever happened to this process, the same jobs can be given again.
+With several GPUs, each command that runs at the same time sees one of them (``CUDA_VISIBLE_DEVICES``), in turn.
+The same jobs can be run again at any time: a finished training ends at once, and an interrupted one resumes.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from rltrack.tracking.resources import gpu_names
 STOPPED = 3
 """Exit code of a training that was stopped with a version."""
 
-GOES_ON = "stopped with a version; the same command goes on"
+RESUMABLE = "stopped with a version; the same command resumes it"
 GPUS = "CUDA_VISIBLE_DEVICES"
 _POLL_SECONDS = 0.1
 
@@ -31,10 +30,10 @@ class Job:
     """One command.
 
     Attributes:
-        name: How it is called.
+        name: Its name.
         command: The program and its arguments.
         log: Where its output goes.
-        environment: Added to ours.
+        environment: Added to the environment of this process.
     """
 
     name: str
@@ -44,15 +43,15 @@ class Job:
 
 
 def run_jobs(jobs: Sequence[Job], at_a_time: int, tell: Callable[[str], None]) -> dict[str, int]:
-    """Run all jobs; one that fails does not keep the others from running.
+    """Run all jobs; if one fails, the others still run.
 
-    Where this is interrupted (KeyboardInterrupt), the running ones are asked to stop, which trainings do at their next
-    boundary with a version, and are waited for.
+    On KeyboardInterrupt the running jobs get SIGTERM, on which trainings stop at their next boundary with a version, and are
+    waited for.
 
     Args:
         jobs: What to run.
         at_a_time: How many at a time, at least 1.
-        tell: Hears what begins and ends.
+        tell: Called with each progress message.
 
     Returns:
         The exit code of each job that ended, by name.
@@ -66,7 +65,7 @@ def run_jobs(jobs: Sequence[Job], at_a_time: int, tell: Callable[[str], None]) -
                 place = min(set(range(at_a_time)) - set(places.values()))
                 places[job.name] = place
                 running[job.name] = _start(job, _one_gpu(gpus, place))
-                tell(f"{job.name}: begun")
+                tell(f"{job.name}: started")
             for name, process in list(running.items()):
                 code = process.poll()
                 if code is not None:
@@ -86,19 +85,19 @@ def run_jobs(jobs: Sequence[Job], at_a_time: int, tell: Callable[[str], None]) -
 
 
 def why_unfinished(code: int | None, log: Path) -> str:
-    """Return in words why a job is not done.
+    """Return why a job is not done, as a message.
 
     Args:
-        code: Its exit code; None if it was not begun.
+        code: Its exit code; None if it was not started.
         log: Where its output went.
     """
     if code == STOPPED:
-        return GOES_ON
-    return f"{'not begun' if code is None else f'exit code {code}'}; see {log}"
+        return RESUMABLE
+    return f"{'not started' if code is None else f'exit code {code}'}; see {log}"
 
 
 def visible_gpus() -> list[str]:
-    """Return the GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` writes them."""
+    """Return the GPUs that this process may use, in the notation of `CUDA_VISIBLE_DEVICES`."""
     given = os.environ.get(GPUS)
     if given is not None:
         return [item.strip() for item in given.split(",") if item.strip()]
@@ -106,14 +105,14 @@ def visible_gpus() -> list[str]:
 
 
 def _one_gpu(gpus: Sequence[str], place: int) -> dict[str, str]:
-    """The environment in which a command sees one GPU, counted as the driver counts them."""
+    """Return the environment variables that show a command one GPU, numbered as the driver does."""
     if not gpus:
         return {}
     return {GPUS: gpus[place % len(gpus)], "CUDA_DEVICE_ORDER": os.environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")}
 
 
 def _start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a job in a session of its own, so that Ctrl-C reaches it once, through us."""
+    """Spawn a job in its own session, so that Ctrl-C reaches it only through this process."""
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with open(job.log, "ab") as log:
         return subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Plots of a search, by Optuna's own drawing."""
+"""Plots of a search, drawn by Optuna."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A sweep as Optuna's study: every trial exists from the start, is begun by one worker, and told once.
+"""A sweep as an Optuna study: every trial exists from the start, is trained by one worker, and its result is stored once.
 
-Optuna's storage is the only place that says which trials there are: a sqlite file under the root, or any database that
-Optuna knows, for several machines. Trial *k*'s runs are named ``NAME-t000k``, so that whoever takes it up again finds them.
+Only Optuna's storage knows which trials there are: a sqlite file under the root, or any database that Optuna supports, for
+several machines. Trial *k*'s runs are named ``NAME-t000k``, so that any worker can resume them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _FIXED = ("parameters", "space", "seeds", "objective")
 
 
 def load_optuna() -> Any:
-    """Return Optuna, quiet.
+    """Import Optuna and silence its logging.
 
     Raises:
         MissingExtra: If it is not installed.
@@ -47,7 +47,7 @@ def load_optuna() -> Any:
     try:
         import optuna
     except ImportError:
-        raise MissingExtra("Sweeps search with Optuna, which is not installed: pip install 'rltrack[sweep]'.") from None
+        raise MissingExtra("Sweeps need Optuna, which is not installed: pip install 'rltrack[sweep]'.") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 
@@ -96,7 +96,7 @@ class Search:
                                "pip install 'rltrack[postgres]'.") from None  # fmt: skip
         except ArgumentError:
             raise ConfigurationError(
-                f"The trials' database {shown!r} is no address that SQLAlchemy knows. Write sqlite:////path/file.db or "
+                f"The trials' database {shown!r} is not an address that SQLAlchemy knows. Write sqlite:////path/file.db or "
                 "postgresql://user@host/database."
             ) from None
         except (SQLAlchemyError, RuntimeError) as error:
@@ -105,14 +105,14 @@ class Search:
             ) from None
 
     def open(self, base: Mapping[str, Any] | None = None, section: SweepSection | None = None) -> Search:
-        """Begin the sweep, or go on with it.
+        """Start the sweep, or resume it.
 
         Args:
-            base: The training; None for the one that the sweep was begun with.
+            base: The training; None for the one that the sweep was started with.
             section: How to search; likewise.
 
         Raises:
-            ConfigurationError: If there is no such sweep, it was begun with something else, or sampler or pruner do not take
+            ConfigurationError: If there is no such sweep, it was started with other settings, or sampler or pruner reject
                 their arguments.
             MissingExtra: If the sampler's package, or the database's driver, is missing.
             RltrackError: If the database does not answer.
@@ -135,7 +135,7 @@ class Search:
         known = self._storage.get_study_user_attrs(study_id).get(_DEFINITION)
         if base is None or section is None:
             if known is None:
-                raise ConfigurationError(f"The Optuna study '{self.name}' was not begun by rltrack sweep.")
+                raise ConfigurationError(f"The Optuna study '{self.name}' was not started by rltrack sweep.")
             base, section = known["config"], SweepSection.model_validate(known["sweep"])
         elif known is not None:
             self._refuse_other(known, base, section)
@@ -151,12 +151,12 @@ class Search:
 
     def _unknown(self, known: Sequence[str]) -> ConfigurationError:
         return ConfigurationError(
-            f"No sweep '{self.name}'.{did_you_mean(self.name, known)} Known here: {', '.join(known) or 'none'}. Begin one with "
+            f"No sweep '{self.name}'.{did_you_mean(self.name, known)} Known here: {', '.join(known) or 'none'}. Start one with "
             "rltrack sweep CONFIG."
         )
 
     def _check(self, section: SweepSection) -> None:
-        """Find out whether names, sampler and pruner can be had, before anything is made."""
+        """Check names, sampler and pruner before anything is created."""
         self.section = section
         for name in self.run_names(section.number_of_trials - 1):
             check_run_name(name)
@@ -172,11 +172,13 @@ class Search:
         )
         if found:
             raise ConfigurationError(
-                f"Sweep '{self.name}' was begun with something else:\n" + "\n".join(found) + "\nChoose another --name."
+                f"Sweep '{self.name}' was started with other settings:\n"
+                + "\n".join(found)
+                + "\nChoose another --name."
             )
 
     def _make_trials(self) -> None:
-        """Put the trials into the storage that are not there yet; they begin when a worker takes them up."""
+        """Add missing trials to the storage; they wait there for a worker."""
         optuna = self.optuna
         missing = range(len(self.study.get_trials(deepcopy=False)), self.section.number_of_trials)
         grid = self.section.grid() if self.section.sampler_name == "grid" else None
@@ -185,31 +187,31 @@ class Search:
             self.study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.WAITING, system_attrs=system))
 
     def _sampler(self, number: int) -> Any:
-        """Return the sampler of one trial. Each has a stream of its own, wherever and whenever it begins."""
+        """Return the sampler of one trial. Each has its own random stream, independent of where and when it starts."""
         samplers, (name, arguments) = self.optuna.samplers, named(self.section.sampler)
         seed = int(np.random.SeedSequence([self.section.seed, number]).generate_state(1)[0])
         kind = {"tpe": "TPESampler", "random": "RandomSampler", "grid": "RandomSampler", "qmc": "QMCSampler",
                 "cmaes": "CmaEsSampler", "gp": "GPSampler"}[name]  # fmt: skip
         if name == "tpe":
-            arguments = {"constant_liar": True, **arguments}  # trials that run count, so that others look elsewhere
+            arguments = {"constant_liar": True, **arguments}  # running trials count, so that others explore elsewhere
         if name == "qmc":
-            # one sequence for all, which begins when a first trial has ended
+            # one sequence for all trials, which starts when the first trial has ended
             arguments = {"independent_sampler": samplers.RandomSampler(seed=seed), **arguments}
             seed = self.section.seed
-        return _made(getattr(samplers, kind), {"seed": seed, **arguments}, "sampler", name)
+        return _build(getattr(samplers, kind), {"seed": seed, **arguments}, "sampler", name)
 
     def _pruner(self) -> Any:
         pruners, (name, arguments) = self.optuna.pruners, named(self.section.pruner)
         kind = {"none": "NopPruner", "median": "MedianPruner", "halving": "SuccessiveHalvingPruner",
                 "hyperband": "HyperbandPruner"}[name]  # fmt: skip
-        return _made(getattr(pruners, kind), arguments, "pruner", name)
+        return _build(getattr(pruners, kind), arguments, "pruner", name)
 
     def trials(self) -> list[Any]:
         """Return Optuna's frozen trials that belong to the sweep, by number."""
         return list(self.study.get_trials(deepcopy=False))[: self.section.number_of_trials]
 
     def unfinished(self) -> list[int]:
-        """Return the numbers of the trials whose result is not known: not begun, running, or interrupted."""
+        """Return the numbers of the trials without a result: waiting, running, or interrupted."""
         return [trial.number for trial in self.trials() if not trial.state.is_finished()]
 
     def best(self) -> Any | None:
@@ -218,13 +220,13 @@ class Search:
         return max(done, key=lambda trial: rank(trial.value)) if done else None
 
     def begin(self, number: int) -> tuple[optuna.Trial, dict[str, Any]]:
-        """Begin a trial, or take it up again; its values are the same then.
+        """Start a trial, or resume it with the same values.
 
         Returns:
-            Optuna's trial and its values by the configuration's keys.
+            Optuna's trial, and its values by configuration key.
 
         Raises:
-            ConfigurationError: If there is no such trial, or its result is known.
+            ConfigurationError: If there is no such trial, or it has a result.
         """
         trials = self.trials()
         if not 0 <= number < len(trials):
@@ -240,7 +242,7 @@ class Search:
             return trial, suggest(trial, self.base, self.section)
 
     def tell(self, number: int, state: str, value: float | None, reason: str) -> None:
-        """Tell a trial's result, unless it is known.
+        """Store a trial's result, unless it has one.
 
         Args:
             number: Which trial.
@@ -251,11 +253,11 @@ class Search:
         states = self.optuna.trial.TrialState
         if state == "failed":
             self._storage.set_trial_user_attr(self.trials()[number]._trial_id, "reason", reason)
-        told = {"complete": states.COMPLETE, "pruned": states.PRUNED, "failed": states.FAIL}[state]
-        self.study.tell(number, value if state == "complete" else None, state=told, skip_if_finished=True)
+        final = {"complete": states.COMPLETE, "pruned": states.PRUNED, "failed": states.FAIL}[state]
+        self.study.tell(number, value if state == "complete" else None, state=final, skip_if_finished=True)
 
     def configs(self, number: int, values: Mapping[str, Any]) -> list[TrainingConfig]:
-        """Return what a trial trains: a configuration for each seed.
+        """Return a trial's configurations, one for each seed.
 
         Raises:
             ConfigurationError: If the values do not make a valid configuration.
@@ -274,18 +276,18 @@ class Search:
         return [name] if seeds == 1 else [f"{name}-s{index}" for index in range(seeds)]
 
     def values_of(self, number: int) -> dict[str, Any]:
-        """Return a finished trial's values by the configuration's keys."""
+        """Return a finished trial's values by configuration key."""
         frozen = self.trials()[number]
         fixed = self.optuna.trial.FixedTrial(frozen.params, number=number)
         return suggest(fixed, self.base, self.section)
 
 
 def trial_name(sweep: str, number: int) -> str:
-    """Return how a trial is called."""
+    """Return a trial's name."""
     return f"{sweep}-t{number:04d}"
 
 
-def _made(kind: Any, arguments: Mapping[str, Any], what: str, name: str) -> Any:
+def _build(kind: Any, arguments: Mapping[str, Any], what: str, name: str) -> Any:
     known = [key for key in inspect.signature(kind).parameters if key != "self"]
     unknown = [key for key in arguments if key not in known]
     if unknown:
@@ -297,6 +299,6 @@ def _made(kind: Any, arguments: Mapping[str, Any], what: str, name: str) -> Any:
             warnings.simplefilter("ignore")
             return kind(**arguments)
     except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"sweep.{what}: {name} does not take {redacted(arguments)}: {error}.") from None
+        raise ConfigurationError(f"sweep.{what}: {name} does not accept {redacted(arguments)}: {error}.") from None
     except ImportError as error:
         raise MissingExtra(f"sweep.{what}: {name} needs a package: {' '.join(str(error).split())}") from None

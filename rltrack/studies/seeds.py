@@ -1,4 +1,4 @@
-"""A study: one configuration, several seeds, looked at as one."""
+"""A study: one configuration trained with several seeds."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ STUDY_TAG = "rltrack.study"
 
 @dataclass(frozen=True, slots=True)
 class SeedStudy:
-    """What became of a study.
+    """The outcome of a study.
 
     Attributes:
         name: The study's name; its runs are ``NAME-s0``, ``NAME-s1``, …
-        finished: The runs that are finished.
+        finished: The finished runs.
         unfinished: The names of the others, with the reason.
     """
 
@@ -40,14 +40,14 @@ def train_seeds(
     jobs: int = 1,
     tell: Callable[[str], None] = lambda text: None,
 ) -> SeedStudy:
-    """Train a configuration with several seeds; what is finished is left alone, what was interrupted goes on.
+    """Train a configuration with several seeds; finished runs are skipped, interrupted ones resumed.
 
     Args:
-        config: What is trained; its name is the study's, and its seed does not count.
+        config: The training; its name is the study's, and its seed is ignored.
         seeds: The seeds.
         root: Where the runs go.
-        jobs: Trainings at a time, each in a process of its own.
-        tell: Hears what begins and ends.
+        jobs: Trainings at a time, each in a separate process.
+        tell: Called with each progress message.
 
     Raises:
         ConfigurationError: If there are no seeds, one is given twice, or `jobs` is less than 1.
@@ -94,7 +94,7 @@ def _member(config: TrainingConfig, study: str, seed: int) -> TrainingConfig:
 
 
 def _refuse_others(root: Root, name: str, config: TrainingConfig) -> None:
-    """Find out before anything starts whether a name belongs to something else."""
+    """Refuse, before anything starts, a name that belongs to a run with another configuration."""
     record = root.find(name).configuration_record() if root.exists(name) else None
     if record is not None:
         refuse_other_identity(root.find(name), identity(config), record["identity"])

@@ -1,7 +1,7 @@
-"""What a sweep searches: the ``sweep`` section of a configuration file, as data.
+"""The search space of a sweep: the ``sweep`` section of a configuration file.
 
 A parameter is named by its key (``agent.hyperparameters.learning_rate``); a name without a section is a hyperparameter.
-Sampler and pruner are Optuna's; rl_zoo3's search spaces are read from that package.
+Sampler and pruner are Optuna's; rl_zoo3's search spaces are loaded from that package.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _check_range(ends: tuple[float, float], log: bool, *, stepped: bool) -> None
     if low > high:
         raise ValueError(f"the range is [{low}, {high}]; write the lower end first")
     if log and low <= 0:
-        raise ValueError(f"a logarithmic range begins above 0, not at {low}")
+        raise ValueError(f"a logarithmic range must start above 0, not at {low}")
     if log and stepped:
         raise ValueError("a logarithmic range has no step; leave out one of the two")
 
@@ -78,8 +78,8 @@ def _check_range(ends: tuple[float, float], log: bool, *, stepped: bool) -> None
 class SweepSection(Section):
     """How to search.
 
-    What decides about the trials (parameters, space, seeds, objective) is fixed once a sweep has begun; number of trials,
-    sampler and pruner may change when it goes on.
+    Parameters, space, seeds and objective are fixed once a sweep has started; number of trials, sampler and pruner may
+    change when it is resumed.
     """
 
     parameters: dict[str, Choice | Int | Float] = Field(
@@ -87,7 +87,7 @@ class SweepSection(Section):
         description="By key: {choice: [...]}, {int: [low, high]} or {float: [low, high], log: true}.",
     )
     space: Literal["zoo"] | None = Field(
-        None, description="'zoo': rl_zoo3's search space of the algorithm, beside the parameters."
+        None, description="'zoo': rl_zoo3's search space of the algorithm, in addition to the parameters."
     )
     trials: int | None = Field(None, ge=1, le=1_000_000, description="Omitted: 20; a grid's every combination.")
     sampler: SamplerName | dict[SamplerName, dict[str, Any]] = "tpe"
@@ -122,14 +122,14 @@ class SweepSection(Section):
 
     @property
     def number_of_trials(self) -> int:
-        """How many trials there are to be."""
+        """The number of trials."""
         if self.sampler_name == "grid":
             size = math.prod(len(grid_values(parameter)) for parameter in self.parameters.values())
             return size if self.trials is None else min(size, self.trials)
         return self.trials or 20
 
     def grid(self) -> list[dict[str, Any]]:
-        """Return every combination, in Optuna's terms."""
+        """Return every combination, as Optuna's parameters."""
         names = list(self.parameters)
         values = [grid_values(self.parameters[name]) for name in names]
         return [dict(zip(names, combination, strict=True)) for combination in itertools.product(*values)]
@@ -150,7 +150,7 @@ def grid_values(parameter: Choice | Int | Float) -> list[Any]:
     if isinstance(parameter, Int):
         return list(range(parameter.ends[0], parameter.ends[1] + 1, parameter.step))
     low, high = parameter.ends
-    assert parameter.step is not None, "the validator saw to it"
+    assert parameter.step is not None, "checked by the validator"
     return [low + index * parameter.step for index in range(int((high - low) / parameter.step + 1e-9) + 1)]
 
 
@@ -170,7 +170,7 @@ def read_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[dict[st
     data = read_yaml(path)
     if not isinstance(data.get("sweep"), Mapping):
         raise ConfigurationError(
-            f"{path} has no section 'sweep', which says what to search, such as sweep: {{parameters: {{learning_rate: "
+            f"{path} has no section 'sweep' with the search space, such as sweep: {{parameters: {{learning_rate: "
             "{float: [1e-5, 1e-2], log: true}}, trials: 20}. configs/cartpole_sweep.yaml is an example."
         )
     data = apply_overrides(data, overrides)
@@ -182,7 +182,7 @@ def full_key(name: str) -> str:
     """Return the configuration's key for a parameter's name.
 
     Raises:
-        ConfigurationError: If that key is not one to search.
+        ConfigurationError: If that key cannot be searched.
     """
     first = name.partition(".")[0]
     if first in _SECTIONS and "." in name:
@@ -196,7 +196,7 @@ def full_key(name: str) -> str:
 
 
 def check_space(base: Mapping[str, Any], section: SweepSection) -> None:
-    """Find out before anything starts whether both ends of each range, and each choice, can be trained.
+    """Check, before anything starts, that both ends of each range, and each choice, are valid in the configuration.
 
     Raises:
         ConfigurationError: With the parameter and the value.
@@ -223,7 +223,7 @@ def check_space(base: Mapping[str, Any], section: SweepSection) -> None:
 
 
 def suggest(trial: optuna.Trial, base: Mapping[str, Any], section: SweepSection) -> dict[str, Any]:
-    """Return the values of a trial by the configuration's keys; asked again, a trial gives the same."""
+    """Return the values of a trial by configuration key; a second call returns the same."""
     values: dict[str, Any] = {}
     if section.space == "zoo":
         values.update(_suggest_zoo(trial, base))
@@ -242,7 +242,7 @@ def _suggest(trial: optuna.Trial, name: str, parameter: Choice | Int | Float) ->
 
 
 def _texts(choices: Sequence[Any]) -> dict[Any, Any]:
-    """Optuna's categories are plain values; lists and mappings are told by their JSON."""
+    """Map Optuna's categories, which are plain values, to the choices; lists and mappings are named by their JSON."""
     return {
         item if item is None or isinstance(item, str | int | float | bool) else json.dumps(item): item
         for item in choices
@@ -279,7 +279,7 @@ def _zoo_samplers(file: Path) -> dict[str, Any]:
 
 
 def _suggest_zoo(trial: optuna.Trial, base: Mapping[str, Any]) -> dict[str, Any]:
-    """rl_zoo3's values, with classes and noise objects as a configuration writes them."""
+    """Return rl_zoo3's values, with classes and noise objects in the notation of a configuration."""
     n_envs = int((base.get("environment") or {}).get("n_envs") or 1)
     additional = {"using_her_replay_buffer": False, "her_kwargs": {}}
     sampled = zoo_sampler(str(base["agent"]["algorithm"]))(trial, 1, n_envs, additional)

@@ -1,4 +1,4 @@
-"""A sweep on this machine: its trials one after another in this process, or several at a time in processes of their own."""
+"""A sweep on this machine: its trials run one after another in this process, or several at a time in separate processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rltrack.errors import ConfigurationError, RltrackError, RunBusy
 from rltrack.files import replace_text, take_lock
 from rltrack.plain_data import with_values
 from rltrack.ranking import rank
-from rltrack.studies.jobs import GOES_ON, STOPPED, Job, run_jobs, why_unfinished
+from rltrack.studies.jobs import RESUMABLE, STOPPED, Job, run_jobs, why_unfinished
 from rltrack.studies.search import Search, trial_name
 from rltrack.studies.trials import run_trial, train_here
 
@@ -25,8 +25,8 @@ class Unfinished:
 
     Attributes:
         number: Which.
-        why: The reason, in words.
-        stopped: Whether somebody stopped it.
+        why: The reason.
+        stopped: Whether it was stopped by a person or a signal.
     """
 
     number: int
@@ -35,20 +35,20 @@ class Unfinished:
 
 
 def sweep_here(search: Search, *, jobs: int, console: bool, tell: Callable[[str], None]) -> list[Unfinished]:
-    """Carry out every trial that has no result.
+    """Run every trial that has no result.
 
     Args:
         search: The sweep, open.
         jobs: Trials at a time; with one, in this process.
         console: Show progress bars.
-        tell: Hears what begins and ends.
+        tell: Called with each progress message.
 
     Returns:
-        What is left, with the reasons.
+        The trials without a result, with the reasons.
 
     Raises:
         ConfigurationError: If `jobs` is less than 1.
-        RunBusy: If the sweep is being carried out by another process here.
+        RunBusy: If another process on this machine runs the sweep.
     """
     if jobs < 1:
         raise ConfigurationError(f"jobs is {jobs}; at least one trial must run at a time.")
@@ -56,39 +56,39 @@ def sweep_here(search: Search, *, jobs: int, console: bool, tell: Callable[[str]
     search.folder.mkdir(parents=True, exist_ok=True)
     lock = take_lock(search.folder / "lock", wait_seconds=1.0)
     if lock is None:
-        raise RunBusy(f"The sweep {search.name} is being carried out by another process on this machine. Wait for it.")
+        raise RunBusy(f"Another process on this machine runs the sweep {search.name}. Wait for it.")
     try:
         numbers = search.unfinished()
         done = len(search.trials()) - len(numbers)
         if done:
             tell(f"{done} of {len(search.trials())} trials were finished before")
-        return _one_after_another(search, numbers, console, tell) if jobs == 1 else _beside(search, numbers, jobs, tell)
+        return (
+            _sequentially(search, numbers, console, tell) if jobs == 1 else _in_processes(search, numbers, jobs, tell)
+        )
     finally:
         os.close(lock)
 
 
-def _one_after_another(
-    search: Search, numbers: list[int], console: bool, tell: Callable[[str], None]
-) -> list[Unfinished]:
+def _sequentially(search: Search, numbers: list[int], console: bool, tell: Callable[[str], None]) -> list[Unfinished]:
     left = []
     for number in numbers:
         try:
             result = run_trial(search, number, train_here(search, console=console))
         except (RltrackError, OSError):
-            raise  # the machine's, the storage's or the configuration's: the other trials would meet it too
+            raise  # an error of the machine, the storage or the configuration: the other trials would fail too
         except Exception as error:
             why = f"{type(error).__name__}: {' '.join(str(error).split())}"
             tell(f"{trial_name(search.name, number)}: {why}")
-            left.append(Unfinished(number, f"{why}; the same command takes it up again", False))
+            left.append(Unfinished(number, f"{why}; the same command retries it", False))
             continue
         if result.state == "stopped":
-            return [*left, Unfinished(number, GOES_ON, True)]
+            return [*left, Unfinished(number, RESUMABLE, True)]
         value = "" if result.value is None else f", {result.value:.6g}"
         tell(f"{trial_name(search.name, number)}: {result.state}{value}")
     return left
 
 
-def _beside(search: Search, numbers: list[int], jobs: int, tell: Callable[[str], None]) -> list[Unfinished]:
+def _in_processes(search: Search, numbers: list[int], jobs: int, tell: Callable[[str], None]) -> list[Unfinished]:
     logs = {number: search.folder / f"t{number:04d}.log" for number in numbers}
     waiting = [
         Job(
@@ -143,7 +143,7 @@ def write_best(search: Search) -> Mapping[str, Any] | None:
         return None
     data = with_values(search.base, search.values_of(best.number))
     data.pop("name", None)
-    search.folder.mkdir(parents=True, exist_ok=True)  # with a database elsewhere nobody has made it yet
+    search.folder.mkdir(parents=True, exist_ok=True)  # with a database elsewhere it may not exist yet
     head = f"# Best of sweep {search.name}: trial {best.number}, mean return {best.value:.6g}.\n"
     replace_text(search.folder / "best.yaml", head + yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
     return data

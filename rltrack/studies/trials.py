@@ -1,6 +1,6 @@
-"""One trial of a sweep: its runs trained, its evaluations reported, its result told once.
+"""One trial of a sweep: trains its runs, reports its evaluations, stores its result once.
 
-A trial that was interrupted is taken up again: its values are Optuna's, its runs are found by their names and resumed.
+An interrupted trial is resumed: its values are in Optuna's storage, its runs are found by name and resumed.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from rltrack.training.progress import TrainingProgress
 
 PRUNED = "pruned"
-"""What the reason begins with for which a pruned run ended."""
+"""The reason of a pruned run's end begins with this."""
 
 OWN_FAULT = (ConfigurationError, TrainingDiverged, MemoryLimitExceeded)
-"""Errors that can lie in a trial's values: it failed then. After any other the trial is taken up again."""
+"""Errors that a trial's values can cause: the trial failed. After any other error the trial can be resumed."""
 
 TELL_SECONDS = 600.0
 _logger = logging.getLogger("rltrack")
@@ -41,11 +41,11 @@ _logger = logging.getLogger("rltrack")
 
 @dataclass(frozen=True, slots=True)
 class TrialResult:
-    """What became of a trial.
+    """The outcome of a trial.
 
     Attributes:
         number: Which.
-        state: ``complete``, ``pruned``, ``failed``, or ``stopped`` (it goes on when it is taken up again).
+        state: ``complete``, ``pruned``, ``failed``, or ``stopped`` (it can be resumed).
         value: Its objective, in reward units; None without one.
         reason: Why it ended.
     """
@@ -57,16 +57,16 @@ class TrialResult:
 
 
 class ReportHook:
-    """Tells Optuna each evaluation, and stops the run at that boundary where the pruner says so.
+    """Reports each evaluation to Optuna, and stops the run at that boundary if the pruner decides so.
 
-    Reports are numbered by evaluation, over the trial's seeds, so that trials of different rollout lengths compare. What is
-    reported after the first seed is the mean of what the earlier seeds ended with and the present evaluation. A storage
-    that is away is no reason to stop: nothing is pruned then.
+    Reports are numbered by evaluation, over the trial's seeds, so that trials of different rollout lengths are comparable.
+    After the first seed, the reported value is the mean of the earlier seeds' objectives and the current evaluation. If the
+    storage does not answer, nothing is pruned.
 
     Args:
-        trial: Optuna's.
-        training: How often there are evaluations.
-        earlier: What the earlier seeds ended with.
+        trial: Optuna's trial.
+        training: The frequency of evaluations.
+        earlier: The objectives of the earlier seeds.
     """
 
     needs_evaluation = True
@@ -75,16 +75,16 @@ class ReportHook:
         self._trial, self._training, self._earlier = trial, training, earlier
 
     def on_evaluation_end(self, progress: TrainingProgress, evaluation: Evaluation) -> None:
-        """Report, and ask."""
+        """Report the evaluation, and ask the pruner."""
         step = self._step(progress, evaluation)
-        if step is None or not is_score(evaluation.mean):  # what cannot be compared is no reason to prune, nor to keep
+        if step is None or not is_score(evaluation.mean):  # NaN and infinities cannot be compared
             return
         try:
             if step not in self._trial.storage.get_trial(self._trial._trial_id).intermediate_values:
                 self._trial.report(float(np.mean([*self._earlier, evaluation.mean])), step)
             prune = self._trial.should_prune()
-        except Exception as error:  # whatever a database's driver raises
-            _logger.warning(f"The sweep's storage does not take an evaluation: {' '.join(str(error).split())}")
+        except Exception as error:  # any error of a database driver
+            _logger.warning(f"The sweep's storage did not accept an evaluation: {' '.join(str(error).split())}")
             return
         if prune:
             progress.request_stop(f"{PRUNED} at evaluation {step}: mean return {evaluation.mean:.6g}")
@@ -106,7 +106,7 @@ class ReportHook:
 
 
 def result_of(run: RunDirectory, objective: str) -> tuple[float | None, str]:
-    """Return a finished run's objective, and the reason for which it ended."""
+    """Return a finished run's objective, and why it ended."""
     means = [float(record["mean"]) for record in read_journal(run.journal_file) if record["kind"] == "evaluation"]
     value = None if not means else max(means, key=rank) if objective == "best" else means[-1]
     return value, run.status().reason
@@ -117,7 +117,7 @@ def run_trial(
     number: int,
     train: Callable[[TrainingConfig, ReportHook], RunDirectory | None],
 ) -> TrialResult:
-    """Carry a trial out, or on.
+    """Run a trial, or resume it.
 
     Args:
         search: The sweep, open.
@@ -125,10 +125,10 @@ def run_trial(
         train: Trains a configuration to its end with the hook and returns the finished run; None if it was stopped.
 
     Returns:
-        What became of it. It was told to Optuna, unless it was stopped.
+        Its outcome, which is stored in Optuna's storage unless it was stopped.
 
     Raises:
-        Exception: Whatever training raises and does not lie in the trial's values; the trial can be taken up again.
+        Exception: Any error of training that the trial's values did not cause; the trial can be resumed.
     """
     trial, values = search.begin(number)
     ends: list[float] = []
@@ -153,12 +153,12 @@ def run_trial(
         else:
             result = TrialResult(number, "complete", float(np.mean(ends)), "trained to the end")
     except NotAllowed:
-        raise  # before anything of it is built, to find out whose fault it is
+        raise  # before `_can_be_built` builds anything
     except OWN_FAULT as error:
         if isinstance(error, ConfigurationError) and _can_be_built(search, number, values):
-            raise  # not the values: a key, a module or a store that this machine lacks
+            raise  # not caused by the values: a key, a module or a store is missing on this machine
         result = TrialResult(number, "failed", None, f"{type(error).__name__}: {' '.join(str(error).split())}")
-    _tell(search, result)
+    _store_result(search, result)
     return result
 
 
@@ -172,25 +172,25 @@ def _can_be_built(search: Search, number: int, values: dict[str, Any]) -> bool:
     return True
 
 
-def _tell(search: Search, result: TrialResult) -> None:
-    """Tell Optuna a result, once; a storage that is away is waited for."""
+def _store_result(search: Search, result: TrialResult) -> None:
+    """Store a result in Optuna's storage, with retries if the storage does not answer."""
     deadline, wait = time.monotonic() + TELL_SECONDS, 1.0
     while True:
         try:
             search.tell(result.number, result.state, result.value, result.reason)
             return
         except (ValueError, TypeError):
-            raise  # it was refused, and would be again
+            raise  # a retry would fail too
         except Exception as error:
             if time.monotonic() + wait > deadline:
                 raise
-            _logger.warning(f"The sweep's storage does not answer ({' '.join(str(error).split())}); trying again")
+            _logger.warning(f"The sweep's storage does not answer ({' '.join(str(error).split())}); retrying")
             time.sleep(wait)
             wait = min(2 * wait, 30.0)
 
 
 def train_here(search: Search, *, console: bool) -> Callable[[TrainingConfig, ReportHook], RunDirectory | None]:
-    """Return what trains a configuration in this process, for `run_trial`."""
+    """Return a function that trains a configuration in this process, for `run_trial`."""
 
     def train(config: TrainingConfig, hook: ReportHook) -> RunDirectory | None:
         trainer = Trainer(config, root=search.root.path, reporter=ProgressReporter(console=console), hooks=[hook])

@@ -293,7 +293,7 @@ def test_sync_says_since_when_a_stopped_process_has_not_moved_and_takes_over(eve
         asked = ["sync", "--all"] if everything else ["sync", "one"]
         assert run_command(asked) == 1
         said = " ".join(capsys.readouterr().out.split())
-        assert f"process {process.pid} has not moved since" in said
+        assert f"process {process.pid} sent no heartbeat since" in said
         assert "rltrack sync one --take-over" in said
         assert process.poll() is None, "without being asked to, nothing is ended"
         assert run_command([*asked, "--take-over"]) == 0

@@ -10,14 +10,14 @@ import pytest
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory):
     """A server of rltrack's own; everything in this process talks to it. Its address."""
-    from rltrack.flows.door import chosen_server
+    from rltrack.flows.client import prefect_server
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PREFECT_API_URL", raising=False)
         patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect-home")))
         base = tmp_path_factory.getbasetemp()
         shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-        with chosen_server(shared / "prefect-server") as api:
+        with prefect_server(shared / "prefect-server") as api:
             yield api
 
 

@@ -228,7 +228,7 @@ def test_the_servers_password(prefect_api, own_root):
     assert not refuses(prefect_api, folder.auth())
     assert os.environ["PREFECT_API_AUTH_STRING"] == folder.auth()
 
-    from rltrack.flows.door import chosen_server
+    from rltrack.flows.client import prefect_server
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_API_URL", prefect_api)
@@ -237,7 +237,7 @@ def test_the_servers_password(prefect_api, own_root):
         with (
             temporary_settings({PREFECT_API_AUTH_STRING: "rltrack:wrong"}),
             pytest.raises(RltrackError, match="asks for a password"),
-            chosen_server(own_root),
+            prefect_server(own_root),
         ):
             pass
 

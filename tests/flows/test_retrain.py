@@ -71,7 +71,7 @@ def test_a_model_gets_a_champion_and_keeps_it_until_a_better_one_comes(client, o
     assert better.name == "Promoted"
     worse = promote_flow.promote("tiny-2", "tiny", add_skill(run, -5.0), gate, return_state=True)
     assert worse.name == "NotPromoted"
-    assert "does not lie above 0" in worse.message
+    assert "is not above 0" in worse.message
     assert ModelRegistry(Root()).champion("tiny").version != champion
     events = ModelRegistry(Root()).history("tiny")
     assert [event.kind for event in events][-2:] == ["promoted", "refused"]

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from rltrack.errors import RltrackError
-from rltrack.flows.door import chosen_server
+from rltrack.flows.client import prefect_server
 from rltrack.flows.server import ServerFolder, hold_server
 from rltrack.processes import lives
 from rltrack.runs import Root
@@ -61,8 +61,8 @@ def test_nobody_answers_at_the_users_address(tmp_path, monkeypatch):
     address = f"http://127.0.0.1:{free_port()}/api"
     with (
         temporary_settings({PREFECT_API_URL: address}),
-        pytest.raises(RltrackError, match="Nobody answers"),
-        chosen_server(tmp_path),
+        pytest.raises(RltrackError, match="does not answer"),
+        prefect_server(tmp_path),
     ):
         pass
 

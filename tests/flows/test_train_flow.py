@@ -220,8 +220,8 @@ def test_a_run_without_progress_is_given_up(client, own_root):
     with open(run.journal_file, "ab") as journal:
         for number in range(len(records), len(records) + training_module.MAX_ATTEMPTS_WITHOUT_PROGRESS):
             journal.write(numbered_line(encode_record(attempt), number + 1))
-    with pytest.raises(RltrackError, match="does not come back by itself"):
-        training_module.refuse_if_hopeless(run)
+    with pytest.raises(RltrackError, match="no longer restarted automatically"):
+        training_module.check_attempts(run)
 
 
 def test_modules_from_the_network_need_permission(monkeypatch):
@@ -235,9 +235,9 @@ def test_modules_from_the_network_need_permission(monkeypatch):
 
 def test_what_can_pass():
     for error in (CheckpointFailed("x"), OSError("x"), RuntimeError("a simulator crashed")):
-        assert retries.can_pass(error)
+        assert retries.is_transient(error)
     for error in (ConfigurationError("x"), TrainingDiverged("x"), MissingExtra("x"), ImportError("x"), RunBusy("x")):
-        assert not retries.can_pass(error)
+        assert not retries.is_transient(error)
 
 
 def test_prefect_leaves_pythons_random_stream_to_training(prefect_api):

@@ -23,9 +23,9 @@ from rltrack.errors import (
     RegistryUnavailable,
 )
 from rltrack.evaluation.episodes import episode_seeds
-from rltrack.registry.arena import fresh_seeds
 from rltrack.registry.champions import evaluate_champion, prune_models, rollback
 from rltrack.registry.gate import Gate
+from rltrack.registry.match import fresh_seeds
 from rltrack.registry.model_registry import ModelRegistry
 from rltrack.registry.overview import model_rows
 from rltrack.registry.promotion import promote
@@ -92,7 +92,7 @@ def test_everything_about_a_decision_is_kept(root):
     assert len(kept["challenger"]["returns"]) == len(kept["champion"]["returns"]) == len(kept["baseline"]) == 30
     assert kept["challenger"]["configuration"] == kept["champion"]["configuration"]
     assert item.tags["rltrack.outcome"] == "promoted"
-    assert "lies above 0" in item.tags["rltrack.reason"]
+    assert "is above 0" in item.tags["rltrack.reason"]
     rows = model_rows(registry)
     assert rows[0]["champion"]["source"].startswith("good@")
     # both played the same seeds, none of which training evaluated on
@@ -249,7 +249,7 @@ def test_a_registry_that_is_down(root, monkeypatch):
             ModelRegistry(root).names()
     with monkeypatch.context() as patch:
         patch.setattr("rltrack.registry.promotion.store_policy", _down)
-        with pytest.raises(RegistryUnavailable, match="champion is as it was"):
+        with pytest.raises(RegistryUnavailable, match="champion is unchanged"):
             promote(root.find("good"), "tiny", gate=GATE)
     assert model_rows(ModelRegistry(root)) == before
 
@@ -303,7 +303,7 @@ def test_watching_a_champion(root, monkeypatch):
     worse = evaluate_champion(root, "tiny", episodes=30)
     assert worse.degraded
     assert worse.alarm
-    assert worse.by_chance < 0.001
+    assert worse.p_value < 0.001
     quiet = evaluate_champion(root, "tiny", episodes=30)
     assert quiet.degraded
     assert not quiet.alarm  # within the cool-down

@@ -14,7 +14,7 @@ from rltrack.cli import run_command
 from rltrack.config import TrainingConfig
 from rltrack.errors import ConfigurationError
 from rltrack.registry import pruning
-from rltrack.registry.pruning import Wanted, find_prunable, parse_age, prune
+from rltrack.registry.pruning import RunFilter, find_prunable, parse_age, prune
 from rltrack.runs import Root
 from rltrack.training.trainer import Trainer, agent_of
 
@@ -59,7 +59,7 @@ def test_what_is_no_age(text):
 
 def test_everything_is_not_wanted_by_saying_nothing(own_root):
     with pytest.raises(ConfigurationError, match="Which runs"):
-        find_prunable(Root(own_root), Wanted(), whole=False)
+        find_prunable(Root(own_root), RunFilter(), whole=False)
 
 
 def test_conditions_reasons_and_what_is_deleted(own_root):
@@ -68,18 +68,22 @@ def test_conditions_reasons_and_what_is_deleted(own_root):
                        ("other", {}), ("halted", {"study": "lot", "stop": True})):  # fmt: skip
         trained(name, own_root, **more)
     trained("next", own_root, stop=True, start_from="first@last")
-    found = find_prunable(root, Wanted(study="lot"), whole=False)
+    found = find_prunable(root, RunFilter(study="lot"), whole=False)
     assert went(found) == {"second", "third"}
-    assert "begins with its policy" in stays(found)["first"]
+    assert "starts from it" in stays(found)["first"]
     assert "--unfinished" in stays(found)["halted"]
-    assert went(find_prunable(root, Wanted(study="lot", unfinished=True), whole=False)) == {"second", "third", "halted"}
-    assert went(find_prunable(root, Wanted(pattern="o*"), whole=False)) == {"other"}
-    assert went(find_prunable(root, Wanted(older_than=3600.0), whole=False)) == set()
-    assert went(find_prunable(root, Wanted(below=1e9), whole=False)) == {"second", "third", "other"}
-    assert went(find_prunable(root, Wanted(below=-1.0), whole=False)) == set()
+    assert went(find_prunable(root, RunFilter(study="lot", unfinished=True), whole=False)) == {
+        "second",
+        "third",
+        "halted",
+    }
+    assert went(find_prunable(root, RunFilter(pattern="o*"), whole=False)) == {"other"}
+    assert went(find_prunable(root, RunFilter(older_than=3600.0), whole=False)) == set()
+    assert went(find_prunable(root, RunFilter(below=1e9), whole=False)) == {"second", "third", "other"}
+    assert went(find_prunable(root, RunFilter(below=-1.0), whole=False)) == set()
     scores = {item.run.name: item.score for item in found if item.run.name in ("second", "third", "first")}
     best = max(scores, key=lambda name: scores[name])
-    assert best not in went(find_prunable(root, Wanted(study="lot", keep_best=1), whole=False))
+    assert best not in went(find_prunable(root, RunFilter(study="lot", keep_best=1), whole=False))
     assert root.names() == ["first", "halted", "next", "other", "second", "third"], "finding out deletes nothing"
 
     pinned = root.find("third").store().find("last")
@@ -98,7 +102,7 @@ def test_conditions_reasons_and_what_is_deleted(own_root):
 def test_a_run_that_trains_is_left_alone(own_root):
     run = trained("busy", own_root)
     with run.lock():
-        [item] = find_prunable(Root(own_root), Wanted(pattern="busy"), whole=True)
+        [item] = find_prunable(Root(own_root), RunFilter(pattern="busy"), whole=True)
         assert item.kept == "it is being trained"
 
 

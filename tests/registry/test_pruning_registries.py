@@ -21,14 +21,14 @@ from rltrack.checkpoints.remote import Claim, RemoteRun
 from rltrack.cli import run_command
 from rltrack.errors import ConfigurationError, RegistryUnavailable
 from rltrack.registry import deletion, origins
-from rltrack.registry.pruning import Wanted, find_prunable, prune
+from rltrack.registry.pruning import RunFilter, find_prunable, prune
 from rltrack.runs import Root
 from rltrack.tracking.destination import Destination
 from rltrack.tracking.sinks.embedded import ensure_database
 from tests.support.runs import made_run, run_id_of
 from tests.support.servers import MlflowServer
 
-ALL = Wanted(pattern="*")
+ALL = RunFilter(pattern="*")
 KEY = "a key for tests only"
 
 

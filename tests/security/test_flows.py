@@ -176,7 +176,7 @@ def test_what_leaves_a_task_has_no_secret(taken, make, kind):
         make()
     error = raised(make)
     assert isinstance(error, kind)
-    assert retries.can_pass(error) == retries.can_pass(before.value)
+    assert retries.is_transient(error) == retries.is_transient(before.value)
     trace = "".join(traceback.format_exception(error))
     for text in (str(error), repr(error), repr(error.args), trace):
         assert SECRET not in text
@@ -236,6 +236,6 @@ def test_lines_that_flows_log_have_no_secret(taken, caplog):
 
 @pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR])
 def test_a_path_that_cannot_be_is_not_tried_again(number):
-    assert not retries.can_pass(OSError(number, "x"))
-    assert retries.can_pass(OSError(errno.EIO, "x"))
-    assert retries.can_pass(OSError("x"))
+    assert not retries.is_transient(OSError(number, "x"))
+    assert retries.is_transient(OSError(errno.EIO, "x"))
+    assert retries.is_transient(OSError("x"))

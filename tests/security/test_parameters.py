@@ -112,7 +112,7 @@ def test_everything_is_said_at_once():
     )
     with pytest.raises(NotAllowed) as caught:
         check_parameters(TrainingConfig.from_mapping(data))
-    for word in ("environment.id", URI, "tracking.tensorboard_log_dir", "Allowed: none", "where it is to run"):
+    for word in ("environment.id", URI, "tracking.tensorboard_log_dir", "Allowed: none", "where it runs"):
         assert word in str(caught.value)
     assert len(str(caught.value).splitlines()) == 4
 

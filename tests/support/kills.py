@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rltrack.benchmarks.resume import import_ahead
+from rltrack.benchmarks.resume import preload_imports
 from rltrack.config import TrainingConfig
 from rltrack.runs import Root
 from rltrack.training.trainer import Trainer
@@ -161,7 +161,7 @@ def kill_at_random(case: str, root: Path, number: int, seed: int) -> int:
 
 
 def main() -> None:
-    import_ahead()
+    preload_imports()
     mode, case, folder, number = sys.argv[1:5]
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)

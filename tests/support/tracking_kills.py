@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from rltrack.benchmarks.resume import import_ahead
+from rltrack.benchmarks.resume import preload_imports
 from rltrack.config import TrainingConfig
 from rltrack.files import lock_holder
 from rltrack.runs import Root, RunDirectory
@@ -105,7 +105,7 @@ def kill_at_random(root: Path, tracking: dict, server: MlflowServer | None, numb
 
 def main() -> None:
     folder, uri, number, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    import_ahead()
+    preload_imports()
     root = folder / "root"
     root.mkdir(parents=True)
     server = None if uri == "embedded" else MlflowServer(folder / "server", uri).start()

@@ -81,7 +81,7 @@ def test_seeds_are_distinct_and_belong_to_the_run():
 def test_interruption_and_emptiness():
     with pytest.raises(EvaluationInterrupted):
         play_episodes(ScriptedAgent(), default_evaluation(TINY, 2), [1, 2, 3], should_abort=lambda: True)
-    with pytest.raises(ValueError, match="No seeds"):
+    with pytest.raises(ValueError, match="There are no seeds"):
         play_episodes(ScriptedAgent(), default_evaluation(TINY, 1), [])
 
 

@@ -14,17 +14,17 @@ EVEN = [float(value) for value in range(100)]
 
 
 def test_a_better_challenger_is_promoted():
-    verdict = decide([value + 1 for value in EVEN], EVEN, Gate())
-    assert verdict.promoted
-    assert verdict.difference == 1.0
-    assert verdict.difference_interval == (1.0, 1.0)
+    result = decide([value + 1 for value in EVEN], EVEN, Gate())
+    assert result.promoted
+    assert result.difference == 1.0
+    assert result.difference_interval == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("shift", [0.0, -1.0])
 def test_an_equal_or_worse_one_is_not(shift):
-    verdict = decide([value + shift for value in EVEN], EVEN, Gate())
-    assert not verdict.promoted
-    assert "does not lie above 0" in verdict.reason
+    result = decide([value + shift for value in EVEN], EVEN, Gate())
+    assert not result.promoted
+    assert "is not above 0" in result.reason
 
 
 def test_not_inferior_allows_the_margin():
@@ -47,9 +47,9 @@ def test_the_first_champion_must_reach_the_floor():
 
 
 def test_a_floor_holds_for_later_ones_too():
-    verdict = decide([value + 1 for value in EVEN], EVEN, Gate(floor=100.0))
-    assert not verdict.promoted
-    assert "floor" in verdict.reason
+    result = decide([value + 1 for value in EVEN], EVEN, Gate(floor=100.0))
+    assert not result.promoted
+    assert "floor" in result.reason
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -9,10 +9,10 @@ from rltrack.evaluation.statistics import (
     improvement_interval,
     interquartile_mean,
     optimality_gap,
+    permutation_p_value,
     probability_of_improvement,
     score_distribution,
     stratified_interval,
-    worse_by_chance,
 )
 
 
@@ -64,9 +64,9 @@ def test_false_alarms_are_as_rare_as_stated():
     rng = np.random.default_rng(3)
     pool = scores(0, 2000)
     alarms = sum(
-        worse_by_chance(rng.choice(pool, 100), rng.choice(pool, 50), seed=trial, resamples=500) <= 0.05
+        permutation_p_value(rng.choice(pool, 100), rng.choice(pool, 50), seed=trial, resamples=500) <= 0.05
         for trial in range(600)
     )
     assert alarms / 600 <= 0.07
-    assert worse_by_chance(scores(1, 100), scores(2, 50) - 60) < 0.001
-    assert worse_by_chance([500.0] * 30, [500.0] * 30) == 1.0
+    assert permutation_p_value(scores(1, 100), scores(2, 50) - 60) < 0.001
+    assert permutation_p_value([500.0] * 30, [500.0] * 30) == 1.0

@@ -46,7 +46,7 @@ def test_jobs_run_so_many_at_a_time_and_one_that_fails_stops_no_other(tmp_path):
     assert codes == {"job0": 0, "job1": 1, "job2": 0, "job3": 1, "job4": 0}
     running = most = 0
     for event in events:
-        running += 1 if event.endswith("begun") else -1
+        running += 1 if event.endswith("started") else -1
         most = max(most, running)
     assert most == 2
     assert (tmp_path / "3.log").read_text() == "said\n"

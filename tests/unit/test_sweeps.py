@@ -58,7 +58,7 @@ def search(tmp_path, root, name="small", base=None, **more):
     [
         ({"parameters": {}}, "nothing to search"),
         ({"parameters": {"learning_rate": {"float": [1, 0.1]}}}, "lower end first"),
-        ({"parameters": {"learning_rate": {"float": [0, 0.1], "log": True}}}, "begins above 0"),
+        ({"parameters": {"learning_rate": {"float": [0, 0.1], "log": True}}}, "must start above 0"),
         ({"parameters": {"learning_rat": {"float": [0.1, 0.2]}}}, "learning_rate"),
         ({"parameters": {"training.total_timesteps": {"int": [-1, 5]}}}, "total_timesteps = -1"),
         ({"parameters": {"seed": {"choice": [1, 2]}}}, "sweep.seeds"),

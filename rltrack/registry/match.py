@@ -1,4 +1,4 @@
-"""Where stored policies play: on the same fresh seeds, in environments built from their own configurations."""
+"""Evaluation games of stored policies: on the same fresh seeds, in environments built from their own configurations."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from rltrack.registry.permissions import check_names
 from rltrack.runs import Root
 from rltrack.training.trainer import config_of
 
-PROMOTION_STREAM, BASELINE_STREAM, WATCH_STREAM = 0x9A7E, 0xBA5E, 0x3A7C
-"""What seeds are for: each purpose has its own."""
+PROMOTION_SEEDS, BASELINE_SEEDS, EVALUATION_SEEDS = 0x9A7E, 0xBA5E, 0x3A7C
+"""Each purpose has its own seeds."""
 
 
 def play(policy: ExportedPolicy, config: Mapping[str, Any], seeds: Sequence[int]) -> Evaluation:
@@ -39,11 +39,11 @@ def play(policy: ExportedPolicy, config: Mapping[str, Any], seeds: Sequence[int]
 def play_stored(
     stored: LoadedPolicy, root: Root, seeds: Sequence[int], known: Sequence[Mapping[str, Any]] = ()
 ) -> Evaluation:
-    """Let a policy from a registry play, if its configuration names no code that nobody here asked for.
+    """Let a policy from a registry play, if its configuration names only code that is allowed here.
 
     Args:
-        stored: The policy, with the configuration that was stored beside it.
-        root: Where the run that it comes from may lie.
+        stored: The policy, with the configuration that was stored with it.
+        root: The root that may have the run that it comes from.
         seeds: One for each episode.
         known: Configurations of one's own that name the same environment.
 
@@ -58,8 +58,8 @@ def fresh_seeds(stream: int, words: Sequence[str], count: int, configs: Sequence
     """Return seeds that no evaluation of these configurations' trainings used; the same for the same words.
 
     Args:
-        stream: What they are for.
-        words: What they are made from.
+        stream: Their purpose, such as `PROMOTION_SEEDS`.
+        words: Texts that the seeds are derived from.
         count: How many.
         configs: The configurations, as plain data.
     """
@@ -74,10 +74,10 @@ def fresh_seeds(stream: int, words: Sequence[str], count: int, configs: Sequence
 
 
 def as_stored(challenger: StoredPolicy) -> tuple[StoredPolicy, ExportedPolicy]:
-    """Return the policy as it would be stored, and loaded again: what is played is what is stored.
+    """Store the policy in a temporary folder and load it again, so that the stored policy is what plays.
 
     Raises:
-        PolicyNotStorable: If it acts otherwise than the run's agent with the weights of that version.
+        PolicyNotStorable: If it acts differently from the run's agent with the weights of that version.
     """
     from rltrack.agents.policy_check import LivePolicy  # on demand: it imports torch
 
@@ -94,14 +94,14 @@ def as_stored(challenger: StoredPolicy) -> tuple[StoredPolicy, ExportedPolicy]:
         live.close()
     if difference is not None:
         raise PolicyNotStorable(
-            f"{challenger.label} would not act as it was trained, if it was stored: {difference}. The agent was built from the "
-            "run's configuration for this; if its code changed since, put the code back. Nothing was changed."
+            f"{challenger.label} would act differently once stored: {difference}. The agent was built from the run's "
+            "configuration for this check; if its code changed since, restore the code. Nothing was changed."
         )
     return challenger, policy
 
 
 def check_comparable(policy: ExportedPolicy, config: Mapping[str, Any], rival: LoadedPolicy, which: str) -> None:
-    """Refuse a challenger that could not take the champion's place.
+    """Refuse a challenger that could not replace the champion.
 
     Raises:
         ConfigurationError: With what differs.
@@ -117,7 +117,7 @@ def check_comparable(policy: ExportedPolicy, config: Mapping[str, Any], rival: L
         differences.append(f"actions: {rival.policy.action_space} → {policy.action_space}")
     if differences:
         raise ConfigurationError(
-            f"The challenger cannot take the place of {which} (champion's → challenger's):\n  "
+            f"The challenger cannot replace {which} (champion's → challenger's):\n  "
             + "\n  ".join(differences)
             + "\nPromote it under another model name."
         )

@@ -1,4 +1,4 @@
-"""What the command line does before and after a flow: find a server, keep the terminal calm, say how it ended."""
+"""Runs flows from the command line: finds or starts a Prefect server, and keeps Prefect's log off the terminal."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from rltrack.flows.training import Training
 
 
-def named_server() -> str | None:
-    """Return the API's address of the server that the user named, by ``PREFECT_API_URL`` or in a profile of Prefect's."""
+def configured_server() -> str | None:
+    """Return the API address that the user set, by ``PREFECT_API_URL`` or in a Prefect profile."""
     from prefect.settings import PREFECT_API_URL
 
     return PREFECT_API_URL.value() or os.environ.get("PREFECT_API_URL") or None
 
 
-def named_auth() -> str | None:
+def configured_auth() -> str | None:
     """Return the password that the user set for Prefect's server, as ``user:password``; None without one."""
     from prefect.settings import PREFECT_API_AUTH_STRING
 
@@ -34,21 +34,21 @@ def named_auth() -> str | None:
 
 
 def how_to_unset() -> str:
-    """Return in words how the user's own server is left aside."""
+    """Return how to unset the user's own server, as part of a message."""
     if os.environ.get("PREFECT_API_URL"):
         return "unset PREFECT_API_URL"
-    return "take it out of your Prefect profile: prefect config unset PREFECT_API_URL"
+    return "remove it from your Prefect profile: prefect config unset PREFECT_API_URL"
 
 
 @contextlib.contextmanager
-def chosen_server(root: Path) -> Iterator[str]:
-    """Hold the Prefect server that counts: the user's own setting, or else the root's.
+def prefect_server(root: Path) -> Iterator[str]:
+    """Use the Prefect server that the user set, or else hold the root's.
 
     Yields:
         The address of its API.
 
     Raises:
-        RltrackError: If nobody answers at the user's address, or the root's own server does not start.
+        RltrackError: If the user's server does not answer, or the root's own does not start.
     """
     from prefect.settings import (
         PREFECT_API_AUTH_STRING,
@@ -57,13 +57,13 @@ def chosen_server(root: Path) -> Iterator[str]:
         temporary_settings,
     )
 
-    given, folder = named_server(), ServerFolder(root)
+    given, folder = configured_server(), ServerFolder(root)
     with contextlib.ExitStack() as held:
         if given is not None and given.rstrip("/") != folder.address():
             if not is_healthy(given, timeout=10.0):
                 raise RltrackError(
-                    f"Nobody answers at PREFECT_API_URL, {given}. Start that server, or correct the address; for a server of "
-                    f"rltrack's own, {how_to_unset()}."
+                    f"PREFECT_API_URL, {given}, does not answer. Start that server, or correct the address; to use rltrack's "
+                    f"own server, {how_to_unset()}."
                 )
             if refuses(given, PREFECT_API_AUTH_STRING.value()):
                 raise RltrackError(
@@ -84,18 +84,18 @@ def chosen_server(root: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def given_server(root: Path) -> Iterator[str]:
-    """Give the server that the user named, or that of the root's stack.
+def existing_server(root: Path) -> Iterator[str]:
+    """Use the server that the user set, or that of the root's stack.
 
     Raises:
-        RltrackError: If there is neither, or nobody answers there.
+        RltrackError: If there is neither, or it does not answer.
     """
-    if named_server() is None and ServerFolder(root).address() is None:
+    if configured_server() is None and ServerFolder(root).address() is None:
         raise RltrackError(
             f"PREFECT_API_URL is not set, and there is no stack under {root}. Set it to your server's API, such as "
-            "http://127.0.0.1:4200/api; or start a stack on this machine with `rltrack up`, which deploys there by itself."
+            "http://127.0.0.1:4200/api; or start a stack on this machine with `rltrack up`, which deploys there."
         )
-    with chosen_server(root) as api:
+    with prefect_server(root) as api:
         yield api
 
 
@@ -107,21 +107,21 @@ def train(
     Args:
         config: The training.
         root: Folder of all runs.
-        working: Shows what takes its time before training begins, as a context around it.
+        working: Context manager that shows a status line before training starts.
 
     Raises:
         RltrackError: As `rltrack.flows.train.train_here`, and if there is no server.
     """
     os.environ.setdefault("DO_NOT_TRACK", "1")
     warnings.filterwarnings("ignore", message="The 'alias' attribute")  # Pydantic, of Prefect's own classes
-    starts = ServerFolder(root).address() is None and named_server() is None
+    starts = ServerFolder(root).address() is None and configured_server() is None
     first = "" if (ServerFolder(root).path / "migrated.json").exists() else " (the first time takes longer)"
     with contextlib.ExitStack() as held:
         with working(f"Starting a Prefect server for {root}{first}" if starts else "Getting ready"):
-            held.enter_context(chosen_server(root))
+            held.enter_context(prefect_server(root))
             from rltrack.flows.train import train_here
 
-            _keep_terminal_calm()
+            _quiet_console()
         held.enter_context(_environment(RLTRACK_ROOT=str(root)))
         return train_here(config, root)
 
@@ -140,8 +140,8 @@ def _environment(**values: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _keep_terminal_calm() -> None:
-    """Leave the terminal to the progress bar: Prefect's lines go to its page only, its warnings to the terminal too."""
+def _quiet_console() -> None:
+    """Show only Prefect's warnings on the terminal, which has the progress bar; all lines go to Prefect's page."""
     from prefect.logging.configuration import setup_logging
     from prefect.logging.handlers import PrefectConsoleHandler
 
