@@ -62,7 +62,7 @@ def test_bad_returns_decide_nothing(bad):
 def test_too_few_or_unpaired_episodes():
     with pytest.raises(ConfigurationError, match="at least 30"):
         Gate(episodes=10)
-    with pytest.raises(ConfigurationError, match="wants 100"):
+    with pytest.raises(ConfigurationError, match="needs 100"):
         decide(EVEN[:50], EVEN[:50], Gate())
     with pytest.raises(ConfigurationError, match="no pairs"):
         decide([*EVEN, 1.0], EVEN, Gate())
