@@ -103,7 +103,7 @@ def measure_trainer_memory(records: int = 1_000_000, tell: Callable[[str], None]
 def as_markdown(rate: float, memories: list[Memory]) -> str:
     """Return the figures as a table."""
     lines = [
-        "| what | measured | bar |",
+        "| what | measured | target |",
         "|---|---:|---:|",
         f"| delivery to the root's own database and TensorBoard | {rate:,.0f} metrics/s | {RATE_BAR:,.0f} metrics/s |",
     ]

@@ -107,7 +107,7 @@ def as_markdown(rows: Sequence[Errors]) -> str:
     """Return the table."""
     head = " | ".join(f"better by {difference:g} σ" for difference in DIFFERENCES)
     lines = [
-        f"| agent | mean return | σ | episodes | the same agent (bar {100 * BAR:g} %) | {head} |",
+        f"| agent | mean return | σ | episodes | the same agent (target {100 * BAR:g} %) | {head} |",
         "|---|" + "---:|" * (4 + len(DIFFERENCES)),
     ]
     for row in rows:

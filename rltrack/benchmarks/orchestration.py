@@ -68,7 +68,7 @@ def as_markdown(found: Orchestration) -> str:
         "| whole command, wall time | fastest | median | trials |\n|---|---:|---:|---:|\n"
         f"| `rltrack train` | {min(found.plain):.1f} s | {statistics.median(found.plain):.1f} s | {len(found.plain)} |\n"
         f"| `rltrack flow train`, with a server running | {min(found.flow):.1f} s | {statistics.median(found.flow):.1f} s | "
-        f"{len(found.flow)} |\n\nFastest over fastest: **{found.ratio:.2f}** (bar {BAR}). Prefect's server took "
+        f"{len(found.flow)} |\n\nFastest over fastest: **{found.ratio:.2f}** (target {BAR}). Prefect's server took "
         f"{statistics.median(found.server_cpu):.1f} s of CPU during that time.\n"
     )
 

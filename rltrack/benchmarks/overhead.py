@@ -140,7 +140,7 @@ def as_markdown(results: Sequence[Result], command: str) -> str:
         + ", ".join(f"{name} {number}" for name, number in package_versions().items())
         + f". Command: `{command}`.",
         "",
-        "| training | bare, s per 1000 steps | rltrack | bar | of medians | spread bare, rltrack | CPU inside tracking | "
+        "| training | bare, s per 1000 steps | rltrack | target | of medians | spread bare, rltrack | CPU inside tracking | "
         "SB3's TensorBoard writer | SB3's MLflow recipe |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]

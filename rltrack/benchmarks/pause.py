@@ -121,7 +121,7 @@ def _ms(begun: float) -> float:
 def as_markdown(rows: list[Pause]) -> str:
     """Return the table of the documentation."""
     lines = [
-        "| saved | pause of training: median (least – most) ms | until it is on the disk ms | SB3's own save ms | bar ms |",
+        "| saved | pause of training: median (least – most) ms | until it is on the disk ms | SB3's own save ms | target ms |",
         "|---|---|---|---|---|",
     ]
     for row in rows:

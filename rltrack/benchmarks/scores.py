@@ -161,9 +161,9 @@ def as_markdown(rows: list[dict[str, Any]], command: str) -> str:
         "# Scores with the tuned settings",
         "",
         f"Made by `{command}`: {seeds} seeds each, the final policy played on {EVALUATION_EPISODES} fresh episodes, "
-        "deterministic. The bar is rl_zoo3's published mean minus one standard deviation (one trained agent each).",
+        "deterministic. The target is rl_zoo3's published mean minus one standard deviation (one trained agent each).",
         "",
-        f"| algorithm | environment | {' | '.join(f'seed {seed}' for seed in range(seeds))} | **median** | bar | published |"
+        f"| algorithm | environment | {' | '.join(f'seed {seed}' for seed in range(seeds))} | **median** | target | published |"
         " best versions, median |",
         "|" + "---|" * (seeds + 6),
     ]

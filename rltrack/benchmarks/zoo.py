@@ -93,7 +93,7 @@ def as_markdown(found: WholeProcess) -> str:
         f"| `rltrack train`, with MLflow, TensorBoard and plots | {min(found.rltrack):.1f} s | "
         f"{statistics.median(found.rltrack):.1f} s | {len(found.rltrack)} |\n"
         f"| `rl_zoo3.train`, with TensorBoard | {min(found.zoo):.1f} s | {statistics.median(found.zoo):.1f} s | "
-        f"{len(found.zoo)} |\n\nFastest over fastest: **{found.ratio:.2f}** (bar {BAR}).\n"
+        f"{len(found.zoo)} |\n\nFastest over fastest: **{found.ratio:.2f}** (target {BAR}).\n"
     )
 
 
