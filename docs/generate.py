@@ -13,18 +13,18 @@ CONFIGURATION = """# Configuration reference
 
 <!-- made by docs/generate.py -->
 
-Every key, with what it may be and its default. `rltrack init` writes a file with all of them, `rltrack config FILE` prints
-a file as it is resolved, `rltrack config --schema` the JSON Schema. [Train](train.md) explains the parts.
+Every key, with its type and default. `rltrack init` writes a file with all of them, `rltrack config FILE` prints
+the resolved configuration, `rltrack config --schema` the JSON Schema. [Train](train.md) explains the parts.
 
-A run goes on only with the same values of the keys that are its *identity*; the others may change from one attempt to the
+A run is resumed only with the same values of the keys that are its *identity*; the others may change from one attempt to the
 next.
 """
 COMMANDS = """# Command line reference
 
 <!-- made by docs/generate.py -->
 
-`rltrack --install-completion` lets your shell complete commands, options and the names of runs. `--root` may stand anywhere.
-Exit codes: 0 done, 1 error, 2 usage, 3 stopped by a person or a signal with a version to go on from, 4 not promoted. Colours
+`rltrack --install-completion` installs completion of commands, options and names of runs. `--root` may be anywhere in a command.
+Exit codes: 0 done, 1 error, 2 usage, 3 stopped by a person or a signal with a resumable version, 4 not promoted. Colours
 are for terminals only, and off with `NO_COLOR=1`.
 """
 
@@ -51,7 +51,7 @@ def configuration() -> str:
                 *_table(inner, inner["properties"]),
             ]
     sweep = SweepSection.model_json_schema()
-    lines += ["## sweep", "", "Of a [sweep](sweep.md) only; never part of a run.", ""]
+    lines += ["## sweep", "", "Only for a [sweep](sweep.md); not part of a run.", ""]
     lines += _table(sweep, sweep["properties"], identity=False)
     return "\n".join(lines).rstrip() + "\n"
 
