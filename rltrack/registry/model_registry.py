@@ -248,7 +248,7 @@ class ModelRegistry:
                 )
                 before = champion
         if champion != before:
-            word = "the alias was moved" if champion is not None else "the alias was taken away"
+            word = "the alias was moved" if champion is not None else "the alias was removed"
             self.record(name, Event("moved", champion or before or 0, f"{word} by another program", champion))
 
     @_explained

@@ -290,7 +290,7 @@ def test_names_that_are_allowed(own_root, monkeypatch):
             "kwargs": {"key": {"env": "MINE"}},
         }
     }
-    with pytest.raises(ConfigurationError, match=r"'mine\.envs'.*Set RLTRACK_ALLOWED_MODULES"):
+    with pytest.raises(ConfigurationError, match=r"'mine\.envs'.*set RLTRACK_ALLOWED_MODULES"):
         check_names(of({"environment": {"id": "mine.envs:Env-v0"}}), root)
     check_names(of(named), root, [named])  # the challenger's own
     other = {

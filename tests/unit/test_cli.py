@@ -254,7 +254,7 @@ def test_show_says_how_a_resume_comes_out(own_root, capsys):
     run_command(["train", "--algo", "a2c", "--env", "CartPole-v1", "--timesteps", "100", "--name", "shown"])
     capsys.readouterr()
     run_command(["show", "shown"])
-    assert "resume: exact: the environments' inside is in each version" in capsys.readouterr().out
+    assert "resume: exact: the environments' state is in each version" in capsys.readouterr().out
     run_command(["show", "shown", "--json"])
     details = json.loads(capsys.readouterr().out)
     assert details["exact"] is True

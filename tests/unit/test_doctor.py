@@ -44,7 +44,7 @@ def test_a_root_that_was_moved(tmp_path):
 
 def test_a_full_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=3e6))
-    assert "3.0 MB are left" in found(tmp_path, "disk")[0].found
+    assert "3.0 MB are free" in found(tmp_path, "disk")[0].found
 
 
 def test_a_network_file_system(tmp_path, monkeypatch):

@@ -64,7 +64,7 @@ def test_too_few_or_unpaired_episodes():
         Gate(episodes=10)
     with pytest.raises(ConfigurationError, match="needs 100"):
         decide(EVEN[:50], EVEN[:50], Gate())
-    with pytest.raises(ConfigurationError, match="no pairs"):
+    with pytest.raises(ConfigurationError, match="not pairs"):
         decide([*EVEN, 1.0], EVEN, Gate())
 
 

@@ -215,7 +215,7 @@ def test_one_sweep_is_carried_out_by_one_command_at_a_time(tmp_path, own_root):
     found.folder.mkdir(parents=True, exist_ok=True)
     held = take_lock(found.folder / "lock", wait_seconds=1.0)
     try:
-        with pytest.raises(RunBusy, match="another process"):
+        with pytest.raises(RunBusy, match="Another process"):
             sweep_here(found, jobs=1, console=False, tell=lambda text: None)
     finally:
         os.close(held)
