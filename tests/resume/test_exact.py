@@ -75,7 +75,7 @@ def stop_after(loop, fraction):
 def test_halves_equal_the_whole(case, own_root):
     whole = loop_for(case, "whole")
     whole.run()
-    expected = fingerprint(whole._parts.agent.capture())
+    expected = fingerprint(whole.live.agent.capture())
 
     first = loop_for(case, "halves")
     stop_after(first, 0.4)
@@ -89,7 +89,7 @@ def test_halves_equal_the_whole(case, own_root):
     attempts = [record for record in read_journal(Root().find("halves").journal_file) if record["kind"] == "attempt"]
     assert [record["exact"] for record in attempts] == [True, True]
     assert 0 < attempts[1]["env_steps"] < statistics.env_steps
-    found = fingerprint(second._parts.agent.capture())
+    found = fingerprint(second.live.agent.capture())
     assert found[0] == expected[0]
     assert found[1] == expected[1]
     assert records("halves") == records("whole")
