@@ -34,7 +34,7 @@ from rltrack.errors import (
 from rltrack.runs import Root
 from rltrack.tracking.journal import read_journal
 from rltrack.training.live import Due
-from rltrack.training.strategies import Mark
+from rltrack.training.marks import Mark
 from tests.support.agents import TINY, RecordingHook, ScriptedAgent, TinyEnv
 
 

@@ -36,8 +36,8 @@ from rltrack.flows.training import Outcome, Training, check_parameters, refuse_i
 from rltrack.runs import Root, RunDirectory, run_stem
 from rltrack.tracking.delivery import wait_until_delivered
 from rltrack.training.live import Due, LiveTraining
+from rltrack.training.marks import Mark
 from rltrack.training.progress import TrainingState
-from rltrack.training.strategies import Mark
 
 DELIVERY_SECONDS = 120.0
 MAX_RESTARTS = 100

@@ -14,9 +14,9 @@ from rltrack.permissions import KNOWN_WRAPPERS, Permissions
 from rltrack.runs import Root, RunDirectory
 from rltrack.training.control import Control
 from rltrack.training.live import Due, LiveTraining
+from rltrack.training.marks import Mark
 from rltrack.training.progress import TrainingStatistics
 from rltrack.training.reporter import ProgressReporter
-from rltrack.training.strategies import Mark
 from rltrack.training.trainer import Trainer
 
 MAX_ATTEMPTS_WITHOUT_PROGRESS = 5

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rltrack.errors import CheckpointFailed
 from rltrack.training import agent_access
 from rltrack.training.limits import refuse_nonfinite_weights
+from rltrack.training.marks import NEVER, Cadence, Mark
 from rltrack.training.records import record_warning
-from rltrack.training.strategies import NEVER, Cadence, Mark
 
 if TYPE_CHECKING:
     from rltrack.checkpoints import Version
@@ -114,7 +114,7 @@ class Checkpointing:
             CheckpointFailed: If one could not be written, unless that is configured to be a warning.
         """
         newest = None
-        for outcome in self._session.settle(wait=wait):
+        for outcome in self._session.record_committed(wait=wait):
             if isinstance(outcome, CheckpointFailed):
                 if self._section.on_failure == "stop":
                     raise outcome

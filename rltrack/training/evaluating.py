@@ -12,9 +12,10 @@ from rltrack.evaluation.pending import EvaluationBeside, EvaluationHere
 from rltrack.ranking import is_better
 from rltrack.training import agent_access
 from rltrack.training.limits import refuse_divergence
+from rltrack.training.marks import NEVER, Mark
 from rltrack.training.progress import TrainingState, has_converged
 from rltrack.training.records import record_warning
-from rltrack.training.strategies import NEVER, Adaptive, Decision, Mark
+from rltrack.training.strategies import Adaptive, Decision
 
 if TYPE_CHECKING:
     from rltrack.agents.protocol import State

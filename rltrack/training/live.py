@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from rltrack.checkpoints import Version
     from rltrack.evaluation.episodes import Evaluation, Evaluator
     from rltrack.evaluation.pending import Player
+    from rltrack.training.marks import Mark
     from rltrack.training.plan import TrainingPlan
     from rltrack.training.progress import TrainingStatistics
     from rltrack.training.session import RunSession
-    from rltrack.training.strategies import Mark
 
 _logger = logging.getLogger("rltrack")
 
@@ -257,8 +257,6 @@ class LiveTraining:
     def observer(self) -> Observer:
         """Hears the agent's steps and episodes."""
         return self._iterations.observer
-
-    # ---- inside ----
 
     def _should_end_evaluation(self) -> bool:
         return self.control.should_stop or self.clock.is_overtime()
