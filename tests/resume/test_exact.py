@@ -16,6 +16,7 @@ import torch
 
 from rltrack import TrainingLoop, TrainingState
 from rltrack.checkpoints.encoding import encode
+from rltrack.config import LoopSettings
 from rltrack.runs import Root
 from rltrack.tracking.journal import read_journal
 from tests.resume.test_same_as_learn import CASES, build
@@ -109,10 +110,8 @@ def test_an_environment_that_cannot_be_taken_is_labelled(own_root, monkeypatch):
     first = TrainingLoop(model(), total_timesteps=256, name="held")
     stop_after(first, 0.5)
     first.run()
-    strict = TrainingLoop(model(), total_timesteps=256, name="held", resume=True)
-    strict.settings = strict.settings.model_copy(
-        update={"checkpoints": strict.settings.checkpoints.model_copy(update={"resume": "strict"})}
-    )
+    settings = LoopSettings.model_validate({"training": {"total_timesteps": 256}, "checkpoints": {"resume": "strict"}})
+    strict = TrainingLoop(model(), settings=settings, name="held", resume=True)
     from rltrack.errors import ConfigurationError
 
     with pytest.raises(ConfigurationError, match=r"Holder\.handles is a dict"):
