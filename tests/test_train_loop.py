@@ -196,7 +196,7 @@ def test_load_agent_gives_back_the_normalised_model(own_root):
     trainer = Trainer(config)
     statistics = trainer.train()
     last = rltrack.load_agent("norm", version="last")
-    trained = trainer.loop._parts.agent.model
+    trained = trainer.loop.live.agent.model
     np.testing.assert_array_equal(
         last.get_vec_normalize_env().obs_rms.mean, trained.get_vec_normalize_env().obs_rms.mean
     )
@@ -244,13 +244,13 @@ def test_replay_buffer_comes_back_on_resume(own_root):
     first = TrainingLoop(build(), total_timesteps=400, name="dqn")
     first.add_hook(type("Stop", (), {"on_iteration_end": lambda self, p, i: p.env_steps >= 200 and first.stop()})())
     first.run()
-    buffer = first._parts.agent.model.replay_buffer
+    buffer = first.live.agent.model.replay_buffer
     second = TrainingLoop(build(), total_timesteps=400, name="dqn", resume=True)
-    second.set_up()
-    restored = second._parts.agent.model
+    second.prepare()
+    restored = second.live.agent.model
     assert restored.replay_buffer.pos == buffer.pos == 200
     np.testing.assert_array_equal(restored.replay_buffer.observations[:200], buffer.observations[:200])
-    assert restored._n_updates == first._parts.agent.model._n_updates
+    assert restored._n_updates == first.live.agent.model._n_updates
     second.close()
 
 
@@ -379,7 +379,7 @@ def test_a_new_run_begins_with_another_runs_policy(own_root):
 
     class First:
         def on_training_start(self, progress):
-            seen.update(warm.loop._parts.agent.capture())
+            seen.update(warm.loop.live.agent.capture())
 
     warm.loop.add_hook(First())
     assert warm.train().env_steps == 64

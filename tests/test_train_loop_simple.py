@@ -33,8 +33,8 @@ from rltrack.errors import (
 )
 from rltrack.runs import Root
 from rltrack.tracking.journal import read_journal
-from rltrack.training.strategies import Mark
-from rltrack.training.train_loop import Due
+from rltrack.training.live import Due
+from rltrack.training.marks import Mark
 from tests.support.agents import TINY, RecordingHook, ScriptedAgent, TinyEnv
 
 
@@ -611,21 +611,20 @@ def test_neither_torch_nor_sb3_is_loaded():
 
 
 def test_the_verbs_one_by_one(own_root):
-    """As a flow calls them: set up, begin, chunk by chunk, finish."""
+    """As a flow calls them: prepare, start, chunk by chunk, finish."""
     agent = ScriptedAgent()
-    loop = TrainingLoop(agent, TINY, total_timesteps=100, name="verbs")
-    loop.set_up()
-    with pytest.raises(ConfigurationError, match=r"begin\(\)"):
-        loop.train_chunk(Mark(env_steps=50))
-    loop.begin()
-    loop.train_chunk(Mark(env_steps=50))
-    loop.train_chunk(Mark(env_steps=50))
+    live = TrainingLoop(agent, TINY, total_timesteps=100, name="verbs").prepare()
+    with pytest.raises(ConfigurationError, match=r"start\(\)"):
+        live.train_chunk(Mark(env_steps=50))
+    live.start()
+    live.train_chunk(Mark(env_steps=50))
+    live.train_chunk(Mark(env_steps=50))
     assert agent.total == 50, "a finished chunk does nothing"
-    assert loop.checkpoint().env_steps == 50
-    loop.stop("enough")
-    assert loop.due() is Due.END
-    loop.finish()
-    loop.close()
+    assert live.checkpoint().env_steps == 50
+    live.control.stop("enough")
+    assert live.due() is Due.END
+    live.finish()
+    live.close()
     assert Root().find("verbs").status().state == "stopped"
 
 

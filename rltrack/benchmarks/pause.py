@@ -65,26 +65,25 @@ def _measure(name: str, algorithm: str, env_id: str, hyperparameters: dict[str, 
     )
     agent, env = build_agent(config)
     model: Any = agent.model
-    loop = TrainingLoop(agent, env, settings=config, tracking=False)
-    loop.set_up()
-    loop.begin()
+    live = TrainingLoop(agent, env, settings=config, tracking=False).prepare()
+    live.start()
     for _ in range(3 if algorithm == "PPO" else 150):
-        agent.advance(loop._observer)  # type: ignore[arg-type]
+        agent.advance(live.observer)
     if filled:
         _write_rows(model, filled)
-    loop.checkpoint()
+    live.checkpoint()
     ours, committed, sb3 = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(repeats):
             if hasattr(model, "replay_buffer"):
                 _write_rows(model, NEW_ROWS)
             begun = time.perf_counter()
-            loop._saving.save()
+            live.checkpoints.save(live.state_dict())
             ours.append(_ms(begun))
-            loop._saving.settle(wait=True)
+            live.checkpoints.record_committed(wait=True)
             committed.append(_ms(begun))
             sb3.append(_timed(lambda: _sb3_save(model, Path(folder))))
-    loop.close()
+    live.close()
     env.close()
     return Pause(name, ours, committed, sb3, bar)
 

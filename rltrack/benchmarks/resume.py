@@ -22,7 +22,7 @@ import orjson
 
 from rltrack.config import TrainingConfig
 from rltrack.errors import ConfigurationError, did_you_mean
-from rltrack.training.verify import Job, Verification, train, verify_resume
+from rltrack.training.verify import Job, Verification, run_job, verify_resume
 
 ATARI_WRAPPER = "stable_baselines3.common.atari_wrappers.AtariWrapper"
 OURS = "rltrack.benchmarks.environments:"
@@ -257,7 +257,7 @@ def _in_fork(job: Job) -> tuple[int, str]:
         code = 1
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            train(job)
+            run_job(job)
             code = 0
         except BaseException:
             os.write(writer, traceback.format_exc().encode()[-4000:])

@@ -84,10 +84,10 @@ def flow_train(
     resolved = configuration(config, overrides or [], name, algo, env, timesteps, seed, start_from)
     deliver_left_behind(the_root())
     try:
-        training = client.train(resolved, the_root().path, functools.partial(working, aloud=True))
+        outcome = client.train(resolved, the_root().path, functools.partial(working, aloud=True))
     except KeyboardInterrupt:  # once it trains, the loop hears Ctrl-C itself
         _interrupted_before_training()
-    _print_end(training.directory, training.statistics, training.was_finished)
+    _print_end(outcome.directory, outcome.statistics, outcome.was_finished)
 
 
 @app.command(rich_help_panel="Training")
@@ -289,13 +289,12 @@ def _interrupted_before_training() -> NoReturn:
     raise typer.Exit(EXIT_STOPPED) from None
 
 
-def _print_end(run: RunDirectory, statistics: TrainingStatistics | None, was_finished: bool) -> None:
+def _print_end(run: RunDirectory, statistics: TrainingStatistics, was_finished: bool) -> None:
     """Say how a training ended; exit code 3 if it was stopped."""
     from rltrack.console.summary import print_summary
     from rltrack.tracking.bookmark import is_delivered
     from rltrack.training.progress import TrainingState
 
-    assert statistics is not None, "a training that ended has statistics"
     print_summary(run, statistics, is_delivered(run))
     if was_finished:
         typer.echo(

@@ -15,7 +15,7 @@ from rltrack.errors import RltrackError
 from rltrack.flows.server import ServerFolder, hold_server, is_healthy, refuses
 
 if TYPE_CHECKING:
-    from rltrack.flows.training import Training
+    from rltrack.flows.training import Outcome
 
 
 def configured_server() -> str | None:
@@ -101,7 +101,7 @@ def existing_server(root: Path) -> Iterator[str]:
 
 def train(
     config: TrainingConfig, root: Path, working: Callable[[str], contextlib.AbstractContextManager[None]]
-) -> Training:
+) -> Outcome:
     """Train as a flow in this process.
 
     Args:

@@ -1,8 +1,8 @@
 """Training as a Prefect flow: set-up, chunks, evaluations and checkpoints are tasks with retries.
 
-The tasks call `TrainingLoop`'s methods. Each aims at an absolute number of env steps, so that repeating finished work does
-nothing; after a failure the run is restored from its newest version and trains the missing part again, bit for bit. Prefect's
-results and caches are not used: the run's folder has the state.
+The tasks call the methods of `LiveTraining`. Each aims at an absolute number of env steps, so that repeating
+finished work does nothing; after a failure the run is restored from its newest version and trains the missing part again,
+bit for bit. Prefect's results and caches are not used: the run's folder has the state.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from pydantic import Field
 from websockets.asyncio import connection as _connection  # noqa: F401  (loaded, so that `use_second_random` finds it)
 
 from rltrack.config import TrainingConfig, check_run_name
-from rltrack.errors import RunBusy
+from rltrack.errors import RltrackError, RunBusy
 from rltrack.flows.installation import flow_run_tags
 from rltrack.flows.links import flow_run_page
-from rltrack.flows.page import Page
+from rltrack.flows.page import Page, PageHook
 from rltrack.flows.redaction import keep_secrets_out_of_logs, redacting
 from rltrack.flows.retries import RETRIED
 from rltrack.flows.streams import use_second_random
-from rltrack.flows.training import Training, check_attempts, check_parameters
+from rltrack.flows.training import Outcome, Training, check_parameters, check_attempts
 from rltrack.runs import Root, RunDirectory, run_stem
 from rltrack.tracking.delivery import wait_until_delivered
-from rltrack.training.progress import TrainingState, TrainingStatistics
-from rltrack.training.strategies import Mark
-from rltrack.training.train_loop import Due, TrainingLoop
+from rltrack.training.live import Due, LiveTraining
+from rltrack.training.marks import Mark
+from rltrack.training.progress import TrainingState
 
 DELIVERY_SECONDS = 120.0
 MAX_RESTARTS = 100
@@ -52,46 +52,46 @@ keep_secrets_out_of_logs()
 @redacting
 def set_up(training: Training) -> dict[str, Any]:
     """Build agent and environment, open the run, restore its newest version if it has one."""
-    loop = training.open()
-    return {"env_steps": loop.progress.env_steps, "finished": training.was_finished}
+    live = training.live()
+    return {"env_steps": live.progress.env_steps, "finished": live.was_finished}
 
 
 @task(name="train chunk", task_run_name="train from {env_steps:,} to {until}", **RETRIED)
 @redacting
 def train_chunk(training: Training, env_steps: int, until: str, mark: Mark) -> int:
-    """Train up to a mark, or until something else is due; return the env steps reached."""
-    training.carry_out(Due.CHUNK, env_steps, mark)
-    return training.open().progress.env_steps
+    """Train up to a mark, or until something else is due."""
+    training.perform(Due.CHUNK, env_steps, mark)
+    return training.live().progress.env_steps
 
 
 @task(name="evaluate", task_run_name="evaluate at {env_steps:,}", **RETRIED)
 @redacting
 def evaluate(training: Training, env_steps: int, due: Due) -> float | None:
     """Evaluate the policy; return the mean return."""
-    training.carry_out(due, env_steps)
-    last = training.open().progress.last_evaluation
+    training.perform(due, env_steps)
+    last = training.live().progress.last_evaluation
     return None if last is None else last.mean
 
 
 @task(name="checkpoint", task_run_name="checkpoint at {env_steps:,}", **RETRIED)
 @redacting
 def checkpoint(training: Training, env_steps: int) -> None:
-    """Start to commit a resumable version."""
-    training.carry_out(Due.CHECKPOINT, env_steps)
+    """Begin to commit a version from which training can go on."""
+    training.perform(Due.CHECKPOINT, env_steps)
 
 
 @task(name="finish", task_run_name="finish", **RETRIED)
 @redacting
 def finish(training: Training, env_steps: int) -> None:
     """Commit the last version, and record how training ended."""
-    training.carry_out(Due.END, env_steps)
+    training.perform(Due.END, env_steps)
 
 
 @task(name="deliver", task_run_name="deliver", cache_policy=NO_CACHE, persist_result=False)
 @redacting
-def deliver(loop: TrainingLoop, run: RunDirectory) -> bool:
-    """Wait until everything is in MLflow and TensorBoard, with a timeout; the rest is delivered later."""
-    delivered = wait_until_delivered(run, loop.wait_for_tracking, DELIVERY_SECONDS)
+def deliver(live: LiveTraining, run: RunDirectory) -> bool:
+    """Wait until everything is in MLflow and TensorBoard, with a bound; what is missing then is delivered later."""
+    delivered = wait_until_delivered(run, live.wait_for_tracking, DELIVERY_SECONDS)
     if not delivered:
         get_run_logger().warning("Not everything is in MLflow yet; `rltrack sync --all` shows why, and delivers it.")
     return delivered
@@ -122,10 +122,6 @@ def run_name(config: TrainingConfig | Mapping[str, Any], run: str | None, flow_r
 def default_name(config: TrainingConfig) -> str:
     """Return the first part of a name if none is given."""
     return f"{config.agent.algorithm}-{config.environment.id}-s{config.seed}"
-
-
-trainings: list[Training] = []
-"""The trainings of this process's flow runs, for `train_here`."""
 
 
 @flow(name="train", flow_run_name=_flow_run_name, persist_result=False)
@@ -175,12 +171,13 @@ def run_training(config: TrainingConfig, name: str, hooks: Sequence[Any] = ()) -
         **({"prefect.deployment": str(runtime.deployment.name)} if deployed else {}),
     }
     tracking = config.tracking.model_copy(update={"tags": tags})
+    log, page = get_run_logger(), Page(flow_run_id, name)
     training = Training(
-        config.model_copy(update={"name": name, "tracking": tracking}), Root(), console=not deployed, hooks=hooks
+        config.model_copy(update={"name": name, "tracking": tracking}),
+        Root(),
+        console=not deployed,
+        hooks=[*hooks, PageHook(page, get_run_logger)],
     )
-    trainings.append(training)
-    training.page = page = Page(flow_run_id, name)
-    log = get_run_logger()
     tag_flow_run(flow_run_id, flow_run_tags(training.root, name))
     try:
         with training.control.signals(chain=False):
@@ -192,53 +189,52 @@ def run_training(config: TrainingConfig, name: str, hooks: Sequence[Any] = ()) -
                 return Cancelled(name="Busy", message=str(error))
             mark_dead_flow_runs(flow_run_tags(training.root, name), flow_run_id)
             try:
-                _train(training)
-                loop = training.close()
-                assert loop is not None, "the training is open until here"
-                deliver(loop, training.directory)
-            except Pause:  # suspended by `rltrack down` or a person: Prefect allows no further task
+                live = _perform_all(training)
+                training.close()
+                deliver(live, training.directory)
+            except Pause:  # suspended from outside: Prefect allows no further task
                 training.stop("suspended")
                 raise
             page.show_summary(training.directory)
-            return _final_state(loop.statistics, training, flow_run_id)
+            outcome = Outcome(training.directory, live.plan.statistics, live.was_finished)
+            return _final_state(outcome, flow_run_id)
     finally:
         training.close()
         page.close()
 
 
-def _train(training: Training) -> None:
-    """Run a task for each thing that is due, from boundary to boundary."""
-    if training.was_finished:
-        return
-    while True:
-        loop = training.open()
-        due, env_steps = loop.due(), loop.progress.env_steps
+def _perform_all(training: Training) -> LiveTraining:
+    """Go from boundary to boundary to the end, a task for each thing that is due; return the training that came there."""
+    while not (live := training.live()).was_finished:
+        due, env_steps = live.due(), live.progress.env_steps
         if due is Due.CHUNK:
-            mark = loop.next_mark()
+            mark = live.next_mark()
             train_chunk(training, env_steps, mark.text, mark)
         elif due is Due.CHECKPOINT:
             checkpoint(training, env_steps)
         elif due is Due.END:
             finish(training, env_steps)
-            return
+            return training.live()
         else:
             evaluate(training, env_steps, due)
+    return live
 
 
-def _final_state(statistics: TrainingStatistics, training: Training, flow_run_id: str) -> State[Any]:
-    """Return the flow run's final state for the training's."""
+def _final_state(outcome: Outcome, flow_run_id: str) -> State[Any]:
+    """Return the flow run's state, with the outcome: what the training's means to Prefect."""
+    statistics = outcome.statistics
     message = f"{statistics.reason}; {statistics.env_steps:,} env steps"
     final = statistics.final_evaluation
     if final is not None:
         message += f", mean return {final.mean:.6g}"
     if statistics.state is not TrainingState.STOPPED:
-        return Completed(message=message)
-    message += f". Resume: rltrack resume {training.config.name}"
+        return Completed(message=message, data=outcome)
+    message += f". Go on: rltrack resume {outcome.directory.name}"
     now = _state_now(flow_run_id)
     if now is not None and now.is_paused():
         raise Pause(state=now)  # suspended: `rltrack up`, or a person, resumes the same flow run
     by_person = "SIGINT" in statistics.reason or (now is not None and now.is_cancelling())
-    return Cancelled(name="Stopped" if by_person else "Preempted", message=message)
+    return Cancelled(name="Stopped" if by_person else "Preempted", message=message, data=outcome)
 
 
 def _state_now(flow_run_id: str) -> State[Any] | None:
@@ -284,8 +280,8 @@ def mark_dead_flow_runs(tags: Sequence[str], flow_run_id: str) -> None:
         logging.getLogger("rltrack").debug(f"Dead flow runs of {tags} were not marked: {error}")
 
 
-def train_here(config: TrainingConfig, root: Path) -> Training:
-    """Run the flow in this process; return its training, closed.
+def train_here(config: TrainingConfig, root: Path) -> Outcome:
+    """Run the flow in this process; return how its training ended.
 
     Args:
         config: The training; without a name it gets a new unique one.
@@ -297,10 +293,15 @@ def train_here(config: TrainingConfig, root: Path) -> Training:
     name = config.name
     if name is None:
         name = Root(root).create(None, default_name(config)).name
-    trainings.clear()
     state: State[Any] = cast(Any, train)(config, run=name, return_state=True)
     if state.is_failed() or state.is_crashed():
         state.result()
     if state.name == "Busy":
         raise RunBusy(state.message)
-    return trainings[-1]
+    outcome = state.result(raise_on_failure=False) if state.is_final() else None
+    if not isinstance(outcome, Outcome):
+        raise RltrackError(
+            f"The server keeps the state '{state.name}' for this flow run, which was set elsewhere. How the training ended: "
+            f"`rltrack show {name}`."
+        )
+    return outcome

@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
-
-from prefect import get_run_logger
 
 from rltrack.agents.environments import check_wrappers
 from rltrack.config import TrainingConfig
 from rltrack.errors import RltrackError
-from rltrack.flows.page import Page, PageHook
 from rltrack.flows.streams import use_second_random
 from rltrack.permissions import KNOWN_WRAPPERS, Permissions
 from rltrack.runs import Root, RunDirectory
 from rltrack.training.control import Control
+from rltrack.training.live import Due, LiveTraining
+from rltrack.training.marks import Mark
 from rltrack.training.progress import TrainingStatistics
 from rltrack.training.reporter import ProgressReporter
-from rltrack.training.strategies import Mark
-from rltrack.training.train_loop import Due, TrainingLoop
 from rltrack.training.trainer import Trainer
 
 MAX_ATTEMPTS_WITHOUT_PROGRESS = 5
 """Attempts in a row that start at the same version, after which a run is no longer restarted automatically."""
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a flow's training ended; the data of the flow run's state, which Prefect keeps in this process.
+
+    Attributes:
+        directory: The run's folder.
+        statistics: What the training amounted to.
+        was_finished: Whether the run was finished before, so that nothing was trained.
+    """
+
+    directory: RunDirectory
+    statistics: TrainingStatistics
+    was_finished: bool
+
+
 class Training:
-    """The training of a run inside a flow run: built by the first call of `open`, and rebuilt after each failure.
+    """A run's live training inside a flow run: prepared when it is first asked for, and anew after each failure.
 
     Args:
         config: The training, with a name.
@@ -38,11 +51,8 @@ class Training:
     def __init__(self, config: TrainingConfig, root: Root, *, console: bool, hooks: Sequence[Any] = ()) -> None:
         self.config, self.root, self.hooks = config, root, hooks
         self.control = Control()
-        self.page: Page | None = None
         self._console = console
-        self._trainer: Trainer | None = None
-        self.statistics: TrainingStatistics | None = None
-        self.was_finished = False
+        self._current: tuple[Trainer, LiveTraining] | None = None
 
     @property
     def directory(self) -> RunDirectory:
@@ -50,69 +60,65 @@ class Training:
         assert self.config.name is not None, "the flow named it"
         return self.root.directory(self.config.name)
 
-    def open(self) -> TrainingLoop:
-        """Return the open loop; if there is none, restore the run from its newest version, or start it."""
-        if self._trainer is None:
+    def live(self) -> LiveTraining:
+        """Return the live training; where there is none, restore the run from its newest version, or begin it."""
+        if self._current is None:
             use_second_random()
-            hooks = [*self.hooks, *([] if self.page is None else [PageHook(self.page, get_run_logger)])]
             reporter = ProgressReporter(console=self._console)
-            trainer = Trainer(self.config, root=self.root.path, reporter=reporter, hooks=hooks, control=self.control)
+            trainer = Trainer(
+                self.config, root=self.root.path, reporter=reporter, hooks=self.hooks, control=self.control
+            )
             try:
-                trainer.set_up()
-                if trainer.loop.progress.state.is_final:
-                    self.was_finished = True
-                else:
-                    trainer.loop.begin()
+                live = trainer.prepare()
+                if not live.was_finished:
+                    live.start()
             except BaseException:
                 trainer.close()
                 raise
-            self._trainer = trainer
-        return self._trainer.loop
+            self._current = trainer, live
+        return self._current[1]
 
-    def carry_out(self, due: Due, env_steps: int, mark: Mark | None = None) -> None:
-        """Do what was due at a number of env steps; after a failure, first everything before it.
+    def perform(self, due: Due, env_steps: int, mark: Mark | None = None) -> None:
+        """Do what was due at a number of env steps; after a failure, first everything that leads there.
 
         Args:
             due: What to do.
             env_steps: When it was due.
             mark: The end of a chunk.
         """
-        loop = self.open()
+        live = self.live()
         try:
-            while loop.progress.env_steps < env_steps and (before := loop.due()) is not Due.END:
-                loop.carry_out(before)
+            while live.progress.env_steps < env_steps and (before := live.due()) is not Due.END:
+                live.perform(before)
             if due is Due.END:
-                loop.finish()
-            elif due in (Due.CHUNK, Due.CHECKPOINT) or loop.due() is due:
-                loop.carry_out(due, mark)
+                live.finish()
+            elif due in (Due.CHUNK, Due.CHECKPOINT) or live.due() is due:
+                live.perform(due, mark)
         except BaseException as error:
-            self.fail(error)
+            self._give_up(error)
             raise
 
-    def fail(self, error: BaseException) -> None:
+    def _give_up(self, error: BaseException) -> None:
         """Record an error as the end of this attempt, and release everything."""
-        trainer, self._trainer = self._trainer, None
-        if trainer is not None:
+        if self._current is not None:
+            (trainer, live), self._current = self._current, None
             try:
-                trainer.loop.fail(error)
+                live.fail(error)
             finally:
                 trainer.close()
 
     def stop(self, reason: str) -> None:
         """Stop at this boundary, with a version, and release everything."""
-        if self._trainer is not None:
+        if self._current is not None:
             self.control.stop(reason)
-            self._trainer.loop.finish()
+            self._current[1].finish()
             self.close()
 
-    def close(self) -> TrainingLoop | None:
-        """Release everything; return the loop that was open, which can wait for the delivery."""
-        trainer, self._trainer = self._trainer, None
-        if trainer is None:
-            return None
-        trainer.close()
-        self.statistics = trainer.loop.statistics
-        return trainer.loop
+    def close(self) -> None:
+        """Release everything; harmless if called twice."""
+        if self._current is not None:
+            (trainer, _), self._current = self._current, None
+            trainer.close()
 
 
 def check_attempts(run: RunDirectory) -> None:

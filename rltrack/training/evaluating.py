@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from rltrack.agents.protocol import LEARNER_PARTS, POLICY_PARTS
+from rltrack.errors import EvaluationUnavailable
 from rltrack.evaluation.episodes import EvaluationInterrupted
+from rltrack.evaluation.pending import EvaluationBeside, EvaluationHere
 from rltrack.ranking import is_better
+from rltrack.training import agent_access
 from rltrack.training.limits import refuse_divergence
+from rltrack.training.marks import NEVER, Mark
 from rltrack.training.progress import TrainingState, has_converged
-from rltrack.training.strategies import NEVER, Decision, Mark
+from rltrack.training.records import record_warning
+from rltrack.training.strategies import Adaptive, Decision
 
 if TYPE_CHECKING:
     from rltrack.agents.protocol import State
-    from rltrack.evaluation.episodes import Evaluation
-    from rltrack.evaluation.pending import PendingEvaluation
+    from rltrack.evaluation.episodes import Evaluation, Evaluator
+    from rltrack.evaluation.pending import PendingEvaluation, Player
     from rltrack.training.checkpointing import Checkpointing
-    from rltrack.training.hooks import HookList
-    from rltrack.training.progress import TrainingProgress
-    from rltrack.training.reporter import ProgressReporter
-    from rltrack.training.setup import SetUp
-    from rltrack.training.strategies import Strategy
+    from rltrack.training.plan import TrainingPlan
+    from rltrack.training.session import RunSession
 
 
 LONG_EPISODE_STEPS = 10_000
@@ -39,44 +42,41 @@ class Evaluating:
     a result has its consequences at the same env steps however long it takes to play.
 
     Args:
-        parts: What the training works with.
-        progress: Where it stands.
-        strategy: Says where the next evaluation is, and decides on a result.
-        saving: Keeps the best policy.
-        threshold: Return at which training has converged; None for none.
+        plan: Of the training.
+        agent: Whose policy is evaluated.
+        session: Where results are recorded.
+        checkpoints: Keeps the best policy.
+        evaluator: Plays the episodes; None where there is no environment for it.
+        player: Plays them beside training; None to play between iterations.
         should_stop: Whether somebody waits for training to stop, which interrupts an evaluation.
-        hooks: Told of each result.
-        reporter: Shows results and decisions.
-        warn: Told what a person should know.
     """
 
     def __init__(
         self,
-        parts: SetUp,
-        progress: TrainingProgress,
-        strategy: Strategy,
-        saving: Checkpointing,
-        *,
-        threshold: float | None,
+        plan: TrainingPlan,
+        agent: Any,
+        session: RunSession,
+        checkpoints: Checkpointing,
+        evaluator: Evaluator | None,
+        player: Player | None,
         should_stop: Callable[[], bool],
-        hooks: HookList,
-        reporter: ProgressReporter,
-        warn: Callable[[str], None],
     ) -> None:
         self.ended: str | None = None
         """Why a result, or a hook before a resume, ended the training; None while it goes on."""
-        self._parts, self._progress, self._strategy, self._saving = parts, progress, strategy, saving
-        self._threshold, self._should_stop, self._hooks, self._reporter = threshold, should_stop, hooks, reporter
-        self._warn = warn
+        self._agent, self._session, self._checkpoints = agent, session, checkpoints
+        self._evaluator, self._player, self._should_stop = evaluator, player, should_stop
+        self._progress, self._strategy, self._hooks = plan.progress, plan.strategy, plan.hooks
+        self._reporter, self._threshold = plan.reporter, plan.settings.training.convergence_threshold
+        self._best_parts = LEARNER_PARTS if isinstance(plan.strategy, Adaptive) else POLICY_PARTS
         self._said_long = self._said_cut = False
-        self._next = strategy.next_evaluation(progress)
+        self._next = self._strategy.next_evaluation(self._progress)
         self._evaluated_at = -1
         self._pending: PendingEvaluation | None = None
 
     @property
     def next_mark(self) -> Mark:
         """Where the next evaluation is due."""
-        return NEVER if self._parts.evaluator is None else self._next
+        return NEVER if self._evaluator is None else self._next
 
     @property
     def is_due(self) -> bool:
@@ -86,7 +86,7 @@ class Evaluating:
     @property
     def is_current(self) -> bool:
         """Whether the policy as it is was evaluated, with every consequence, or cannot be."""
-        if self._parts.evaluator is None:
+        if self._evaluator is None:
             return True
         return self._pending is None and (self._evaluated_at == self._progress.env_steps or self.ended is not None)
 
@@ -98,9 +98,9 @@ class Evaluating:
         try:
             taken_in = self._take_in_pending()
             if self._pending is None and self.ended is None:
-                self._pending = self._parts.begin_evaluation(progress.env_steps)
+                self._pending = self._begin(progress.env_steps)
                 self._evaluated_at = progress.env_steps
-                if not self._parts.evaluates_beside:
+                if self._player is None:
                     taken_in = self._take_in_pending()
         finally:
             progress.state = TrainingState.RUNNING
@@ -115,6 +115,25 @@ class Evaluating:
             self.evaluate()
         self._take_in_pending()
 
+    def _begin(self, env_steps: int, policy: State | None = None) -> PendingEvaluation:
+        """Begin to play the episodes.
+
+        Args:
+            env_steps: Env steps of training at which the policy was frozen.
+            policy: Its parts; None for the agent's own, as they are.
+
+        Raises:
+            EvaluationUnavailable: If there is no environment for it.
+        """
+        if self._evaluator is None:
+            raise EvaluationUnavailable(
+                "This training has no evaluation. Set eval_freq, and pass eval_env= if it asks for one."
+            )
+        if self._player is None:
+            return EvaluationHere(self._evaluator, env_steps)
+        policy = policy or agent_access.capture(self._agent, self._best_parts)
+        return EvaluationBeside(self._player, env_steps, policy)
+
     def _take_in_pending(self) -> Evaluation | None:
         """Wait for the pending evaluation, and let it have its consequences; None without a result."""
         pending = self._pending
@@ -123,11 +142,11 @@ class Evaluating:
         try:
             evaluation = pending.result(self._should_stop, self._tell)
         except EvaluationInterrupted:
-            if not self._parts.evaluates_beside:  # begun again when training goes on
+            if self._player is None:  # begun again when training goes on
                 self._pending, self._evaluated_at = None, -1
             return None
         except Exception as error:
-            refuse_divergence(self._parts, pending.env_steps, error, pending.policy)
+            refuse_divergence(self._agent, pending.env_steps, error, pending.policy)
             raise
         self._pending = None
         self._take_in(evaluation, pending.policy)
@@ -138,54 +157,56 @@ class Evaluating:
         self._reporter.show_evaluation(self._progress, episodes, steps)
         if steps >= LONG_EPISODE_STEPS and not episodes and not self._said_long:
             self._said_long = True
-            self._warn(
+            record_warning(
+                self._session.journal,
                 f"The evaluation has played {steps:,} env steps without the end of an episode. {NO_LIMIT} Until then an episode is "
-                "counted as it is at a bound (evaluation.max_steps_per_episode, evaluation.max_seconds)."
+                "counted as it is at a bound (evaluation.max_steps_per_episode, evaluation.max_seconds).",
             )
 
     def _take_in(self, evaluation: Evaluation, policy: State | None) -> None:
-        parts, progress = self._parts, self._progress
+        agent, progress, journal = self._agent, self._progress, self._session.journal
         before = progress.best_evaluation
         best = is_better(evaluation.mean, None if before is None else before.mean)
-        parts.session.journal.write("evaluation", evaluation.env_steps, **evaluation.to_record())
+        journal.write("evaluation", evaluation.env_steps, **evaluation.to_record())
         progress.last_evaluation = evaluation
         if best:
             progress.best_evaluation = evaluation
-            if policy is None and parts.can_capture:
-                policy = parts.capture(parts.best_parts)
+            if policy is None and agent_access.can_capture(agent):
+                policy = agent_access.capture(agent, self._best_parts)
             if policy is not None:
-                self._saving.keep_policy(policy, evaluation.env_steps, evaluation.mean)
+                self._checkpoints.keep_policy(policy, evaluation.env_steps, evaluation.mean)
         if evaluation.cut and not self._said_cut:
             self._said_cut = True
-            self._warn(
+            record_warning(
+                journal,
                 f"{evaluation.cut} of the evaluation's {len(evaluation.returns)} episodes did not end, and were cut after "
                 f"{max(evaluation.lengths):,} env steps at most: they count as they are. {NO_LIMIT} Or set "
-                "evaluation.max_steps_per_episode."
+                "evaluation.max_steps_per_episode.",
             )
         self._reporter.report_evaluation(evaluation, best=best)
         self._hooks.call("on_evaluation_end", progress, evaluation)
         decision = self._strategy.on_evaluation(evaluation)
         if decision is not None:
-            self._carry_out(decision)
+            self._apply(decision)
         if has_converged(evaluation, self._threshold):
             self.ended = (
                 f"converged: the interval's lower end {evaluation.interval.low:.6g} reaches {self._threshold:g}"
             )
 
-    def _carry_out(self, decision: Decision) -> None:
-        parts = self._parts
+    def _apply(self, decision: Decision) -> None:
+        """Record a decision of the strategy, and do what it says."""
         numbers = {key: float(value) for key, value in decision.numbers.items()}
-        parts.session.journal.write(
+        self._session.journal.write(
             "decision", self._progress.env_steps, decision=decision.name, reason=decision.reason, numbers=numbers
         )
         self._reporter.say(f"{decision.name}: {decision.reason}", show=decision.name not in ("steady", "improving"))
         if decision.restore_best:
-            self._saving.settle(wait=True)
-            best = parts.session.best()
+            self._checkpoints.record_committed(wait=True)
+            best = self._session.best()
             if best is not None:
-                parts.restore(parts.session.store.read(best, parts.best_parts))
+                self._agent.restore(self._session.store.read(best, self._best_parts))
         if decision.learning_rate_scale is not None:
-            parts.scale_learning_rate(decision.learning_rate_scale)
+            self._agent.scale_learning_rate(decision.learning_rate_scale)
         if decision.stop:
             self.ended = f"{decision.name}: {decision.reason}"
 
@@ -204,4 +225,4 @@ class Evaluating:
         self._evaluated_at = state["evaluated_at"]
         self.ended = state["done"]
         if state["pending"] is not None:
-            self._pending = self._parts.begin_evaluation(**state["pending"])
+            self._pending = self._begin(**state["pending"])

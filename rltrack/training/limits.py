@@ -15,10 +15,10 @@ import numpy as np
 from rltrack.agents.protocol import POLICY_PARTS, State
 from rltrack.checkpoints.encoding import find_nonfinite
 from rltrack.errors import EvaluationUnavailable, RltrackError, TrainingDiverged
+from rltrack.training import agent_access
 
 if TYPE_CHECKING:
     from rltrack.training.progress import TrainingProgress
-    from rltrack.training.setup import SetUp
 
 RESOURCES_EVERY_SECONDS = 5.0
 MEMORY_EVERY_SECONDS = 1.0
@@ -81,14 +81,14 @@ def refuse_nonfinite_weights(state: Mapping[str, Any], env_steps: int) -> None:
         )
 
 
-def refuse_divergence(parts: SetUp, env_steps: int, error: Exception, policy: State | None = None) -> None:
+def refuse_divergence(agent: Any, env_steps: int, error: Exception, policy: State | None = None) -> None:
     """Say what it was, if an error came of numbers that are no numbers; wherever it arose: collecting, updating, evaluating.
 
     Looks at the weights first: NaN, infinite, or so large that float32 does not hold their products. A policy's output may be
     NaN all the same, also because observations are: then torch's distributions refuse it.
 
     Args:
-        parts: Of the training.
+        agent: What is trained.
         env_steps: Where it is.
         error: What was raised.
         policy: The policy that was played; None for the agent's own, as it is.
@@ -98,11 +98,11 @@ def refuse_divergence(parts: SetUp, env_steps: int, error: Exception, policy: St
     """
     if isinstance(error, RltrackError) and not isinstance(error, EvaluationUnavailable):
         return
-    if policy is None and parts.can_capture:
+    if policy is None and agent_access.can_capture(agent):
         with contextlib.suppress(
             Exception
         ):  # a GPU after a failed assertion answers nothing; the error itself is what counts
-            policy = parts.capture(POLICY_PARTS)
+            policy = agent_access.capture(agent, POLICY_PARTS)
     try:
         refuse_nonfinite_weights(policy or {}, env_steps)
     except TrainingDiverged as diverged:

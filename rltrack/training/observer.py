@@ -32,16 +32,20 @@ class ProgressObserver:
         hooks: HookList,
         remaining: Callable[[TrainingProgress], float],
         set_schedule: Callable[[float], None],
-        look: Callable[[], None] = lambda: None,
+        look: Callable[[], None],
     ) -> None:
         self._look = look
         self._look_at = LONG_ITERATION_STEPS
         self._steps = 0
-        self.wants_steps = hooks.listens_to("on_step")
-        self._tell_episodes = hooks.listens_to("on_episode_end")
         self._progress, self._hooks = progress, hooks
         self._remaining, self._set_schedule = remaining, set_schedule
         self._episodes: list[EpisodeInfo] = []
+        self.listen()
+
+    def listen(self) -> None:
+        """See whether hooks want steps and episodes: passing them on costs something at each step."""
+        self.wants_steps = self._hooks.listens_to("on_step")
+        self._tell_episodes = self._hooks.listens_to("on_episode_end")
 
     def on_step(self, env_steps: int, step: StepInfo | None) -> None:
         """Count a step of the environments."""

@@ -1,7 +1,8 @@
-"""What a training writes into its journal: each iteration, and its end."""
+"""What a training writes into its journal: each iteration, warnings, and its end."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,14 @@ if TYPE_CHECKING:
     from rltrack.agents.protocol import EpisodeInfo, IterationStats
     from rltrack.tracking.journal import Journal
     from rltrack.training.progress import TrainingProgress
+
+_logger = logging.getLogger("rltrack")
+
+
+def record_warning(journal: Journal, message: str) -> None:
+    """Tell a person something, and keep it in the journal."""
+    _logger.warning(message)
+    journal.note("warning", message=message)
 
 
 def record_iteration(

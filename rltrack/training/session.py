@@ -274,7 +274,7 @@ class RunSession:
         numerics: Mapping[str, Any] | None = None,
         environments: Mapping[str, Any] | None = None,
     ) -> None:
-        """Serialise a version that knows the journal's position; a thread fsyncs the journal and commits. See `settle`."""
+        """Serialise a version with the journal's position; a thread fsyncs the journal and commits. See `record_committed`."""
         details = {
             "journal": self.journal.position,
             "run_id": self.run_id,
@@ -287,7 +287,7 @@ class RunSession:
         }
         self._writer.submit(self.store.prepare(state, env_steps=env_steps, score=score, details=details))
 
-    def settle(self, *, wait: bool = False) -> Iterator[Version | CheckpointFailed]:
+    def record_committed(self, *, wait: bool = False) -> Iterator[Version | CheckpointFailed]:
         """Record the versions that were committed since the last call, and yield them, or why one was not.
 
         Args:

@@ -1,23 +1,23 @@
 """Strategies: when the budget is spent, where the next marks are, how much of the schedule remains.
 
-A *mark* is an absolute number of env steps or episodes at which something is due. A strategy is a small object whose
-state is part of each checkpoint; it touches neither agent nor environment, but may answer an evaluation with a
-`Decision` that the loop carries out.
+A strategy is a small object whose state is part of each checkpoint; it touches neither agent nor environment, but may
+answer an evaluation with a `Decision` that `rltrack.training.evaluating.Evaluating` applies.
 """
 
 from __future__ import annotations
 
 import enum
-import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rltrack.errors import ConfigurationError
 from rltrack.ranking import is_better, is_score
+from rltrack.training.marks import Budget, Cadence, Mark
 
 if TYPE_CHECKING:
     from rltrack.config import TrainingSection
     from rltrack.evaluation.episodes import Evaluation
+    from rltrack.training.marks import Counters
 
 
 class TrainingStrategy(enum.Enum):
@@ -27,99 +27,6 @@ class TrainingStrategy(enum.Enum):
     TIMESTEP_BASED = "timestep_based"
     MIXED = "mixed"
     ADAPTIVE = "adaptive"
-
-
-class Counters(Protocol):
-    """What a strategy needs to know of the progress."""
-
-    env_steps: int
-    episodes: int
-    elapsed_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """An absolute position; reached when any of its counts is.
-
-    Attributes:
-        env_steps: Env steps, or infinity.
-        episodes: Finished episodes, or infinity.
-    """
-
-    env_steps: float = math.inf
-    episodes: float = math.inf
-
-    def is_reached(self, at: Counters) -> bool:
-        """Whether the counters have come this far."""
-        return at.env_steps >= self.env_steps or at.episodes >= self.episodes
-
-    @property
-    def text(self) -> str:
-        """As a person says it: ``10,000 env steps``, ``50 episodes``, or both."""
-        counts = ((self.env_steps, "env steps"), (self.episodes, "episodes"))
-        return " or ".join(f"{count:,} {unit}" for count, unit in counts if count != math.inf) or "the end"
-
-    def earliest(self, other: Mark) -> Mark:
-        """Return the mark that is reached as soon as either is."""
-        return Mark(min(self.env_steps, other.env_steps), min(self.episodes, other.episodes))
-
-
-NEVER = Mark()
-
-
-@dataclass(frozen=True, slots=True)
-class Cadence:
-    """How often something is due; None for never.
-
-    Attributes:
-        env_steps: Env steps in between.
-        episodes: Episodes in between.
-    """
-
-    env_steps: int | None = None
-    episodes: int | None = None
-
-    def after(self, at: Counters) -> Mark:
-        """Return the next mark: the next multiples beyond the counters."""
-        return Mark(_next_multiple(at.env_steps, self.env_steps), _next_multiple(at.episodes, self.episodes))
-
-
-def _next_multiple(count: int, interval: int | None) -> float:
-    return math.inf if interval is None else (count // interval + 1) * interval
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """How long to train; None for no bound.
-
-    Attributes:
-        total_timesteps: Env steps.
-        total_episodes: Finished episodes.
-        max_seconds: Seconds of training, over all attempts. A cap: never part of a schedule.
-    """
-
-    total_timesteps: int | None = None
-    total_episodes: int | None = None
-    max_seconds: float | None = None
-
-    @property
-    def mark(self) -> Mark:
-        """Where the counted budgets end."""
-        return Mark(self.total_timesteps or math.inf, self.total_episodes or math.inf)
-
-    def spent(self, at: Counters) -> str | None:
-        """Return which budget is spent, in words, or None."""
-        if self.total_timesteps is not None and at.env_steps >= self.total_timesteps:
-            return f"all {self.total_timesteps:,} env steps are done"
-        if self.total_episodes is not None and at.episodes >= self.total_episodes:
-            return f"all {self.total_episodes:,} episodes are done"
-        if self.max_seconds is not None and at.elapsed_seconds >= self.max_seconds:
-            return f"max_seconds ({self.max_seconds:g} s) is spent"
-        return None
-
-    def is_time_up(self, at: Counters) -> bool:
-        """Whether only the cap on seconds is spent, so that a later attempt with a greater one goes on."""
-        return self.max_seconds is not None and at.elapsed_seconds >= self.max_seconds and not self.mark.is_reached(at)
 
 
 @dataclass(frozen=True, slots=True)

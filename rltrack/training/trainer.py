@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ from rltrack.training.train_loop import TrainingLoop
 
 if TYPE_CHECKING:
     from rltrack.training.control import Control
+    from rltrack.training.live import LiveTraining
+    from rltrack.training.plan import TrainingPlan
     from rltrack.training.progress import TrainingStatistics
     from rltrack.training.reporter import ProgressReporter
 
@@ -61,9 +64,8 @@ class Trainer:
             config=self.config.to_mapping(),
             hooks=hooks,
             reporter=reporter,
+            control=control,
         )
-        if control is not None:
-            self.loop.control = control
         self._env: Any = None
 
     @property
@@ -84,21 +86,19 @@ class Trainer:
             NameTaken: If the name belongs to a run with another configuration.
         """
         try:
-            with self.loop.reporter.waiting():
-                agent, env = self._build()
-            return self.loop.run(agent, env)
+            return self.prepare().run()
         finally:
             self.close()
 
-    def set_up(self) -> None:
-        """Build agent and environment and get ready to train, for a caller that goes through the loop's verbs itself.
+    def prepare(self) -> LiveTraining:
+        """Build agent and environment and get ready to train, for a caller that goes through the verbs itself.
 
         Raises:
             ConfigurationError, MissingExtra, NameTaken: As `train`.
         """
         with self.loop.reporter.waiting():
-            agent, env = self._build()
-        self.loop.set_up(agent, env)
+            plan = self._complete(self.loop.plan)
+        return self.loop.prepare(plan)
 
     def close(self) -> None:
         """Release everything; harmless if called twice."""
@@ -107,27 +107,39 @@ class Trainer:
             close_all(self._env)
             self._env = None
 
-    def _build(self) -> tuple[Any, Any]:
+    def _complete(self, plan: TrainingPlan) -> TrainingPlan:
+        """Return the plan with agent, environment, and what the run under this name has decided before."""
         root = Root(self.root)
         root.check_writable()
-        self._settle_wrappers(root)
-        if self.config.start_from is not None:
-            self.loop.start_from = starting_state(root, self.config.start_from)
+        self.config = self._with_order_of_wrappers(root)
+        start_from = self.config.start_from
+        state = None if start_from is None else starting_state(root, start_from)
+        agent, self._env = self._build(root)
+        return dataclasses.replace(
+            plan,
+            agent=agent,
+            env=self._env,
+            identity=identity(self.config),
+            config=self.config.to_mapping(),
+            start_from=state,
+        )
+
+    def _build(self, root: Root) -> tuple[Any, Any]:
+        """Build agent and environment."""
         vectorization = self._vectorization(root)
         if vectorization is None:
-            agent, self._env = build_agent(self.config)
-            return agent, self._env
+            return build_agent(self.config)
         chosen, why = vectorization
         environment = self.config.environment.model_copy(update={"vectorization": chosen})
-        agent, self._env = build_agent(self.config.model_copy(update={"environment": environment}))
+        agent, env = build_agent(self.config.model_copy(update={"environment": environment}))
         agent.choices["vectorization"] = {"chosen": chosen, "reason": why}
-        return agent, self._env
+        return agent, env
 
-    def _settle_wrappers(self, root: Root) -> None:
-        """Where wrappers stand, if the configuration does not say: as in the run that goes on; in a new one inside Monitor."""
+    def _with_order_of_wrappers(self, root: Root) -> TrainingConfig:
+        """Say where wrappers stand, if the configuration does not: as in the run that goes on; in a new one inside Monitor."""
         environment = self.config.environment
         if not environment.wrappers or environment.wrappers_inside_monitor is not None:
-            return
+            return self.config
         name, store, inside = self.config.name, self.config.checkpoints.store, True
         if name is not None:
             if store is not None:
@@ -136,9 +148,8 @@ class Trainer:
             known = root.directory(name).configuration_record()
             if known is not None:
                 inside = bool((known["identity"].get("environment") or {}).get("wrappers_inside_monitor"))
-        settled = environment.model_copy(update={"wrappers_inside_monitor": inside})
-        self.config = self.config.model_copy(update={"environment": settled})
-        self.loop.identity, self.loop.config = identity(self.config), self.config.to_mapping()
+        ordered = environment.model_copy(update={"wrappers_inside_monitor": inside})
+        return self.config.model_copy(update={"environment": ordered})
 
     def _vectorization(self, root: Root) -> tuple[str, str] | None:
         """Where the environments live, if it is chosen by measurement: as at the run's first start."""

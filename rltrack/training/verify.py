@@ -217,7 +217,7 @@ def _in_new_interpreter(job: Job) -> tuple[int, str]:
     return done.returncode, messages[-1] if messages else ""
 
 
-def train(job: Job) -> None:
+def run_job(job: Job) -> None:
     """Do a job in this process."""
     hooks = [] if job.kill_at is None else [_KillAt(job.kill_at)]
     trainer = Trainer(job.config, root=job.root, hooks=hooks)
@@ -239,7 +239,7 @@ class _KillAt:
 def main() -> None:
     """Train what standard input says."""
     job = orjson.loads(sys.stdin.buffer.read())
-    train(Job(TrainingConfig.from_mapping(job["config"]), Path(job["root"]), job["kill_at"]))
+    run_job(Job(TrainingConfig.from_mapping(job["config"]), Path(job["root"]), job["kill_at"]))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from rltrack.errors import ConfigurationError
 from rltrack.flows import evaluate as evaluate_flow
 from rltrack.flows import promote as promote_flow
 from rltrack.flows import retrain as flow
-from rltrack.flows import train
 from rltrack.registry.gate import Gate
 from rltrack.registry.model_registry import ModelRegistry
 from rltrack.runs import Root
@@ -36,7 +35,6 @@ def test_each_begins_with_the_policy_of_the_one_before(client, own_root, monkeyp
     short = {"total_timesteps": 128, "eval_freq": None, "checkpoint_freq": None}
     assert flow.last_finished(Root(), "nightly") is None
     Trainer(config("other", **short)).train()
-    train.trainings.clear()
     assert flow.retrain(config("nightly", **short), run="nightly-1", return_state=True).is_completed()
     assert Root().find("nightly-1").read_config()["start_from"] is None
     assert flow.retrain(config("nightly", **short), run="nightly-2", return_state=True).is_completed()

@@ -214,7 +214,7 @@ def test_a_dead_flow_run_of_the_same_run_is_marked_and_a_strangers_is_not(client
 
 def test_a_run_without_progress_is_given_up(client, own_root):
     run = Root().create("stuck", "")
-    Trainer(config("stuck")).set_up()  # an attempt that dies at its beginning leaves nothing else
+    Trainer(config("stuck")).prepare()  # an attempt that dies at its beginning leaves nothing else
     records = list(read_journal(run.journal_file))
     [attempt] = [record for record in records if record["kind"] == "attempt"]
     with open(run.journal_file, "ab") as journal:

@@ -142,7 +142,7 @@ def test_a_player_that_dies_is_replaced(own_root):
         kills = 0
 
         def on_iteration_end(self, progress, stats):
-            player = trainer.loop._parts._player
+            player = trainer.loop.live.evaluations._player
             if self.kills < 2 and player._process is not None and progress.env_steps > 300:
                 player._process.kill()
                 self.kills += 1

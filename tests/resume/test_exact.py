@@ -16,6 +16,7 @@ import torch
 
 from rltrack import TrainingLoop, TrainingState
 from rltrack.checkpoints.encoding import encode
+from rltrack.config import LoopSettings
 from rltrack.runs import Root
 from rltrack.tracking.journal import read_journal
 from tests.resume.test_same_as_learn import CASES, build
@@ -75,7 +76,7 @@ def stop_after(loop, fraction):
 def test_halves_equal_the_whole(case, own_root):
     whole = loop_for(case, "whole")
     whole.run()
-    expected = fingerprint(whole._parts.agent.capture())
+    expected = fingerprint(whole.live.agent.capture())
 
     first = loop_for(case, "halves")
     stop_after(first, 0.4)
@@ -89,7 +90,7 @@ def test_halves_equal_the_whole(case, own_root):
     attempts = [record for record in read_journal(Root().find("halves").journal_file) if record["kind"] == "attempt"]
     assert [record["exact"] for record in attempts] == [True, True]
     assert 0 < attempts[1]["env_steps"] < statistics.env_steps
-    found = fingerprint(second._parts.agent.capture())
+    found = fingerprint(second.live.agent.capture())
     assert found[0] == expected[0]
     assert found[1] == expected[1]
     assert records("halves") == records("whole")
@@ -109,10 +110,8 @@ def test_an_environment_that_cannot_be_taken_is_labelled(own_root, monkeypatch):
     first = TrainingLoop(model(), total_timesteps=256, name="held")
     stop_after(first, 0.5)
     first.run()
-    strict = TrainingLoop(model(), total_timesteps=256, name="held", resume=True)
-    strict.settings = strict.settings.model_copy(
-        update={"checkpoints": strict.settings.checkpoints.model_copy(update={"resume": "strict"})}
-    )
+    settings = LoopSettings.model_validate({"training": {"total_timesteps": 256}, "checkpoints": {"resume": "strict"}})
+    strict = TrainingLoop(model(), settings=settings, name="held", resume=True)
     from rltrack.errors import ConfigurationError
 
     with pytest.raises(ConfigurationError, match=r"Holder\.handles is a dict"):

@@ -69,8 +69,8 @@ def test_they_come_back(buffer_class, demonstrations, own_root):
     for state in states:
         state.get("buffers", {}).get("replay", {}).pop("rows", None)  # counted on, where something else wrote
     assert first_difference(*states)[1] is None
-    for name, array in vars(whole._given[0].replay_buffer).items():
+    for name, array in vars(whole.plan.agent.replay_buffer).items():
         if isinstance(array, np.ndarray):
-            assert np.array_equal(array, getattr(halves._given[0].replay_buffer, name)), name
+            assert np.array_equal(array, getattr(halves.plan.agent.replay_buffer, name)), name
     if buffer_class is Weighted:
-        assert whole._given[0].replay_buffer.drawn == halves._given[0].replay_buffer.drawn
+        assert whole.plan.agent.replay_buffer.drawn == halves._given[0].replay_buffer.drawn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,19 @@ def test_no_module_is_long_without_a_reason():
     ]
     assert without == []
     assert long != [], "then this rule and its exception can go"
+
+
+def test_modules_of_training_import_each_other_in_one_direction():
+    """Imports for types count too: whoever reads a module needs to know those before it only."""
+    folder = PACKAGE / "training"
+    modules = {path.stem for path in folder.glob("*.py")}
+    graph = {}
+    for path in folder.glob("*.py"):
+        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        found = {node.module.split(".")[2] for node in nodes if (node.module or "").startswith("rltrack.training.")}
+        found |= {alias.name for node in nodes if node.module == "rltrack.training" for alias in node.names}
+        graph[path.stem] = found & modules
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError with the circle
 
 
 def test_every_public_name_is_there():

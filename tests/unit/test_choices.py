@@ -172,6 +172,6 @@ def test_a_run_with_restarts_goes_to_its_end_and_says_that_it_is_inexact(own_roo
 
 def test_restarts_need_processes_and_leave_older_identities_alone():
     with pytest.raises(ConfigurationError, match="subproc"):
-        Trainer(config({"restart_crashed": True}))._build()
+        Trainer(config({"restart_crashed": True})).prepare()
     assert "restart_crashed" not in identity(config({}))["environment"]
     assert identity(config({"restart_crashed": True}))["environment"]["restart_crashed"] is True

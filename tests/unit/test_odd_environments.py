@@ -301,7 +301,7 @@ def test_episodes_of_a_given_vec_env_are_bounded_too():
 
 def test_a_training_without_ends_says_so_and_ends(tmp_path, monkeypatch):
     monkeypatch.setattr("rltrack.training.evaluating.LONG_EPISODE_STEPS", 30)
-    monkeypatch.setattr("rltrack.training.train_loop.ENDLESS_STEPS", 64)
+    monkeypatch.setattr("rltrack.training.iterating.ENDLESS_STEPS", 64)
     statistics = trained(config("OddEndless-v0", evaluation={"max_steps_per_episode": 40}), tmp_path)
     assert statistics.state is TrainingState.COMPLETED
     assert [one.cut for one in statistics.evaluations] == [2, 2]
@@ -311,7 +311,7 @@ def test_a_training_without_ends_says_so_and_ends(tmp_path, monkeypatch):
 
 
 def test_max_seconds_ends_an_evaluation_that_does_not_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("rltrack.training.train_loop.OVERTIME_SECONDS", 0.2)
+    monkeypatch.setattr("rltrack.training.clock.OVERTIME_SECONDS", 0.2)
     statistics = trained(config("OddEndless-v0", training={"max_seconds": 0.5}), tmp_path)
     assert "max_seconds (0.5 s) is spent" in statistics.reason
     assert not statistics.evaluations
@@ -324,7 +324,7 @@ def test_an_iteration_that_waits_for_the_end_of_an_episode_can_be_left(limit, tm
 
     monkeypatch.setattr("rltrack.training.observer.LONG_ITERATION_STEPS", 100)
     monkeypatch.setattr("rltrack.training.observer.LOOK_EVERY_STEPS", 10)
-    monkeypatch.setattr("rltrack.training.train_loop.ENDLESS_STEPS", 100)
+    monkeypatch.setattr("rltrack.training.iterating.ENDLESS_STEPS", 100)
 
     class Stops:
         def on_step(self, progress, step):
@@ -353,7 +353,7 @@ def test_an_evaluation_shows_how_it_goes(tmp_path, capsys):
 def test_a_warning_is_shown_while_the_log_goes_to_a_file(tmp_path):
     program = (
         "import gymnasium as gym, logging; from stable_baselines3 import PPO; from rltrack import TrainingLoop\n"
-        "from tests.support import odd_envs; from rltrack.training import train_loop; train_loop.ENDLESS_STEPS = 64\n"
+        "from tests.support import odd_envs; from rltrack.training import iterating; iterating.ENDLESS_STEPS = 64\n"
         "model = PPO('MlpPolicy', gym.make('OddEndless-v0'), n_steps=64, batch_size=64, n_epochs=1)\n"
         f"loop = TrainingLoop(model, total_timesteps=128, root={str(tmp_path)!r}); loop.delivers = False; loop.run()\n"
     )

@@ -40,5 +40,5 @@ def test_same_as_learn_and_back_from_a_version(algorithm, env, options):
     )
     trainer.train()
     loaded = load_agent("x", version="last")
-    trained = trainer.loop._parts.agent.model
+    trained = trainer.loop.live.agent.model
     assert same(sbx_state.capture(loaded), sbx_state.capture(trained))

@@ -1,0 +1,120 @@
+"""An attempt at a run begins: from the run's newest version, from a version of another run, or from nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rltrack import damage
+from rltrack.errors import ConfigurationError, NotCapturable, ResumeMismatch
+from rltrack.provenance import package_versions
+from rltrack.training import agent_access
+from rltrack.training.records import record_warning
+
+if TYPE_CHECKING:
+    from rltrack.agents.protocol import State
+    from rltrack.checkpoints import Version
+    from rltrack.training.plan import TrainingPlan
+    from rltrack.training.session import RunSession
+
+
+def begin_attempt(plan: TrainingPlan, agent: Any, session: RunSession, notes: list[str]) -> Mapping[str, Any] | None:
+    """Restore the run's newest version if it has one, and record that this attempt begins.
+
+    Args:
+        plan: Of the training; its progress, strategy and hooks take over what the version holds.
+        agent: Bound to its environment.
+        session: The open run.
+        notes: What a person should know besides, from before.
+
+    Returns:
+        What the version holds beside the agent; None where training begins anew.
+
+    Raises:
+        ConfigurationError: If only an exact resume is wanted, and it would not be one.
+        CheckpointCorrupt: If there are versions, and none verifies.
+    """
+    newest = session.restore() if agent_access.can_capture(agent) else None
+    version, exact, loop = None, True, None
+    missing = session.missing_records(None if newest is None else newest[0])
+    if newest is not None:
+        version, state, problems = newest
+        notes += [f"A damaged version was passed over: {problem}" for problem in problems]
+        differences = _differences(agent, version, state)
+        _refuse_if_strict(plan, session, [*differences, *(f"its journal lacks {item}" for item in missing)])
+        try:
+            agent.restore({part: value for part, value in state.items() if part != "loop"})
+        except (ResumeMismatch, NotCapturable) as error:
+            differences.append(f"the environments begin a new episode: {error}")
+            _refuse_if_strict(plan, session, differences)
+            agent.restore({part: value for part, value in state.items() if part not in ("loop", "environment")})
+        loop = state["loop"]
+        plan.progress.load_state_dict(loop["progress"])
+        plan.strategy.load_state_dict(loop["strategy"])
+        plan.hooks.load_state_dict(loop["hooks"])
+        exact = not differences
+        if differences:
+            at = f"{version.name} at {version.env_steps:,} env steps"
+            notes.append(f"Resumed from {at}, not exactly: {'; '.join(differences)}")
+        session.journal.resume_from(version.journal["next_seq"], exact=exact)
+        scale = getattr(plan.strategy, "learning_rate_scale", 1.0)
+        if scale != 1.0:
+            agent.scale_learning_rate(scale)
+    else:
+        if plan.start_from is not None:
+            agent.restore(plan.start_from)
+        if session.last_attempt is not None:
+            is_seeded = bool(agent_access.call(agent, "is_seeded"))
+            exact = (
+                session.last_attempt.get("versions") == package_versions()
+                and is_seeded
+                and session.last_attempt["exact"]
+            )
+            notes.append("Begun anew: the attempts before left no checkpoint")
+            session.journal.resume_from(1, exact=exact)
+    if missing:
+        trained = "The training goes on exactly, but its" if exact else "The run's"
+        notes.append(
+            f"{trained} record has a gap, as the journal lacks {'; '.join(missing)}. Was it restored from a backup, or damaged?"
+        )
+    if not agent_access.can_capture(agent):
+        notes.append(f"{type(agent).__name__} has no capture() and restore(): there will be no checkpoints")
+    choices = dict(agent_access.call(agent, "describe_choices") or {})
+    session.begin_attempt(
+        version,
+        exact=exact and not missing,
+        seed=plan.seed,
+        environments=agent_access.describe_resume(agent),
+        choices=choices or None,
+        missing=missing,
+    )
+    for what, choice in choices.items():
+        plan.reporter.say(f"{what}: {choice['chosen']} ({choice['reason']})")
+    damage.accept()  # the notes say it, and the attempt is labelled
+    for note in notes:
+        record_warning(session.journal, note)
+    return loop
+
+
+def _refuse_if_strict(plan: TrainingPlan, session: RunSession, differences: Sequence[str]) -> None:
+    if differences and plan.settings.checkpoints.resume == "strict":
+        raise ConfigurationError(
+            f"Run {session.directory.name} cannot be resumed exactly: {'; '.join(differences)}. Set checkpoints.resume to "
+            "exact to go on all the same; the run is then labelled."
+        )
+
+
+def _differences(agent: Any, version: Version, state: State) -> list[str]:
+    """Return what makes a resume from this version differ from a run that was never interrupted."""
+    reasons = []
+    why_not = agent_access.why_not_exact(agent)
+    if why_not is not None or state.get("environment") is None:
+        reasons.append(why_not or "the version holds no environments")
+    before = {**version.details.get("versions", {}), **version.details.get("numerics", {})}
+    now = {**package_versions(), **agent_access.numerics(agent)}
+    reasons += [
+        f"{key} was {before.get(key, 'absent')}, now {now.get(key, 'absent')}"
+        for key in sorted(before.keys() | now.keys())
+        if key != "rltrack" and before.get(key) != now.get(key)
+    ]
+    return reasons

@@ -1,0 +1,96 @@
+"""One iteration of a training: the agent collects and updates, and what it did is counted, recorded and told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rltrack.training.control import IterationAbandoned
+from rltrack.training.evaluating import NO_LIMIT
+from rltrack.training.limits import refuse_divergence, refuse_nonfinite_losses
+from rltrack.training.observer import ProgressObserver
+from rltrack.training.records import record_iteration, record_warning
+
+if TYPE_CHECKING:
+    from rltrack.training.clock import TrainingClock
+    from rltrack.training.plan import TrainingPlan
+    from rltrack.training.session import RunSession
+
+ENDLESS_STEPS = 10_000
+"""Env steps of each environment without the end of any episode, after which a person is told, once."""
+
+
+class Iterating:
+    """Goes from one boundary to the next.
+
+    Args:
+        plan: Of the training.
+        agent: What is trained.
+        session: Where iterations are recorded.
+        clock: Counts the seconds.
+    """
+
+    def __init__(self, plan: TrainingPlan, agent: Any, session: RunSession, clock: TrainingClock) -> None:
+        self._agent, self._session, self._clock = agent, session, clock
+        self._progress, self._strategy = plan.progress, plan.strategy
+        self._hooks, self._control = plan.hooks, plan.control
+        self._said_endless = False
+        self.observer = ProgressObserver(
+            plan.progress, plan.hooks, plan.strategy.remaining, agent.set_schedule, self._look_inside
+        )
+
+    def start(self) -> None:
+        """Get ready for the first iteration: clock, hooks and the agent's schedules begin here."""
+        self._clock.start()
+        self.observer.listen()
+        self._agent.set_schedule(self._strategy.remaining(self._progress))
+
+    def iterate(self) -> None:
+        """Let the agent collect and update once; then count, record and tell what it did.
+
+        Raises:
+            IterationAbandoned: If a signal, or a limit that cannot wait, cut it off: the agent is in no consistent state.
+            TrainingDiverged: If a loss or a weight became NaN or infinite.
+        """
+        progress = self._progress
+        try:
+            with self._control.abandonable():
+                stats = self._agent.advance(self.observer)
+        except Exception as error:
+            refuse_divergence(self._agent, progress.env_steps, error)
+            raise
+        progress.iterations += 1
+        self._clock.advance()
+        record_iteration(self._session.journal, progress, stats, self.observer.take_episodes())
+        refuse_nonfinite_losses(stats.losses, progress.env_steps)
+        self._say_if_endless()
+        self._hooks.call("on_iteration_end", progress, stats)
+
+    def _look_inside(self) -> None:
+        """An iteration is long: it may wait for an episode that does not end, and then no boundary comes.
+
+        Raises:
+            IterationAbandoned: If it should end, and nothing but the end of an episode would end it.
+        """
+        self._say_if_endless()
+        if getattr(self._agent, "collects_whole_episodes", False):
+            limit = self._clock.max_seconds
+            if limit is not None and self._clock.elapsed_seconds >= limit and not self._control.should_stop:
+                self._control.stop(f"max_seconds ({limit:g} s) is spent")
+            if self._control.should_stop:
+                raise IterationAbandoned("its episode does not end")
+
+    def _say_if_endless(self) -> None:
+        """Say once that no episode ends: budgets and marks in episodes are then never reached."""
+        progress = self._progress
+        if self._said_endless or progress.episodes or progress.env_steps < ENDLESS_STEPS:
+            return
+        n_envs = int(getattr(getattr(self._agent, "env", None), "num_envs", 1))
+        if progress.env_steps >= ENDLESS_STEPS * n_envs:
+            self._said_endless = True
+            never = (
+                "" if self._strategy.budget.total_episodes is None else " total_episodes is never reached like that."
+            )
+            record_warning(
+                self._session.journal,
+                f"No episode has ended in {progress.env_steps:,} env steps.{never} {NO_LIMIT}",
+            )

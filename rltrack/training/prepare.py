@@ -1,0 +1,227 @@
+"""From a plan to a training that is ready to run: everything that is decided before the first iteration."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rltrack.agents import as_agent
+from rltrack.agents.environments import default_evaluation, make_gym_env
+from rltrack.agents.protocol import EvaluationEnvironment
+from rltrack.agents.random_state import untouched_random_streams
+from rltrack.cleanup import cleaning_up, close_all
+from rltrack.errors import ConfigurationError, EvaluationUnavailable, RunDamaged
+from rltrack.evaluation.episodes import Evaluator, episode_seeds
+from rltrack.evaluation.pending import Player
+from rltrack.identity import identity
+from rltrack.tracking.destination import Destination, read_destination, resolve_destination, write_destination
+from rltrack.tracking.metrics import MetricsTracker
+from rltrack.training import agent_access
+from rltrack.training.attempt import begin_attempt
+from rltrack.training.live import LiveTraining
+from rltrack.training.progress import TrainingState
+from rltrack.training.session import RunSession
+from rltrack.training.strategies import Adaptive
+
+if TYPE_CHECKING:
+    from rltrack.runs import RunDirectory
+    from rltrack.training.plan import TrainingPlan
+
+_logger = logging.getLogger("rltrack")
+
+
+def prepare(plan: TrainingPlan) -> LiveTraining:
+    """Bind the agent, build the evaluation, open the run, and restore its newest version if it has one.
+
+    Whatever can be wrong is found out before the run's folder is made. A run that was finished before is only read.
+
+    Returns:
+        The training, whole. Close it.
+
+    Raises:
+        ConfigurationError: If agent, environment and settings do not fit together; nothing was started.
+        NameTaken, RunBusy, RootNotWritable: As `RunSession.open`.
+    """
+    if plan.agent is None:
+        raise ConfigurationError("TrainingLoop has no agent. Pass one to TrainingLoop(agent, env) or run(agent, env).")
+    agent: Any = as_agent(plan.agent)
+    _check_strategy(plan, agent)
+    resources = contextlib.ExitStack()
+    try:
+        notes = _bind(plan, agent, resources)
+        evaluator, why_not = _evaluator(plan, agent, resources)
+        session = _open_session(plan, agent)
+        resources.callback(session.close)
+        _keep_destination(plan, session)
+        player = _player(plan, evaluator, resources)
+        _show_history(plan, session)
+        loop = None
+        if session.is_finished:
+            _report_finished(plan, session)
+        else:
+            loop = begin_attempt(plan, agent, session, [*notes, *([why_not] if why_not else [])])
+        return LiveTraining(plan, agent, session, evaluator, player, loop, resources)
+    except BaseException:
+        resources.close()
+        raise
+
+
+def _check_strategy(plan: TrainingPlan, agent: Any) -> None:
+    if isinstance(plan.strategy, Adaptive):
+        missing = [
+            name for name in ("capture", "restore", "scale_learning_rate") if not callable(getattr(agent, name, None))
+        ]
+        if missing:
+            raise ConfigurationError(
+                f"Strategy 'adaptive' lowers the learning rate and goes back to the best version, for which "
+                f"{type(agent).__name__} lacks {', '.join(missing)}. Add them, or use another strategy."
+            )
+
+
+def _bind(plan: TrainingPlan, agent: Any, resources: contextlib.ExitStack) -> list[str]:
+    """Have the agent get ready to train in its environment; return what a person should know about it."""
+    agent_access.call(agent, "set_log_interval", plan.settings.tracking.log_interval)
+    _prepare_checkpoints(plan, agent)
+    if callable(getattr(agent, "release", None)):
+        resources.callback(_release, agent)
+    agent.bind(plan.env if _prepares_environments(agent) else _plain_env(plan.env), plan.seed)
+    if not plan.strategy.updates_per_episode:
+        return []
+    why_not = agent_access.call(agent, "update_per_episode")
+    return (
+        [f"EPISODIC: the agent goes on updating by steps: {why_not}; budget and marks are episodes"] if why_not else []
+    )
+
+
+def _release(agent: Any) -> None:
+    with cleaning_up(f"Releasing {type(agent).__name__}"):
+        agent.release()
+
+
+def _prepare_checkpoints(plan: TrainingPlan, agent: Any) -> None:
+    """Tell the agent how its environments may take part in a resume."""
+    section = plan.settings.checkpoints
+    if section.cut_freq is not None and not callable(getattr(agent, "cut_environments", None)):
+        raise ConfigurationError(
+            f"checkpoints.cut_freq needs an agent that can cut its environments; {type(agent).__name__} has no "
+            "cut_environments()."
+        )
+    agent_access.call(agent, "cut_environments", section.cut_freq is not None)
+    agent_access.call(agent, "allow_probe", section.probe)
+
+
+def _prepares_environments(agent: Any) -> bool:
+    """Whether the agent prepares its environment itself."""
+    return callable(getattr(agent, "make_evaluation_env", None))
+
+
+def _plain_env(env: Any) -> Any:
+    if env is None:
+        raise ConfigurationError("TrainingLoop has no environment. Pass one, or an id such as 'CartPole-v1'.")
+    return make_gym_env(env) if isinstance(env, str) else env
+
+
+def _evaluator(plan: TrainingPlan, agent: Any, resources: contextlib.ExitStack) -> tuple[Evaluator | None, str | None]:
+    """Return what judges the policy; where no environment for it can be built, say why, or refuse if something needs it."""
+    if not plan.settings.training.evaluates:
+        return None, None
+    section = plan.settings.evaluation
+    try:
+        with untouched_random_streams():
+            env = _evaluation_env(plan, agent, section.parallel)
+    except EvaluationUnavailable as error:
+        if plan.settings.training.needs_evaluation or plan.hooks.need_evaluation:
+            raise
+        return None, f"There will be no evaluations: {error}"
+    resources.callback(close_all, env)
+    seeds = episode_seeds(plan.seed or 0, section.episodes)
+    return Evaluator(agent, env, seeds, section.deterministic, section.limits), None
+
+
+def _evaluation_env(plan: TrainingPlan, agent: Any, n_envs: int) -> EvaluationEnvironment:
+    if _prepares_environments(agent):
+        env: EvaluationEnvironment = agent.make_evaluation_env(plan.eval_env, n_envs)
+        return env
+    if plan.eval_env is not None and not isinstance(plan.eval_env, str):
+        from rltrack.agents.environments import GymEvaluation
+
+        return GymEvaluation([plan.eval_env])
+    return default_evaluation(plan.env if plan.eval_env is None else plan.eval_env, n_envs)
+
+
+def _player(plan: TrainingPlan, evaluator: Evaluator | None, resources: contextlib.ExitStack) -> Player | None:
+    """Return what evaluates beside training; None to evaluate between iterations."""
+    if evaluator is None or not plan.settings.evaluation.beside_training:
+        return None
+    player = Player(plan.config or {}, list(evaluator.seeds))
+    resources.callback(player.close)
+    return player
+
+
+def _open_session(plan: TrainingPlan, agent: Any) -> RunSession:
+    described = agent.describe() if callable(getattr(agent, "describe", None)) else {"algorithm": type(agent).__name__}
+    settings = plan.settings
+    if plan.delivers:
+        resolve_destination(settings.tracking.model_dump())  # a bad address is refused before anything starts
+    config: Mapping[str, Any] = plan.config or {
+        "seed": plan.seed,
+        "agent": described,
+        **settings.model_dump(mode="json"),
+    }
+    own_identity = plan.identity or {"seed": plan.seed, "agent": described, **identity(settings)}
+    base = f"{described.get('algorithm', 'run')}-{described.get('environment', 'env')}-s{config.get('seed') or 0}"
+    return RunSession.open(
+        plan.root,
+        plan.name,
+        base,
+        identity=own_identity,
+        config=config,
+        agent=described,
+        policy=agent.describe_policy() if callable(getattr(agent, "describe_policy", None)) else None,
+        checkpoints=settings.checkpoints,
+        may_exist=plan.resume,
+        tracking=plan.tracking,
+    )
+
+
+def _keep_destination(plan: TrainingPlan, session: RunSession) -> None:
+    """Write down where the run's records go, for the process that delivers them."""
+    if plan.delivers:
+        run = session.directory
+        write_destination(run, resolve_destination(plan.settings.tracking.model_dump(), _destination_before(run)))
+
+
+def _destination_before(run: RunDirectory) -> Destination | None:
+    try:
+        return read_destination(run)
+    except RunDamaged as error:  # this attempt's settings count then
+        _logger.warning(f"{error} It is written again, from this attempt's settings.")
+        return None
+
+
+def _show_history(plan: TrainingPlan, session: RunSession) -> None:
+    """Have statistics and reporter follow the run's records."""
+    plan.statistics.run = session.directory.name if plan.tracking else None
+    plan.statistics.history = MetricsTracker(session.directory.journal_file)
+    reporter = plan.reporter
+    if reporter.tensorboard_log_dir is not None:
+        session.journal.listen(
+            lambda record: (
+                reporter.report_metrics(record["values"], record["step"], record["time"])
+                if record["kind"] == "metrics"
+                else None
+            )
+        )
+    if plan.tracking and reporter.log_file is None:
+        reporter.log_file = session.directory.log_file
+
+
+def _report_finished(plan: TrainingPlan, session: RunSession) -> None:
+    status = session.status_before
+    assert status is not None, "a finished run stood somehow before"
+    plan.progress.state = TrainingState(status.state)
+    plan.progress.env_steps = status.env_steps
+    plan.statistics.take(plan.progress, plan.statistics.history, status.reason)
+    session.finish_copy()
