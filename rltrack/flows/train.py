@@ -32,7 +32,7 @@ from rltrack.flows.page import Page, PageHook
 from rltrack.flows.redaction import keep_secrets_out_of_logs, redacting
 from rltrack.flows.retries import RETRIED
 from rltrack.flows.streams import use_second_random
-from rltrack.flows.training import Outcome, Training, check_parameters, check_attempts
+from rltrack.flows.training import Outcome, Training, check_attempts, check_parameters
 from rltrack.runs import Root, RunDirectory, run_stem
 from rltrack.tracking.delivery import wait_until_delivered
 from rltrack.training.live import Due, LiveTraining
