@@ -10,12 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from rltrack.deprecation import with_new_keys
 from rltrack.episode_limits import EpisodeLimits
 from rltrack.errors import ConfigurationError, did_you_mean
 from rltrack.plain_data import apply_overrides, merge, read_yaml
@@ -339,7 +338,7 @@ class TrainingConfig(LoopSettings):
     @model_validator(mode="before")
     @classmethod
     def _preset_comes_first(cls, data: Any) -> Any:
-        return expand_preset(with_new_keys(data)) if isinstance(data, Mapping) else data
+        return expand_preset(data) if isinstance(data, Mapping) else data
 
     @model_validator(mode="after")
     def _name_is_a_folder_name(self) -> Self:
@@ -415,6 +414,3 @@ def expand_preset(data: Mapping[str, Any]) -> dict[str, Any]:
     preset = zoo_preset(str(agent.get("algorithm")), str(env_id))
     given = {**data, "agent": {key: value for key, value in agent.items() if key != "preset"}}
     return merge(preset, given)
-
-
-ModelT = TypeVar("ModelT", bound=BaseModel)

@@ -240,7 +240,6 @@ def import_ahead() -> None:
     for name in (
         "stable_baselines3",
         "sb3_contrib",
-        "scipy.stats",
         "rltrack.agents.factory",
         "rltrack.tracking.resources",
     ):

@@ -32,7 +32,6 @@ class TrainingState(enum.Enum):
     RUNNING = "running"
     EVALUATING = "evaluating"
     PAUSED = "paused"
-    STOPPING = "stopping"
     COMPLETED = "completed"
     STOPPED = "stopped"
     FAILED = "failed"
