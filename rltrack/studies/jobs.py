@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rltrack.processes import spawn
 from rltrack.tracking.resources import gpu_names
 
 STOPPED = 3
@@ -113,10 +114,6 @@ def _one_gpu(gpus: Sequence[str], place: int) -> dict[str, str]:
 
 
 def _start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a job in a session of its own, so that Ctrl-C reaches it once, through us."""
+    """Start a job; Ctrl-C reaches it once, through us."""
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    with open(job.log, "ab") as log:
-        return subprocess.Popen(
-            list(job.command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            env={**os.environ, "NO_COLOR": "1", **environment, **job.environment},
-        )  # fmt: skip
+    return spawn(job.command, job.log, {**os.environ, "NO_COLOR": "1", **environment, **job.environment})

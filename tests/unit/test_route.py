@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from rltrack.backoff import Backoff
 from rltrack.runs import Root
 from rltrack.tracking import route as routes
 from rltrack.tracking.bookmark import Bookmark, SinkBookmark, forget_delivery, is_delivered, read_bookmark
@@ -126,9 +127,9 @@ def test_a_failure_is_told_once_kept_and_forgotten(run, way, error):
     assert (len(sink.points), sink.finished, bookmark.finished_at) == (6, 1, size(run))
 
 
-def test_after_a_failure_it_waits(run, way, monkeypatch):
+def test_after_a_failure_it_waits(run, way):
     route, sink, _, _ = way
-    monkeypatch.setattr(routes, "_FIRST_WAIT", 3600.0)
+    route._backoff = Backoff(3600.0, 3600.0)
     sink.fails = NotDelivered("down")
     route.deliver(RunReport(run, {}), size(run), 0)
     sink.fails = None
