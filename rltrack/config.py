@@ -22,12 +22,14 @@ from rltrack.secrets import refuse_secrets, shown
 from rltrack.validation import validate_section
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SINK = re.compile(r"[a-z][a-z0-9_]*|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 DEFAULT_TOTAL_TIMESTEPS = 100_000
 """Budget of a bare ``TrainingLoop()`` to which neither a strategy nor a budget is given, in env steps."""
 
 MAX_EVAL_ENVS = 10
 """Parallel environments of an evaluation, unless it names a number."""
 
+DEFAULT_SINKS = ("tensorboard", "mlflow")
 StrategyName = Literal["timestep_based", "episodic", "mixed", "adaptive"]
 
 
@@ -257,11 +259,26 @@ class TrackingSection(Section):
     mlflow_tracking_uri: str | None = _operational(None, description="Omitted: MLFLOW_TRACKING_URI, or the root's own.")
     tensorboard_log_dir: str | None = _operational(None, description="Omitted: tensorboard/ in the run's folder.")
     tags: dict[str, str] = _operational({}, description="Further tags of the run in MLflow, to group and find runs by.")
+    sinks: list[str] = _operational(
+        list(DEFAULT_SINKS),
+        description="Where numbers are delivered: mlflow, tensorboard, or `package.module:Name`, a sink of your own. Promotion "
+        "needs mlflow.",
+    )
     video: bool = _operational(
         True,
         description="Film the best policy when training has ended, where the environment can be rendered. Needs the extra "
         "'video'.",
     )
+
+    @field_validator("sinks")
+    @classmethod
+    def _sinks_are_named(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if not _SINK.fullmatch(name):
+                raise ValueError(f"{shown(name)} names no sink; write mlflow, tensorboard, or package.module:Name")
+        if len(set(names)) < len(names):
+            raise ValueError("a sink is named twice")
+        return names
 
 
 class LoopSettings(Section):

@@ -66,7 +66,7 @@ class Delivery:
             if (self._process is None or self._process.poll() is not None) and not self._run.is_shipped():
                 return is_delivered(self._run)
             found = read_bookmark(self._run)
-            if found is not None and found.mlflow.problem is not None and found.mlflow.problem.kind == "person":
+            if found is not None and found.problem is not None and found.problem.kind == "person":
                 return False
             if (deadline is not None and time.monotonic() >= deadline) or is_stalled(self._run):
                 return False
@@ -102,7 +102,7 @@ def wait_until_delivered(run: RunDirectory, wait: Callable[[float], bool], secon
         if time.monotonic() - slice_begun < slice_seconds * 0.9 or is_stalled(run):  # nobody tries, or could
             return False
         found = read_bookmark(run)
-        is_down = found is not None and found.mlflow.problem is not None
+        is_down = found is not None and found.problem is not None
         if is_down and time.monotonic() - begun >= KNOWN_DOWN_SECONDS:
             return False
     return is_delivered(run)

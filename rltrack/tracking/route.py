@@ -86,7 +86,7 @@ class Route:
 
     def finish_removed(self, report: RunReport) -> None:
         """Show that the run's folder is gone; nothing can be saved there any more."""
-        if self.name == "tensorboard" or not self.run.root.is_dir():  # its events went with the folder
+        if self.sink.dies_with_the_run or not self.run.root.is_dir():
             return
         try:
             if not self._is_open:
@@ -144,7 +144,7 @@ class Route:
             return
         try:
             action()
-        except (NotDelivered, OSError) as error:
+        except Exception as error:  # whatever a sink of somebody's own raises: the others go on
             self._failed(error)
             return
         if self.bookmark.problem is not None:
@@ -159,7 +159,8 @@ class Route:
         self._is_open = False
         self.sink.close()
         before = self.bookmark.problem
-        message = str(error)
+        is_known = isinstance(error, NotDelivered | OSError)
+        message = str(error) if is_known else f"{type(error).__name__}: {error}"
         if before is None or before.message != message:
             self._tell(f"{self.name}: {message}")
         kind = "person" if person else "passing"
