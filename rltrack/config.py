@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from rltrack.algorithms import spelled
 from rltrack.episode_limits import EpisodeLimits
 from rltrack.errors import ConfigurationError, did_you_mean
 from rltrack.plain_data import apply_overrides, merge, read_yaml
@@ -63,8 +64,6 @@ class AgentConfig(Section):
     @classmethod
     def _own_spelling(cls, name: str) -> str:
         """One algorithm has one name, so that ``ppo`` and ``PPO`` are the same run; an unknown one is refused later, in words."""
-        from rltrack.agents.algorithms import spelled
-
         return spelled(name)
 
 
@@ -424,7 +423,7 @@ def expand_preset(data: Mapping[str, Any]) -> dict[str, Any]:
         return dict(data)
     if agent["preset"] != "zoo":
         raise ConfigurationError(f"Unknown agent.preset {shown(agent['preset'])}. Allowed: zoo.")
-    from rltrack.agents.zoo import zoo_preset
+    from rltrack.zoo_presets import zoo_preset
 
     environment = data.get("environment")
     env_id = environment.get("id") if isinstance(environment, Mapping) else None

@@ -241,7 +241,7 @@ def import_ahead() -> None:
         "stable_baselines3",
         "sb3_contrib",
         "rltrack.agents.factory",
-        "rltrack.tracking.resources",
+        "rltrack.resources",
     ):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rltrack.processes import spawn
-from rltrack.tracking.resources import gpu_names
+from rltrack.resources import gpu_names
 
 STOPPED = 3
 """Exit code of a training that was stopped with a version."""

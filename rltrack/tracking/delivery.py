@@ -11,9 +11,9 @@ from pathlib import Path
 
 from rltrack.backoff import Backoff
 from rltrack.processes import spawn
+from rltrack.resources import not_of_training
 from rltrack.runs import Root, RunDirectory
 from rltrack.tracking.bookmark import is_delivered, read_bookmark
-from rltrack.tracking.resources import not_of_training
 from rltrack.tracking.takeover import is_stalled
 
 _logger = logging.getLogger("rltrack")
