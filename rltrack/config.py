@@ -32,6 +32,13 @@ MAX_EVAL_ENVS = 10
 
 DEFAULT_SINKS = ("tensorboard", "mlflow")
 StrategyName = Literal["timestep_based", "episodic", "mixed", "adaptive"]
+BUDGETS: dict[str, tuple[str, ...]] = {
+    "timestep_based": ("total_timesteps",),
+    "episodic": ("total_episodes",),
+    "mixed": ("total_timesteps", "total_episodes"),
+    "adaptive": ("total_timesteps",),
+}
+"""The budgets that each strategy needs."""
 
 
 def _operational(default: Any, **kwargs: Any) -> Any:
@@ -143,13 +150,7 @@ class TrainingSection(Section):
 
     @model_validator(mode="after")
     def _budget_matches_strategy(self) -> Self:
-        required = {
-            "timestep_based": ("total_timesteps",),
-            "episodic": ("total_episodes",),
-            "mixed": ("total_timesteps", "total_episodes"),
-            "adaptive": ("total_timesteps",),
-        }[self.strategy]
-        missing = [key for key in required if getattr(self, key) is None]
+        missing = [key for key in BUDGETS[self.strategy] if getattr(self, key) is None]
         if missing:
             raise ValueError(f"strategy '{self.strategy}' needs {' and '.join(missing)}; set {missing[0]}")
         if self.strategy != "mixed":

@@ -82,7 +82,7 @@ class Bookmark:
         """Deliver to these sinks from now on; each goes on where it was."""
         known = self.former | self.sinks
         self.sinks = {name: known.pop(name, SinkBookmark()) for name in names}
-        self.former = known
+        self.former = {name: sink for name, sink in known.items() if sink != SinkBookmark()}
 
     def of(self, name: str) -> SinkBookmark:
         """Return a sink's; one that knows of nothing where nothing is delivered there."""
