@@ -13,10 +13,10 @@ from rltrack.tracking.bookmark import Bookmark, SinkBookmark, forget_delivery, i
 from rltrack.tracking.journal import Journal, read_journal
 from rltrack.tracking.report import RunReport
 from rltrack.tracking.route import Route
-from rltrack.tracking.sinks.base import NotDelivered, Refused
+from rltrack.tracking.sinks.base import NotDelivered, Refused, Sink
 
 
-class MemorySink:
+class MemorySink(Sink):
     """Keeps what it gets, and fails when told to."""
 
     def __init__(self):
@@ -135,6 +135,32 @@ def test_after_a_failure_it_waits(run, way):
     sink.fails = None
     route.deliver(RunReport(run, {}), size(run), 0)
     assert sink.points == []
+
+
+def test_a_sink_that_raises_whatever_it_likes_is_a_problem_that_passes(run, way):
+    route, sink, bookmark, _ = way
+    sink.fails = KeyError("its own fault")
+    route.deliver(RunReport(run, {}), size(run), 0)
+    assert (bookmark.problem.kind, bookmark.problem.message) == ("passing", "KeyError: 'its own fault'")
+    sink.fails = None
+    route.deliver(RunReport(run, {}), size(run), 0)
+    assert bookmark.problem is None
+    assert bookmark.journal == size(run)
+
+
+def test_sinks_that_are_no_longer_asked_for_are_kept_and_do_not_count(run):
+    bookmark = Bookmark("way")
+    bookmark.mlflow.journal = 7
+    bookmark.follow(["tensorboard", "own:Sink"])
+    for sink in bookmark.sinks.values():
+        sink.finished_at = 9
+    assert bookmark.is_complete(9)
+    bookmark.save(run.bookmark_file)
+    again = read_bookmark(run)
+    assert again == bookmark
+    assert (list(again.sinks), again.mlflow.journal) == (["tensorboard", "own:Sink"], 7)
+    again.follow(["mlflow"])
+    assert again.sinks["mlflow"].journal == 7
 
 
 def test_what_is_refused_for_good_is_set_aside_with_its_reason(run, way):
