@@ -45,8 +45,8 @@ def check_sink(name: str) -> None:
         found = False
     if not found:
         raise ConfigurationError(
-            f"tracking.sinks names '{name}', and there is no module {module}. It must be installed, or lie in the folder from "
-            "which training is started."
+            f"tracking.sinks names '{name}', and there is no module {module}. It must be installed, or lie in a folder "
+            "that PYTHONPATH names."
         )
 
 
