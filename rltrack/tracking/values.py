@@ -11,8 +11,8 @@ import numpy as np
 
 from rltrack.tracking.names import journal_name
 
-_PRINTED = frozenset(("stdout", "log", "csv", "json"))
-"""What SB3 calls its own output formats that are no sink of ours."""
+_NO_SINKS = frozenset(("", "stdout", "log", "csv", "json"))
+"""What SB3 calls its own output formats, and nothing at all."""
 _NOT_NUMBERS = "cMmSU"
 """Kinds of numpy's types: complex, dates and durations, bytes, text."""
 
@@ -86,7 +86,7 @@ def logged(
             continue
         values[key] = found
         kept_from = _names_in(key_excluded.get(given))
-        for sink in sorted(kept_from - _PRINTED):
+        for sink in sorted(kept_from - _NO_SINKS):
             excluded.setdefault(sink, []).append(key)
     return values, excluded
 
