@@ -10,8 +10,6 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from rltrack.deprecation import NAMES, warn
-
 try:
     __version__ = version("rltrack")
 except PackageNotFoundError:  # used from a source tree that was never installed
@@ -66,9 +64,6 @@ __all__ = [*sorted(_PUBLIC), "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in NAMES:
-        warn("rltrack's", name, NAMES[name])
-        name = NAMES[name].to
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'rltrack' has no attribute '{name}'")

@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from rltrack.deprecation import with_new_keys
+from rltrack.algorithms import spelled
 from rltrack.episode_limits import EpisodeLimits
 from rltrack.errors import ConfigurationError, did_you_mean
 from rltrack.plain_data import apply_overrides, merge, read_yaml
@@ -23,13 +23,22 @@ from rltrack.secrets import refuse_secrets, shown
 from rltrack.validation import validate_section
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SINK = re.compile(r"[a-z][a-z0-9_]*|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 DEFAULT_TOTAL_TIMESTEPS = 100_000
 """Budget of a bare ``TrainingLoop()`` to which neither a strategy nor a budget is given, in env steps."""
 
 MAX_EVAL_ENVS = 10
 """Parallel environments of an evaluation, unless it names a number."""
 
+DEFAULT_SINKS = ("tensorboard", "mlflow")
 StrategyName = Literal["timestep_based", "episodic", "mixed", "adaptive"]
+BUDGETS: dict[str, tuple[str, ...]] = {
+    "timestep_based": ("total_timesteps",),
+    "episodic": ("total_episodes",),
+    "mixed": ("total_timesteps", "total_episodes"),
+    "adaptive": ("total_timesteps",),
+}
+"""The budgets that each strategy needs."""
 
 
 def _operational(default: Any, **kwargs: Any) -> Any:
@@ -63,9 +72,7 @@ class AgentConfig(Section):
     @field_validator("algorithm")
     @classmethod
     def _own_spelling(cls, name: str) -> str:
-        """Normalise the algorithm's name, so that ``ppo`` and ``PPO`` are the same run; an unknown one is refused later."""
-        from rltrack.agents.algorithms import spelled
-
+        """One algorithm has one name, so that ``ppo`` and ``PPO`` are the same run; an unknown one is refused later."""
         return spelled(name)
 
 
@@ -145,13 +152,7 @@ class TrainingSection(Section):
 
     @model_validator(mode="after")
     def _budget_matches_strategy(self) -> Self:
-        required = {
-            "timestep_based": ("total_timesteps",),
-            "episodic": ("total_episodes",),
-            "mixed": ("total_timesteps", "total_episodes"),
-            "adaptive": ("total_timesteps",),
-        }[self.strategy]
-        missing = [key for key in required if getattr(self, key) is None]
+        missing = [key for key in BUDGETS[self.strategy] if getattr(self, key) is None]
         if missing:
             raise ValueError(f"strategy '{self.strategy}' needs {' and '.join(missing)}; set {missing[0]}")
         if self.strategy != "mixed":
@@ -260,12 +261,27 @@ class TrackingSection(Section):
     )
     mlflow_tracking_uri: str | None = _operational(None, description="Omitted: MLFLOW_TRACKING_URI, or the root's own.")
     tensorboard_log_dir: str | None = _operational(None, description="Omitted: tensorboard/ in the run's folder.")
-    tags: dict[str, str] = _operational({}, description="Further tags of the run in MLflow.")
+    tags: dict[str, str] = _operational({}, description="Further tags of the run in MLflow, to group and find runs by.")
+    sinks: list[str] = _operational(
+        list(DEFAULT_SINKS),
+        description="Where numbers are delivered: mlflow, tensorboard, or `package.module:Name`, a sink of your own. Promotion "
+        "needs mlflow.",
+    )
     video: bool = _operational(
         True,
         description="Record a video of the best policy after training, if the environment can be rendered. Needs the extra "
         "'video'.",
     )
+
+    @field_validator("sinks")
+    @classmethod
+    def _sinks_are_named(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if not _SINK.fullmatch(name):
+                raise ValueError(f"{shown(name)} names no sink; write mlflow, tensorboard, or package.module:Name")
+        if len(set(names)) < len(names):
+            raise ValueError("a sink is named twice")
+        return names
 
 
 class LoopSettings(Section):
@@ -342,7 +358,7 @@ class TrainingConfig(LoopSettings):
     @model_validator(mode="before")
     @classmethod
     def _preset_comes_first(cls, data: Any) -> Any:
-        return expand_preset(with_new_keys(data)) if isinstance(data, Mapping) else data
+        return expand_preset(data) if isinstance(data, Mapping) else data
 
     @model_validator(mode="after")
     def _name_is_a_folder_name(self) -> Self:
@@ -411,13 +427,10 @@ def expand_preset(data: Mapping[str, Any]) -> dict[str, Any]:
         return dict(data)
     if agent["preset"] != "zoo":
         raise ConfigurationError(f"Unknown agent.preset {shown(agent['preset'])}. Allowed: zoo.")
-    from rltrack.agents.zoo import zoo_preset
+    from rltrack.zoo_presets import zoo_preset
 
     environment = data.get("environment")
     env_id = environment.get("id") if isinstance(environment, Mapping) else None
     preset = zoo_preset(str(agent.get("algorithm")), str(env_id))
     given = {**data, "agent": {key: value for key, value in agent.items() if key != "preset"}}
     return merge(preset, given)
-
-
-ModelT = TypeVar("ModelT", bound=BaseModel)

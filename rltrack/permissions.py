@@ -95,8 +95,8 @@ class Permissions:
     """What a worker allows.
 
     Attributes:
-        modules: Modules and packages whose environments and wrappers may be named.
-        addresses: MLflow servers and remote stores: scheme, host and port must be equal, and a path may be extended.
+        modules: Modules and packages whose environments, wrappers and sinks may be named.
+        addresses: MLflow servers and remote stores: scheme, host and port as they are, and where a path stands, what is under it.
         variables: Environment variables that ``{env: NAME}`` may read.
         folders: Folders in which files may be named.
         wrappers: Further wrappers, by their exact names.
@@ -251,6 +251,13 @@ class Permissions:
         if not self.allows_folder(str(value)):
             yield _refused(f"{key} names the file or folder {_quoted(str(value))}", self.folders, ALLOWED_FOLDERS)
 
+    def _sinks(self, key: str, value: Any) -> Findings:
+        """A name without a module is looked up in a table, and imports nothing else."""
+        for name in value if isinstance(value, list | tuple) else [value]:
+            module, colon, _ = str(name).partition(":")
+            if colon and not self.allows_module(module):
+                yield self._refused_module(f"{key} names the module {_quoted(module)}", ("mlflow and tensorboard",))
+
     def _tags(self, key: str, value: Any) -> Findings:
         for name in value:
             if str(name).lower().strip().startswith(_RESERVED_TAGS) and name not in _OWN_TAGS:
@@ -273,6 +280,7 @@ RULES: Mapping[str, Callable[[Permissions, str, Any], Findings]] = {
     "checkpoints.store": Permissions._address,
     "tracking.mlflow_tracking_uri": Permissions._tracking_uri,
     "tracking.tensorboard_log_dir": Permissions._folder,
+    "tracking.sinks": Permissions._sinks,
     "tracking.tags": Permissions._tags,
 }
 """Keys that can name something outside the run, with their checks."""

@@ -1,16 +1,43 @@
-"""Other processes: whether one lives, and ending one with everything that it started."""
+"""Other processes: starting one in the background, whether one lives, and ending one with everything that it started."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+import subprocess
 import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import psutil
 
 _POLL_SECONDS = 0.1
 _KILL_SECONDS = 5.0
+
+
+def spawn(
+    command: Sequence[str], log: Path | None = None, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a background process, in a session of its own: Ctrl-C at the terminal does not reach it, and it outlives us.
+
+    Args:
+        command: The program and its arguments.
+        log: The file to which its output is appended; None for none.
+        environment: Its whole environment; omitted: ours.
+
+    Raises:
+        OSError: If it cannot be started, or the log cannot be written.
+    """
+    with open(os.devnull if log is None else log, "ab") as output:
+        return subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env=None if environment is None else dict(environment),
+        )
 
 
 def lives(pid: int | None) -> bool:

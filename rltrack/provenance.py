@@ -45,7 +45,7 @@ def context_now() -> dict[str, Any]:
         "machine.cores": os.cpu_count(),
         "machine.memory_gb": round(psutil.virtual_memory().total / 1e9),
     }
-    from rltrack.tracking.resources import gpu_names
+    from rltrack.resources import gpu_names
 
     for index, name in enumerate(gpu_names()):
         context[f"machine.gpu_{index}"] = name

@@ -11,14 +11,14 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from rltrack.agents.algorithms import find_algorithm
 from rltrack.agents.environments import make_gym_env
 from rltrack.agents.factory import check
-from rltrack.agents.zoo import zoo_preset
+from rltrack.algorithms import find_algorithm
 from rltrack.cleanup import close_all
 from rltrack.config import DEFAULT_TOTAL_TIMESTEPS, TrainingConfig
 from rltrack.errors import ConfigurationError, MissingExtra
 from rltrack.plain_data import merge
+from rltrack.zoo_presets import zoo_preset
 
 _OURS = {"self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"}
 _ORDER = ("name", "seed", "start_from", "agent", "environment")

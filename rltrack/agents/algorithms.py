@@ -2,80 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, get_args
 
-from rltrack.errors import ConfigurationError, MissingExtra, did_you_mean
+from rltrack.algorithms import TABLE, Algorithm
+from rltrack.errors import ConfigurationError, did_you_mean
 from rltrack.secrets import shown
 
-ALL_ACTIONS = ("Box", "Discrete", "MultiDiscrete", "MultiBinary")
-FINITE_ACTIONS = ("Discrete", "MultiDiscrete", "MultiBinary")
-
-
-@dataclass(frozen=True, slots=True)
-class Algorithm:
-    """An algorithm that can be asked for by name."""
-
-    name: str
-    module: str
-    actions: tuple[str, ...]
-    extra: str | None = None
-
-    def load(self) -> type[Any]:
-        """Import the class.
-
-        Raises:
-            MissingExtra: If the package that holds it is not installed.
-        """
-        try:
-            return getattr(importlib.import_module(self.module), self.name.rpartition(".")[2])  # type: ignore[no-any-return]
-        except ModuleNotFoundError as error:
-            raise MissingExtra(
-                f"Algorithm {self.name} is in the package '{self.module}', which is not installed ({error}). "
-                f"Install it with: pip install 'rltrack[{self.extra}]'."
-            ) from None
-
-
-_TABLE = [
-    *(Algorithm(name, "stable_baselines3", ALL_ACTIONS) for name in ("PPO", "A2C")),
-    Algorithm("DQN", "stable_baselines3", ("Discrete",)),
-    *(Algorithm(name, "stable_baselines3", ("Box",)) for name in ("SAC", "TD3", "DDPG")),
-    *(Algorithm(name, "sb3_contrib", ("Box",), "contrib") for name in ("TQC", "CrossQ")),
-    *(Algorithm(name, "sb3_contrib", ALL_ACTIONS, "contrib") for name in ("TRPO", "RecurrentPPO")),
-    Algorithm("MaskablePPO", "sb3_contrib", FINITE_ACTIONS, "contrib"),
-    Algorithm("QRDQN", "sb3_contrib", ("Discrete",), "contrib"),
-    Algorithm("ARS", "sb3_contrib", ("Box", "Discrete"), "contrib"),
-    Algorithm("sbx.PPO", "sbx", ("Box", "Discrete", "MultiDiscrete", "MultiBinary"), "sbx"),
-    Algorithm("sbx.DQN", "sbx", ("Discrete",), "sbx"),
-    *(Algorithm(f"sbx.{name}", "sbx", ("Box",), "sbx") for name in ("SAC", "TD3", "DDPG", "TQC", "CrossQ")),
-]
-ALGORITHMS = {algorithm.name.lower(): algorithm for algorithm in _TABLE}
-_ALIASES = {"ppo_lstm": "recurrentppo", "recurrent_ppo": "recurrentppo", "ppo_mask": "maskableppo",
-            "maskable_ppo": "maskableppo", "qr_dqn": "qrdqn"}  # fmt: skip
 _OURS = {"self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"}
-
-
-def spelled(name: str) -> str:
-    """Return a known algorithm's own name, whatever the case or alias; another text as it is."""
-    key = name.lower()
-    algorithm = ALGORITHMS.get(_ALIASES.get(key, key))
-    return name if algorithm is None else algorithm.name
-
-
-def find_algorithm(name: str) -> Algorithm:
-    """Return an algorithm by its name, in any case.
-
-    Raises:
-        ConfigurationError: If there is none, with the nearest names.
-    """
-    algorithm = ALGORITHMS.get(spelled(name).lower())
-    if algorithm is None:
-        names = [item.name for item in _TABLE]
-        raise ConfigurationError(f"Unknown algorithm '{name}'.{did_you_mean(name, names)} Known: {', '.join(names)}.")
-    return algorithm
 
 
 def check_action_space(algorithm: Algorithm, space: Any, environment: str) -> None:
@@ -86,7 +21,7 @@ def check_action_space(algorithm: Algorithm, space: Any, environment: str) -> No
     """
     kind = type(space).__name__
     if kind not in algorithm.actions:
-        able = [item.name for item in _TABLE if kind in item.actions]
+        able = [item.name for item in TABLE if kind in item.actions]
         raise ConfigurationError(
             f"{algorithm.name} supports the action spaces {', '.join(algorithm.actions)}, but {environment} has {space}. "
             + (f"Algorithms for {kind}: {', '.join(able)}." if able else f"No algorithm here supports {kind}.")

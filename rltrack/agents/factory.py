@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from rltrack.agents.algorithms import check_action_space, check_observation_space, find_algorithm, model_arguments
+from rltrack.agents.algorithms import check_action_space, check_observation_space, model_arguments
 from rltrack.agents.devices import choose_device
 from rltrack.agents.environments import SeededEpisodes, make_gym_env, make_vec_env_from, wrapper_stack
 from rltrack.agents.random_state import untouched_random_streams
 from rltrack.agents.sb3 import SB3Agent
 from rltrack.agents.sb3_environments import SB3Evaluation
+from rltrack.algorithms import find_algorithm
 from rltrack.cleanup import close_all
 from rltrack.config import TrainingConfig
 from rltrack.errors import ConfigurationError

@@ -15,13 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-State = dict[str, Any]
-"""Captured state by part. Leaves are numbers, strings, bytes, ``None`` and numpy arrays in dicts, lists and tuples, and
-`rltrack.agents.rings.Ring` for the rows of a ring buffer, of which a store keeps each once.
-
-Known parts: ``policy`` (weights), ``optimizer``, ``normalization``, ``counters``, ``random``, ``buffers``, ``rollout``,
-``environment``. The first three are what a policy needs to come back after a collapse; a checkpoint holds all of them.
-"""
+from rltrack.checkpoints.encoding import State as State
 
 POLICY_PARTS = ("policy", "normalization")
 """What it takes to act."""

@@ -76,7 +76,7 @@ def measure_shipper_memory(records: int = 1_000_000, tell: Callable[[str], None]
 
         def share() -> float:
             bookmark = read_bookmark(run)
-            return 0.0 if bookmark is None else min(bookmark.mlflow.journal, bookmark.tensorboard.journal) / size
+            return 0.0 if bookmark is None else min(sink.journal for sink in bookmark.sinks.values()) / size
 
         early, peak = _watch(process, share, tell)
     return Memory("shipper", records, early, peak)

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rltrack.errors import RltrackError
+from rltrack.loopback import HOST, free_port
+from rltrack.processes import spawn
 from rltrack.runs import Root
-from rltrack.ui import HOST, free_port, lean_environment, mlflow_command, wait_until_up
+from rltrack.tracking.pages import lean_environment, mlflow_command, wait_until_up
 
 _TRAIN = """
 import sys
@@ -47,20 +49,12 @@ def measure_outage(seconds: float = 60.0, trials: int = 3, tell: Callable[[str],
     """Train for a while with the server up and down, interleaved."""
     found = Outage()
     with tempfile.TemporaryDirectory() as folder:
-        port, unused = free_port(0, "port"), free_port(0, "port")
+        port, unused = free_port(), free_port()
         root = Root(Path(folder) / "server")
         root.check_writable()
         command = mlflow_command(f"sqlite:///{root.path / 'server.db'}", root, port)
         log_file = root.path / "server.log"
-        with open(log_file, "ab") as log:
-            server = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env=lean_environment(),
-            )
+        server = spawn(command, log_file, lean_environment())
         try:
             wait_until_up("MLflow", f"http://{HOST}:{port}/health", server, log_file)
             for trial in range(trials):

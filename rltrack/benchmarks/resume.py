@@ -240,9 +240,8 @@ def preload_imports() -> None:
     for name in (
         "stable_baselines3",
         "sb3_contrib",
-        "scipy.stats",
         "rltrack.agents.factory",
-        "rltrack.tracking.resources",
+        "rltrack.resources",
     ):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)

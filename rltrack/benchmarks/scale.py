@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 import time
 import urllib.request
@@ -21,13 +20,15 @@ from typing import Any
 import orjson
 
 from rltrack.benchmarks.zoo import timed
+from rltrack.loopback import HOST, free_port
+from rltrack.processes import spawn
 from rltrack.runs import Root, RunDirectory
 from rltrack.studies.search import Search
 from rltrack.studies.space import SweepSection
 from rltrack.studies.trials import run_trial, train_here
+from rltrack.tracking.pages import lean_environment, mlflow_command, wait_until_up
 from rltrack.tracking.shipper import prepare_process, ship_run
 from rltrack.tracking.sinks.embedded import ensure_database
-from rltrack.ui import HOST, free_port, lean_environment, mlflow_command, wait_until_up
 
 SWEEP = "many"
 COMPARED = 100
@@ -121,15 +122,12 @@ def _times(root: Root, search: Search, count: int) -> dict[str, float]:
         "rltrack sweep --show": command("sweep", "--name", SWEEP, "--trials", str(count), "--show"),
         "rltrack prune (dry run)": command("prune", "--study", SWEEP, "--keep-best", "1"),
     }
-    port = free_port(0, "")
+    port = free_port()
     address = f"http://{HOST}:{port}"
-    with open(root.path / "mlflow.log", "ab") as log:
-        server = subprocess.Popen(
-            mlflow_command(ensure_database(root.path), root, port), env=lean_environment(), stdout=log, stderr=log,
-            start_new_session=True,
-        )  # fmt: skip
+    log = root.path / "mlflow.log"
+    server = spawn(mlflow_command(ensure_database(root.path), root, port), log, lean_environment())
     try:
-        wait_until_up("mlflow", address, server, root.path / "mlflow.log")
+        wait_until_up("mlflow", address, server, log)
         experiments = _post(address, "experiments/search", {"max_results": 100})["experiments"]
         ids = [item["experiment_id"] for item in experiments if item["name"] == SWEEP]
         ask = {"experiment_ids": ids, "max_results": 100, "order_by": ["attributes.start_time DESC"]}

@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import statistics
-import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -18,6 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from rltrack.errors import RltrackError
+from rltrack.loopback import HOST, free_port, wait_for
+from rltrack.processes import spawn
 from rltrack.registry.gate import Gate
 from rltrack.registry.model_registry import ModelRegistry
 from rltrack.registry.promotion import promote
@@ -72,16 +72,14 @@ def measure_serving(root: Root, calls: int = 300, tell: Callable[[str], None] = 
     mlflow.set_tracking_uri(uri)
     loaded = mlflow.pyfunc.load_model("models:/serving@champion")
     model = load_agent("serving", root=root.path)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     tell("starting MLflow's scoring server")
     command = [sys.executable, "-m", "rltrack", "--root", str(root.path), "serve", "serving", "--port", str(port)]
-    with open(root.path / "serve.log", "ab") as log:
-        server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    server = spawn(command, root.path / "serve.log")
     try:
-        _wait(f"http://127.0.0.1:{port}/ping")
-        connection = HTTPConnection("127.0.0.1", port)
+        if not wait_for(f"http://{HOST}:{port}/ping", server, _BOOT_SECONDS):
+            raise RltrackError(f"MLflow's scoring server did not start; see {root.path / 'serve.log'}.")
+        connection = HTTPConnection(HOST, port)
 
         def over_http(observations: np.ndarray) -> Any:
             body = json.dumps({"inputs": observations.tolist()})
@@ -109,18 +107,6 @@ def _time(way: str, ask: Callable[[np.ndarray], Any], batch: int, calls: int) ->
         ask(observations)
         times.append(1000 * (time.perf_counter() - begun))
     return Cost(way, batch, statistics.median(times), float(np.quantile(times, 0.95)))
-
-
-def _wait(address: str) -> None:
-    deadline = time.monotonic() + _BOOT_SECONDS
-    while True:
-        try:
-            with urllib.request.urlopen(address, timeout=2):
-                return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
 
 
 def as_markdown(rows: Sequence[Cost]) -> str:

@@ -17,7 +17,15 @@ import orjson
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from rltrack.agents.rings import Ring
+from rltrack.checkpoints.rings import Ring
+
+State = dict[str, Any]
+"""Captured state by part. Leaves are numbers, strings, bytes, ``None`` and numpy arrays in dicts, lists and tuples, and
+`rltrack.checkpoints.rings.Ring` for the rows of a ring buffer, of which a store keeps each once.
+
+Known parts: ``policy`` (weights), ``optimizer``, ``normalization``, ``counters``, ``random``, ``buffers``, ``rollout``,
+``environment``. The first three are what a policy needs to come back after a collapse; a checkpoint holds all of them.
+"""
 
 _INTEGER = re.compile(r"-?[0-9]{1,4000}")
 _SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 import orjson
 
+from rltrack.backoff import Backoff
 from rltrack.checkpoints.remote import RemoteRun
 from rltrack.checkpoints.store import CheckpointStore
 from rltrack.checkpoints.unsigned import Claim
@@ -16,7 +16,8 @@ from rltrack.errors import CheckpointCorrupt, RunTakenOver
 from rltrack.files import replace_text
 
 STATE_FILE = "mirror.json"
-_FIRST_WAIT, _LONGEST_WAIT = 0.2, 60.0
+_FIRST_WAIT, _LONGEST_WAIT = 0.4, 60.0
+_CLOSING_WAIT = 0.2
 
 
 class Mirror:
@@ -75,9 +76,9 @@ class Mirror:
         return self._finished.wait(timeout) and self._taken_over is None
 
     def _run(self) -> None:
-        failures = 0
+        backoff = Backoff(_FIRST_WAIT, _LONGEST_WAIT)
         while not self._finished.is_set():
-            if failures == 0:
+            if backoff.failures == 0:
                 self._wanted.wait()
             self._wanted.clear()
             closing = self._closing.is_set()
@@ -88,17 +89,15 @@ class Mirror:
                 self._finished.set()
                 return
             except Exception as error:  # whatever the store's client raises: an outage, a refusal
-                failures += 1
+                wait = backoff.failed(wait=_CLOSING_WAIT if closing else None)
                 # a version that was superseded here while it was copied is no problem: the next one is there
-                if failures == 5 or (failures == 1 and not isinstance(error, FileNotFoundError)):
+                if backoff.failures == 5 or (backoff.failures == 1 and not isinstance(error, FileNotFoundError)):
                     self._problems.append(
                         f"The remote store {self._remote.url} cannot be written: {error}. Trying again."
                     )
-                time.sleep(_FIRST_WAIT) if closing else self._closing.wait(
-                    min(_LONGEST_WAIT, _FIRST_WAIT * 2.0**failures)
-                )
+                (self._finished if closing else self._closing).wait(wait)
                 continue
-            failures = 0
+            backoff.succeeded()
             if closing:
                 self._finished.set()
 

@@ -17,7 +17,7 @@ import numpy as np
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from rltrack.agents.rings import Ring
+from rltrack.checkpoints.rings import Ring
 from rltrack.errors import CheckpointCorrupt
 
 FOLDER = "segments"

@@ -22,8 +22,8 @@ from typing import Any
 import orjson
 
 from rltrack import damage
-from rltrack.agents.protocol import State
 from rltrack.checkpoints import encoding, segments
+from rltrack.checkpoints.encoding import State
 from rltrack.checkpoints.manifest import is_file_name
 from rltrack.checkpoints.pins import read_pins, write_pins
 from rltrack.checkpoints.retention import Retention, best_first

@@ -32,14 +32,6 @@ flow = typer.Typer(no_args_is_help=True, help="The same work as Prefect flows, w
 app.add_typer(flow, name="flow", rich_help_panel="Servers")
 app.add_typer(benchmark, name="benchmark", rich_help_panel="Benchmarks")
 
-ConfigFile = Annotated[
-    Path | None, typer.Argument(help="YAML or JSON file; examples are in configs/.", show_default=False)
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as training.eval_freq=5000."),
-]
-
 
 def _complete_run(incomplete: str) -> list[str]:
     """Names of runs for the shell's completion; after an @ the versions of that run."""
@@ -63,21 +55,6 @@ RunAndVersion = Annotated[
         metavar="RUN[@VERSION]",
         help="A run's name, and best (default), last, v12 or env steps.",
         autocompletion=_complete_run,
-    ),
-]
-NewRunName = Annotated[
-    str | None, typer.Option("--name", help="The run's name; one that exists goes on.", show_default=False)
-]
-Algorithm = Annotated[
-    str | None, typer.Option("--algo", help="Algorithm, such as ppo, sac or tqc.", show_default=False)
-]
-EnvId = Annotated[str | None, typer.Option("--env", help="Environment id, such as CartPole-v1.", show_default=False)]
-Timesteps = Annotated[int | None, typer.Option("--timesteps", help="Budget in env steps.", show_default=False)]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.", show_default=False)]
-StartFrom = Annotated[
-    str | None,
-    typer.Option(
-        "--from", metavar="RUN[@VERSION]", help="Begin a new run with that version's policy.", show_default=False
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]

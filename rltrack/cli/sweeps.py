@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from rltrack.cli.options import ConfigFile, Overrides, TrainingOptions, takes_training
 from rltrack.cli.shared import (
     EXIT_ERROR,
     EXIT_STOPPED,
-    Algorithm,
     AsJson,
-    ConfigFile,
-    EnvId,
-    Overrides,
-    Timesteps,
     app,
     deliver_left_behind,
     print_json,
     the_root,
     working,
 )
-from rltrack.cli.training import configuration
 from rltrack.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -54,9 +50,9 @@ Storage = Annotated[
 
 
 @app.command(rich_help_panel="Training")
+@takes_training(without=("name", "seed", "start_from"))
 def study(
-    config: ConfigFile = None,
-    overrides: Overrides = None,
+    asked: TrainingOptions,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, 2, …")] = 5,
     jobs: Jobs = 1,
     deployed: Deployed = False,
@@ -64,9 +60,6 @@ def study(
     name: Annotated[
         str | None, typer.Option(help="The study's name; one that exists goes on.", show_default=False)
     ] = None,
-    algo: Algorithm = None,
-    env: EnvId = None,
-    timesteps: Timesteps = None,
 ) -> None:
     """Train a configuration with several seeds, and look at them as one. Interrupted at any point, the same command goes on.
 
@@ -78,7 +71,7 @@ def study(
     from rltrack.console.studies import print_comparison
     from rltrack.studies.seeds import train_seeds
 
-    resolved = configuration(config, overrides or [], name, algo, env, timesteps, None)
+    resolved = replace(asked, name=name).resolve()
     if deployed:
         from rltrack.studies.seeds import study_members
 

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from rltrack.cli.options import Overrides, TrainingOptions, takes_training
 from rltrack.cli.shared import (
     EXIT_ERROR,
     EXIT_STOPPED,
-    Algorithm,
     AsJson,
-    ConfigFile,
-    EnvId,
-    NewRunName,
-    Overrides,
     RunName,
-    Seed,
-    StartFrom,
-    Timesteps,
     app,
     deliver_left_behind,
     flow,
@@ -40,16 +33,8 @@ DELIVERY_SECONDS = 120.0
 
 
 @app.command(rich_help_panel="Training")
-def train(
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-    name: NewRunName = None,
-    algo: Algorithm = None,
-    env: EnvId = None,
-    timesteps: Timesteps = None,
-    seed: Seed = None,
-    start_from: StartFrom = None,
-) -> None:
+@takes_training()
+def train(asked: TrainingOptions) -> None:
     """Train an agent, from a configuration or from a few options.
 
     \b
@@ -58,20 +43,12 @@ def train(
     rltrack train --algo ppo --env CartPole-v1 --timesteps 100000 --seed 0
     rltrack train --from cartpole-ppo@best --timesteps 50000
     """
-    _train(configuration(config, overrides or [], name, algo, env, timesteps, seed, start_from))
+    _train(asked.resolve())
 
 
 @flow.command("train")
-def flow_train(
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-    name: NewRunName = None,
-    algo: Algorithm = None,
-    env: EnvId = None,
-    timesteps: Timesteps = None,
-    seed: Seed = None,
-    start_from: StartFrom = None,
-) -> None:
+@takes_training()
+def flow_train(asked: TrainingOptions) -> None:
     """Train an agent as a Prefect flow in this process: the same as `rltrack train`, bit for bit, with retries and a page.
 
     The server is PREFECT_API_URL's if it is set, else one of rltrack's own, which ends by itself.
@@ -81,7 +58,7 @@ def flow_train(
     """
     from rltrack.flows import client
 
-    resolved = configuration(config, overrides or [], name, algo, env, timesteps, seed, start_from)
+    resolved = asked.resolve()
     deliver_left_behind(the_root())
     try:
         outcome = client.train(resolved, the_root().path, functools.partial(working, aloud=True))
@@ -97,7 +74,7 @@ def init(
     output: Annotated[
         Path | None, typer.Argument(metavar="FILE", help="File to write; omitted: named after both; - to print it.")
     ] = None,
-    timesteps: Timesteps = None,
+    timesteps: Annotated[int | None, typer.Option(help="Budget in env steps.", show_default=False)] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
 ) -> None:
     """Write a first configuration, with every key explained and the defaults to be switched on.
@@ -155,11 +132,9 @@ def resume(
 
 
 @app.command("verify-resume", rich_help_panel="Training")
+@takes_training(without=("name", "timesteps", "seed", "start_from"))
 def verify_resume(
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-    algo: Annotated[str | None, typer.Option(help="Algorithm, such as ppo.", show_default=False)] = None,
-    env: Annotated[str | None, typer.Option(help="Environment id.", show_default=False)] = None,
+    asked: TrainingOptions,
     timesteps: Annotated[
         int | None,
         typer.Option(min=1, help="Env steps; default: a few iterations after any warm-up.", show_default=False),
@@ -177,7 +152,7 @@ def verify_resume(
 
     from rltrack.training.verify import verify_resume as verify
 
-    resolved = configuration(config, overrides or [], None, algo, env, None, None)
+    resolved = asked.resolve()
     found = verify(resolved, timesteps=timesteps, kills=kills, tell=lambda text: typer.echo(text, err=True))
     if as_json:
         print_json(dataclasses.asdict(found))
@@ -193,15 +168,10 @@ def verify_resume(
 
 
 @app.command("config", rich_help_panel="Training")
+@takes_training(without=("start_from",))
 def show_config(
-    config: ConfigFile = None,
-    overrides: Overrides = None,
+    asked: TrainingOptions,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of a configuration.")] = False,
-    name: NewRunName = None,
-    algo: Algorithm = None,
-    env: EnvId = None,
-    timesteps: Timesteps = None,
-    seed: Seed = None,
 ) -> None:
     """Print a configuration as it is resolved, with every default; or the schema."""
     from rltrack.config import TrainingConfig
@@ -209,61 +179,11 @@ def show_config(
     if schema:
         print_json(TrainingConfig.model_json_schema())
         return
-    resolved = configuration(config, overrides or [], name, algo, env, timesteps, seed)
+    resolved = asked.resolve()
     from rltrack.agents.factory import check
 
     check(resolved)
     typer.echo(resolved.to_yaml(), nl=False)
-
-
-def configuration(
-    file: Path | None,
-    overrides: list[str],
-    name: str | None,
-    algo: str | None,
-    env: str | None,
-    timesteps: int | None,
-    seed: int | None,
-    start_from: str | None = None,
-) -> TrainingConfig:
-    """Return a file with options over it, or options alone; or the settings of the run that is begun from."""
-    from rltrack.config import TrainingConfig
-    from rltrack.plain_data import apply_overrides, read_yaml, with_values
-
-    data: dict[str, Any] = {} if file is None else read_yaml(file)
-    if "sweep" in data:
-        raise ConfigurationError(
-            f"{file} has a section 'sweep', so it describes a search: rltrack sweep {file}. To train it once, leave that "
-            "section out."
-        )
-    if start_from is not None:
-        data = _settings_of_origin(start_from, data)
-    elif file is None and not (algo and env):
-        raise ConfigurationError(
-            "Nothing to train. Give a configuration file, or --algo and --env: "
-            "rltrack train --algo ppo --env CartPole-v1 --timesteps 100000."
-        )
-    options = {
-        "agent.algorithm": algo,
-        "environment.id": env,
-        "training.total_timesteps": timesteps,
-        "seed": seed,
-        "name": name,
-    }
-    data = with_values(data, {key: value for key, value in options.items() if value is not None})
-    if file is None and start_from is None:
-        data.setdefault("training", {}).setdefault("total_timesteps", 100_000)
-    return TrainingConfig.from_mapping(apply_overrides(data, overrides), source=str(file or "options"))
-
-
-def _settings_of_origin(start_from: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Settings of the run that is begun from where no file gives others; the version is written out, as it may move."""
-    from rltrack.training.trainer import config_of
-
-    origin, _, version = start_from.partition("@")
-    run = the_root().find(origin)
-    data = given or {**config_of(run).to_mapping(), "name": None}
-    return {**data, "start_from": f"{origin}@{run.store().find(version or 'last').name}"}
 
 
 def _train(config: TrainingConfig) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import orjson
 
+from rltrack.comparison.pictures import draw_curves, draw_distributions, draw_improvement
 from rltrack.comparison.study import SEEDS_AS_UNITS, Study
 from rltrack.files import replace_text
-from rltrack.tracking.plots import draw_curves, draw_distributions, draw_improvement
 
 PAGE = "comparison.html"
 _STYLE = """

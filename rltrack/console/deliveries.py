@@ -14,7 +14,7 @@ from rltrack import damage
 from rltrack.console.tables import size, terminal
 from rltrack.errors import RltrackError
 from rltrack.files import lock_holder
-from rltrack.tracking.bookmark import SINKS, forget_delivery, is_delivered, read_bookmark
+from rltrack.tracking.bookmark import forget_delivery, is_delivered, read_bookmark
 from rltrack.tracking.delivery import wait_until_delivered
 from rltrack.tracking.takeover import STALLED_SECONDS, is_stalled, silent_seconds
 
@@ -33,7 +33,8 @@ def delivery_state(run: RunDirectory) -> dict[str, Any]:
         "going_on": run.is_shipped(),
         "silent_seconds": silent_seconds(run),
         "journal_bytes": run.journal_file.stat().st_size if run.journal_file.exists() else 0,
-        **({} if bookmark is None else {name: asdict(getattr(bookmark, name)) for name in SINKS}),
+        "sinks": [] if bookmark is None else list(bookmark.sinks),
+        **({} if bookmark is None else {name: asdict(sink) for name, sink in bookmark.sinks.items()}),
         "set_aside_file": str(run.set_aside_file) if run.set_aside_file.exists() else None,
     }
 
@@ -41,14 +42,14 @@ def delivery_state(run: RunDirectory) -> dict[str, Any]:
 def delivery_lines(delivery: dict[str, Any]) -> Iterator[str]:
     """Yield lines that show how far a run is delivered."""
     mlflow = delivery.get("mlflow")
-    if mlflow is None or "run_id" not in mlflow["state"]:
-        yield "MLflow: nothing delivered yet"
+    if delivery["sinks"] and mlflow is None:
+        yield "MLflow: not among the run's tracking.sinks"
+    elif mlflow is None or "run_id" not in mlflow["state"]:
+        yield "MLflow: nothing was delivered yet"
     else:
         yield f"MLflow: run {mlflow['state']['run_id']} in {mlflow['state']['tracking_uri']}"
-    for name in SINKS:
-        found = delivery.get(name)
-        if found is None:
-            continue
+    for name in delivery["sinks"]:
+        found = delivery[name]
         missing = max(delivery["journal_bytes"] - found["journal"], 0)
         if found["problem"] is not None:
             yield f"[yellow]{name} does not accept records[/]: {escape(found['problem']['message'])}"
@@ -118,7 +119,7 @@ def _wait_for_shipper(run: RunDirectory) -> None:
     """Wait while another process delivers the run and makes progress."""
     while run.is_shipped() and not is_stalled(run) and not run.is_locked():
         found = read_bookmark(run)
-        if found is not None and found.mlflow.problem is not None:
+        if found is not None and found.problem is not None:
             return
         time.sleep(_POLL_SECONDS)
 

@@ -26,7 +26,8 @@ def interquartile_mean(returns: Sequence[float] | NDArray[np.float64]) -> float:
     """Return the mean of the middle half: robust to outliers, with less variance than the median.
 
     Args:
-        returns: Shape ``(n,)``, in reward units; a quarter of the elements, rounded down, is cut off at each end.
+        returns: Shape ``(n,)``, in reward units; a quarter is cut off at each end, rounded down to whole returns,
+            as ``scipy.stats.trim_mean`` cuts.
 
     Source:
         arXiv:2108.13264, section 4.3.
@@ -155,7 +156,7 @@ def permutation_p_value(
 
 
 def _iqm(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Interquartile mean along the last axis, as scipy.stats.trim_mean(proportiontocut=0.25) cuts."""
+    """Interquartile mean along the last axis."""
     ordered = np.sort(samples, axis=-1)
     n = ordered.shape[-1]
     cut = int(0.25 * n)

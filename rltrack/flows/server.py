@@ -31,8 +31,9 @@ from typing import Any
 from rltrack.addresses import sqlite_path, sqlite_uri
 from rltrack.errors import RltrackError
 from rltrack.files import make_private_folder, replace_text, take_lock
+from rltrack.loopback import HOST, answers
+from rltrack.processes import spawn
 
-HOST = "127.0.0.1"
 START_SECONDS = 180.0
 _POLL_SECONDS = 0.1
 _WATCH_SECONDS = 0.5
@@ -81,11 +82,7 @@ class ServerFolder:
 
 def is_healthy(api: str, timeout: float = 2.0) -> bool:
     """Whether a Prefect server answers at this address of its API."""
-    try:
-        with urllib.request.urlopen(f"{api}/health", timeout=timeout) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError, ValueError):
-        return False
+    return answers(f"{api}/health", timeout)
 
 
 def refuses(api: str, auth: str | None, timeout: float = 10.0) -> bool:
@@ -137,11 +134,8 @@ def _start(folder: ServerFolder, port: int, settings: Mapping[str, str]) -> str:
         if process is None or process.poll() is not None:
             if process is not None and process.returncode != 0:
                 break
-            with open(folder.log_file, "ab") as log:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "rltrack.flows.server", str(folder.path.parent), str(port)],
-                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=_clean_environment(),
-                )  # fmt: skip
+            command = [sys.executable, "-m", "rltrack.flows.server", str(folder.path.parent), str(port)]
+            process = spawn(command, folder.log_file, _clean_environment())
         address = folder.address()
         if address is not None:
             return address

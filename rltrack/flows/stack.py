@@ -10,11 +10,8 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,9 +23,9 @@ from rltrack.errors import ConfigurationError, RltrackError
 from rltrack.files import is_locked, lock_holder, replace_text
 from rltrack.flows.databases import Databases
 from rltrack.flows.server import ServerFolder
-from rltrack.processes import end_session, lives
+from rltrack.loopback import answers, free_port
+from rltrack.processes import end_session, lives, spawn
 from rltrack.runs import Root
-from rltrack.ui import free_port
 
 PORTS = {"prefect": 4200, "mlflow": 5000, "tensorboard": 6006}
 START_SECONDS = 300.0
@@ -120,11 +117,7 @@ def up(
         return
     folder.state_file.unlink(missing_ok=True)
     log_file = folder.path / "supervisor.log"
-    with open(log_file, "ab") as log:
-        supervisor = subprocess.Popen(
-            [sys.executable, "-m", "rltrack.flows.supervisor", str(root.path)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+    supervisor = spawn([sys.executable, "-m", "rltrack.flows.supervisor", str(root.path)], log_file)
     deadline = time.monotonic() + START_SECONDS
     while not folder.state().get("ready"):
         if supervisor.poll() is not None or time.monotonic() > deadline:
@@ -171,7 +164,7 @@ def status(root: Root) -> list[dict[str, Any]]:
     ]
     for part in state.get("parts", []):
         alive = lives(part["pid"])
-        rows.append({**part, "healthy": alive and (part["address"] is None or _answers(part["address"]))})
+        rows.append({**part, "healthy": alive and (part["address"] is None or answers(part["address"], timeout=3))})
     return rows
 
 
@@ -183,14 +176,6 @@ def api_address(root: Root) -> str | None:
 def auth_file(root: Root) -> Path:
     """Return the file with the password of the stack's Prefect API."""
     return ServerFolder(root.path).auth_file
-
-
-def _answers(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(address, timeout=3):
-            return True
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def _port(name: str, port: int, chosen: bool, tell: Callable[[str], None]) -> int:

@@ -15,22 +15,24 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from rltrack.backoff import Backoff
 from rltrack.files import is_locked, lock_holder, replace_text, take_lock
 from rltrack.flows.databases import Databases
 from rltrack.flows.installation import Installation, installation_of
-from rltrack.flows.server import HOST, ServerFolder, hold_server, is_healthy
+from rltrack.flows.server import ServerFolder, hold_server, is_healthy
 from rltrack.flows.stack import DELIVERY_SECONDS, DRAIN_SECONDS, StackFolder, stop_leftover_processes
-from rltrack.processes import end_session, lives
+from rltrack.loopback import HOST
+from rltrack.processes import end_session, lives, spawn
 from rltrack.runs import Root
 from rltrack.tracking.destination import MLFLOW_PAGE
+from rltrack.tracking.pages import lean_environment, mlflow_command, tensorboard_command, wait_until_up
 from rltrack.tracking.sinks.embedded import ensure_database
-from rltrack.ui import lean_environment, mlflow_command, tensorboard_command, wait_until_up
 
 _POLL_SECONDS = 0.5
-_MAX_BACKOFF_SECONDS = 60.0
+_FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
 
 
 @dataclass
@@ -51,28 +53,21 @@ class Part:
     environment: Mapping[str, str]
     log: Path
     process: subprocess.Popen[bytes] | None = None
-    restarts: int = 0
-    next_start: float = 0.0
+    backoff: Backoff = field(default_factory=lambda: Backoff(_FIRST_WAIT, _LONGEST_WAIT))
 
     def start(self) -> None:
-        """Spawn it in its own session."""
-        with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env=dict(self.environment),
-            )  # fmt: skip
+        """Start it."""
+        self.process = spawn(self.command, self.log, self.environment)
 
     def keep_alive(self) -> bool:
-        """Restart it with backoff if it died; return whether anything changed."""
-        now = time.monotonic()
+        """Start it again if it died, later each time; return whether anything changed."""
         if self.process is not None and self.process.poll() is None:
             return False
         if self.process is not None:
             self.process = None
-            self.next_start = now + min(_MAX_BACKOFF_SECONDS, 2.0**self.restarts)
-            self.restarts += 1
+            self.backoff.failed()
             return True
-        if now < self.next_start:
+        if not self.backoff.is_due():
             return False
         self.start()
         return True
@@ -251,7 +246,7 @@ class Supervisor:
                 "part": part.name,
                 "address": part.address,
                 "pid": None if part.process is None else part.process.pid,
-                "restarts": part.restarts,
+                "restarts": part.backoff.failures,
             }
             for part in self.parts
         ]

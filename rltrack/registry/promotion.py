@@ -168,9 +168,14 @@ def _delivered(run: RunDirectory, tell: Tell) -> str:
             break
     found = read_bookmark(run)
     if found is None or "run_id" not in found.mlflow.state:
-        problem = (
-            found.mlflow.problem.message if found is not None and found.mlflow.problem is not None else "no answer yet"
-        )
+        if found is not None and "mlflow" not in found.sinks:
+            problem = "it is not among the run's tracking.sinks."
+        else:
+            problem = (
+                found.mlflow.problem.message
+                if found is not None and found.mlflow.problem is not None
+                else "no answer yet"
+            )
         raise RegistryUnavailable(
             f"Run {run.name} is not in MLflow, and a model needs its run there: {problem} Nothing was changed. Fix that, run "
             f"`rltrack sync {run.name}`, and retry."

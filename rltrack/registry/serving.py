@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from rltrack.errors import ConfigurationError
 from rltrack.files import make_private_folder
+from rltrack.loopback import HOST, free_port
 from rltrack.registry.digest import DIGEST_TAG
 from rltrack.registry.loading import write_served
 from rltrack.registry.model_registry import ModelRegistry
 from rltrack.registry.registered import Registered
-
-HOST = "127.0.0.1"
 
 
 def serve(registry: ModelRegistry, model: str, found: Registered, port: int, tell: Callable[[str], None]) -> None:
@@ -37,14 +34,7 @@ def serve(registry: ModelRegistry, model: str, found: Registered, port: int, tel
         ConfigurationError: If the port is taken.
         ModelBroken: If its files are missing or changed.
     """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise ConfigurationError(
-                f"Port {port} cannot be used: {error.strerror}. Choose another with --port."
-            ) from None
+    port = free_port(port, "--port")
     copy = copy_to_serve(registry, model, found, port)
     # MLflow starts uvicorn by its name, from wherever this Python's programs are; no pickle is needed, so none is allowed
     environment = {

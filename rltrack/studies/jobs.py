@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rltrack.tracking.resources import gpu_names
+from rltrack.processes import spawn
+from rltrack.resources import gpu_names
 
 STOPPED = 3
 """Exit code of a training that was stopped with a version."""
@@ -112,10 +113,6 @@ def _one_gpu(gpus: Sequence[str], place: int) -> dict[str, str]:
 
 
 def _start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Spawn a job in its own session, so that Ctrl-C reaches it only through this process."""
+    """Start a job; Ctrl-C reaches it once, through us."""
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    with open(job.log, "ab") as log:
-        return subprocess.Popen(
-            list(job.command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            env={**os.environ, "NO_COLOR": "1", **environment, **job.environment},
-        )  # fmt: skip
+    return spawn(job.command, job.log, {**os.environ, "NO_COLOR": "1", **environment, **job.environment})

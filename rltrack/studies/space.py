@@ -258,8 +258,8 @@ def zoo_sampler(algorithm: str) -> Any:
         MissingExtra: If rl_zoo3 is not installed.
         ConfigurationError: If it has no space for the algorithm.
     """
-    from rltrack.agents.algorithms import find_algorithm
-    from rltrack.agents.zoo import zoo_folder, zoo_stem
+    from rltrack.algorithms import find_algorithm
+    from rltrack.zoo_presets import zoo_folder, zoo_stem
 
     name = find_algorithm(algorithm).name
     known = _zoo_samplers(zoo_folder("space: zoo") / "hyperparams_opt.py")

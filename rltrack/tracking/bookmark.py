@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rltrack import damage
 from rltrack.addresses import moved
+from rltrack.config import DEFAULT_SINKS
 from rltrack.files import replace_text
 from rltrack.runs import RunDirectory
 from rltrack.sealed import seal_json, unseal_json
 
-_FORMAT = 1
-SINKS = ("mlflow", "tensorboard")
+_FORMAT = 2
+_OWN_STATES = {
+    "mlflow": (("run_id", "tracking_uri", "experiment_id", "tag"), ("artifacts", "models")),
+    "tensorboard": (("folder",), ("files",)),
+}
+"""What our own sinks keep: texts, and tables."""
 
 
 @dataclass
@@ -61,19 +66,47 @@ class Bookmark:
 
     Attributes:
         run_id: Of the run, as in its journal; a bookmark of another run does not count.
-        mlflow: MLflow's.
-        tensorboard: TensorBoard's.
+        sinks: By name, those that the run is delivered to.
+        former: Those that it was delivered to before, and is no longer.
         context: Facts of the machine and the program at the time of the first attempt.
     """
 
     run_id: str
-    mlflow: SinkBookmark = field(default_factory=SinkBookmark)
-    tensorboard: SinkBookmark = field(default_factory=SinkBookmark)
+    sinks: dict[str, SinkBookmark] = field(
+        default_factory=lambda: {name: SinkBookmark() for name in DEFAULT_SINKS},
+    )
+    former: dict[str, SinkBookmark] = field(default_factory=dict)
     context: dict[str, Any] = field(default_factory=dict)
+
+    def follow(self, names: Sequence[str]) -> None:
+        """Deliver to these sinks from now on; each goes on where it was."""
+        known = self.former | self.sinks
+        self.sinks = {name: known.pop(name, SinkBookmark()) for name in names}
+        self.former = {name: sink for name, sink in known.items() if sink != SinkBookmark()}
+
+    def of(self, name: str) -> SinkBookmark:
+        """Return a sink's; one that knows of nothing where nothing is delivered there."""
+        return self.sinks.get(name) or self.former.get(name) or SinkBookmark()
+
+    @property
+    def mlflow(self) -> SinkBookmark:
+        """MLflow's."""
+        return self.of("mlflow")
+
+    @property
+    def tensorboard(self) -> SinkBookmark:
+        """TensorBoard's."""
+        return self.of("tensorboard")
+
+    @property
+    def problem(self) -> Problem | None:
+        """Why some sink has no more; what needs a person comes first."""
+        found = [sink.problem for sink in self.sinks.values() if sink.problem is not None]
+        return min(found, key=lambda problem: problem.kind != "person", default=None)
 
     def is_complete(self, journal_bytes: int) -> bool:
         """Whether everything is delivered, the final status too."""
-        return all(getattr(self, name).finished_at == journal_bytes for name in SINKS)
+        return all(sink.finished_at == journal_bytes for sink in self.sinks.values())
 
     def save(self, path: Path) -> None:
         """Write it in one step. It is not fsynced: what it lacks after a power cut is delivered again."""
@@ -86,8 +119,10 @@ class Bookmark:
         """Return the bookmark of this run; an empty one where there is none, or where it is damaged, which is reported."""
         try:
             data = unseal_json(path.read_bytes())
+            if data["format"] == 1:  # of before there were others
+                data |= {"format": 2, "sinks": {name: data[name] for name in DEFAULT_SINKS}, "former": {}}
             if data["format"] == _FORMAT and data["run_id"] == run_id:
-                return cls(run_id, _sink(data["mlflow"]), _sink(data["tensorboard"]), dict(data["context"]))
+                return cls(run_id, _sinks(data["sinks"]), _sinks(data["former"]), dict(data["context"]))
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -100,22 +135,26 @@ class Bookmark:
     def goes_back_to(self, journal_bytes: int) -> bool:
         """Take back what is behind the end of a journal that lost its end; return whether anything was."""
         changed = False
-        for name in SINKS:
-            sink: SinkBookmark = getattr(self, name)
+        for sink in (*self.sinks.values(), *self.former.values()):
             if sink.journal > journal_bytes or (sink.finished_at or 0) > journal_bytes:
                 sink.journal, sink.finished_at, changed = min(sink.journal, journal_bytes), None, True
         return changed
 
 
-def _sink(data: Any) -> SinkBookmark:
+def _sinks(data: Any) -> dict[str, SinkBookmark]:
+    return {name: _sink(name, item) for name, item in dict(data).items()}
+
+
+def _sink(name: str, data: Any) -> SinkBookmark:
     """Raises TypeError if a field is not of its type: such a bookmark counts as none, and everything is delivered again."""
     if not isinstance(data, dict) or not isinstance(data["state"], dict):
         raise TypeError("no mapping")
     problem = data.pop("problem")
     sink = SinkBookmark(**data, problem=Problem(**problem) if problem else None)
     counts = [sink.journal, sink.resources, sink.set_aside, 0 if sink.finished_at is None else sink.finished_at]
-    ids = [sink.state.get(key, "") for key in ("run_id", "tracking_uri", "experiment_id", "tag", "folder")]
-    tables = [sink.state.get(key, {}) for key in ("artifacts", "models", "files")]
+    texts, tables_of = _OWN_STATES.get(name, ((), ()))
+    ids = [sink.state.get(key, "") for key in texts]
+    tables = [sink.state.get(key, {}) for key in tables_of]
     if not (
         all(type(count) is int and count >= 0 for count in counts)
         and all(isinstance(text, str) for text in ids)
@@ -167,5 +206,5 @@ def forget_delivery(run: RunDirectory) -> None:
     """Have everything delivered into a new MLflow run, whatever became of the one before."""
     found = read_bookmark(run)
     if found is not None:
-        found.mlflow = SinkBookmark(state={"tag": f"{found.run_id}-{uuid.uuid4().hex[:8]}"})
+        found.sinks["mlflow"] = SinkBookmark(state={"tag": f"{found.run_id}-{uuid.uuid4().hex[:8]}"})
         found.save(run.bookmark_file)

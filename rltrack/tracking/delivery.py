@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from rltrack.backoff import Backoff
+from rltrack.processes import spawn
+from rltrack.resources import not_of_training
 from rltrack.runs import Root, RunDirectory
 from rltrack.tracking.bookmark import is_delivered, read_bookmark
-from rltrack.tracking.resources import not_of_training
 from rltrack.tracking.takeover import is_stalled
 
 _logger = logging.getLogger("rltrack")
@@ -35,7 +37,7 @@ class Delivery:
         self._process: subprocess.Popen[bytes] | None = None
         self._looked = float("-inf")
         self._started = float("-inf")
-        self._deaths = 0
+        self._backoff = Backoff(_FIRST_WAIT, _LONGEST_WAIT, jitter=0.0)
 
     def look(self) -> None:
         """Start a shipper if there is none; at most once a second, and less often if they keep dying."""
@@ -45,15 +47,15 @@ class Delivery:
         self._looked = now
         if self._process is not None and self._process.poll() is not None:
             self._process = None
-            self._deaths += 1
-        wait = 0.0 if self._deaths == 0 else min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (self._deaths - 1))
-        if self._process is None and now - self._started >= wait and not self._run.is_shipped():
+            self._backoff.failed(since=self._started)
+        if self._process is None and self._backoff.is_due() and not self._run.is_shipped():
             self._start()
 
     def finish(self) -> None:
         """See to it that somebody delivers the rest, now that training has released the run."""
         self._looked = float("-inf")
         self._started = float("-inf")
+        self._backoff.hurry()
         if not is_delivered(self._run):
             self.look()
 
@@ -64,7 +66,7 @@ class Delivery:
             if (self._process is None or self._process.poll() is not None) and not self._run.is_shipped():
                 return is_delivered(self._run)
             found = read_bookmark(self._run)
-            if found is not None and found.mlflow.problem is not None and found.mlflow.problem.kind == "person":
+            if found is not None and found.problem is not None and found.problem.kind == "person":
                 return False
             if (deadline is not None and time.monotonic() >= deadline) or is_stalled(self._run):
                 return False
@@ -74,9 +76,9 @@ class Delivery:
     def _start(self) -> None:
         self._started = time.monotonic()
         try:
-            self._process = _spawn([str(self._run.path)], self._run.shipper_log)
+            self._process = _start_shipper([str(self._run.path)], self._run.shipper_log)
         except OSError as error:  # no process or no memory to be had: training goes on, and it is tried again
-            self._deaths += 1
+            self._backoff.failed(since=self._started)
             _logger.warning(
                 f"Nothing is delivered to MLflow and TensorBoard for now: no process can be started ({error})."
             )
@@ -100,7 +102,7 @@ def wait_until_delivered(run: RunDirectory, wait: Callable[[float], bool], secon
         if time.monotonic() - slice_begun < slice_seconds * 0.9 or is_stalled(run):  # nobody tries, or could
             return False
         found = read_bookmark(run)
-        is_down = found is not None and found.mlflow.problem is not None
+        is_down = found is not None and found.problem is not None
         if is_down and time.monotonic() - begun >= KNOWN_DOWN_SECONDS:
             return False
     return is_delivered(run)
@@ -119,17 +121,9 @@ def deliver_left_behind(root: Root) -> int:
 
     runs = left_behind(root)
     if runs:
-        _spawn(["--all", str(root.path)], root.path / "deliver.log")
+        _start_shipper(["--all", str(root.path)], root.path / "deliver.log")
     return len(runs)
 
 
-def _spawn(arguments: list[str], log_file: Path) -> subprocess.Popen[bytes]:
-    """Start a shipper in a session of its own, so that Ctrl-C at the terminal does not reach it."""
-    with open(log_file, "ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "rltrack.tracking.shipper", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+def _start_shipper(arguments: list[str], log_file: Path) -> subprocess.Popen[bytes]:
+    return spawn([sys.executable, "-m", "rltrack.tracking.shipper", *arguments], log_file)

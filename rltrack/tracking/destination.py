@@ -11,17 +11,19 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from rltrack.addresses import file_path, sqlite_uri
+from rltrack.config import DEFAULT_SINKS
 from rltrack.errors import ConfigurationError, RunDamaged
 from rltrack.files import replace_text
 from rltrack.runs import RunDirectory
 from rltrack.sealed import seal_json, unseal_json
 from rltrack.secrets import without_password
+from rltrack.tracking.sinks import check_sink
 
 __all__ = [
     "DEFAULT_EXPERIMENT", "MLFLOW_PAGE", "Destination", "read_destination", "resolve_destination", "without_password",
@@ -44,12 +46,15 @@ class Destination:
         experiment: Name of the experiment.
         experiment_id: Its id, where the user's program gave that instead.
         mlflow_run_id: A run of the user's own to log into; None for one that is made.
+        sinks: To which sinks, by name or as ``package.module:Name``. From here and not from the run's configuration, which may
+            come from another machine: only who trains a run here says which modules its delivery imports.
     """
 
     tracking_uri: str | None = None
     experiment: str = DEFAULT_EXPERIMENT
     experiment_id: str | None = None
     mlflow_run_id: str | None = None
+    sinks: tuple[str, ...] = DEFAULT_SINKS
 
     @property
     def shown(self) -> str | None:
@@ -65,9 +70,12 @@ def resolve_destination(tracking: Mapping[str, Any], before: Destination | None 
         before: Where an earlier attempt delivered to.
 
     Raises:
-        ConfigurationError: If MLflow cannot keep anything at that address.
+        ConfigurationError: If MLflow cannot keep anything at that address, or there is no such sink.
     """
     before = before or Destination()
+    sinks = tuple(tracking.get("sinks", before.sinks))
+    for name in sinks:
+        check_sink(name)
     fluent, active = sys.modules.get("mlflow.tracking.fluent"), None
     service = sys.modules.get("mlflow.tracking._tracking_service.utils")
     mlflow = sys.modules.get("mlflow")
@@ -85,12 +93,13 @@ def resolve_destination(tracking: Mapping[str, Any], before: Destination | None 
     name = given or os.environ.get("MLFLOW_EXPERIMENT_NAME")
     own_run = active.info.run_id if active is not None else os.environ.get("MLFLOW_RUN_ID")
     if uri is None and by_id is None and own_run is None and name is None:
-        return before
+        return replace(before, sinks=sinks)
     return Destination(
         tracking_uri=_checked(str(uri)) if uri is not None else before.tracking_uri,
         experiment=name or before.experiment,
         experiment_id=str(by_id) if by_id else None,
         mlflow_run_id=own_run or before.mlflow_run_id,
+        sinks=sinks,
     )
 
 
@@ -102,9 +111,14 @@ def read_destination(run: RunDirectory) -> Destination | None:
     """
     path = run.destination_file
     try:
-        found = Destination(**unseal_json(path.read_bytes()))
-        if not isinstance(found.experiment, str) or not all(
-            value is None or isinstance(value, str) for value in asdict(found).values()
+        data = dict(unseal_json(path.read_bytes()))
+        sinks = data.pop("sinks", list(DEFAULT_SINKS))
+        found = Destination(**data, sinks=tuple(sinks))
+        if not (
+            isinstance(found.experiment, str)
+            and all(value is None or isinstance(value, str) for value in data.values())
+            and isinstance(sinks, list)
+            and all(isinstance(name, str) for name in sinks)
         ):
             raise ValueError("it names no place")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Plots of one run, and of several together; PNG files fit for a report."""
+"""Plots of one run; PNG files fit for a report."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter
 
-from rltrack.evaluation.statistics import score_distribution
 from rltrack.tracking.metrics import EPISODE_WINDOW
 
 if TYPE_CHECKING:
-    from rltrack.comparison.study import Curve
     from rltrack.tracking.metrics import MetricsTracker
 
 # Okabe and Ito's colours, told apart by most colour-blind readers
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _EPISODE_DOTS = 4000
-_LARGEST = 1e100
+LARGEST = 1e100
 
 
 def draw_run(
@@ -43,87 +41,25 @@ def draw_run(
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     if metrics.evaluations or metrics.episodes:
-        drawn.append(_save(_learning_curve(metrics, title), folder / "learning_curve.png"))
+        drawn.append(save_figure(_learning_curve(metrics, title), folder / "learning_curve.png"))
     training = [key for key in metrics.keys() if key.startswith("train/")]  # noqa: SIM118
     if training:
-        drawn.append(_save(_grid(metrics, training, f"{title}: training"), folder / "losses.png"))
+        drawn.append(save_figure(_grid(metrics, training, f"{title}: training"), folder / "losses.png"))
     if "time/fps" in metrics:
-        drawn.append(_save(_throughput(metrics, title), folder / "throughput.png"))
+        drawn.append(save_figure(_throughput(metrics, title), folder / "throughput.png"))
     if resources is not None and resources.keys():
-        drawn.append(_save(_resources(resources, title), folder / "resources.png"))
+        drawn.append(save_figure(_resources(resources, title), folder / "resources.png"))
     return drawn
-
-
-def draw_curves(curves: Sequence[tuple[str, Curve]], path: Path, threshold: float | None = None) -> Path:
-    """Draw the learning curves of several groups of runs in one plot, with bands.
-
-    Args:
-        curves: Label and curve of each group.
-        path: The PNG file to write.
-        threshold: Return to mark; None for none.
-    """
-    figure, axes = _figure("Learning curves: mean return of evaluations, with 95 % bands")
-    for index, (label, curve) in enumerate(curves):
-        color = COLORS[index % len(COLORS)]
-        axes.fill_between(curve.steps, drawable(curve.low), drawable(curve.high), color=color, alpha=0.2, linewidth=0)
-        axes.plot(curve.steps, drawable(curve.mean), color=color, marker="o", markersize=3, linewidth=1.8, label=label)
-    if threshold is not None:
-        axes.axhline(
-            threshold, color="#888888", linewidth=1.0, linestyle="--", label=f"threshold {threshold:g}", zorder=0
-        )
-    axes.set_ylabel("return per episode")
-    axes.legend(frameon=False, fontsize=9)
-    return _saved(figure, path)
-
-
-def draw_improvement(labels: Sequence[str], matrix: Sequence[Sequence[float]], path: Path) -> Path:
-    """Draw the matrix of probabilities that the row's group is better than the column's."""
-    size = max(4.0, 1.1 * len(labels) + 2.5)
-    figure = Figure(figsize=(size, 0.75 * size), layout="constrained")
-    axes = figure.add_subplot()
-    axes.imshow(np.asarray(matrix), vmin=0.0, vmax=1.0, cmap="RdBu", alpha=0.75)
-    for row, values in enumerate(matrix):
-        for column, value in enumerate(values):
-            axes.text(column, row, "" if row == column else f"{value:.2f}", ha="center", va="center", fontsize=11)
-    axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right", fontsize=9)
-    axes.set_yticks(range(len(labels)), labels, fontsize=9)
-    axes.set_title("Probability that the row is better than the column", fontsize=11)
-    for side in axes.spines.values():
-        side.set_visible(False)
-    return _saved(figure, path)
-
-
-def draw_distributions(scores: Sequence[tuple[str, Sequence[float]]], path: Path) -> Path:
-    """Draw for each group the fraction of final episodes with a return above a threshold, over the threshold."""
-    figure, axes = _figure("Score distributions: fraction of final episodes with a higher return")
-    values = [value for _, group in scores for value in group if abs(value) <= _LARGEST] or [0.0]
-    thresholds = np.linspace(min(values), max(values), 300) if max(values) > min(values) else np.array(values[:1])
-    for index, (label, group) in enumerate(scores):
-        heights = score_distribution(group, thresholds)
-        axes.plot(
-            thresholds, heights, color=COLORS[index % len(COLORS)], linewidth=1.8, label=label, drawstyle="steps-post"
-        )
-    axes.set_xlabel("return per episode")
-    axes.set_ylabel("fraction of episodes")
-    axes.set_ylim(-0.02, 1.02)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
-    axes.legend(frameon=False, fontsize=9)
-    return _saved(figure, path)
 
 
 def drawable(values: Any) -> np.ndarray:
     """Return values with NaN for what no axis can hold: matplotlib fails where the range of one is no float."""
     array = np.asarray(values, dtype=float)
-    return np.where(np.abs(array) <= _LARGEST, array, np.nan)
-
-
-def _saved(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return _save(figure, path)
+    return np.where(np.abs(array) <= LARGEST, array, np.nan)
 
 
 def _learning_curve(metrics: MetricsTracker, title: str) -> Figure:
-    figure, axes = _figure(title)
+    figure, axes = new_figure(title)
     if metrics.episodes:
         steps = np.array([episode[0] for episode in metrics.episodes])
         returns = drawable([episode[1] for episode in metrics.episodes])
@@ -166,7 +102,7 @@ def _grid(metrics: MetricsTracker, keys: Sequence[str], title: str) -> Figure:
 
 
 def _throughput(metrics: MetricsTracker, title: str) -> Figure:
-    figure, axes = _figure(title)
+    figure, axes = new_figure(title)
     series = metrics.history("time/fps")
     moving = series.values > 0  # the first record has no earlier one to measure from
     axes.plot(series.steps[moving], drawable(series.values[moving]), color=COLORS[0], linewidth=1.2)
@@ -207,7 +143,8 @@ def _resources(resources: MetricsTracker, title: str) -> Figure:
     return figure
 
 
-def _figure(title: str) -> tuple[Figure, Any]:
+def new_figure(title: str) -> tuple[Figure, Any]:
+    """Return a figure with axes over env steps."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title, fontsize=12)
@@ -226,7 +163,9 @@ def _plain(axes: Any, *, steps: bool = True) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as a PNG file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
     figure.savefig(path, dpi=120)
     return path

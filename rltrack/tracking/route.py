@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rltrack.backoff import Backoff
 from rltrack.runs import RunDirectory
 from rltrack.tracking.bookmark import Problem, SinkBookmark
 from rltrack.tracking.journal import Record, encode_record, read_from
@@ -43,8 +44,7 @@ class Route:
         self.run, self.sink, self.bookmark = run, sink, bookmark
         self._save, self._tell = save, tell
         self._is_open = False
-        self._failures = 0
-        self._not_before = 0.0
+        self._backoff = Backoff(_FIRST_WAIT, _LONGEST_WAIT)
 
     def has_all(self, journal_end: int, resources_end: int) -> bool:
         """Whether the sink has everything up to these positions."""
@@ -86,7 +86,7 @@ class Route:
 
     def finish_removed(self, report: RunReport) -> None:
         """Show that the run's folder is gone; nothing can be saved there any more."""
-        if self.name == "tensorboard" or not self.run.root.is_dir():  # its events went with the folder
+        if self.sink.dies_with_the_run or not self.run.root.is_dir():
             return
         try:
             if not self._is_open:
@@ -140,27 +140,27 @@ class Route:
         self.bookmark.set_aside += len(refused)
 
     def _attempt(self, action: Callable[[], None]) -> None:
-        if time.monotonic() < self._not_before:
+        if not self._backoff.is_due():
             return
         try:
             action()
-        except (NotDelivered, OSError) as error:
+        except Exception as error:  # whatever a sink of somebody's own raises: the others go on
             self._failed(error)
             return
         if self.bookmark.problem is not None:
             self._tell(f"{self.name}: answers again")
-        self._failures, self.bookmark.problem = 0, None
+        self._backoff.succeeded()
+        self.bookmark.problem = None
         self._save()
 
     def _failed(self, error: Exception) -> None:
         person = isinstance(error, NotDelivered) and error.needs_a_person
-        wait = _PERSON_WAIT if person else min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(self._failures, 10))
-        self._failures += 1
-        self._not_before = time.monotonic() + wait
+        self._backoff.failed(wait=_PERSON_WAIT if person else None)
         self._is_open = False
         self.sink.close()
         before = self.bookmark.problem
-        message = str(error)
+        is_known = isinstance(error, NotDelivered | OSError)
+        message = str(error) if is_known else f"{type(error).__name__}: {error}"
         if before is None or before.message != message:
             self._tell(f"{self.name}: {message}")
         kind = "person" if person else "passing"

@@ -26,22 +26,25 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from rltrack import damage
 from rltrack.checkpoints.mirror import mirrored_bytes
-from rltrack.errors import CheckpointCorrupt, RltrackError
+from rltrack.errors import CheckpointCorrupt, ConfigurationError, RltrackError
 from rltrack.files import lock_holder, take_lock
 from rltrack.provenance import context_now
+from rltrack.resources import ResourceSampler
 from rltrack.runs import Root, RunDirectory
 from rltrack.tracking.bookmark import Bookmark, is_delivered
 from rltrack.tracking.destination import Destination, read_destination
 from rltrack.tracking.journal_lines import encode_record, numbered_line
 from rltrack.tracking.journal_reading import last_line
 from rltrack.tracking.report import RunReport
-from rltrack.tracking.resources import ResourceSampler
 from rltrack.tracking.route import Route
+from rltrack.tracking.sinks import load_sink
+from rltrack.tracking.sinks.base import Sink, Unusable
 from rltrack.tracking.takeover import heartbeat, is_stalled
 from rltrack.tracking.takeover import take_over as end_and_hold
 
@@ -96,21 +99,20 @@ class Shipper:
         self._routes = list(self._make_routes())
 
     def _make_routes(self) -> Iterator[Route]:
-        from rltrack.tracking.sinks.mlflow import MlflowSink
-        from rltrack.tracking.sinks.tensorboard import TensorBoardSink
-
-        run = self.run
-        mlflow = MlflowSink(read_destination(run) or Destination(), run.root, self._bookmark.mlflow.state)
-        tensorboard = TensorBoardSink(self._bookmark.tensorboard.state)
-        for name, sink, bookmark in (
-            ("tensorboard", tensorboard, self._bookmark.tensorboard),
-            ("mlflow", mlflow, self._bookmark.mlflow),
-        ):
+        self._bookmark.follow((read_destination(self.run) or Destination()).sinks)
+        for name, bookmark in self._bookmark.sinks.items():
+            sink = self._make_sink(name, bookmark.state)
             if sink.is_lost(self.report):
                 bookmark.journal = bookmark.resources = 0
                 bookmark.finished_at = None
                 sink.state.clear()
-            yield Route(name, run, sink, bookmark, self._save, self._tell)
+            yield Route(name, self.run, sink, bookmark, self._save, self._tell)
+
+    def _make_sink(self, name: str, state: dict[str, Any]) -> Sink:
+        try:
+            return load_sink(name).for_run(self.run, state)
+        except ConfigurationError as error:  # the others go on
+            return Unusable(str(error), state)
 
     def ship(self) -> bool:
         """Deliver until training has ended and everything is there; return whether it is.
@@ -142,7 +144,7 @@ class Shipper:
                     self._deliver()
                     self._delivered = time.monotonic()
                     self._refresh()
-                    _load_for_the_end()
+                    self._prepare_end()
             else:
                 ended_at = ended_at or time.monotonic()
                 end = self._deliver()
@@ -159,6 +161,13 @@ class Shipper:
         for route in self._routes:
             route.close()
         return delivered
+
+    def _prepare_end(self) -> None:
+        """Plotting and models take a second each to import: better while training goes on than when somebody waits for its end."""
+        import rltrack.tracking.plots  # noqa: F401
+
+        for route in self._routes:
+            route.sink.prepare_end()
 
     def _deliver(self) -> int:
         """Deliver what is new; return up to where it was allowed to."""
@@ -351,12 +360,6 @@ def _move_to(root: Path) -> Path | None:
 
 def _say(text: str) -> None:
     print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", flush=True)
-
-
-def _load_for_the_end() -> None:
-    """Plotting and models take a second each to load: better while training goes on than when somebody waits for its end."""
-    import rltrack.registry.models
-    import rltrack.tracking.plots  # noqa: F401
 
 
 def _size(path: Path) -> int:

@@ -59,9 +59,9 @@ def is_stalled(run: RunDirectory) -> bool:
 
 
 def waits_for_a_person(run: RunDirectory) -> bool:
-    """Whether the delivery to MLflow makes no sense before somebody did something."""
+    """Whether a delivery makes no sense before somebody did something."""
     found = read_bookmark(run)
-    return found is not None and found.mlflow.problem is not None and found.mlflow.problem.kind == "person"
+    return found is not None and found.problem is not None and found.problem.kind == "person"
 
 
 def hold_delivery(run: RunDirectory) -> int | None:

@@ -11,7 +11,8 @@ import numpy as np
 
 from rltrack.tracking.names import journal_name
 
-SINKS = ("mlflow", "tensorboard")
+_NO_SINKS = frozenset(("", "stdout", "log", "csv", "json"))
+"""What SB3 calls its own output formats, and nothing at all."""
 _NOT_NUMBERS = "cMmSU"
 """Kinds of numpy's types: complex, dates and durations, bytes, text."""
 
@@ -85,9 +86,8 @@ def logged(
             continue
         values[key] = found
         kept_from = _names_in(key_excluded.get(given))
-        for sink in SINKS:
-            if sink in kept_from:
-                excluded.setdefault(sink, []).append(key)
+        for sink in sorted(kept_from - _NO_SINKS):
+            excluded.setdefault(sink, []).append(key)
     return values, excluded
 
 

@@ -17,7 +17,7 @@ from rltrack.tracking.metrics import MetricsTracker
 if TYPE_CHECKING:
     from rltrack.agents.protocol import EpisodeInfo
     from rltrack.evaluation.episodes import Evaluation
-    from rltrack.tracking.resources import Resources, ResourceSampler
+    from rltrack.resources import Resources, ResourceSampler
 
 WINDOW = 100
 """Episodes in the running window, as in SB3's ``rollout/ep_rew_mean``."""
@@ -32,7 +32,6 @@ class TrainingState(enum.Enum):
     RUNNING = "running"
     EVALUATING = "evaluating"
     PAUSED = "paused"
-    STOPPING = "stopping"
     COMPLETED = "completed"
     STOPPED = "stopped"
     FAILED = "failed"
@@ -120,7 +119,7 @@ class TrainingProgress:
     def update_resource_usage(self) -> Resources:
         """Look at memory, CPU and GPU now."""
         if self._sampler is None:
-            from rltrack.tracking.resources import ResourceSampler
+            from rltrack.resources import ResourceSampler
 
             self._sampler = ResourceSampler()
         self.resources = self._sampler.sample()

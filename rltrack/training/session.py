@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rltrack.agents.algorithms import spelled
+from rltrack.algorithms import spelled
 from rltrack.checkpoints import CheckpointStore, CheckpointWriter, Retention, Version
 from rltrack.checkpoints.mirror import Mirror, attempt_of, mirrored_bytes
 from rltrack.checkpoints.remote import RemoteRun

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sqlite3
+import sys
+import uuid
 
+import pyarrow.parquet as pq
 import pytest
 
-from rltrack.runs import Root
+from rltrack.testing import POINTS, SinkContract, new_report
 from rltrack.tracking.destination import Destination
-from rltrack.tracking.journal import Journal
-from rltrack.tracking.report import RunReport
-from rltrack.tracking.sinks.base import Point
+from rltrack.tracking.names import mlflow_name
+from rltrack.tracking.sinks import load_sink
 from rltrack.tracking.sinks.mlflow import MlflowSink
 from rltrack.tracking.sinks.tensorboard import TensorBoardSink
 from tests.support.servers import tensorboard_scalars
 
-POINTS = [
-    Point({"train/loss": 0.1 * step, "rollout/n": float(step % 3), "bad key=1": 1.0}, step, 1_700_000_000.5 + step)
-    for step in range(1, 41)
-] + [
-    Point({"odd/nan": math.nan, "odd/up": math.inf, "odd/down": -math.inf, "odd/big": 2.0**60}, 5, 1_700_000_100.0),
-    Point({"late/step": 7.0}, 30, 1_700_000_101.0),
-    Point({"late/step": 8.0}, 10, 1_700_000_102.0),
-    Point(
-        {"kept/away": 1.0, "kept/here": 2.0},
-        50,
-        1_700_000_103.0,
-        {"mlflow": ["kept/away"], "tensorboard": ["kept/away"]},
-    ),
-]
+LIMITS = {sys.float_info.max: math.inf, -sys.float_info.max: -math.inf}
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +34,6 @@ def database(tmp_path_factory):
 @pytest.fixture
 def report(database, request):
     return new_report(database, request.node.name)
-
-
-def new_report(root, base):
-    run = Root(root).create(None, base)
-    journal = Journal(run.journal_file)
-    journal.note("configuration", run_id=run.name, identity={"seed": 0}, agent={"algorithm": "None"})
-    journal.close()
-    run.write_config({"seed": 3, "tracking": {"tags": {"team": "blue"}}})
-    return RunReport(run, {})
 
 
 def make(kind, report, state):
@@ -79,28 +58,54 @@ def held(kind, report, state):
         )
 
 
-@pytest.mark.parametrize("kind", ["tensorboard", "mlflow", "mlflow-by-address"])
-def test_points_are_there_once_whatever_dies(kind, report):
-    state: dict = {}
-    sink = make(kind, report, state)
-    sink.open(report)
-    assert sink.write(POINTS[:10]) == []
-    kept = json.dumps(state)
-    sink.write(POINTS[10:20])  # dies here: the bookmark does not know of these
-    sink.close()
+class OfOurs(SinkContract):
+    kind = ""
 
-    state = json.loads(kept)
-    sink = make(kind, report, state)
-    assert not sink.is_lost(report)
-    sink.open(report)
-    sink.write(POINTS[10:])
-    sink.finish(report)
-    sink.close()
-    rows = held(kind, report, state)
-    expected = sum(len(point.values) for point in POINTS) - 1
-    assert len(rows) == expected - (3 if kind == "tensorboard" else 0), "TensorBoard draws no NaN and no infinities"
-    assert len({row[:2] for row in rows}) == len(rows)
-    assert not any("away" in row[0] for row in rows)
+    @pytest.fixture(autouse=True)
+    def in_one_database(self, database):
+        self.root = database
+
+    def make_report(self, folder):
+        return new_report(self.root, uuid.uuid4().hex)
+
+    def make(self, report, state):
+        return make(self.kind, report, state)
+
+    def rows(self, report, state):
+        return [(key, step, number) for key, step, number, *_ in held(self.kind, report, state)]
+
+
+class TestTensorBoard(OfOurs):
+    kind = name = "tensorboard"
+    keeps_odd_numbers = False
+
+
+class TestMlflow(OfOurs):
+    kind = name = "mlflow"
+
+    def rows(self, report, state):
+        """As MLflow keeps NaN, infinities and odd names."""
+        return [
+            (key.replace(mlflow_name("odd key=1"), "odd key=1"), step, math.nan if is_nan else LIMITS.get(value, value))
+            for key, step, value, is_nan, _ in held(self.kind, report, state)
+        ]
+
+
+class TestMlflowByAddress(TestMlflow):
+    kind = "mlflow-by-address"
+
+
+class TestParquet(SinkContract):
+    """The example of the documentation, as its author would test it."""
+
+    name = "parquet"
+
+    def make(self, report, state):
+        return load_sink("examples.parquet_sink:ParquetSink").for_run(report.run, state)
+
+    def rows(self, report, state):
+        table = pq.read_table(report.run.path / "parquet").to_pydict()
+        return list(zip(table["key"], table["step"], table["value"], strict=True))
 
 
 def test_the_fast_way_into_the_own_database_equals_mlflows_own(report, database):

@@ -10,7 +10,7 @@ import torch
 
 from rltrack.agents import build_agent
 from rltrack.config import TrainingConfig
-from rltrack.tracking.resources import ResourceSampler, gpu_names
+from rltrack.resources import ResourceSampler, gpu_names
 from rltrack.training.verify import verify_resume
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")

@@ -18,6 +18,10 @@ from rltrack.flows import training
 from rltrack.flows.training import check_parameters
 from rltrack.permissions import HARMLESS, KNOWN_WRAPPERS, RULES, Permissions
 from rltrack.plain_data import with_values
+from rltrack.runs import Root
+from rltrack.tracking.destination import Destination, write_destination
+from rltrack.tracking.journal import Journal
+from rltrack.tracking.shipper import Shipper
 
 VARIABLES = (
     "RLTRACK_ALLOWED_MODULES", "RLTRACK_ALLOWED_ADDRESSES", "RLTRACK_ALLOWED_VARIABLES", "RLTRACK_ALLOWED_FOLDERS",
@@ -74,6 +78,8 @@ HOSTILE = [
     ("tracking.tags", {"rltrack.run_id": "another"}, "rltrack.run_id"),
     ("tracking.tags", {"MLFLOW.user": "root"}, "reserved"),
     ("tracking.tags", {"prefect.other": "x"}, "prefect.other"),
+    ("tracking.sinks", ["tensorboard", "os:system"], "module 'os'"),
+    ("tracking.sinks", ["rltrack.flows.stack:up"], "RLTRACK_ALLOWED_MODULES"),
     ("checkpoints.store", "s3://evil/x", "s3://evil/x"),
     ("checkpoints.store", "file:///etc", "RLTRACK_ALLOWED_ADDRESSES"),
     ("checkpoints.store", "zip://x::http://evil", "zip://x::http://evil"),
@@ -99,6 +105,7 @@ def test_a_closed_worker_refuses(key, value, word):
         ("agent.hyperparameters", {"learning_rate": {"linear": 0.1}, "action_noise": {"normal": 0.1}}),
         ("tracking.experiment", "../../anything: it is a name"),
         ("tracking.tags", {"team": "blue", "rltrack.study": "x", "prefect.flow_run_id": "1"}),
+        ("tracking.sinks", ["tensorboard"]),
         ("start_from", "other@best"),
     ],
 )
@@ -269,3 +276,27 @@ def test_a_trial_is_checked_before_anything_of_it_is_built(monkeypatch, tmp_path
     with pytest.raises(NotAllowed):
         trials.run_trial(search, 0, train)
     assert search.unfinished() == [0], "it is the worker's to open, not the trial's fault"
+
+
+def test_a_sink_of_a_listed_module_is_allowed(monkeypatch):
+    monkeypatch.setenv("RLTRACK_ALLOWED_MODULES", "our.sinks")
+    check_parameters(config("tracking.sinks", ["our.sinks:ParquetSink", "mlflow"]))
+    with pytest.raises(NotAllowed, match="our_sinks"):
+        check_parameters(config("tracking.sinks", ["our_sinks:ParquetSink"]))
+
+
+def test_delivery_imports_what_the_training_here_named_and_nothing_that_a_configuration_names(tmp_path, monkeypatch):
+    """A configuration may have been fetched with its run; delivering what was left behind reads it, for its words only."""
+    (tmp_path / "planted.py").write_text("from pathlib import Path\nPath(__file__).with_name('ran').touch()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    run = Root().create("fetched", "")
+    journal = Journal(run.journal_file)
+    journal.note("configuration", run_id="fetched", identity={}, agent={})
+    journal.close()
+    run.write_config({"tracking": {"sinks": ["planted:Sink"], "video": False}})
+    shipper = Shipper(run)
+    assert [route.name for route in shipper._routes] == ["tensorboard", "mlflow"]
+    assert not (tmp_path / "ran").exists()
+    write_destination(run, Destination(sinks=("planted:Sink",)))
+    assert [route.name for route in Shipper(run)._routes] == ["planted:Sink"], "it is no sink, and is told as a problem"
+    assert (tmp_path / "ran").exists()

@@ -7,7 +7,7 @@ import sys
 import pytest
 import yaml
 
-from rltrack.agents import zoo
+from rltrack import zoo_presets as zoo
 from rltrack.errors import ConfigurationError
 
 HARMLESS = {"n_envs": 1, "n_timesteps": 1000, "policy": "MlpPolicy"}

@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save as save_tensors
 
-from rltrack.agents.rings import Ring
 from rltrack.checkpoints import CheckpointStore, Retention
 from rltrack.checkpoints.encoding import decode, encode
 from rltrack.checkpoints.mirror import STATE_FILE, attempt_of, mirrored_bytes
+from rltrack.checkpoints.rings import Ring
 from rltrack.checkpoints.version import MANIFEST, seal
 from rltrack.errors import CheckpointCorrupt, CheckpointNotFound, ConfigurationError, RltrackError, RunDamaged
 from rltrack.runs import Root

@@ -62,7 +62,9 @@ def made_run(
         address = (destination and destination.tracking_uri) or f"sqlite:///{Path(root) / 'mlflow.db'}"
         known = {"tracking_uri": without_password(address), "run_id": mlflow_run_id, "experiment_id": "1"}
         sink = SinkBookmark(journal=size, finished_at=size, state=known)
-        Bookmark(own, sink, SinkBookmark(journal=size, finished_at=size)).save(run.bookmark_file)
+        Bookmark(own, {"mlflow": sink, "tensorboard": SinkBookmark(journal=size, finished_at=size)}).save(
+            run.bookmark_file
+        )
     return run
 
 

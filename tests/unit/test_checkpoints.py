@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from rltrack.agents.rings import Ring, fill
 from rltrack.checkpoints import CheckpointStore, Retention
 from rltrack.checkpoints.encoding import decode, encode, find_nonfinite
+from rltrack.checkpoints.rings import Ring, fill
 from rltrack.checkpoints.version import Version
 from rltrack.errors import CheckpointCorrupt, CheckpointFailed, CheckpointNotFound
 

@@ -182,7 +182,7 @@ def test_zoo_presets_are_read_as_data():
 
 
 def test_zoo_without_the_extra_names_the_command(monkeypatch):
-    from rltrack.agents import zoo
+    from rltrack import zoo_presets as zoo
 
     monkeypatch.setattr(zoo.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"pip install 'rltrack\[zoo\]'"):
@@ -191,7 +191,7 @@ def test_zoo_without_the_extra_names_the_command(monkeypatch):
 
 def test_every_zoo_preset_translates_without_evaluation():
     pytest.importorskip("rl_zoo3")
-    from rltrack.agents import zoo
+    from rltrack import zoo_presets as zoo
 
     seen = 0
     for file in sorted((zoo.zoo_folder("the test") / "hyperparams").glob("*.yml")):
@@ -204,7 +204,7 @@ def test_every_zoo_preset_translates_without_evaluation():
 
 @pytest.mark.parametrize("text", ["__import__('os').system('x')", "dict(a=open('x'))", "lambda x: x", "nn.ReLU()"])
 def test_code_in_a_preset_is_never_run(text):
-    from rltrack.agents import zoo
+    from rltrack import zoo_presets as zoo
 
     raw = {"policy_kwargs": f"dict(a={text})", "n_timesteps": 10}
     with pytest.raises(ConfigurationError, match="as data"):

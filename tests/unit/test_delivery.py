@@ -33,7 +33,7 @@ def spawned(monkeypatch):
         started.append(arguments)
         return subprocess.Popen([sys.executable, "-c", ""], start_new_session=True)
 
-    monkeypatch.setattr(deliveries, "_spawn", spawn)
+    monkeypatch.setattr(deliveries, "_start_shipper", spawn)
     monkeypatch.setattr(deliveries, "_LOOK_SECONDS", 0.0)
     return started
 
@@ -71,7 +71,7 @@ def test_training_goes_on_where_no_process_can_be_started(run, monkeypatch, capl
     def refuse(arguments, log):
         raise OSError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(deliveries, "_spawn", refuse)
+    monkeypatch.setattr(deliveries, "_start_shipper", refuse)
     delivery = Delivery(run)
     delivery.look()
     delivery.finish()

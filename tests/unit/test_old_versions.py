@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rltrack.agents.rings import fill
 from rltrack.checkpoints import CheckpointStore
+from rltrack.checkpoints.rings import fill
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 

@@ -8,7 +8,7 @@ import sys
 import psutil
 import pytest
 
-from rltrack.tracking.resources import ResourceSampler, not_of_training
+from rltrack.resources import ResourceSampler, not_of_training
 
 HOLD = "data = bytearray(120_000_000); print('ready', flush=True); input()"
 

@@ -6,16 +6,17 @@ import time
 
 import pytest
 
+from rltrack.backoff import Backoff
 from rltrack.runs import Root
 from rltrack.tracking import route as routes
 from rltrack.tracking.bookmark import Bookmark, SinkBookmark, forget_delivery, is_delivered, read_bookmark
 from rltrack.tracking.journal import Journal, read_journal
 from rltrack.tracking.report import RunReport
 from rltrack.tracking.route import Route
-from rltrack.tracking.sinks.base import NotDelivered, Refused
+from rltrack.tracking.sinks.base import NotDelivered, Refused, Sink
 
 
-class MemorySink:
+class MemorySink(Sink):
     """Keeps what it gets, and fails when told to."""
 
     def __init__(self):
@@ -126,14 +127,40 @@ def test_a_failure_is_told_once_kept_and_forgotten(run, way, error):
     assert (len(sink.points), sink.finished, bookmark.finished_at) == (6, 1, size(run))
 
 
-def test_after_a_failure_it_waits(run, way, monkeypatch):
+def test_after_a_failure_it_waits(run, way):
     route, sink, _, _ = way
-    monkeypatch.setattr(routes, "_FIRST_WAIT", 3600.0)
+    route._backoff = Backoff(3600.0, 3600.0)
     sink.fails = NotDelivered("down")
     route.deliver(RunReport(run, {}), size(run), 0)
     sink.fails = None
     route.deliver(RunReport(run, {}), size(run), 0)
     assert sink.points == []
+
+
+def test_a_sink_that_raises_whatever_it_likes_is_a_problem_that_passes(run, way):
+    route, sink, bookmark, _ = way
+    sink.fails = KeyError("its own fault")
+    route.deliver(RunReport(run, {}), size(run), 0)
+    assert (bookmark.problem.kind, bookmark.problem.message) == ("passing", "KeyError: 'its own fault'")
+    sink.fails = None
+    route.deliver(RunReport(run, {}), size(run), 0)
+    assert bookmark.problem is None
+    assert bookmark.journal == size(run)
+
+
+def test_sinks_that_are_no_longer_asked_for_are_kept_and_do_not_count(run):
+    bookmark = Bookmark("way")
+    bookmark.mlflow.journal = 7
+    bookmark.follow(["tensorboard", "own:Sink"])
+    for sink in bookmark.sinks.values():
+        sink.finished_at = 9
+    assert bookmark.is_complete(9)
+    bookmark.save(run.bookmark_file)
+    again = read_bookmark(run)
+    assert again == bookmark
+    assert (list(again.sinks), again.mlflow.journal) == (["tensorboard", "own:Sink"], 7)
+    again.follow(["mlflow"])
+    assert again.sinks["mlflow"].journal == 7
 
 
 def test_what_is_refused_for_good_is_set_aside_with_its_reason(run, way):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
@@ -22,15 +22,16 @@ from mlflow.tracking import MlflowClient
 
 from rltrack.addresses import file_uri, same_address
 from rltrack.errors import CheckpointCorrupt, CheckpointNotFound, PolicyNotStorable
-from rltrack.tracking.destination import Destination, without_password
+from rltrack.tracking.destination import Destination, read_destination, without_password
 from rltrack.tracking.names import former_mlflow_name, mlflow_name
 from rltrack.tracking.sinks.answers import explain
-from rltrack.tracking.sinks.base import NotDelivered, Point, Refused
+from rltrack.tracking.sinks.base import NotDelivered, Point, Refused, Sink
 from rltrack.tracking.sinks.embedded import MetricRows, artifact_folder, database_uri, ensure_database, moved_from
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+    from rltrack.runs import RunDirectory
     from rltrack.tracking.report import RunReport
 
 RUN_TAG = "rltrack.run_id"
@@ -73,7 +74,7 @@ def _explained(method: Callable[Concatenate[MlflowSink, P], T]) -> Callable[Conc
     return wrapper
 
 
-class MlflowSink:
+class MlflowSink(Sink):
     """One run in MLflow.
 
     Args:
@@ -83,13 +84,18 @@ class MlflowSink:
     """
 
     def __init__(self, destination: Destination, root: Path, state: dict[str, Any]) -> None:
+        super().__init__(state)
         self._destination, self._root = destination, root
-        self.state = state
         self._client: Any = None
         self._known_params: set[str] = set()
         self._named: Callable[[str], str] = mlflow_name
         self._told_names: set[str] = set()
         self._fast: MetricRows | None = None
+
+    @classmethod
+    def for_run(cls, run: RunDirectory, state: dict[str, Any]) -> Self:
+        """Make the sink of a run: to where its last attempt said, or to the root's own database."""
+        return cls(read_destination(run) or Destination(), run.root, state)
 
     def is_lost(self, report: RunReport) -> bool:
         """Whether `state` speaks of another place than the one that the run goes to now."""
@@ -151,6 +157,10 @@ class MlflowSink:
     def _log_all(self, rows: Iterable[Row]) -> list[Refused]:
         entities = (Metric(key, value, timestamp, step) for key, value, timestamp, step in rows)
         return [refused for chunk in _chunks(entities, BATCH) for refused in self._log(chunk)]
+
+    def prepare_end(self) -> None:
+        """Import what stores models."""
+        import rltrack.registry.models  # noqa: F401
 
     @_explained
     def refresh(self, report: RunReport) -> None:

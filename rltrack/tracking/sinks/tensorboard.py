@@ -19,7 +19,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util import tensor_util
 
-from rltrack.tracking.sinks.base import Point, Refused
+from rltrack.tracking.sinks.base import Point, Refused, Sink
 from rltrack.tracking.values import number
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def finite(values: Mapping[str, float]) -> dict[str, float]:
     return {key: value for key, value in values.items() if -_LARGEST <= value <= _LARGEST}
 
 
-class TensorBoardSink:
+class TensorBoardSink(Sink):
     """Delivers a run to TensorBoard, exactly once: what was written after the bookmark is cut off and written again.
 
     An event file is only ever appended to, so that a TensorBoard that is open shows the run as it grows. Each time that
@@ -154,8 +154,10 @@ class TensorBoardSink:
         state: ``folder``, ``file`` and ``position``, as left by the process before.
     """
 
+    dies_with_the_run = True
+
     def __init__(self, state: dict[str, Any]) -> None:
-        self.state = state
+        super().__init__(state)
         self._file: EventFile | None = None
         self._writer: TensorBoardWriter | None = None
 
@@ -207,9 +209,6 @@ class TensorBoardSink:
                 self._writer.scalars(values, point.step, point.time)
         self._keep(max(self.state["files"]))
         return []
-
-    def refresh(self, report: RunReport) -> None:
-        """Curves grow by themselves."""
 
     def finish(self, report: RunReport) -> None:
         """Add the plots, and say that the run was completed."""

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rltrack.agents.algorithms import find_algorithm
+from rltrack.algorithms import find_algorithm
 from rltrack.errors import ConfigurationError, MissingExtra, did_you_mean
 from rltrack.plain_data import read_yaml
 
