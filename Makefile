@@ -9,6 +9,8 @@ CONFIG ?= configs/cartpole_ppo.yaml
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
+# Set (images of containers often do), each start of a process compiles MLflow, Prefect and rltrack anew: twice the time
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help train test nightly check compat fast lint types format scores docs audit audit-where-possible coverage build lock clean
 

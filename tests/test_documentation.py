@@ -60,6 +60,8 @@ TRAINING_MUCH = (
     "resume", "study", "sweep", "train",
 )  # fmt: skip
 """Pages of many trainings: followed each night."""
+WITH_REAL_PROCESSES = (DOCS / "get-started.md",)
+"""On the others each command is a fork of a process that has imported everything."""
 RUN = [
     pytest.param(page, id=page.stem, marks=[pytest.mark.nightly] if page.stem in TRAINING_MUCH else [])
     for page in PAGES
@@ -85,12 +87,11 @@ def folder(tmp_path):
     return tmp_path
 
 
-def run(command: list[str], folder: Path, what: str) -> None:
-    programs = Path(sys.executable).parent
+def run(command: list[str], folder: Path, programs: list[Path], what: str) -> None:
     environment = {
         **os.environ,
-        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-        "VIRTUAL_ENV": str(programs.parent),
+        "PATH": os.pathsep.join([*map(str, programs), os.environ["PATH"]]),
+        "VIRTUAL_ENV": str(programs[-1].parent),
     }
     environment |= {"RLTRACK_SIGNING_KEY": "0" * 64, "HOME": str(folder / "home")}
     environment.pop("RLTRACK_ROOT", None)
@@ -104,16 +105,19 @@ def run(command: list[str], folder: Path, what: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("page", RUN)
-def test_page_can_be_followed(page, folder):
+def test_page_can_be_followed(page, folder, request):
+    programs = [Path(sys.executable).parent]
+    if page not in WITH_REAL_PROCESSES:
+        programs.insert(0, request.getfixturevalue("forks").programs)
     for block in blocks_of(page):
         if block.not_run is not None:
             continue
         for command in block.first:
-            run(["bash", "-euo", "pipefail", "-c", command], folder, command)
+            run(["bash", "-euo", "pipefail", "-c", command], folder, programs, command)
         if block.language == "bash":
-            run(["bash", "-euo", "pipefail", "-c", block.text], folder, block.text)
+            run(["bash", "-euo", "pipefail", "-c", block.text], folder, programs, block.text)
         elif block.language == "python":
-            run([sys.executable, "-c", block.text], folder, block.text)
+            run([str(programs[0] / "python"), "-c", block.text], folder, programs, block.text)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
