@@ -32,9 +32,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 AHEAD = (
-    "torch", "torch._dynamo", "stable_baselines3", "gymnasium", "mlflow", "mlflow.store.tracking.sqlalchemy_store", "matplotlib.figure",
-    "rltrack.cli", "rltrack.comparison.page", "rltrack.registry.models", "rltrack.registry.promotion", "rltrack.tracking.plots",
-    "rltrack.tracking.shipper", "rltrack.tracking.sinks.mlflow", "rltrack.tracking.sinks.tensorboard", "rltrack.training.trainer",
+    "torch", "torch._dynamo", "stable_baselines3", "gymnasium", "mlflow", "mlflow.store.tracking.sqlalchemy_store",
+    "matplotlib.figure", "rltrack.cli", "rltrack.comparison.page", "rltrack.registry.models", "rltrack.registry.promotion",
+    "rltrack.tracking.plots", "rltrack.tracking.shipper", "rltrack.tracking.sinks.mlflow",
+    "rltrack.tracking.sinks.tensorboard", "rltrack.training.trainer",
 )  # fmt: skip
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT)
 
