@@ -22,6 +22,22 @@ os.environ.pop("FORCE_COLOR", None)
 MLFLOW_SETTINGS = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 
 
+LONG = ("test_stack", "test_documentation", "test_tracking_kills", "test_server", "test_outages", "test_endings", "test_promotion",
+        "test_examples")  # fmt: skip
+"""Modules with the longest tests, the longest first."""
+
+
+def pytest_collection_modifyitems(items):
+    """Modules with long tests come first, so that no process waits for another's last one."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+
+    def place(item):
+        name = item.path.stem
+        return (LONG.index(name) if name in LONG else len(LONG)), item.path not in long
+
+    items.sort(key=place)
+
+
 @pytest.fixture(autouse=True)
 def own_root(tmp_path, monkeypatch, request, empty_database):
     """Runs land in a temporary root; only tests that ask for the fixture `delivery` start delivering processes."""
