@@ -227,7 +227,8 @@ def _become(wanted: dict[str, Any], path: list[str]) -> None:
     import numpy
     import torch
 
-    numpy.random.seed()  # random does that by itself, and torch begins with the same seed in each process
+    numpy.random.seed()  # random does that by itself
+    torch.seed()
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
 
 

@@ -19,7 +19,6 @@ PROGRAMS = {
     "interrupted": "raise KeyboardInterrupt",
     "at exit": "import atexit, threading; atexit.register(print, 'end'); threading.Timer(0.1, print, ['thread']).start()",
     "threads": "import torch; print(torch.get_num_threads())",
-    "seed": "import torch; print(torch.initial_seed(), torch.rand(2))",
     "main": "import sys; print(sys.modules['__main__'].__dict__ is globals(), __name__, sys.path[0] == '')",
 }
 
@@ -42,22 +41,21 @@ def test_a_fork_behaves_as_a_process(name, forks, tmp_path):
 
 @pytest.mark.slow
 def test_forks_share_no_random_state(forks):
-    code = "import random, numpy; print(random.random(), numpy.random.rand())"
-    drawn = {
-        subprocess.run([forks.python, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)
-    }
-    assert len(drawn) == 2
+    code = "import random, numpy, torch\nfor drawn in random.random(), numpy.random.rand(), float(torch.rand(1)): print(drawn)"
+    drawn = [
+        subprocess.run([forks.python, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+        for _ in range(2)
+    ]
+    assert not set(drawn[0]) & set(drawn[1])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_fork_hears_signals(number, forks):
-    code = "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)"
+    code = "import time\nprint('begun', flush=True)\ntime.sleep(600)"
     process = subprocess.Popen([forks.python, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
-    pid = int(process.stdout.readline())
+    assert process.stdout.readline()
     process.send_signal(number)
     assert process.wait(60) == -number
     assert process.stdout.read() == "", "what it held is closed, so it has ended"
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
