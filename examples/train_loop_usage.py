@@ -31,7 +31,7 @@ def new_agent() -> PPO:
 
 def basic() -> TrainingStatistics:
     """Train for a number of env steps, with an evaluation on the way and a line in the log."""
-    loop = TrainingLoop(agent=new_agent(), env=gym.make("CartPole-v1"), total_timesteps=8_000, eval_freq=4_000)
+    loop = TrainingLoop(agent=new_agent(), env=gym.make("CartPole-v1"), total_timesteps=4_000, eval_freq=2_000)
     loop.add_hook(LoggingHook(log_interval=1_000))
     return loop.run()
 
@@ -48,13 +48,13 @@ def episodic() -> TrainingStatistics:
         exploration_fraction=0.5,
         seed=0,
     )
-    loop = TrainingLoop(agent, "CartPole-v1", strategy=TrainingStrategy.EPISODIC, total_episodes=150, eval_freq=50)
+    loop = TrainingLoop(agent, "CartPole-v1", strategy=TrainingStrategy.EPISODIC, total_episodes=60, eval_freq=20)
     return loop.run()
 
 
 def early_stopping() -> TrainingStatistics:
     """Stop when three evaluations in a row bring no improvement."""
-    loop = TrainingLoop(new_agent(), "CartPole-v1", total_timesteps=40_000, eval_freq=2_000)
+    loop = TrainingLoop(new_agent(), "CartPole-v1", total_timesteps=20_000, eval_freq=1_000)
     loop.add_hook(EarlyStoppingHook(patience=3, min_improvement=0.01))
     return loop.run()
 
@@ -65,8 +65,8 @@ def adaptive() -> TrainingStatistics:
         agent=new_agent(),
         env="CartPole-v1",
         strategy=TrainingStrategy.ADAPTIVE,
-        total_timesteps=30_000,
-        eval_freq=2_000,
+        total_timesteps=10_000,
+        eval_freq=1_000,
         convergence_threshold=475.0,
     )
     statistics = loop.run()
@@ -79,10 +79,10 @@ def from_configuration() -> TrainingStatistics:
     """Build the loop from a flat dictionary."""
     config = {
         "strategy": "mixed",
-        "total_timesteps": 10_000,
+        "total_timesteps": 4_000,
         "total_episodes": 400,
-        "eval_freq": 5_000,
-        "checkpoint_freq": 5_000,
+        "eval_freq": 2_000,
+        "checkpoint_freq": 2_000,
         "memory_limit_mb": 4_000.0,
         "enable_early_stopping": True,
         "tensorboard_log_dir": "logs/tb",
@@ -112,7 +112,7 @@ def resource_monitoring() -> TrainingStatistics:
     loop = TrainingLoop(
         memory_limit_mb=4_000.0,
         convergence_threshold=475.0,
-        total_timesteps=20_000,
+        total_timesteps=6_000,
         reporter=ProgressReporter(console=True),
     )
     statistics = loop.run(new_agent(), "CartPole-v1")

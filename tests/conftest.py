@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import sqlite3
+import sys
 
 import pytest
 
@@ -18,12 +22,29 @@ os.environ.pop("FORCE_COLOR", None)
 MLFLOW_SETTINGS = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 
 
+LONG = ("test_stack", "test_documentation", "test_tracking_kills", "test_server", "test_outages", "test_endings", "test_promotion",
+        "test_examples")  # fmt: skip
+"""Modules with the longest tests, the longest first."""
+
+
+def pytest_collection_modifyitems(items):
+    """Modules with long tests come first, so that no process waits for another's last one."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+
+    def place(item):
+        name = item.path.stem
+        return (LONG.index(name) if name in LONG else len(LONG)), item.path not in long
+
+    items.sort(key=place)
+
+
 @pytest.fixture(autouse=True)
-def own_root(tmp_path, monkeypatch, request):
+def own_root(tmp_path, monkeypatch, request, empty_database):
     """Runs land in a temporary root; only tests that ask for the fixture `delivery` start delivering processes."""
     for variable in MLFLOW_SETTINGS:  # MLflow's own functions set them for their processes
         os.environ.pop(variable, None)
     monkeypatch.setenv("RLTRACK_ROOT", str(tmp_path / "mlruns"))
+    monkeypatch.setattr("rltrack.tracking.sinks.embedded._create", empty_database)
     if "delivery" not in request.fixturenames:
         monkeypatch.setattr("rltrack.tracking.delivery.deliver", lambda run: None)
         monkeypatch.setattr("rltrack.tracking.delivery.deliver_left_behind", lambda root: 0)
@@ -33,3 +54,41 @@ def own_root(tmp_path, monkeypatch, request):
 @pytest.fixture
 def delivery():
     """Let runs be delivered to MLflow and TensorBoard, as they are outside of tests."""
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory):
+    """Makes a root's MLflow database: MLflow's sixty migrations run for the first one, which is copied for the others."""
+    from rltrack.addresses import file_uri
+    from rltrack.tracking.sinks import embedded
+
+    make, first = embedded._create, tmp_path_factory.mktemp("empty-database")
+
+    def copy(root, database):
+        made = first / "mlflow.db"
+        if not made.exists():
+            make(first, made)
+        draft = root / ".mlflow-copy.db"
+        shutil.copyfile(made, draft)
+        with contextlib.closing(sqlite3.connect(draft)) as connection, connection:
+            connection.execute("UPDATE experiments SET artifact_location = ?", (file_uri(root / "artifacts" / "0"),))
+        os.replace(draft, database)
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """Commands without the wait for their imports, for tests of what a command does and not of its process."""
+    from tests.support.forks import Forks
+
+    forks = Forks()
+    yield forks
+    forks.close()
+
+
+@pytest.fixture
+def forked(forks, monkeypatch):
+    """Every Python process that this test starts, and those that they start, are forks."""
+    monkeypatch.setattr(sys, "executable", forks.python)
+    return forks

@@ -61,10 +61,16 @@ TRAINING_MUCH = (
 )  # fmt: skip
 """Pages of many trainings: followed each night."""
 RUN = [
-    pytest.param(page, id=page.stem, marks=[pytest.mark.nightly] if page.stem in TRAINING_MUCH else [])
+    page
     for page in PAGES
     if any(block.language in ("bash", "python") and block.not_run is None for block in blocks_of(page))
 ]
+SOON = [page for page in RUN if page.stem not in TRAINING_MUCH]
+WITH_REAL_PROCESSES = (DOCS / "get-started.md",)
+"""On the others each command is a fork of a process that has imported everything."""
+SMALLER = (("total_timesteps=10_000, eval_freq=5_000", "total_timesteps=2_048, eval_freq=1_024"), ("learn(10_000,", "learn(2_048,"),
+           ("--timesteps 10000", "--timesteps 2048"), ("total_timesteps=4000", "total_timesteps=2048"))  # fmt: skip
+"""Budgets that are cut in `make test`; each night pages are followed to the letter."""
 
 
 @pytest.fixture
@@ -85,12 +91,11 @@ def folder(tmp_path):
     return tmp_path
 
 
-def run(command: list[str], folder: Path, what: str) -> None:
-    programs = Path(sys.executable).parent
+def run(command: list[str], folder: Path, programs: list[Path], what: str) -> None:
     environment = {
         **os.environ,
-        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-        "VIRTUAL_ENV": str(programs.parent),
+        "PATH": os.pathsep.join([*map(str, programs), os.environ["PATH"]]),
+        "VIRTUAL_ENV": str(programs[-1].parent),
     }
     environment |= {"RLTRACK_SIGNING_KEY": "0" * 64, "HOME": str(folder / "home")}
     environment.pop("RLTRACK_ROOT", None)
@@ -101,19 +106,36 @@ def run(command: list[str], folder: Path, what: str) -> None:
     assert done.returncode == 0, f"{what}\nended with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize("page", RUN)
-def test_page_can_be_followed(page, folder):
+def follow(page: Path, folder: Path, programs: list[Path], smaller: tuple[tuple[str, str], ...] = ()) -> None:
     for block in blocks_of(page):
         if block.not_run is not None:
             continue
         for command in block.first:
-            run(["bash", "-euo", "pipefail", "-c", command], folder, command)
+            run(["bash", "-euo", "pipefail", "-c", command], folder, programs, command)
+        text = block.text
+        for budget, less in smaller:
+            text = text.replace(budget, less)
         if block.language == "bash":
-            run(["bash", "-euo", "pipefail", "-c", block.text], folder, block.text)
+            run(["bash", "-euo", "pipefail", "-c", text], folder, programs, text)
         elif block.language == "python":
-            run([sys.executable, "-c", block.text], folder, block.text)
+            run([str(programs[0] / "python"), "-c", text], folder, programs, text)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("page", SOON, ids=lambda page: page.stem)
+def test_page_can_be_followed(page, folder, request):
+    programs = [Path(sys.executable).parent]
+    if page not in WITH_REAL_PROCESSES:
+        programs.insert(0, request.getfixturevalue("forks").programs)
+    follow(page, folder, programs, SMALLER)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+def test_page_can_be_followed_to_the_letter(page, folder):
+    follow(page, folder, [Path(sys.executable).parent])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -15,10 +15,10 @@ PROJECT = Path(__file__).resolve().parents[1]
 SEVEN = ["basic", "episodic", "early-stopping", "adaptive", "from-configuration", "pause-resume", "resource-monitoring"]
 
 
-def run(arguments, folder, **variables):
+def run(arguments, folder, python=sys.executable, **variables):
     environment = {**os.environ, "RLTRACK_ROOT": str(folder / "mlruns"), **variables}
     result = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=240
+        [python, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=240
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -26,13 +26,14 @@ def run(arguments, folder, **variables):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SEVEN)
-def test_example(name, tmp_path):
-    output = run([str(PROJECT / "examples" / "train_loop_usage.py"), name], tmp_path)
+def test_example(name, tmp_path, forks):
+    python = sys.executable if name == "basic" else forks.python
+    output = run([str(PROJECT / "examples" / "train_loop_usage.py"), name], tmp_path, python)
     assert re.search(r"^(completed|stopped): ", output, flags=re.MULTILINE)
 
 
-def test_every_example_is_tested():
-    listed = run([str(PROJECT / "examples" / "train_loop_usage.py"), "--list"], PROJECT)
+def test_every_example_is_tested(forks):
+    listed = run([str(PROJECT / "examples" / "train_loop_usage.py"), "--list"], PROJECT, forks.python)
     assert [line.split()[0] for line in listed.splitlines()] == SEVEN
 
 
@@ -45,8 +46,8 @@ def test_every_example_is_tested():
         ("stateful_hook", "the hook ends with the same numbers: True"),
     ],
 )
-def test_examples_of_ones_own(name, says, tmp_path):
-    assert says in run([str(PROJECT / "examples" / f"{name}.py")], tmp_path)
+def test_examples_of_ones_own(name, says, tmp_path, forks):
+    assert says in run([str(PROJECT / "examples" / f"{name}.py")], tmp_path, forks.python)
 
 
 @pytest.mark.nightly

@@ -324,9 +324,9 @@ print(statistics.state.value, "|", statistics.reason, flush=True)
 """
 
 
-def start_script(root, *arguments):
+def start_script(root, python, *arguments):
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, *arguments],
+        [python, "-c", SCRIPT, *arguments],
         env={**os.environ, "RLTRACK_ROOT": str(root), "PYTHONPATH": str(PROJECT)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -338,8 +338,8 @@ def start_script(root, *arguments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_stop_at_the_next_boundary_with_a_checkpoint(number, own_root):
-    process = start_script(own_root)
+def test_signals_stop_at_the_next_boundary_with_a_checkpoint(number, own_root, forks):
+    process = start_script(own_root, sys.executable if number == signal.SIGINT else forks.python)
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
     assert f"stopped | {signal.Signals(number).name} received" in output, errors
@@ -353,8 +353,8 @@ def test_signals_stop_at_the_next_boundary_with_a_checkpoint(number, own_root):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["deadline", "second SIGINT"])
-def test_an_iteration_that_does_not_end_is_abandoned(how, own_root):
-    process = start_script(own_root, "stuck")
+def test_an_iteration_that_does_not_end_is_abandoned(how, own_root, forks):
+    process = start_script(own_root, forks.python, "stuck")
     process.send_signal(signal.SIGINT)
     if how != "deadline":
         time.sleep(0.2)

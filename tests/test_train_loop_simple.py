@@ -89,7 +89,7 @@ def test_agent_and_env_given_to_run():
 
 
 @pytest.mark.slow
-def test_create_from_the_seeds_dictionary(tmp_path, delivery):
+def test_create_from_the_seeds_dictionary(tmp_path, delivery, forked):
     config = {
         "strategy": "adaptive",
         "total_timesteps": 400,
@@ -167,12 +167,32 @@ def test_pause_before_run_waits():
     assert seen == [0]
 
 
-def test_paused_time_does_not_count():
-    agent = ScriptedAgent()
-    loop = loop_of(agent, total_timesteps=1000)
+class Clock:
+    """The steady clock, which can be put forward."""
+
+    def __init__(self, monkeypatch):
+        self.ahead, self._real = 0.0, time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: self._real() + self.ahead)
+
+
+def test_paused_time_does_not_count(monkeypatch):
+    clock, paused = Clock(monkeypatch), threading.Event()
+
+    class Pauses:
+        def on_pause(self, progress):
+            paused.set()
+
+    loop = loop_of(total_timesteps=1000, hooks=[Pauses()])
+
+    def drive():
+        paused.wait()
+        clock.ahead += 10_000.0
+        loop.resume()
+
     loop.pause()
-    threading.Timer(1.0, loop.resume).start()
-    assert loop.run().seconds < 0.9
+    threading.Thread(target=drive).start()
+    assert loop.run().seconds < 10_000.0
+    assert clock.ahead == 10_000.0
 
 
 # ---- budgets and marks ----
@@ -232,12 +252,21 @@ def test_evaluations_and_checkpoints_at_their_marks(own_root):
     assert [record["step"] for record in checkpoints if record["resumable"]] == [40, 80, 100]
 
 
-def test_checkpoints_by_the_clock():
-    agent = ScriptedAgent()
-    agent.before_iteration = lambda iteration: time.sleep(0.03)
-    hook = RecordingHook()
-    loop_of(agent, total_timesteps=300, checkpoint_seconds=0.1, hooks=[hook]).run()
-    assert hook.names().count("on_checkpoint") >= 4
+def test_checkpoints_by_the_clock(monkeypatch):
+    clock, captured_at = Clock(monkeypatch), []
+
+    class Captured(ScriptedAgent):
+        def capture(self):
+            captured_at.append(self.total)
+            return super().capture()
+
+    def before(iteration):
+        clock.ahead += 1_000.0
+
+    agent = Captured()
+    agent.before_iteration = before
+    loop_of(agent, total_timesteps=350, checkpoint_seconds=9_500.0).run()
+    assert captured_at == [100, 200, 300, 350]
 
 
 # ---- the adaptive strategy ----

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rltrack import TrainingLoop
-from rltrack.runs import Root
+from rltrack.runs import Root, RunDirectory
 from rltrack.tracking.bookmark import is_delivered, read_bookmark
 from tests.support.agents import TINY, ScriptedAgent
 from tests.support.servers import check_delivered
@@ -50,6 +50,11 @@ def wait_until_delivered(run, seconds=60):
     assert is_delivered(run), run.shipper_log.read_text()
 
 
+def wait_until_some_is_delivered(path):
+    while not ((path / "delivered.json").exists() and read_bookmark(RunDirectory(path)).mlflow.resources > 0):
+        time.sleep(0.1)
+
+
 def told(run, own_root):
     from mlflow.tracking import MlflowClient
 
@@ -69,9 +74,7 @@ def test_killed_stopped_failed_and_resumed(own_root, delivery):
     uri = f"sqlite:///{own_root / 'mlflow.db'}"
     killed, stopped, failed = start("killed", 60.0), start("stopped", 60.0), start("failed", 4.0, "fail")
     for name in ("killed", "stopped"):
-        while not (Root().runs_folder / name / "delivered.json").exists():
-            time.sleep(0.1)
-    time.sleep(3)
+        wait_until_some_is_delivered(Root().runs_folder / name)
     killed.send_signal(signal.SIGKILL)
     stopped.send_signal(signal.SIGTERM)
     assert killed.wait() == -signal.SIGKILL
@@ -97,22 +100,20 @@ def test_killed_stopped_failed_and_resumed(own_root, delivery):
 def test_a_shipper_that_dies_is_replaced(own_root, delivery):
     from rltrack.files import lock_holder
 
-    process = start("watched", 14.0)
-    run = Root().runs_folder / "watched"
-    while not (run / "delivered.json").exists():
-        time.sleep(0.1)
+    process = start("watched", 60.0)
+    wait_until_some_is_delivered(Root().runs_folder / "watched")
     run = Root().find("watched")
     first = lock_holder(run.shipper_lock)
     os.kill(first, signal.SIGKILL)
-    deadline = time.monotonic() + 12
-    while time.monotonic() < deadline and (lock_holder(run.shipper_lock) == first or not run.is_shipped()):
+    while process.poll() is None and (lock_holder(run.shipper_lock) == first or not run.is_shipped()):
         time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
     assert run.is_shipped(), "the loop starts another"
     assert lock_holder(run.shipper_lock) != first
     assert process.wait(90) == 0, (
         f"{process.stderr.read().decode()[-1500:]} {run.shipper_log.read_text()} {run.bookmark_file.read_text()}"
     )
-    check_delivered(run, f"sqlite:///{own_root / 'mlflow.db'}", "FINISHED")
+    check_delivered(run, f"sqlite:///{own_root / 'mlflow.db'}", "KILLED")
 
 
 def test_a_users_own_active_run_gets_the_numbers_and_keeps_its_name(own_root, delivery, tmp_path):

@@ -10,9 +10,9 @@ from tests.support.promotions import many_at_once
 
 
 @pytest.mark.slow
-def test_one_waits_and_both_are_decided_against_what_is_then_champion(own_root):
-    promoted, _ = many_at_once(own_root, 12, 3)
-    assert 2 <= promoted < 12
+def test_one_waits_and_both_are_decided_against_what_is_then_champion(own_root, forks):
+    promoted, _ = many_at_once(own_root, 6, 2, forks.python)
+    assert 2 <= promoted < 6
 
 
 @pytest.mark.nightly

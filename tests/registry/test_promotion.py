@@ -328,9 +328,10 @@ promotion.promote(Root().find(sys.argv[1]), "tiny", gate=Gate(episodes=30))
 
 
 @pytest.mark.parametrize("where", ["store_policy", "register", "describe", "_carry_out", "point"])
-def test_killed_anywhere_then_asked_again(root, where):
+def test_killed_anywhere_then_asked_again(root, where, forks):
+    python = sys.executable if where == "point" else forks.python
     promote(root.find("fair"), "tiny", gate=GATE)
-    done = subprocess.run([sys.executable, "-c", KILL, "good", where], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([python, "-c", KILL, "good", where], capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert ModelRegistry(root).aliases("tiny")[CHAMPION] == 1
     assert promote(root.find("good"), "tiny", gate=GATE).promoted

@@ -121,7 +121,9 @@ def ask(address: str, inputs, **more):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dictionary", "pendulum", pytest.param("cartpole", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    "name", ["dictionary", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("pendulum", "cartpole"))]
+)
 def test_a_whole_episode_over_http(name, own_root, tmp_path):
     run = trained(own_root, f"served-{name}", CASES[name])
     assert promote(run, name, gate=Gate(episodes=30)).promoted

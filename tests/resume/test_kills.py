@@ -17,11 +17,11 @@ PROJECT = Path(__file__).resolve().parents[2]
 ALL = 100_000
 
 
-def survive(mode, case, folder, *numbers):
+def survive(mode, case, folder, *numbers, python=sys.executable):
     if "LunarLander" in CASES[case][1]["id"] and importlib.util.find_spec("Box2D") is None:
         pytest.skip("Box2D is not installed")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.kills", mode, case, str(folder), *map(str, numbers)],
+        [python, "-m", "tests.support.kills", mode, case, str(folder), *map(str, numbers)],
         capture_output=True,
         text=True,
         cwd=PROJECT,
@@ -39,8 +39,8 @@ def test_kills_at_some_points(case, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["ppo-norm", "sac", "ppo-lunarlander"])  # the others each night
-def test_some_random_kills(case, tmp_path):
-    survive("at-random", case, tmp_path, 6, 1)
+def test_some_random_kills(case, tmp_path, forks):
+    survive("at-random", case, tmp_path, 6, 1, python=forks.python)
 
 
 @pytest.mark.nightly

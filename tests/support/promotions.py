@@ -50,7 +50,7 @@ class Reader:
         return self.seen
 
 
-def many_at_once(folder: Path, promotions: int, processes: int) -> tuple[int, int]:
+def many_at_once(folder: Path, promotions: int, processes: int, python: str = sys.executable) -> tuple[int, int]:
     """Returns how many were promoted, and how often somebody looked."""
     root = Root(folder)
     run = run_of_skill(root.path, "many", 0.0)
@@ -61,7 +61,7 @@ def many_at_once(folder: Path, promotions: int, processes: int) -> tuple[int, in
     environment = {**os.environ, "RLTRACK_ROOT": str(root.path), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
     workers = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.support.promotions", "--work", *versions[index::processes]], env=environment,
+            [python, "-m", "tests.support.promotions", "--work", *versions[index::processes]], env=environment,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for index in range(processes)

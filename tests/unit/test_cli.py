@@ -269,7 +269,7 @@ def test_verify_resume(own_root, capsys):
 
 
 @pytest.mark.slow
-def test_verify_resume_names_what_differs(own_root, capsys):
+def test_verify_resume_names_what_differs(own_root, capsys, forked):
     pytest.importorskip("Box2D")
     settings = ["--set", "agent.hyperparameters.n_steps=32", "--set", "agent.hyperparameters.batch_size=32"]
     code = run_command(["verify-resume", "--algo", "ppo", "--env", "BipedalWalker-v3", "--kills", "1", *settings])
@@ -295,7 +295,7 @@ def test_journal_prints_what_was_recorded(trained, capsys):
 
 
 @pytest.mark.slow
-def test_sync_delivers_and_relocate_repairs_what_was_moved(trained, capsys, tmp_path):
+def test_sync_delivers_and_relocate_repairs_what_was_moved(trained, capsys, tmp_path, forked):
     import shutil
 
     root = tmp_path / "first"

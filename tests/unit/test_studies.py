@@ -72,7 +72,7 @@ def test_what_makes_no_sense_is_refused(own_root, seeds, jobs):
 
 
 @pytest.mark.slow
-def test_seeds_are_runs_of_one_group(own_root, tmp_path, capsys):
+def test_seeds_are_runs_of_one_group(own_root, tmp_path, capsys, forked):
     file = tmp_path / "small.yaml"
     file.write_text(config().to_yaml())
     assert run_command(["study", str(file), "--seeds", "2", "--jobs", "2"]) == 0

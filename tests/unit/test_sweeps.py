@@ -153,7 +153,7 @@ def test_rl_zoo3s_spaces_make_valid_trainings(tmp_path, own_root, algorithm, env
 
 
 @pytest.mark.slow
-def test_the_command_searches_and_writes_the_best_which_train_takes(tmp_path, own_root, capsys):
+def test_the_command_searches_and_writes_the_best_which_train_takes(tmp_path, own_root, capsys, forked):
     file = tmp_path / "found.yaml"
     file.write_text(yaml.safe_dump({**training(), "sweep": section(seeds=2)}))
     assert run_command(["sweep", str(file), "--jobs", "2"]) == 0
@@ -181,7 +181,7 @@ def test_the_command_searches_and_writes_the_best_which_train_takes(tmp_path, ow
 
 
 @pytest.mark.slow
-def test_bad_values_fail_their_trial_only_and_pruned_ones_stop_at_a_boundary(tmp_path, own_root):
+def test_bad_values_fail_their_trial_only_and_pruned_ones_stop_at_a_boundary(tmp_path, own_root, forked):
     parameters = {"learning_rate": {"choice": [1.0e-3, 1.0e30]}}
     found = search(tmp_path, own_root, sampler="grid", parameters=parameters, trials=None)
     assert sweep_here(found, jobs=1, console=False, tell=lambda text: None) == []
