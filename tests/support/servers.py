@@ -98,8 +98,8 @@ def postgres_database():
         admin.close()
 
 
-def expected_metrics(run: RunDirectory) -> dict[str, list[tuple[int, int, float]]]:
-    """Every value that the run recorded: (step, milliseconds, value) by key."""
+def expected_metrics(run: RunDirectory, sink: str = "mlflow") -> dict[str, list[tuple[int, int, float]]]:
+    """Every value that the run recorded for a sink: (step, milliseconds, value) by key."""
     found: dict[str, list[tuple[int, int, float]]] = {}
     records = [*read_journal(run.journal_file)]
     if run.resources_file.exists():
@@ -108,7 +108,7 @@ def expected_metrics(run: RunDirectory) -> dict[str, list[tuple[int, int, float]
     for record in records:
         point = point_of(record)
         if point is not None:
-            for key, value in point.values.items():
+            for key, value in point.values_for(sink).items():
                 found.setdefault(key, []).append((point.step, int(point.time * 1000), value))
     return {key: sorted(rows) for key, rows in found.items()}
 
@@ -131,8 +131,8 @@ def check_delivered(run: RunDirectory, tracking_uri: str, status: str) -> int:
         history = client.get_metric_history(ours[0].info.run_id, key)
         got = sorted((metric.step, metric.timestamp, metric.value) for metric in history)
         assert _comparable(got) == _comparable(rows), key
-    scalars = tensorboard_scalars(run)
-    drawn = {key: [row for row in rows if math.isfinite(row[2])] for key, rows in expected.items()}
+    scalars, in_tensorboard = tensorboard_scalars(run), expected_metrics(run, "tensorboard")
+    drawn = {key: [row for row in rows if math.isfinite(row[2])] for key, rows in in_tensorboard.items()}
     assert scalars.keys() == {key for key, rows in drawn.items() if rows}
     for key, rows in scalars.items():
         assert [(step, round(value, 3)) for step, _, value in sorted(rows)] == [
