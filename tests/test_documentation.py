@@ -122,7 +122,7 @@ def follow(page: Path, folder: Path, programs: list[Path], smaller: tuple[tuple[
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", SOON, ids=lambda page: page.stem)
 def test_page_can_be_followed(page, folder, request):
     programs = [Path(sys.executable).parent]
