@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rltrack.cleanup import cleaning_up
 from rltrack.errors import ConfigurationError, JournalFailed, MemoryLimitExceeded
 from rltrack.secrets import without_secrets
-from rltrack.tracking.delivery import Delivery
+from rltrack.tracking import delivery
 from rltrack.training.checkpointing import Checkpointing
 from rltrack.training.clock import TrainingClock
 from rltrack.training.control import IterationAbandoned
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rltrack.checkpoints import Version
     from rltrack.evaluation.episodes import Evaluation, Evaluator
     from rltrack.evaluation.pending import Player
+    from rltrack.tracking.delivery import Delivery
     from rltrack.training.marks import Mark
     from rltrack.training.plan import TrainingPlan
     from rltrack.training.progress import TrainingStatistics
@@ -91,7 +92,8 @@ class LiveTraining:
         self._iterations = Iterating(plan, agent, session, self.clock)
         self._watch = ResourceWatch(self.progress, plan.settings.training.memory_limit_mb)
         self._ending = Ending(plan, session, self.evaluations, self._watch)
-        self._delivery = Delivery(session.directory) if plan.delivers else None
+        self._delivery: Delivery | None = None
+        """The background process that delivers what is recorded, once there is something to deliver."""
         self._resources = resources
         self._is_closed = False
 
@@ -131,8 +133,8 @@ class LiveTraining:
         self.plan.reporter.start(self.plan.statistics.run or "training", progress)
         self.plan.hooks.call("on_training_start", progress)
         self._watch.look()
-        if self._delivery is not None:
-            self._delivery.look()
+        if self.plan.delivers:
+            self._delivery = delivery.deliver(self.session.directory)
 
     def due(self) -> Due:
         """Return what is to be done at this boundary; `END` when only `finish` is left."""
@@ -295,6 +297,7 @@ class LiveTraining:
                 f"{store} lacks the newest records of this run. They are delivered to MLflow when it has them, so that another "
                 "machine that goes on doubles nothing; resume the run to try again."
             )
-        if self._delivery is not None:
-            self._delivery.look()
-            self._delivery.finish()
+        if self.plan.delivers:
+            self._delivery = self._delivery or delivery.deliver(self.session.directory)
+            if self._delivery is not None:
+                self._delivery.finish()

@@ -73,4 +73,4 @@ def test_they_come_back(buffer_class, demonstrations, own_root):
         if isinstance(array, np.ndarray):
             assert np.array_equal(array, getattr(halves.plan.agent.replay_buffer, name)), name
     if buffer_class is Weighted:
-        assert whole.plan.agent.replay_buffer.drawn == halves._given[0].replay_buffer.drawn
+        assert whole.plan.agent.replay_buffer.drawn == halves.plan.agent.replay_buffer.drawn
