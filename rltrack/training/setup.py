@@ -12,6 +12,7 @@ from rltrack.agents import as_agent
 from rltrack.agents.environments import default_evaluation, make_gym_env
 from rltrack.agents.protocol import LEARNER_PARTS, POLICY_PARTS, Agent, EvaluationEnvironment, State
 from rltrack.agents.random_state import untouched_random_streams
+from rltrack.checkpoints.kept import what_is_gone
 from rltrack.cleanup import cleaning_up, close_all
 from rltrack.errors import ConfigurationError, EvaluationUnavailable, NotCapturable, ResumeMismatch, RunDamaged
 from rltrack.evaluation.episodes import Evaluator, episode_seeds
@@ -287,6 +288,7 @@ def _report_finished(loop: TrainingLoop, session: RunSession) -> None:
 
 def _start_attempt(loop: TrainingLoop, parts: SetUp, notes: list[str]) -> None:
     session = parts.session
+    notes += what_is_gone(session.store.folder)
     newest = session.restore() if parts.can_capture else None
     version, exact = None, True
     missing = session.missing_records(None if newest is None else newest[0])

@@ -135,6 +135,10 @@ class TensorBoardWriter:
         self._writer.add_event(Event(wall_time=time, step=int(step), summary=content))
 
 
+def _same_folder(told: Any, folder: Path) -> bool:
+    return isinstance(told, str) and Path(told).resolve() == folder.resolve()
+
+
 _LARGEST = float(np.finfo(np.float32).max)
 """TensorBoard keeps float32; beyond this it would show an infinity."""
 
@@ -165,7 +169,11 @@ class TensorBoardSink:
             return False
         files = self.state.get("files", {})
         folder = report.run.tensorboard
-        if self.state.get("folder") != str(folder) or "open" not in self.state or (self.state["open"] and not files):
+        if (
+            not _same_folder(self.state.get("folder"), folder)
+            or "open" not in self.state
+            or (self.state["open"] and not files)
+        ):
             return True
         return any(
             not _EVENTS.fullmatch(name)  # what is cut off must be one of our own files
