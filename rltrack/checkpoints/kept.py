@@ -11,6 +11,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
+from rltrack import damage
 from rltrack.checkpoints.version import number_of
 from rltrack.sealed import seal_json, unseal_json
 
@@ -47,6 +48,12 @@ def what_is_gone(folder: Path) -> list[str]:
         f"{good}. Put the folder back from a backup; or accept its loss: rltrack checkpoints {folder.parent.name} --prune."
         for number in sorted((before & _read(folder)) - set(there))
     ]
+
+
+def report_gone(folder: Path) -> None:
+    """Report what is gone; see `what_is_gone`."""
+    for text in what_is_gone(folder):
+        damage.report(text)
 
 
 def _read(folder: Path) -> set[int]:

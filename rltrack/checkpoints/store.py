@@ -8,6 +8,7 @@ SHA-256, is not a checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -24,7 +25,7 @@ import orjson
 from rltrack import damage
 from rltrack.agents.protocol import State
 from rltrack.checkpoints import encoding, segments
-from rltrack.checkpoints.kept import what_is_gone, write_kept
+from rltrack.checkpoints.kept import report_gone, write_kept
 from rltrack.checkpoints.manifest import is_file_name
 from rltrack.checkpoints.pins import read_pins, write_pins
 from rltrack.checkpoints.retention import Retention, best_first
@@ -105,7 +106,9 @@ class CheckpointStore:
             files[f"{part}.json"], files[f"{part}.safetensors"] = encoded.skeleton, encoded.tensors
             for path, ring in encoded.rings.items():
                 rings[f"{part}:{path}"] = segments.new_rows(ring, self._stored.get(f"{part}:{path}", ()))
-        number = self._next_number()
+        if (number := self._next_number()) == 1:  # now, as a run's folder that was removed meanwhile is not made again
+            with contextlib.suppress(OSError):
+                self.folder.mkdir(parents=True, exist_ok=True)
         self._promised[number] = {segment.file for new in rings.values() for segment in new.kept}
         return Prepared(number, env_steps, score, tuple(state), files, rings, details or {})
 
@@ -132,8 +135,7 @@ class CheckpointStore:
         return version
 
     def _write(self, prepared: Prepared) -> Version:
-        # a run's folder that was removed is not made again
-        self.folder.mkdir(parents=prepared.number == 1, exist_ok=True)
+        self.folder.mkdir(exist_ok=True)
         for leftover in (*self.folder.glob(".tmp-*"), *self._own_segments(".tmp-*")):
             _remove(leftover)
         temporary = self.folder / f".tmp-v{prepared.number:06d}"
@@ -196,8 +198,7 @@ class CheckpointStore:
 
     def _next_number(self) -> int:
         if self._number is None:
-            paths = self.folder.iterdir() if self.folder.is_dir() else ()
-            self._number = max((number_of(path) for path in paths), default=0)
+            self._number = max(map(number_of, self.folder.iterdir() if self.folder.is_dir() else ()), default=0)
         self._number += 1
         return self._number
 
@@ -263,8 +264,7 @@ class CheckpointStore:
         for item in found:
             if isinstance(item, CheckpointCorrupt):
                 damage.report(f"A version is damaged: {item} The others are not. Put it back, or delete its folder.")
-        for text in what_is_gone(self.folder):
-            damage.report(text)
+        report_gone(self.folder)
         return [item for item in found if isinstance(item, Version)]
 
     def folders(self) -> list[Path]:
