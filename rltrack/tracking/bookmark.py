@@ -115,7 +115,7 @@ def _sink(data: Any) -> SinkBookmark:
     sink = SinkBookmark(**data, problem=Problem(**problem) if problem else None)
     counts = [sink.journal, sink.resources, sink.set_aside, 0 if sink.finished_at is None else sink.finished_at]
     ids = [sink.state.get(key, "") for key in ("run_id", "tracking_uri", "experiment_id", "tag", "folder")]
-    tables = [sink.state.get(key, {}) for key in ("artifacts", "models", "files")]
+    tables = [sink.state.get(key, {}) for key in ("artifacts", "models", "files", "checksums")]
     if not (
         all(type(count) is int and count >= 0 for count in counts)
         and all(isinstance(text, str) for text in ids)

@@ -211,3 +211,28 @@ def test_tensorboards_folder_is_the_same_under_another_name(own_root, tmp_path):
         assert _same_folder(str(other), tmp_path / "events")
     assert not _same_folder(str(tmp_path / "a"), tmp_path / "events")
     assert not _same_folder(None, tmp_path / "events")
+
+
+@pytest.mark.parametrize("way", ["changed", "removed", "cut"])
+def test_tensorboards_files_that_are_damaged_are_named_and_written_again(own_root, way, capsys):
+    run = train()
+    shipper.prepare_process()
+    assert shipper.ship_run(run, patience=0.0, tell=lambda _: None) == 0
+    (path,) = run.tensorboard.glob("events.out.*")
+    data = path.read_bytes()
+    assert run_command(["show", "run"]) == 0
+    assert path.name not in capsys.readouterr().err
+    if way == "removed":
+        path.unlink()
+    else:
+        path.write_bytes(data[:-5] if way == "cut" else data[:200] + bytes([data[200] ^ 1]) + data[201:])
+    assert run_command(["show", "run"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert path.name in said
+    assert "rltrack sync run" in said
+    assert run_command(["sync", "run"]) == 0
+    assert "damaged files are written again" in " ".join(capsys.readouterr().out.split())
+    (again,) = run.tensorboard.glob("events.out.*")
+    assert len(again.read_bytes()) >= len(data) - 5
+    assert run_command(["show", "run"]) == 0
+    assert again.name not in capsys.readouterr().err
