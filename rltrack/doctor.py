@@ -27,6 +27,7 @@ from rich.markup import escape
 
 from rltrack import __version__
 from rltrack.addresses import sqlite_path, without_account
+from rltrack.checkpoints.kept import what_is_gone
 from rltrack.console.tables import size
 from rltrack.errors import RltrackError, SchemaMismatch
 from rltrack.registry.audit import OldModel, old_models, runs_described_wrongly
@@ -184,6 +185,9 @@ def _root(root: Root) -> Iterator[Finding]:
     free = shutil.disk_usage(root.path).free
     if free < _LITTLE_SPACE:
         yield Finding(False, "disk", f"{size(free)} are free at {root.path}; `rltrack prune` frees what old runs take")
+    for run in root.runs():
+        for text in what_is_gone(run.path / "checkpoints"):
+            yield Finding(False, "versions", f"{run.name}: {text}")
     kind = _file_system(root.path)
     if kind in _NETWORK_FILE_SYSTEMS:
         yield Finding(

@@ -8,6 +8,7 @@ SHA-256, is not a checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -24,6 +25,7 @@ import orjson
 from rltrack import damage
 from rltrack.checkpoints import encoding, segments
 from rltrack.checkpoints.encoding import State
+from rltrack.checkpoints.kept import report_gone, write_kept
 from rltrack.checkpoints.manifest import is_file_name
 from rltrack.checkpoints.pins import read_pins, write_pins
 from rltrack.checkpoints.retention import Retention, best_first
@@ -104,7 +106,9 @@ class CheckpointStore:
             files[f"{part}.json"], files[f"{part}.safetensors"] = encoded.skeleton, encoded.tensors
             for path, ring in encoded.rings.items():
                 rings[f"{part}:{path}"] = segments.new_rows(ring, self._stored.get(f"{part}:{path}", ()))
-        number = self._next_number()
+        if (number := self._next_number()) == 1:  # now, as a run's folder that was removed meanwhile is not made again
+            with contextlib.suppress(OSError):
+                self.folder.mkdir(parents=True, exist_ok=True)
         self._promised[number] = {segment.file for new in rings.values() for segment in new.kept}
         return Prepared(number, env_steps, score, tuple(state), files, rings, details or {})
 
@@ -131,9 +135,7 @@ class CheckpointStore:
         return version
 
     def _write(self, prepared: Prepared) -> Version:
-        self.folder.mkdir(
-            parents=prepared.number == 1, exist_ok=True
-        )  # a run's folder that was removed is not made again
+        self.folder.mkdir(exist_ok=True)
         for leftover in (*self.folder.glob(".tmp-*"), *self._own_segments(".tmp-*")):
             _remove(leftover)
         temporary = self.folder / f".tmp-v{prepared.number:06d}"
@@ -196,8 +198,7 @@ class CheckpointStore:
 
     def _next_number(self) -> int:
         if self._number is None:
-            paths = self.folder.iterdir() if self.folder.is_dir() else ()
-            self._number = max((number_of(path) for path in paths), default=0)
+            self._number = max(map(number_of, self.folder.iterdir() if self.folder.is_dir() else ()), default=0)
         self._number += 1
         return self._number
 
@@ -220,13 +221,14 @@ class CheckpointStore:
         Raises:
             OSError: If something cannot be deleted; what was begun is whole or gone.
         """
+        write_kept(self.folder, {number_of(path) for path in self.folders()} - {old.number for old in versions})
         for old in versions:
             doomed = old.path.with_name(f".tmp-{old.path.name}")
             os.rename(old.path, doomed)  # in one step, so that no half of a version is ever seen
             _remove(doomed)
         used = {segment.file for version in self.versions() for segment in version.segments()}
         used |= {file for promised in list(self._promised.values()) for file in promised}
-        if not self._unreadable():
+        if not self.problems():
             for path in self._own_segments("*"):
                 if path.name not in used:
                     path.unlink()
@@ -262,6 +264,7 @@ class CheckpointStore:
         for item in found:
             if isinstance(item, CheckpointCorrupt):
                 damage.report(f"A version is damaged: {item} The others are not. Put it back, or delete its folder.")
+        report_gone(self.folder)
         return [item for item in found if isinstance(item, Version)]
 
     def folders(self) -> list[Path]:
@@ -371,9 +374,6 @@ class CheckpointStore:
                 f"{self.folder} is no folder: the run's versions are gone. Put them back from a backup."
             )
         return [self._read_manifest(path) for path in self.folders()]
-
-    def _unreadable(self) -> bool:
-        return any(isinstance(found, CheckpointCorrupt) for found in self._scan())
 
     def _read_manifest(self, path: Path) -> Version | CheckpointCorrupt:
         try:

@@ -16,6 +16,7 @@ from rltrack.errors import RltrackError
 from rltrack.files import lock_holder
 from rltrack.tracking.bookmark import forget_delivery, is_delivered, read_bookmark
 from rltrack.tracking.delivery import wait_until_delivered
+from rltrack.tracking.event_files import lost_events
 from rltrack.tracking.takeover import STALLED_SECONDS, is_stalled, silent_seconds
 
 if TYPE_CHECKING:
@@ -93,10 +94,15 @@ def sync_runs(root: Root, run: RunDirectory | None, *, again: bool, take_over: b
             with Console(stderr=True).status(f"delivering {item.name} …"):
                 if not take_over:
                     _wait_for_shipper(item)
+                lost = lost_events(item) if item is run else None
+                if lost is not None:
+                    out.print(f"{escape(lost)}: TensorBoard's damaged files are written again", highlight=False)
                 result = (
                     shipper.EXIT_BUSY
                     if is_stalled(item) and not take_over
-                    else shipper.ship_run(item, patience=0.0, tell=lambda _: None, take_over=take_over)
+                    else shipper.ship_run(
+                        item, patience=0.0, tell=lambda _: None, take_over=take_over, rewrite=lost is not None
+                    )
                 )
         except (RltrackError, OSError) as error:
             damage.report(f"{item.name} is not delivered: {error}")

@@ -15,6 +15,7 @@ from rltrack.console.tables import age, number, size, styled, table_of, terminal
 from rltrack.errors import JournalDamaged, RltrackError, RunDamaged
 from rltrack.runs import RunStatus
 from rltrack.tracking.completeness import missing_records
+from rltrack.tracking.event_files import report_changed_events
 from rltrack.tracking.journal import Record, read_journal
 from rltrack.training.session import journal_position
 
@@ -74,6 +75,8 @@ def print_runs(rows: Sequence[dict[str, Any]], root: Root) -> None:
 
 def run_details(run: RunDirectory) -> dict[str, Any]:
     """Return everything about one run as plain data; damaged parts are left out and reported."""
+    with contextlib.suppress(RltrackError, OSError):  # whatever else is damaged is reported below
+        report_changed_events(run)
     store = run.store()
     found = store.versions()  # before the journal, which may grow meanwhile
     status = _status(run, found)

@@ -19,7 +19,7 @@ from rltrack.sealed import seal_json, unseal_json
 _FORMAT = 2
 _OWN_STATES = {
     "mlflow": (("run_id", "tracking_uri", "experiment_id", "tag"), ("artifacts", "models")),
-    "tensorboard": (("folder",), ("files",)),
+    "tensorboard": (("folder",), ("files", "checksums")),
 }
 """What our own sinks keep: texts, and tables."""
 

@@ -264,8 +264,11 @@ def ship_run(
     tell: Callable[[str], None] = print,
     home: Path | None = None,
     take_over: bool = False,
+    rewrite: bool = False,
 ) -> int:
     """Deliver one run under its lock; see `Shipper`. With `take_over`, a process that is at it is ended first.
+
+    With `rewrite`, event files of TensorBoard that are gone or changed are written again, though all was delivered.
 
     Returns:
         ``EXIT_DELIVERED``, ``EXIT_NOT_DELIVERED``, or ``EXIT_BUSY`` if another process is at it.
@@ -278,7 +281,7 @@ def ship_run(
         return EXIT_BUSY
     try:
         with heartbeat(lock):
-            if is_delivered(run) and not run.is_locked():
+            if is_delivered(run) and not run.is_locked() and not rewrite:
                 return EXIT_DELIVERED
             shipper = Shipper(run, patience=patience, tell=tell, home=home)
             return EXIT_DELIVERED if shipper.ship() else EXIT_NOT_DELIVERED

@@ -34,6 +34,7 @@ def begin_attempt(plan: TrainingPlan, agent: Any, session: RunSession, notes: li
         ConfigurationError: If only an exact resume is wanted, and it would not be one.
         CheckpointCorrupt: If there are versions, and none verifies.
     """
+    notes += what_is_gone(session.store.folder)
     newest = session.restore() if agent_access.can_capture(agent) else None
     version, exact, loop = None, True, None
     missing = session.missing_records(None if newest is None else newest[0])

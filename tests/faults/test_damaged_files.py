@@ -9,20 +9,23 @@ import pytest
 import yaml
 
 from rltrack import TrainingLoop
+from rltrack.checkpoints.kept import what_is_gone
 from rltrack.cli import run_command
 from rltrack.errors import JournalFailed, RunDamaged
 from rltrack.runs import Root
 from rltrack.tracking import shipper
 from rltrack.tracking.destination import read_destination
+from rltrack.tracking.journal import read_journal
+from rltrack.tracking.sinks.tensorboard import _same_folder
 from tests.property.test_damaged_runs import give_to_anybody, without_root_rights
 from tests.support.agents import TINY, ScriptedAgent
 from tests.support.runs import made_run
 
 
-def train(name="run", before=lambda iteration: None, **settings):
+def train(name="run", before=lambda iteration: None, total=200, **settings):
     agent = ScriptedAgent()
     agent.before_iteration = before
-    loop = TrainingLoop(agent, TINY, total_timesteps=200, checkpoint_freq=50, name=name, **settings)
+    loop = TrainingLoop(agent, TINY, total_timesteps=total, checkpoint_freq=50, name=name, **settings)
     loop.run()
     return Root().find(name)
 
@@ -160,3 +163,76 @@ def test_a_run_without_its_journal_is_listed_with_what_to_do(own_root, capsys):
         assert "resume the run" in said.err
         assert "no runs yet" not in said.err
     assert run_command(["checkpoints", "one"]) == 0
+
+
+def test_a_version_that_was_removed_is_named_wherever_versions_are_used(own_root, capsys):
+    run = train()
+    assert run_command(["show", "run"]) == 0, "what retention deleted is not missed"
+    whole = run.store().folders()
+    shutil.rmtree(whole[-1])
+    name = f"v{int(whole[-1].name[1:])}"
+    for words in (["show", "run"], ["runs"], ["checkpoints", "run"], ["checkpoints", "run", "--pin", name]):
+        capsys.readouterr()
+        assert run_command(words) == 1, words
+        said = capsys.readouterr().err
+        assert f"The version {name} is missing" in said, words
+        assert whole[0].name in said
+    run_command(["doctor"])
+    assert f"The version {name} is missing" in " ".join(capsys.readouterr().out.split())
+    assert run_command(["checkpoints", "run", "--prune"]) == 1
+    capsys.readouterr()
+    assert run_command(["show", "run"]) == 0, "its loss was accepted"
+
+
+def test_a_resume_says_that_a_version_was_removed(own_root):
+    run = train(total=100)
+    removed = run.store().folders()[-1]
+    shutil.rmtree(removed)
+    train(resume=True)
+    warnings = [record["message"] for record in read_journal(run.journal_file) if record["kind"] == "warning"]
+    assert any(f"{removed} was removed" in text for text in warnings)
+    assert what_is_gone(run.path / "checkpoints") == []
+
+
+def test_versions_of_an_older_release_or_behind_a_damaged_list_are_not_missed(own_root):
+    run = train()
+    shutil.rmtree(run.store().folders()[0])
+    assert what_is_gone(run.path / "checkpoints")
+    (run.path / "checkpoints" / "kept.json").write_text('{"versions": [1, 2, "x"], "sha256": ""}')
+    assert what_is_gone(run.path / "checkpoints") == []
+    (run.path / "checkpoints" / "kept.json").unlink()
+    assert what_is_gone(run.path / "checkpoints") == []
+
+
+def test_tensorboards_folder_is_the_same_under_another_name(own_root, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    for other in (tmp_path / "link" / "events", tmp_path / "a" / ".." / "events"):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        assert _same_folder(str(other), tmp_path / "events")
+    assert not _same_folder(str(tmp_path / "a"), tmp_path / "events")
+    assert not _same_folder(None, tmp_path / "events")
+
+
+@pytest.mark.parametrize("way", ["changed", "removed", "cut"])
+def test_tensorboards_files_that_are_damaged_are_named_and_written_again(own_root, way, capsys):
+    run = train()
+    shipper.prepare_process()
+    assert shipper.ship_run(run, patience=0.0, tell=lambda _: None) == 0
+    (path,) = run.tensorboard.glob("events.out.*")
+    data = path.read_bytes()
+    assert run_command(["show", "run"]) == 0
+    assert path.name not in capsys.readouterr().err
+    if way == "removed":
+        path.unlink()
+    else:
+        path.write_bytes(data[:-5] if way == "cut" else data[:200] + bytes([data[200] ^ 1]) + data[201:])
+    assert run_command(["show", "run"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert path.name in said
+    assert "rltrack sync run" in said
+    assert run_command(["sync", "run"]) == 0
+    assert "damaged files are written again" in " ".join(capsys.readouterr().out.split())
+    (again,) = run.tensorboard.glob("events.out.*")
+    assert len(again.read_bytes()) >= len(data) - 5
+    assert run_command(["show", "run"]) == 0
+    assert again.name not in capsys.readouterr().err

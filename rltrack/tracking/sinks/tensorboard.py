@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time as clock
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util import tensor_util
 
+from rltrack.tracking.event_files import changed_file
 from rltrack.tracking.sinks.base import Point, Refused, Sink
 from rltrack.tracking.values import number
 
@@ -36,21 +38,29 @@ class EventFile:
         path: The file; made if missing.
         position: Where to go on, in bytes; what lies behind it is removed.
         time: Unix seconds of a new file's first event.
+        checksum: CRC-32 of what is before the position; None if it is not known.
     """
 
-    def __init__(self, path: Path, position: int, time: float) -> None:
+    def __init__(self, path: Path, position: int, time: float, checksum: int | None = 0) -> None:
+        self.checksum = checksum
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)  # a link may lead anywhere
         os.ftruncate(descriptor, position)
         self._file = os.fdopen(descriptor, "r+b", buffering=1 << 16)
         self._file.seek(position)
-        self._records = RecordWriter(self._file)
+        self._records = RecordWriter(self)
         if position == 0:
             self.add_event(Event(wall_time=time, file_version="brain.Event:2"))
 
     def add_event(self, event: Event) -> None:
         """Append an event."""
         self._records.write(event.SerializeToString())
+
+    def write(self, data: bytes) -> None:
+        """Append bytes, and take them into the checksum."""
+        self._file.write(data)
+        if self.checksum is not None:
+            self.checksum = zlib.crc32(data, self.checksum)
 
     def flush(self) -> int:
         """Hand everything to the operating system; return the position."""
@@ -135,6 +145,10 @@ class TensorBoardWriter:
         self._writer.add_event(Event(wall_time=time, step=int(step), summary=content))
 
 
+def _same_folder(told: Any, folder: Path) -> bool:
+    return isinstance(told, str) and Path(told).resolve() == folder.resolve()
+
+
 _LARGEST = float(np.finfo(np.float32).max)
 """TensorBoard keeps float32; beyond this it would show an infinity."""
 
@@ -167,16 +181,16 @@ class TensorBoardSink(Sink):
             return False
         files = self.state.get("files", {})
         folder = report.run.tensorboard
-        if self.state.get("folder") != str(folder) or "open" not in self.state or (self.state["open"] and not files):
+        if (
+            not _same_folder(self.state.get("folder"), folder)
+            or "open" not in self.state
+            or (self.state["open"] and not files)
+        ):
             return True
-        return any(
-            not _EVENTS.fullmatch(name)  # what is cut off must be one of our own files
-            or type(size) is not int
-            or size < 0
-            or not (folder / name).exists()
-            or (folder / name).stat().st_size < size
-            for name, size in files.items()
+        unlike_ours = any(  # what is cut off must be one of our own files
+            not _EVENTS.fullmatch(name) or type(size) is not int or size < 0 for name, size in files.items()
         )
+        return unlike_ours or changed_file(folder, self.state) is not None
 
     def open(self, report: RunReport) -> None:
         """Go on with the file of the bookmark, or begin one."""
@@ -186,14 +200,15 @@ class TensorBoardSink(Sink):
         if not self.state:
             for leftover in folder.glob("events.out.tfevents.*"):
                 leftover.unlink()
-            self.state.update(folder=str(folder), files={}, open=False)
+            self.state.update(folder=str(folder), files={}, checksums={}, open=False)
         files: dict[str, int] = self.state["files"]
         if self.state["open"]:
             name = max(files)
             position = files[name]
         else:
             name, position = f"events.out.tfevents.{int(report.start_time):010d}.rltrack.{len(files):06d}", 0
-        self._file = EventFile(folder / name, position, report.start_time)
+        checksum = self._checksums.get(name) if position else 0
+        self._file = EventFile(folder / name, position, report.start_time, checksum)
         self._writer = TensorBoardWriter(folder, self._file)
         if position == 0:
             self._begin(self._writer, report, first=not files)
@@ -235,7 +250,7 @@ class TensorBoardSink(Sink):
         name = f"{max(self.state['files'])}.video"
         file = EventFile(folder / name, 0, report.start_time)
         TensorBoardWriter(folder, file).image(f"video/{gif.stem}", gif.read_bytes(), status.env_steps, status.last_time)
-        self.state["files"][name] = file.flush()
+        self.state["files"][name], self._checksums[name] = file.flush(), file.checksum
         file.close()
 
     def close(self) -> None:
@@ -255,4 +270,9 @@ class TensorBoardSink(Sink):
 
     def _keep(self, name: str) -> None:
         assert self._file is not None, "open() comes first"
-        self.state["files"][name] = self._file.flush()
+        self.state["files"][name], self._checksums[name] = self._file.flush(), self._file.checksum
+
+    @property
+    def _checksums(self) -> dict[str, int | None]:
+        found: dict[str, int | None] = self.state.setdefault("checksums", {})
+        return found
