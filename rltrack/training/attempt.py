@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rltrack import damage
+from rltrack.checkpoints.kept import what_is_gone
 from rltrack.errors import ConfigurationError, NotCapturable, ResumeMismatch
 from rltrack.provenance import package_versions
 from rltrack.training import agent_access
