@@ -185,7 +185,13 @@ def test_a_version_that_was_removed_is_named_wherever_versions_are_used(own_root
 
 
 def test_a_resume_says_that_a_version_was_removed(own_root):
-    run = train(total=100)
+    def fail(iteration):
+        if iteration == 13:
+            raise RuntimeError("the simulator crashed")
+
+    with pytest.raises(RuntimeError, match="simulator"):
+        train(before=fail)
+    run = Root().find("run")
     removed = run.store().folders()[-1]
     shutil.rmtree(removed)
     train(resume=True)
