@@ -28,8 +28,8 @@ from rltrack.identity import identity_hash
 from rltrack.plain_data import differences
 from rltrack.provenance import package_versions, process_facts
 from rltrack.runs import Root, RunDirectory
+from rltrack.runs.completeness import JournalPosition
 from rltrack.secrets import redacted
-from rltrack.tracking.completeness import JournalPosition, missing_records
 from rltrack.tracking.journal import Journal
 from rltrack.training.beginning import beginning_in_versions, take_back_deliveries
 from rltrack.training.fetching import fetch_if_elsewhere, open_remote
@@ -196,7 +196,8 @@ class RunSession:
 
     def missing_records(self, version: Version | None) -> list[str]:
         """Return what the journal lacks of the records up to a version, in words; without one, of its own numbers."""
-        return missing_records(self.directory.journal_file, None if version is None else journal_position(version))
+        position = None if version is None else journal_position(version)
+        return self.directory.history(position, tell=False).missing
 
     def begin_attempt(
         self,
