@@ -147,7 +147,7 @@ class Evaluating:
         parts, progress = self._parts, self._progress
         before = progress.best_evaluation
         best = is_better(evaluation.mean, None if before is None else before.mean)
-        parts.session.journal.write("evaluation", evaluation.env_steps, **evaluation.to_record())
+        parts.session.records.evaluation(evaluation.env_steps, evaluation.to_record())
         progress.last_evaluation = evaluation
         if best:
             progress.best_evaluation = evaluation
@@ -174,10 +174,7 @@ class Evaluating:
 
     def _carry_out(self, decision: Decision) -> None:
         parts = self._parts
-        numbers = {key: float(value) for key, value in decision.numbers.items()}
-        parts.session.journal.write(
-            "decision", self._progress.env_steps, decision=decision.name, reason=decision.reason, numbers=numbers
-        )
+        parts.session.records.decision(self._progress.env_steps, decision.name, decision.reason, decision.numbers)
         self._reporter.say(f"{decision.name}: {decision.reason}", show=decision.name not in ("steady", "improving"))
         if decision.restore_best:
             self._saving.settle(wait=True)

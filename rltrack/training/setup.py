@@ -340,7 +340,7 @@ def _start_attempt(loop: TrainingLoop, parts: SetUp, notes: list[str]) -> None:
     damage.accept()  # the notes say it, and the attempt is labelled
     for note in notes:
         _logger.warning(note)
-        session.journal.note("warning", message=note)
+        session.records.warning(note)
 
 
 def _refuse_if_strict(loop: TrainingLoop, session: RunSession, differences: Sequence[str]) -> None:

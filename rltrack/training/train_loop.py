@@ -347,7 +347,7 @@ class TrainingLoop:
         if isinstance(error, JournalFailed):
             return  # there is nothing left to write to
         message = without_secrets(" ".join(str(error).split()))
-        self._ready().session.journal.note("error", error=type(error).__name__, message=message)
+        self._ready().session.records.error(error, message)
         self._record_end(f"{type(error).__name__}: {message}")
 
     def close(self) -> None:
@@ -546,11 +546,11 @@ class TrainingLoop:
     def _warn(self, message: str) -> None:
         _logger.warning(message)
         if self._parts is not None:
-            self._parts.session.journal.note("warning", message=message)
+            self._parts.session.records.warning(message)
 
     def _heard_signal(self, name: str) -> None:
         if self._parts is not None and not self._parts.closed:
-            self._parts.session.journal.note("signal", name=name)
+            self._parts.session.records.signal(name)
 
     @property
     def _saving(self) -> Checkpointing:
