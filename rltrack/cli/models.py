@@ -50,16 +50,17 @@ def promote(
     """
     from rltrack.registry.gate import Gate
     from rltrack.registry.promotion import promote as decide
+    from rltrack.runs import RunRef
     from rltrack.tracking.shipper import prepare_process
 
     kind = {"superior": "superior", "not-inferior": "not_inferior", "not_inferior": "not_inferior"}.get(gate)
     if kind is None:
         raise ConfigurationError(f"The gate is {gate!r}. Allowed: superior, not-inferior.")
     wanted = Gate(kind, margin, episodes, level, floor)  # type: ignore[arg-type]  # its own check
-    name, _, version = run.partition("@")
-    found = the_root().find(name)
+    ref = RunRef.parse(run)
+    found = the_root().find(ref.run)
     prepare_process()
-    decision = decide(found, model, version=version or "best", gate=wanted, tell=_tell)
+    decision = decide(found, model, version=ref.version or "best", gate=wanted, tell=_tell)
     if as_json:
         print_json(dataclasses.asdict(decision))
     else:

@@ -119,9 +119,10 @@ def takes_training(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., 
 
 def _settings_of_origin(start_from: str, given: dict[str, Any]) -> dict[str, Any]:
     """Settings of the run that is begun from where no file gives others; the version is written out, as it may move."""
+    from rltrack.runs import RunRef
     from rltrack.training.trainer import config_of
 
-    origin, _, version = start_from.partition("@")
-    run = the_root().find(origin)
+    ref = RunRef.parse(start_from)
+    run = the_root().find(ref.run)
     data = given or {**config_of(run).to_mapping(), "name": None}
-    return {**data, "start_from": f"{origin}@{run.store().find(version or 'last').name}"}
+    return {**data, "start_from": str(RunRef(run.name, run.store().find(ref.version or "last").name))}

@@ -223,19 +223,20 @@ def evaluate(
     """Play a version's policy in fresh environments, and print the statistics of its returns."""
     from rltrack.console.summary import print_evaluation
     from rltrack.evaluation.statistics import bootstrap_interval, optimality_gap
+    from rltrack.runs import RunRef
     from rltrack.training.trainer import evaluate_run
 
-    name, _, version = run.partition("@")
+    ref = RunRef.parse(run)
     with working(f"playing {episodes} episodes"):
         found, evaluation = evaluate_run(
-            the_root().find(name),
-            version or "best",
+            the_root().find(ref.run),
+            ref.version or "best",
             episodes=episodes,
             seed=seed,
             deterministic=not stochastic,
             processes=processes,
         )
-    record = {"run": name, "version": found.name, "env_steps": found.env_steps, **evaluation.to_record()}
+    record = {"run": ref.run, "version": found.name, "env_steps": found.env_steps, **evaluation.to_record()}
     record["iqm_interval"] = list(bootstrap_interval(evaluation.returns, statistic="iqm"))
     if target is not None:
         record |= {"target": target, "optimality_gap": optimality_gap(evaluation.returns, target)}

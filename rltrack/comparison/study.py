@@ -29,7 +29,7 @@ from rltrack.evaluation.statistics import (
 from rltrack.plain_data import flatten
 from rltrack.ranking import rank
 from rltrack.runs import RunDirectory
-from rltrack.tracking.journal import JournalReader, Record, read_journal
+from rltrack.tracking.journal import JournalReader, Record
 from rltrack.tracking.metrics import MetricsTracker
 
 SEEDS_AS_UNITS = 3
@@ -77,7 +77,9 @@ class RunFacts:
     @property
     def best(self) -> Record:
         """The evaluation with the highest mean return."""
-        return max(self.history.evaluations, key=lambda record: rank(record["mean"]))
+        best = self.history.facts.best
+        assert best is not None, "runs without evaluations are not compared"
+        return best
 
     def reached(self, threshold: float) -> tuple[int, float] | None:
         """Return env steps and seconds at the first evaluation whose mean return reaches a threshold; None if none does."""
@@ -310,27 +312,17 @@ def _best(members: list[list[RunFacts]]) -> tuple[list[list[RunFacts]], list[Gro
 
 
 def _facts(run: RunDirectory) -> RunFacts:
-    history = MetricsTracker()
-    clock: list[float] = []
+    history = MetricsTracker.from_journal(run.journal_file)
     settings: dict[str, Any] = {}
     seed: int | None = None
-    spent, began, last, env_steps = 0.0, 0.0, 0.0, 0
-    for record in read_journal(run.journal_file):
-        history.observe(record)
-        kind = record["kind"]
-        if kind == "attempt":
-            spent += last - began if began else 0.0
-            began = record["time"]
-        elif kind == "evaluation":
-            clock.append(spent + record["time"] - began)
-        env_steps = max(env_steps, int(record.get("step") or record.get("env_steps") or 0))
-        last = record["time"]
     described = run.configuration_record()
     if described is not None and described.get("identity"):
         seed = described["identity"].get("seed")
         settings = _settings(described)
-    seconds = spent + (last - began if began else 0.0)
-    return RunFacts(run, seed, settings, history, env_steps, seconds, _memory(run), clock)
+    facts = history.facts
+    return RunFacts(
+        run, seed, settings, history, facts.env_steps, facts.seconds, _memory(run), facts.evaluation_seconds
+    )
 
 
 def _settings(configuration: Record) -> dict[str, Any]:

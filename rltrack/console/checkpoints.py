@@ -23,9 +23,11 @@ def checkpoint_rows(
         CheckpointNotFound: If a version to pin or unpin does not exist.
         RunBusy: If the run is being trained, and is to be pruned.
     """
-    section = (run.read_config().get("checkpoints") or {}) if prune and run.config_file.exists() else {}
-    kept = {key: section[key] for key in ("keep_last", "keep_best", "keep_every") if section.get(key) is not None}
-    store = run.store(Retention(**kept))
+    retention = None
+    if prune and run.config_file.exists():
+        kept = run.configuration().checkpoints
+        retention = Retention(kept.keep_last, kept.keep_best, kept.keep_every)
+    store = run.store(retention)
     for selector in pin:
         store.pin(store.find(selector))
     for selector in unpin:

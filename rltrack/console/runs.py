@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -13,15 +13,15 @@ from rltrack.checkpoints import Version, best_first
 from rltrack.console.deliveries import delivery_lines, delivery_state
 from rltrack.console.tables import age, number, size, styled, table_of, terminal
 from rltrack.errors import JournalDamaged, RltrackError, RunDamaged
-from rltrack.runs import RunStatus
-from rltrack.tracking.completeness import missing_records
+from rltrack.runs import RunHistory, RunStatus
 from rltrack.tracking.event_files import report_changed_events
-from rltrack.tracking.journal import Record, read_journal
 from rltrack.training.session import journal_position
 
 if TYPE_CHECKING:
     from rltrack.registry.pruning import Candidate
     from rltrack.runs import Root, RunDirectory
+    from rltrack.runs.completeness import JournalPosition
+    from rltrack.tracking.journal import Record
 
 
 _RUN_KEYS = ("name", "state", "env_steps", "mean_return", "best_return", "last_time", "reason")
@@ -79,30 +79,9 @@ def run_details(run: RunDirectory) -> dict[str, Any]:
         report_changed_events(run)
     store = run.store()
     found = store.versions()  # before the journal, which may grow meanwhile
-    status = _status(run, found)
     newest = next((version for version in reversed(found) if version.is_resumable), None)
-    evaluations, warnings, decisions, errors, attempts = [], [], [], [], 0
-    environments: dict[str, Any] | None = None
-    choices: dict[str, Any] = {}
-    exact = True
-    for record in _records(run):
-        kind = record["kind"]
-        if kind == "evaluation":
-            evaluations.append({key: record[key] for key in ("step", "mean", "std", "iqm", "interval")})
-        elif kind == "warning":
-            warnings.append(record["message"])
-        elif kind == "decision":
-            decisions.append({key: record[key] for key in ("step", "decision", "reason", "numbers")})
-        elif kind == "error":
-            errors.append(f"{record['error']}: {record['message']}")
-        elif kind == "attempt":
-            attempts += 1
-            environments, exact = record["environments"], exact and record["exact"]
-            choices = record.get("choices") or {}
     position = journal_position(newest) if newest is not None and "journal" in newest.details else None
-    missing = ["all records: the file is missing or cannot be read"]
-    with contextlib.suppress(JournalDamaged):  # reported above
-        missing = missing_records(run.journal_file, position)
+    history, status = _history(run, found, position)
     versions = [
         {
             "name": version.name,
@@ -119,37 +98,39 @@ def run_details(run: RunDirectory) -> dict[str, Any]:
         "state": status.state,
         "reason": status.reason,
         "env_steps": status.env_steps,
-        "attempts": attempts,
-        "exact": exact and not missing,
-        "missing": missing,
-        "environments": environments,
-        "choices": choices,
+        "attempts": len(history.attempts),
+        "exact": history.is_exact and not history.missing,
+        "missing": history.missing,
+        "environments": history.environments,
+        "choices": history.choices,
         "config": _config(run),
-        "evaluations": evaluations,
+        "evaluations": _parts_of(history.evaluations, ("step", "mean", "std", "iqm", "interval")),
         "versions": versions,
-        "decisions": decisions,
-        "warnings": warnings,
-        "errors": errors,
+        "decisions": _parts_of(history.decisions, ("step", "decision", "reason", "numbers")),
+        "warnings": history.warnings,
+        "errors": history.errors,
         "delivery": delivery_state(run),
         "plots": sorted(str(path) for path in run.exports.glob("*.png")),
     }
 
 
-def _records(run: RunDirectory) -> Iterator[Record]:
+def _history(
+    run: RunDirectory, versions: Sequence[Version], position: JournalPosition | None
+) -> tuple[RunHistory, RunStatus]:
+    """What the run's records say, and how it stands; without its journal, what its versions say."""
     try:
-        yield from read_journal(run.journal_file)
+        history = run.history(position)
+        return history, run.status(history=history)
     except JournalDamaged as error:
         damage.report(str(error))
-
-
-def _status(run: RunDirectory, versions: Sequence[Version]) -> RunStatus:
-    """Return the run's status; without a journal, from its versions."""
-    try:
-        return run.status()
-    except JournalDamaged as error:
-        damage.report(str(error))
+        history = RunHistory()
+        history.missing = ["all records: the file is missing or cannot be read"]
         steps = versions[-1].env_steps if versions else 0
-        return RunStatus("unreadable", "its journal is missing or cannot be read", steps, 0.0, None)
+        return history, RunStatus("unreadable", "its journal is missing or cannot be read", steps, 0.0, None)
+
+
+def _parts_of(records: Iterable[Record], keys: Sequence[str]) -> list[dict[str, Any]]:
+    return [{key: record[key] for key in keys} for record in records]
 
 
 def _config(run: RunDirectory) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ from rltrack.checkpoints.remote import RemoteRun, signing_key
 from rltrack.config import check_run_name
 from rltrack.errors import RegistryUnavailable, RltrackError, RunBusy, RunNotFound
 from rltrack.registry.origins import delivered_to, is_gone
-from rltrack.runs import Root, RunDirectory
+from rltrack.runs import Root, RunDirectory, StoredConfiguration
 from rltrack.tracking.bookmark import read_bookmark
 from rltrack.tracking.destination import read_destination, without_password
 from rltrack.tracking.sinks.answers import explain
@@ -91,11 +91,11 @@ def _own_copy(run: RunDirectory, tell: Tell) -> RemoteRun | None:
     Raises:
         RunBusy: If the run was resumed on another machine.
     """
-    config = run.read_config() if run.config_file.exists() else {}
-    store = (config.get("checkpoints") or {}).get("store")
+    config = run.configuration() if run.config_file.exists() else StoredConfiguration.of({})
+    store = config.checkpoints.store
     if store is None:
         return None
-    remote = RemoteRun(store, check_run_name(str(config.get("name") or run.name)), signing_key())
+    remote = RemoteRun(store, check_run_name(config.name or run.name), signing_key())
     claims, record = remote.claims(), run.configuration_record()
     if not claims:
         return None

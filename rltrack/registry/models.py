@@ -31,7 +31,6 @@ from rltrack.checkpoints import Version
 from rltrack.errors import PolicyNotStorable
 from rltrack.registry.digest import DIGEST_TAG, digest_of
 from rltrack.runs import RunDirectory
-from rltrack.tracking.journal import Record, read_journal
 from rltrack.tracking.metrics import evaluation_metrics
 
 POLICY_TAG, ROLE_TAG = "rltrack.policy", "rltrack.role"
@@ -61,8 +60,7 @@ class StoredPolicy:
     @property
     def key(self) -> str:
         """The tag value by which a model of it is found."""
-        record = self.run.configuration_record()
-        return f"{record['run_id'] if record else self.run.name}/{self.version.name}"
+        return f"{self.run.run_id}/{self.version.name}"
 
     @property
     def label(self) -> str:
@@ -263,7 +261,7 @@ def find_stored(client: MlflowClient, experiment_id: str, key: str) -> LoggedMod
 
 def _link_evaluation(client: MlflowClient, policy: StoredPolicy, run_id: str, model_id: str) -> None:
     """Link the evaluation at the policy's env steps to the model; its rows equal the run's own, so none is duplicated."""
-    record = evaluation_at(policy.run, policy.version.env_steps)
+    record = policy.run.history().evaluation_at(policy.version.env_steps)
     if record is None:
         return
     rows = [
@@ -271,12 +269,3 @@ def _link_evaluation(client: MlflowClient, policy: StoredPolicy, run_id: str, mo
         for key, value in evaluation_metrics(record).items()
     ]
     client.log_batch(run_id, metrics=rows)
-
-
-def evaluation_at(run: RunDirectory, env_steps: int) -> Record | None:
-    """Return the journal's evaluation at these env steps."""
-    found = None
-    for record in read_journal(run.journal_file):
-        if record["kind"] == "evaluation" and record["step"] == env_steps:
-            found = record
-    return found

@@ -51,12 +51,11 @@ class Origins:
 
     def of(self, run: RunDirectory) -> str | None:
         """Return the description of a registered version that comes from this run; None if there is none."""
-        record, bookmark, destination = run.configuration_record(), read_bookmark(run), read_destination(run)
-        own_id = run.name if record is None else record["run_id"]
+        bookmark, destination = read_bookmark(run), read_destination(run)
         ids = [None if bookmark is None else bookmark.mlflow.state.get("run_id")]
         ids.append(None if destination is None else destination.mlflow_run_id)
         by_mlflow = next((self.by_mlflow_run[item] for item in ids if item and item in self.by_mlflow_run), None)
-        return self.by_run_id.get(own_id) or by_mlflow or self.by_name.get(run.name)
+        return self.by_run_id.get(run.run_id) or by_mlflow or self.by_name.get(run.name)
 
 
 def find_origins(root: Root, runs: Sequence[RunDirectory], gone: Collection[str] = ()) -> Origins:

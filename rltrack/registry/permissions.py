@@ -8,7 +8,7 @@ from typing import Any
 from rltrack.errors import RltrackError
 from rltrack.permissions import Permissions
 from rltrack.registry.loading import LoadedPolicy
-from rltrack.runs import Root
+from rltrack.runs import Root, RunRef
 
 
 def check_names(
@@ -40,7 +40,7 @@ def check_names(
 def _own_configuration(root: Root, stored: LoadedPolicy) -> list[Mapping[str, Any]]:
     """Return the configuration of the run that the model comes from, if it is under this root."""
     try:
-        config = root.find(stored.source.partition("@")[0]).read_config()
+        config = root.find(RunRef.parse(stored.source).run).configuration().values
     except (RltrackError, OSError, ValueError):
         return []
-    return [config] if isinstance(config, Mapping) else []
+    return [config]

@@ -17,7 +17,7 @@ from rltrack.checkpoints.retention import best_first
 from rltrack.errors import ConfigurationError, RunDamaged
 from rltrack.registry.deletion import Tell, delete_run, error_text, finish_interrupted, resumable_only
 from rltrack.registry.origins import Origins, find_origins
-from rltrack.runs import Root, RunDirectory, RunStatus
+from rltrack.runs import Root, RunDirectory, RunStatus, StoredConfiguration
 from rltrack.studies.seeds import STUDY_TAG
 from rltrack.tracking.bookmark import is_delivered, read_bookmark
 
@@ -132,12 +132,11 @@ def _summary_of(run: RunDirectory) -> _RunSummary:
             status = run.status()
             record = run.configuration_record()  # its identity: without it, its models cannot be determined
             best = best_first(run.store().versions())
-            config = run.read_config() if run.config_file.exists() else {}
+            config = run.configuration() if run.config_file.exists() else StoredConfiguration.of({})
         if found.new or record is None:
             raise RunDamaged(" ".join(found.new) or "its configuration record is missing")
-        study = ((config.get("tracking") or {}).get("tags") or {}).get(STUDY_TAG)
-        start = config.get("start_from")
-        starts_from = str(start).partition("@")[0] if start and not status.is_finished else None
+        study = config.tracking.tags.get(STUDY_TAG)
+        starts_from = config.start_from.run if config.start_from is not None and not status.is_finished else None
         score = best[0].score if best else status.mean_return
         if score is not None and math.isnan(score):  # cannot be compared
             score = None

@@ -20,7 +20,6 @@ from rltrack.errors import ConfigurationError, MemoryLimitExceeded, NotAllowed, 
 from rltrack.ranking import is_score, rank
 from rltrack.runs import RunDirectory
 from rltrack.studies.search import Search
-from rltrack.tracking.journal import read_journal
 from rltrack.training.progress import TrainingState
 from rltrack.training.reporter import ProgressReporter
 from rltrack.training.trainer import Trainer
@@ -107,7 +106,7 @@ class ReportHook:
 
 def result_of(run: RunDirectory, objective: str) -> tuple[float | None, str]:
     """Return a finished run's objective, and why it ended."""
-    means = [float(record["mean"]) for record in read_journal(run.journal_file) if record["kind"] == "evaluation"]
+    means = [float(record["mean"]) for record in run.history().evaluations]
     value = None if not means else max(means, key=rank) if objective == "best" else means[-1]
     return value, run.status().reason
 

@@ -26,9 +26,9 @@ NUMERIC_FIELDS = (
     "mean_return",
     "seconds",
 )
-"""Where NaN and infinities, which JSON does not have, stand as text."""
+"""Fields with nothing but numbers in them: NaN and infinities, which JSON does not have, stand there as text and need no mark."""
 
-_TEXT_TO_FLOAT = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+TEXT_TO_FLOAT = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _MAX_DEPTH = 16
 _LIMIT = 2**63
 
@@ -40,7 +40,7 @@ def numeric(value: Any, depth: int = 0) -> Any:
         ValueError: If it is nested deeper than anything that is written.
     """
     if isinstance(value, str):
-        return _TEXT_TO_FLOAT.get(value, value)
+        return TEXT_TO_FLOAT.get(value, value)
     if depth > _MAX_DEPTH:
         raise ValueError(f"it is nested more than {_MAX_DEPTH} deep")
     if isinstance(value, dict):

@@ -42,11 +42,13 @@ from rltrack.tracking.journal_reading import (
     read_from,
     read_journal,
     read_tail,
+    unreadable,
 )
 from rltrack.tracking.journal_seal import Seal, blank_seal, read_seal, write_seal
 
 __all__ = [
     "KINDS", "Journal", "JournalReader", "Record", "decode_record", "encode_record", "read_from", "read_journal", "read_tail",
+    "unreadable",
 ]  # fmt: skip
 
 KINDS = (

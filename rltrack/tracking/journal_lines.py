@@ -3,8 +3,9 @@
 ``{"crc":"9f0a11c3","line":12,"seq":…}``: the CRC-32 of everything behind it, and which line of the journal it is, so that a
 byte that changed, and a line that is gone, are noticed. Lines without both, as older releases wrote them, are read as they are.
 
-JSON has no NaN and no infinities; they are written as the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"`` and read
-back as numbers in the numeric fields (`NUMERIC_FIELDS`).
+JSON has no NaN and no infinities; they are written as the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``. In the fields
+that hold nothing but numbers (`NUMERIC_FIELDS`) they are read back as numbers. Where they stand in any other field, which can
+hold text too, the line's field ``nonfinite`` lists their places: ``"nonfinite":[["choices","batch_size","measured",0]]``.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from typing import Any
 
 import orjson
 
-from rltrack.tracking.fields import NUMERIC_FIELDS, check_record, numeric
+from rltrack.tracking.fields import NUMERIC_FIELDS, TEXT_TO_FLOAT, check_record, numeric
 
 Record = dict[str, Any]
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+_PLACES = "nonfinite"
 _PREFIX = b'{"crc":"'
 _BODY = len(_PREFIX) + 10  # behind eight digits, a quote and a comma
 
@@ -28,7 +30,11 @@ def encode_record(record: Record) -> bytes:
     """Return a record as one line, newline included, without number and checksum."""
     line = orjson.dumps(record, option=_OPTIONS)
     # orjson writes NaN and infinities as null; looking for it is far cheaper than looking at every number
-    return orjson.dumps(_explicit(record), option=_OPTIONS) if b"null" in line else line
+    if b"null" not in line:
+        return line
+    places: list[list[str | int]] = []
+    told = {key: _explicit(value, [key], [] if key in NUMERIC_FIELDS else places) for key, value in record.items()}
+    return orjson.dumps(told | {_PLACES: places} if places else told, option=_OPTIONS)
 
 
 def numbered_line(line: bytes, number: int) -> bytes:
@@ -58,6 +64,7 @@ def decode_line(line: bytes) -> tuple[int | None, Record]:
             raise ValueError("it has no line number")
     elif "crc" in record or "line" in record:
         raise ValueError("its beginning is not as it was written")
+    _restore(record, record.pop(_PLACES, []))
     for field in NUMERIC_FIELDS:
         if field in record:
             record[field] = numeric(record[field])
@@ -74,14 +81,33 @@ def decode_record(line: bytes) -> Record:
     return decode_line(line)[1]
 
 
-def _explicit(value: Any) -> Any:
-    """Replace what JSON cannot hold."""
+def _explicit(value: Any, place: list[str | int], places: list[list[str | int]]) -> Any:
+    """Replace what JSON cannot hold, and add to `places` where it stood."""
+    if hasattr(value, "tolist"):  # numpy's numbers and arrays
+        value = value.tolist()
     if isinstance(value, float):
         if math.isfinite(value):
             return value
+        places.append(place)
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, dict):
-        return {key: _explicit(item) for key, item in value.items()}
+        return {key: _explicit(item, [*place, key], places) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_explicit(item) for item in value]
+        return [_explicit(item, [*place, index], places) for index, item in enumerate(value)]
     return value
+
+
+def _restore(record: Record, places: Any) -> None:
+    """Put numbers back where `places` says that NaN or an infinity stood.
+
+    Raises:
+        ValueError: If there is nothing of the kind there.
+    """
+    try:
+        for *parents, last in places:
+            node: Any = record
+            for step in parents:
+                node = node[step]
+            node[last] = TEXT_TO_FLOAT[node[last]]
+    except (LookupError, TypeError, ValueError):
+        raise ValueError(f"'{_PLACES}' does not say where numbers stand") from None

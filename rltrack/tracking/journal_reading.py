@@ -70,7 +70,7 @@ class JournalReader:
             self._wrong, self._more = [], 0
         return record
 
-    def read(self, lines: Iterable[bytes]) -> Iterator[Record]:
+    def read(self, lines: Iterable[bytes], *, tell: bool = True) -> Iterator[Record]:
         """Yield the good records of lines, which end in a newline; and then tell what is damaged."""
         for line in lines:
             if not line.endswith(b"\n"):
@@ -79,7 +79,7 @@ class JournalReader:
             record = self.take(line)
             if record is not None:
                 yield record
-        self.finish()
+        self.finish(tell=tell)
 
     def finish(self, *, tell: bool = True) -> None:
         """Look whether the end is there, and tell what is damaged; comes after the last line."""
@@ -99,6 +99,11 @@ class JournalReader:
             )
         if self.wrong:
             damage.report(self.words())
+
+    @property
+    def position(self) -> int:
+        """Position in bytes behind the last line that was taken."""
+        return self._at
 
     @property
     def wrong(self) -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rltrack.files import replace_text
+from rltrack.runs.history import RunHistory
 from rltrack.tracking.journal import JournalReader, Record, read_from, read_journal
 
 EPISODE_WINDOW = 100
@@ -77,8 +78,7 @@ class MetricsTracker:
         self._recent_returns: deque[float] = deque(maxlen=EPISODE_WINDOW)
         self._episode_stride, self._episodes_seen = 1, 0
         self._running = _Column(max_points)
-        self._evaluations: list[Record] = []
-        self._decisions: list[Record] = []
+        self._facts = RunHistory(is_bounded=max_points is not None)
         self._journal = None if journal is None else Path(journal)
         self._position = 0
         self._reader = None if journal is None else JournalReader(journal)
@@ -105,13 +105,19 @@ class MetricsTracker:
     def evaluations(self) -> list[Record]:
         """The journal's records of evaluations."""
         self._catch_up()
-        return self._evaluations
+        return self._facts.evaluations
 
     @property
     def decisions(self) -> list[Record]:
         """The journal's records of decisions."""
         self._catch_up()
-        return self._decisions
+        return self._facts.decisions
+
+    @property
+    def facts(self) -> RunHistory:
+        """What the records say about the run."""
+        self._catch_up()
+        return self._facts
 
     @property
     def running_returns(self) -> Series:
@@ -140,6 +146,7 @@ class MetricsTracker:
 
     def observe(self, record: Record) -> None:
         """Take over one of the journal's records."""
+        self._facts.observe(record)
         kind = record["kind"]
         if kind == "metrics":
             self.log(record["values"], record["step"], record["time"])
@@ -147,10 +154,7 @@ class MetricsTracker:
             for episode in zip(record["steps"], record["returns"], record["lengths"], strict=True):
                 self._add_episode(*episode, record["time"])
         elif kind == "evaluation":
-            self._evaluations.append(record)
             self.log(evaluation_metrics(record), record["step"], record["time"])
-        elif kind == "decision":
-            self._decisions.append(record)
 
     def _add_episode(self, step: int, episode_return: float, length: int, time: float) -> None:
         self._recent_returns.append(episode_return)

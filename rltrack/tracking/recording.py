@@ -18,13 +18,12 @@ from typing import Any
 import orjson
 
 from rltrack.errors import NameTaken
-from rltrack.provenance import process_facts
 from rltrack.runs import Root, RunDirectory
+from rltrack.runs.writer import RunWriter
 from rltrack.secrets import redacted, without_secrets
 from rltrack.tracking import delivery
 from rltrack.tracking.destination import read_destination, resolve_destination, write_destination
 from rltrack.tracking.journal import Journal
-from rltrack.tracking.values import as_floats
 
 
 class Recording:
@@ -86,6 +85,7 @@ class Recording:
     def _begin(self, agent: Mapping[str, Any], section: dict[str, Any], seed: int | None) -> None:
         self._open.enter_context(self.run.lock())
         self._journal = Journal(self.run.journal_file)
+        self._records = RunWriter(self._journal)
         self._open.callback(self._journal.close)
         self._env_steps = self._journal.high_water_step
         self._episodes = 0
@@ -95,18 +95,15 @@ class Recording:
         self.run.write_config({"name": self.run.name, "seed": seed, "agent": described, "tracking": section})
         if is_new:
             identity = {"seed": seed, "agent": described}
-            self._journal.note("configuration", run_id=uuid.uuid4().hex, identity=identity, agent=described)
+            self._records.configuration(uuid.uuid4().hex, {"identity": identity, "agent": described})
         else:
             self._journal.resume_from(self._journal.next_seq, exact=False)
-        self._journal.note(
-            "attempt",
-            number=len(self.run.attempts()) + 1,
+        self._records.attempt(
+            len(self.run.attempts()) + 1,
             resumed_from=None,
             env_steps=self._env_steps,
             exact=is_new,
-            environments=None,
             seed=seed,
-            **process_facts(),
         )
         write_destination(self.run, resolve_destination(section, read_destination(self.run)))
         self._delivery = delivery.deliver(self.run)
@@ -132,15 +129,14 @@ class Recording:
         self, step: int, values: Mapping[str, float], excluded: Mapping[str, Sequence[str]] | None = None
     ) -> None:
         """Record values at a number of env steps; `excluded` keeps keys from a sink, by its name."""
-        more = {"excluded": {sink: list(keys) for sink, keys in excluded.items()}} if excluded else {}
-        self._journal.write("metrics", step, values=as_floats(values), **more)
+        self._records.metrics(step, values, excluded)
         self._seen(step)
 
     def episodes(self, step: int, episodes: Sequence[tuple[int, float, int]]) -> None:
         """Record finished episodes: env steps at the end, return, length of each."""
         if episodes:
             steps, returns, lengths = zip(*episodes, strict=True)
-            self._journal.write("episodes", step, steps=steps, returns=returns, lengths=lengths)
+            self._records.episodes(step, steps=steps, returns=returns, lengths=lengths)
             self._episodes += len(episodes)
         self._seen(step)
 
@@ -157,19 +153,17 @@ class Recording:
         atexit.unregister(self._at_exit)
         _recordings.pop(self.run.path, None)
         if error is not None:
-            self._journal.note("error", error=type(error).__name__, message=_words_of(error))
+            self._records.error(error, _words_of(error))
         try:
-            self._journal.note(
-                "end",
-                state=state,
-                reason=reason,
+            self._records.end(
+                state,
+                reason,
                 env_steps=self._env_steps,
                 episodes=self._episodes,
                 seconds=time.monotonic() - self._began,
                 mean_return=None,
                 goes_on=state != "completed",
             )
-            self._journal.sync()
         finally:
             self._open.close()
         if self._delivery is not None:

@@ -45,12 +45,6 @@ class RunReport:
         self.plots: list[Path] = []
         """What was drawn last."""
         self._drawn_at: tuple[int, int] | None = None
-        self._first_attempt: Record = {}
-        self._last_attempt: Record = {}
-        self._attempts = self._env_steps = 0
-        self._exact = True
-        self._missing: list[str] = []
-        self._error = ""
 
     def catch_up(self, journal_end: int, resources_end: int) -> bool:
         """Read on up to these positions; return whether there was anything new."""
@@ -58,7 +52,7 @@ class RunReport:
         while self._journal_at < journal_end:
             records, position = read_from(self.run.journal_file, self._journal_at, journal_end, reader=self._reader)
             for record in records:
-                self._observe(record)
+                self.metrics.observe(record)
             if position == self._journal_at:
                 break
             self._journal_at = position
@@ -78,23 +72,8 @@ class RunReport:
     @property
     def missing(self) -> list[str]:
         """What the journal lacks, in words: as attempts recorded it, and what is damaged in it now."""
-        return [*self._missing, *(item for item in self._reader.wrong if item not in self._missing)]
-
-    def _observe(self, record: Record) -> None:
-        kind = record["kind"]
-        self._env_steps = max(self._env_steps, int(record.get("step") or record.get("env_steps") or 0))
-        if kind == "attempt":
-            self._attempts += 1
-            self._first_attempt = self._first_attempt or record
-            self._last_attempt = record
-            self._exact = self._exact and record["exact"]
-            self._missing = record.get("missing") or self._missing
-            self._error = ""
-        elif kind == "error":
-            self._error = f"{record['error']}: {record['message']}"
-        self.metrics.observe(record)
-        if kind == "evaluation":  # the episodes themselves are in the journal
-            self.metrics.evaluations[-1] = {key: record[key] for key in ("step", "mean", "iqm", "interval")}
+        known = self.metrics.facts.labelled_missing
+        return [*known, *(item for item in self._reader.wrong if item not in known)]
 
     @property
     def run_id(self) -> str:
@@ -112,7 +91,7 @@ class RunReport:
             return self.run.status()
         mean = self.metrics.evaluations[-1]["mean"] if self.metrics.evaluations else None
         reason = f"its folder {self.run.path} was removed before the run had ended"
-        return RunStatus("failed", reason, self._env_steps, time.time(), mean)
+        return RunStatus("failed", reason, self.metrics.facts.env_steps, time.time(), mean)
 
     def params(self) -> dict[str, Any]:
         """Return every resolved setting under a short name: an algorithm's own hyperparameters without a prefix."""
@@ -128,9 +107,10 @@ class RunReport:
         for name, same in (("environment.id", "environment"), ("environment.n_envs", "n_envs"), ("verbose", None)):
             if same is None or same in params:
                 params.pop(name, None)
-        params |= {f"version.{name}": number for name, number in (self._first_attempt.get("versions") or {}).items()}
-        if "python" in self._first_attempt:
-            params["version.python"] = self._first_attempt["python"]
+        first = next(iter(self.metrics.facts.attempts), {})
+        params |= {f"version.{name}": number for name, number in (first.get("versions") or {}).items()}
+        if "python" in first:
+            params["version.python"] = first["python"]
         params |= self.context
         return {
             key: without_password(value) if isinstance(value, str) else value
@@ -149,25 +129,25 @@ class RunReport:
 
     def tags(self) -> dict[str, str]:
         """Return what runs are grouped and found by."""
-        status, params = self.status(), self.params()
+        status, params, facts = self.status(), self.params(), self.metrics.facts
         tags = {
             "rltrack.run": self.run.name,
             "rltrack.directory": str(self.run.path),
             "rltrack.state": status.state,
             "rltrack.reason": status.reason,
-            "rltrack.attempts": str(self._attempts),
+            "rltrack.attempts": str(len(facts.attempts)),
             "rltrack.seed_group": self._seed_group(),
             "mlflow.source.name": "rltrack",
             "mlflow.source.type": "JOB",
         }
-        if self._error or self._attempts > 1:  # what an earlier attempt left there is taken away
-            tags["rltrack.error"] = self._error
+        if facts.error or len(facts.attempts) > 1:  # what an earlier attempt left there is taken away
+            tags["rltrack.error"] = facts.error
         if "git.commit" in params:
             tags["mlflow.source.git.commit"] = params["git.commit"]
-        if self._last_attempt:
-            tags["rltrack.host"] = self._last_attempt["host"]
-            tags["rltrack.resume"] = (self._last_attempt["environments"] or {}).get("tier", "unknown")
-            tags["rltrack.exact"] = str(self._exact).lower()
+        if facts.attempts:
+            tags["rltrack.host"] = facts.attempts[-1]["host"]
+            tags["rltrack.resume"] = facts.tier
+            tags["rltrack.exact"] = str(facts.is_exact).lower()
         if self.missing:
             tags["rltrack.missing"] = f"The journal lacks {'; '.join(self.missing)}."
         tags |= {key: str(params[key]) for key in ("algorithm", "environment", "seed") if key in params}
@@ -189,8 +169,8 @@ class RunReport:
         status, metrics = self.status(), self.metrics
         lines = [f"**{self.run.name}**: {status.state} at {status.env_steps:,} env steps"
                  + (f" ({status.reason})." if status.reason else ".")]  # fmt: skip
-        if metrics.evaluations:
-            best = max(metrics.evaluations, key=lambda record: rank(record["mean"]))
+        best = metrics.facts.best
+        if best is not None:
             lines[0] += f" Best evaluation: mean return {best['mean']:.5g} at {best['step']:,}."
             lines += ["", "| env steps | mean return | 95 % interval | IQM |", "|---:|---:|---:|---:|"]
             for record in _spread(metrics.evaluations, _SHOWN_EVALUATIONS):
@@ -202,8 +182,8 @@ class RunReport:
                 "",
                 *(f"- {item['step']:,}: {item['decision']}: {item['reason']}" for item in metrics.decisions[-10:]),
             ]
-        if self._error:
-            lines += ["", f"Error: {self._error}"]
+        if metrics.facts.error:
+            lines += ["", f"Error: {metrics.facts.error}"]
         flow_run = (self._tracking.get("tags") or {}).get("prefect.flow_run_url")
         if flow_run:
             lines += ["", f"[Flow run in Prefect]({flow_run})"]

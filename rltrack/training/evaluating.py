@@ -167,7 +167,7 @@ class Evaluating:
         agent, progress, journal = self._agent, self._progress, self._session.journal
         before = progress.best_evaluation
         best = is_better(evaluation.mean, None if before is None else before.mean)
-        journal.write("evaluation", evaluation.env_steps, **evaluation.to_record())
+        self._session.records.evaluation(evaluation.env_steps, evaluation.to_record())
         progress.last_evaluation = evaluation
         if best:
             progress.best_evaluation = evaluation
@@ -195,10 +195,7 @@ class Evaluating:
 
     def _apply(self, decision: Decision) -> None:
         """Record a decision of the strategy, and do what it says."""
-        numbers = {key: float(value) for key, value in decision.numbers.items()}
-        self._session.journal.write(
-            "decision", self._progress.env_steps, decision=decision.name, reason=decision.reason, numbers=numbers
-        )
+        self._session.records.decision(self._progress.env_steps, decision.name, decision.reason, decision.numbers)
         self._reporter.say(f"{decision.name}: {decision.reason}", show=decision.name not in ("steady", "improving"))
         if decision.restore_best:
             self._checkpoints.record_committed(wait=True)

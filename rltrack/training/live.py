@@ -223,7 +223,7 @@ class LiveTraining:
         if isinstance(error, JournalFailed):
             return  # there is nothing left to write to
         message = without_secrets(" ".join(str(error).split()))
-        self.session.journal.note("error", error=type(error).__name__, message=message)
+        self.session.records.error(error, message)
         self._ending.record(f"{type(error).__name__}: {message}")
 
     def close(self) -> None:
@@ -287,7 +287,7 @@ class LiveTraining:
 
     def _record_signal(self, name: str) -> None:
         if not self._is_closed:
-            self.session.journal.note("signal", name=name)
+            self.session.records.signal(name)
 
     def _deliver_rest(self) -> None:
         """Training has released the run: see to it that what is left is delivered."""

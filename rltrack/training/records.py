@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rltrack.runs.writer import RunWriter
 from rltrack.tracking.values import as_floats
 
 if TYPE_CHECKING:
@@ -19,16 +20,16 @@ _logger = logging.getLogger("rltrack")
 def record_warning(journal: Journal, message: str) -> None:
     """Tell a person something, and keep it in the journal."""
     _logger.warning(message)
-    journal.note("warning", message=message)
+    RunWriter(journal).warning(message)
 
 
 def record_iteration(
     journal: Journal, progress: TrainingProgress, stats: IterationStats, episodes: Sequence[EpisodeInfo]
 ) -> None:
     """Write the episodes that ended in an iteration, and the metrics that it dumped."""
+    writer = RunWriter(journal)
     if episodes:
-        journal.write(
-            "episodes",
+        writer.episodes(
             progress.env_steps,
             returns=[episode.episode_return for episode in episodes],
             lengths=[episode.length for episode in episodes],
@@ -43,21 +44,18 @@ def record_iteration(
     for index, (step, values) in enumerate(stats.metrics, start=1):
         last = index == len(stats.metrics)
         excluded = stats.excluded[index - 1] if index <= len(stats.excluded) else {}
-        more = {"excluded": {sink: list(keys) for sink, keys in excluded.items()}} if excluded else {}
-        journal.write("metrics", step, values={**as_floats(values), **(times if last else {})}, **more)
+        writer.metrics(step, {**as_floats(values), **times} if last else values, excluded)
 
 
 def record_end(journal: Journal, progress: TrainingProgress, reason: str, *, goes_on: bool) -> None:
     """Write how this attempt ended, and whether another may go on; and fsync."""
     last = progress.last_evaluation
-    journal.note(
-        "end",
-        state=progress.state.value,
-        reason=reason,
+    RunWriter(journal).end(
+        progress.state.value,
+        reason,
         env_steps=progress.env_steps,
         episodes=progress.episodes,
         seconds=progress.elapsed_seconds,
         mean_return=last.mean if last else None,
         goes_on=goes_on,
     )
-    journal.sync()

@@ -26,10 +26,11 @@ from rltrack.errors import (
 )
 from rltrack.identity import identity_hash
 from rltrack.plain_data import differences
-from rltrack.provenance import package_versions, process_facts
+from rltrack.provenance import package_versions
 from rltrack.runs import Root, RunDirectory
+from rltrack.runs.completeness import JournalPosition
+from rltrack.runs.writer import RunWriter
 from rltrack.secrets import redacted
-from rltrack.tracking.completeness import JournalPosition, missing_records
 from rltrack.tracking.journal import Journal
 from rltrack.training.beginning import beginning_in_versions, take_back_deliveries
 from rltrack.training.fetching import fetch_if_elsewhere, open_remote
@@ -48,6 +49,7 @@ class RunSession:
     Attributes:
         directory: The run's folder.
         journal: Open for appending.
+        records: Writes into it.
         store: The run's versions.
         attempt: 1 for the first process, and so on.
         status_before: How the run stood before this process; None for a new one.
@@ -84,6 +86,7 @@ class RunSession:
             self.status_before = directory.status(held=True) if has_records else None
             self.is_finished = self.status_before is not None and self.status_before.is_finished
             self.journal = Journal(directory.journal_file)
+            self.records = RunWriter(self.journal)
             self._open.callback(self.journal.close)
             attempts = [] if known is None else directory.attempts()
             if known is not None:
@@ -173,7 +176,7 @@ class RunSession:
             directory.write_config(written)
         record = {"identity": _plain(identity), "agent": _plain(agent), "policy": policy}
         if session.is_new or session.is_recovered:
-            session.journal.note("configuration", run_id=session.run_id, **record)
+            session.records.configuration(session.run_id, record)
         session._description = {**record, "config": _plain(written)}
         return session
 
@@ -196,7 +199,8 @@ class RunSession:
 
     def missing_records(self, version: Version | None) -> list[str]:
         """Return what the journal lacks of the records up to a version, in words; without one, of its own numbers."""
-        return missing_records(self.directory.journal_file, None if version is None else journal_position(version))
+        position = None if version is None else journal_position(version)
+        return self.directory.history(position, tell=False).missing
 
     def begin_attempt(
         self,
@@ -233,17 +237,15 @@ class RunSession:
             self._remote.claim(claim)
             self.attempt = number
             self._mirror = Mirror(self._remote, self.directory.path, claim)
-        self.journal.note(
-            "attempt",
-            number=self.attempt,
+        self.records.attempt(
+            self.attempt,
             resumed_from=resumed_from.name if resumed_from else None,
             env_steps=resumed_from.env_steps if resumed_from else 0,
             exact=exact,
             environments=environments,
             choices=choices,
             seed=seed,
-            **({"missing": list(missing)} if missing else {}),
-            **process_facts(),
+            missing=missing,
         )
 
     def _copied_bytes(self, remote: RemoteRun) -> int:
@@ -299,20 +301,14 @@ class RunSession:
         """
         if self._mirror is not None:
             for problem in self._mirror.take_problems():
-                self.journal.note("warning", message=problem)
+                self.records.warning(problem)
         for future in self._writer.take(wait=wait):
             try:
                 version = future.result()
             except CheckpointFailed as error:
                 yield error
                 continue
-            self.journal.note(
-                "checkpoint",
-                step=version.env_steps,
-                version=version.name,
-                score=version.score,
-                resumable=version.is_resumable,
-            )
+            self.records.checkpoint(version)
             if self._mirror is not None:
                 self._mirror.wake()
             yield version

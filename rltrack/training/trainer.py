@@ -15,7 +15,7 @@ from rltrack.config import MAX_EVAL_ENVS, TrainingConfig
 from rltrack.errors import ConfigurationError, RunNotFound
 from rltrack.evaluation.episodes import EVALUATION_STREAM, Evaluation, episode_seeds, play_episodes
 from rltrack.identity import identity
-from rltrack.runs import Root, RunDirectory
+from rltrack.runs import Root, RunDirectory, RunRef
 from rltrack.training.fetching import fetch
 from rltrack.training.train_loop import TrainingLoop
 
@@ -176,9 +176,9 @@ def starting_state(root: Root, start_from: str) -> State:
         RunNotFound: If there is no such run.
         CheckpointNotFound: If there is no such version.
     """
-    name, _, version = start_from.partition("@")
-    store = root.find(name).store()
-    return store.read(store.find(version or "last"), LEARNER_PARTS)
+    ref = RunRef.parse(start_from)
+    store = root.find(ref.run).store()
+    return store.read(store.find(ref.version or "last"), LEARNER_PARTS)
 
 
 def config_of(run: RunDirectory) -> TrainingConfig:
@@ -187,13 +187,7 @@ def config_of(run: RunDirectory) -> TrainingConfig:
     Raises:
         ConfigurationError: If its agent was built by a script, so that no configuration describes it.
     """
-    data = run.read_config()
-    if "id" not in (data.get("environment") or {}):
-        raise ConfigurationError(
-            f"Run {run.name} was trained by a script with an agent of its own; its configuration does not say how to build "
-            "it. Go on in that script, with TrainingLoop(agent, env, name=…, resume=True)."
-        )
-    return TrainingConfig.from_mapping(data, source=str(run.config_file))
+    return run.configuration().to_training()
 
 
 def agent_of(

@@ -106,10 +106,10 @@ def verify_resume(
                 raise RltrackError(f"A training ended with exit code {code}, not {expected}: {message or 'no message'}")
         whole, killed = (Root(root).find(name) for name in ("whole", "killed"))
         compared, difference = first_difference(_everything(whole), _everything(killed))
-        notes = tuple(record["message"] for record in read_journal(killed.journal_file) if record["kind"] == "warning")
-        attempts = [record for record in read_journal(killed.journal_file) if record["kind"] == "attempt"]
-        tier = (attempts[-1]["environments"] or {}).get("tier", "unknown")
-        return Verification(difference, compared, total, len(attempts) - 1, tier, notes)
+        history = killed.history()
+        return Verification(
+            difference, compared, total, len(history.attempts) - 1, history.tier, tuple(history.warnings)
+        )
 
 
 def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,7 +14,8 @@ from rltrack.config import LoopSettings
 from rltrack.console.runs import run_details
 from rltrack.errors import CheckpointCorrupt, ConfigurationError, JournalDamaged, NameTaken
 from rltrack.runs import Root
-from rltrack.tracking.completeness import JournalPosition, missing_records
+from rltrack.runs.completeness import JournalPosition
+from rltrack.runs.history import RunHistory
 from rltrack.tracking.journal import Journal, read_journal
 from rltrack.tracking.journal_seal import seal_file
 from rltrack.tracking.report import RunReport
@@ -236,7 +237,7 @@ def test_lost_records_without_a_number_are_noticed(own_root):
     size = run.journal_file.stat().st_size
     run.journal_file.write_bytes(run.journal_file.read_bytes()[:before])
     position = JournalPosition("v9", 120, numbered(run)[-1]["seq"] + 1, size)
-    [found] = missing_records(run.journal_file, position)
+    [found] = RunHistory.read(run.journal_file, position).missing
     assert re.fullmatch(
         r"its last [\d,]+ bytes, with records of attempts, warnings or checkpoints, written before v9", found
     )
@@ -337,7 +338,7 @@ def test_numbers_that_were_lost_are_kept_free(tmp_path):
     journal = Journal(path)
     journal.resume_from(9, exact=False)
     journal.write("metrics", 9, values={"a": 1.0})
-    assert missing_records(path) == ["records 6 to 8 (between 5 and 9 env steps)"]
+    assert RunHistory.read(path).missing == ["records 6 to 8 (between 5 and 9 env steps)"]
 
 
 def test_a_journal_shorter_than_its_copy_in_the_store_is_not_mixed_with_it(own_root, tmp_path, monkeypatch):

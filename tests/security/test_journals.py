@@ -15,7 +15,7 @@ from rltrack.cli import run_command
 from rltrack.console.runs import run_details, run_rows
 from rltrack.errors import RltrackError
 from rltrack.runs import Root, RunDirectory, RunStatus
-from rltrack.tracking.completeness import missing_records
+from rltrack.runs.history import RunHistory
 from rltrack.tracking.journal import Journal, read_from, read_journal, read_tail
 from rltrack.tracking.metrics import MetricsTracker
 from rltrack.tracking.report import RunReport
@@ -141,7 +141,7 @@ def through_every_reader(run: RunDirectory):
         lambda: list(read_journal(run.journal_file)),
         lambda: read_tail(run.journal_file),
         lambda: read_from(run.journal_file, 0, size),
-        lambda: missing_records(run.journal_file),
+        lambda: RunHistory.read(run.journal_file).missing,
         lambda: run_details(run),
         lambda: MetricsTracker.from_journal(run.journal_file).to_mapping(),
         lambda: MetricsTracker(run.journal_file).keys(),
@@ -240,8 +240,8 @@ def test_bytes_changed_anywhere(template, tmp_path_factory, edits):
     found = list(read_journal(run.journal_file))
     assert all(isinstance(record["kind"], str) and math.isfinite(record["time"]) for record in found)
     numbers = [record["seq"] for record in found if "seq" in record]
-    assert missing_records(run.journal_file) or numbers == list(range(1, len(numbers) + 1))
-    assert missing_records(run.journal_file) or found == list(read_journal(template / "runs/one/journal.jsonl"))
+    assert RunHistory.read(run.journal_file).missing or numbers == list(range(1, len(numbers) + 1))
+    assert RunHistory.read(run.journal_file).missing or found == list(read_journal(template / "runs/one/journal.jsonl"))
     through_every_reader(run)
     shutil.rmtree(run.root)
 

@@ -283,7 +283,7 @@ def test_another_thread_does_not_take_a_run_over():
 
 def test_a_recording_that_cannot_begin_holds_nothing(monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr("rltrack.tracking.recording.process_facts", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr("rltrack.runs.writer.process_facts", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             Recording("half", AGENT)
     assert not Root().find("half").is_locked()

@@ -50,7 +50,7 @@ THIRD_PARTIES = {
     "rich": ("console/", "cli/", "doctor.py", "training/reporter.py"),
     "matplotlib": ("tracking/plots.py", "studies/plots.py", "comparison/pictures.py"),
     "sqlalchemy": ("flows/", "tracking/sinks/", "studies/", "registry/"),
-    "pydantic": ("config.py", "identity.py", "validation.py", "starter.py", "flows/", "studies/"),
+    "pydantic": ("config.py", "identity.py", "validation.py", "runs/configuration.py", "starter.py", "flows/", "studies/"),
     "pytest": (),
 }
 """The only places that import a package, at any time."""

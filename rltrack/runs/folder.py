@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,10 @@ from rltrack.errors import (
     did_you_mean,
 )
 from rltrack.files import inside, is_locked, leads_into, lock_holder, make_private_folder, take_lock
-from rltrack.tracking.journal import Record, read_journal, read_tail
+from rltrack.runs.completeness import JournalPosition
+from rltrack.runs.configuration import StoredConfiguration
+from rltrack.runs.history import RunHistory, RunStatus, read_configuration
+from rltrack.tracking.journal import Record
 from rltrack.tracking.journal_seal import read_seal
 
 DEFAULT_ROOT = "mlruns"
@@ -41,27 +44,6 @@ DEFAULT_ROOT = "mlruns"
 def resolve_root(root: str | Path | None = None) -> Path:
     """Return the root as an absolute path: the given one, ``RLTRACK_ROOT``, or ``./mlruns``."""
     return Path(root or os.environ.get("RLTRACK_ROOT") or DEFAULT_ROOT).expanduser().absolute()
-
-
-@dataclass(frozen=True, slots=True)
-class RunStatus:
-    """How a run stands, as its journal tells.
-
-    Attributes:
-        state: ``running``, ``completed``, ``stopped``, ``failed``, or ``interrupted`` (its process died).
-        reason: Why it ended, in words.
-        env_steps: Env steps at the last record.
-        last_time: Unix seconds of the last record.
-        mean_return: Mean of the last evaluation; None without one.
-        is_finished: Whether there is nothing left to train.
-    """
-
-    state: str
-    reason: str
-    env_steps: int
-    last_time: float
-    mean_return: float | None
-    is_finished: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +120,7 @@ class RunDirectory:
     @property
     def tensorboard(self) -> Path:
         """TensorBoard events: in the run's folder, unless its configuration names another."""
-        wanted = (self.read_config().get("tracking") or {}).get("tensorboard_log_dir")
+        wanted = self.configuration().tracking.tensorboard_log_dir
         return Path(wanted) / self.name if wanted else self.path / "tensorboard"
 
     def link_tensorboard(self) -> None:
@@ -195,9 +177,9 @@ class RunDirectory:
         """Return the journal's first record, which holds the run's identity, or its copy in a version; None without both."""
         if self.journal_file.exists():
             with contextlib.suppress(JournalDamaged):  # whoever needs its records says so
-                for record in read_journal(self.journal_file):
-                    if record["kind"] == "configuration":
-                        return record
+                record = read_configuration(self.journal_file)
+                if record is not None:
+                    return record
         found = newest_description(self.store())
         if found is None:
             return None
@@ -207,9 +189,7 @@ class RunDirectory:
 
     def has_beginning(self) -> bool:
         """Whether the journal itself holds the record of the run's configuration."""
-        if not self.journal_file.exists():
-            return False
-        return any(record["kind"] == "configuration" for record in read_journal(self.journal_file))
+        return self.journal_file.exists() and read_configuration(self.journal_file) is not None
 
     def is_begun(self) -> bool:
         """Whether there is anything of a run: a journal, or versions without one."""
@@ -217,9 +197,29 @@ class RunDirectory:
 
     def attempts(self) -> list[Record]:
         """Return the records of the processes that trained it."""
-        if not self.journal_file.exists():
-            return []
-        return [record for record in read_journal(self.journal_file) if record["kind"] == "attempt"]
+        return self.history().attempts if self.journal_file.exists() else []
+
+    def history(self, position: JournalPosition | None = None, *, tell: bool = True) -> RunHistory:
+        """Return what the run's records say (`RunHistory.read`).
+
+        Raises:
+            JournalDamaged: If the journal is gone or cannot be read.
+        """
+        return RunHistory.read(self.journal_file, position, tell=tell)
+
+    @property
+    def run_id(self) -> str:
+        """The run's own id; its name, where nothing says which run it is."""
+        record = self.configuration_record()
+        return self.name if record is None else str(record["run_id"])
+
+    def configuration(self) -> StoredConfiguration:
+        """Return the resolved configuration as a typed value.
+
+        Raises:
+            RunDamaged: As `read_config`.
+        """
+        return StoredConfiguration.of(self.read_config(), str(self.config_file))
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -247,26 +247,22 @@ class RunDirectory:
         """Whether a process is delivering it now."""
         return is_locked(self.shipper_lock)
 
-    def status(self, *, held: bool = False) -> RunStatus:
-        """Read how the run stands from the end of its journal (`read_tail`); with `held`, the caller itself has the lock."""
-        state, reason, env_steps, last_time = "interrupted", "its process ended without a word", 0, 0.0
-        mean_return: float | None = None
-        finished = False
-        for record in read_tail(self.journal_file):
-            last_time = record["time"]
-            env_steps = max(env_steps, int(record.get("step") or record.get("env_steps") or 0))
-            if record["kind"] == "end":
-                state, reason = record["state"], record["reason"]
-                mean_return, finished = record["mean_return"], not record["goes_on"]
-            elif record["kind"] == "evaluation":
-                mean_return = record["mean"]
-            elif record["kind"] == "attempt":
-                state, reason, finished = "interrupted", "its process ended without a word", False
-        if state == "interrupted" and (failure := read_seal(self.journal_file).failure):
-            state, reason = "failed", failure
+    def status(self, *, held: bool = False, history: RunHistory | None = None) -> RunStatus:
+        """Return how the run stands.
+
+        Args:
+            held: Whether the caller itself has the lock.
+            history: What its records say; omitted: the end of its journal is read.
+
+        Raises:
+            JournalDamaged: If the journal is gone or cannot be read.
+        """
+        status = (history or RunHistory.read_end(self.journal_file)).status()
+        if status.state == "interrupted" and (failure := read_seal(self.journal_file).failure):
+            status = replace(status, state="failed", reason=failure)
         if not held and self.is_locked():
-            state, reason = "running", ""
-        return RunStatus(state, reason, env_steps, last_time, mean_return, finished)
+            status = replace(status, state="running", reason="")
+        return status
 
 
 def run_stem(base: str, longest: int = 90) -> str:

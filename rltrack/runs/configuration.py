@@ -1,0 +1,94 @@
+"""A run's stored configuration as a typed value, also where an older release or a script wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from rltrack.config import CheckpointsSection, Section, TrackingSection, TrainingConfig
+from rltrack.errors import ConfigurationError
+from rltrack.runs.ref import RunRef
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredConfiguration:
+    """What a run's ``config.yaml`` says.
+
+    The file of a run whose agent a script built describes no agent and environment that can be built; the other settings are
+    there all the same. What is unknown or not allowed in them, as a newer or older release may have written it, has its
+    default.
+
+    Attributes:
+        values: Everything, as it is stored.
+        source: Where it is from, for errors.
+        name: The run's name.
+        seed: The seed; None if unknown.
+        start_from: The version that the run began with; None for none.
+        checkpoints: Which versions are kept, and where.
+        tracking: Where numbers go.
+        is_buildable: Whether it says how agent and environment are built.
+    """
+
+    values: Mapping[str, Any]
+    source: str
+    name: str | None
+    seed: int | None
+    start_from: RunRef | None
+    checkpoints: CheckpointsSection
+    tracking: TrackingSection
+    is_buildable: bool
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], source: str = "configuration") -> StoredConfiguration:
+        """Read what a run stored."""
+        name, seed, start, environment = (values.get(key) for key in ("name", "seed", "start_from", "environment"))
+        return cls(
+            values,
+            source,
+            name if isinstance(name, str) else None,
+            seed if type(seed) is int else None,
+            _origin(start),
+            _section(CheckpointsSection, values.get("checkpoints")),
+            _section(TrackingSection, values.get("tracking")),
+            isinstance(environment, Mapping) and "id" in environment,
+        )
+
+    def to_training(self) -> TrainingConfig:
+        """Return it as what a training is built from.
+
+        Raises:
+            ConfigurationError: If its agent was built by a script, or with one line for each thing that is wrong.
+        """
+        if not self.is_buildable:
+            raise ConfigurationError(
+                f"Run {self.name} was trained by a script with an agent of its own; its configuration does not say how to build "
+                "it. Go on in that script, with TrainingLoop(agent, env, name=…, resume=True)."
+            )
+        return TrainingConfig.from_mapping(self.values, source=self.source)
+
+
+def _origin(text: object) -> RunRef | None:
+    try:
+        return RunRef.parse(text) if isinstance(text, str) else None
+    except ConfigurationError:
+        return None
+
+
+def _section(kind: type[SectionT], data: object) -> SectionT:
+    """Return a section; what is unknown or not allowed in it has its default."""
+    values = (
+        {key: value for key, value in data.items() if key in kind.model_fields} if isinstance(data, Mapping) else {}
+    )
+    while True:
+        try:
+            return kind.model_validate(values)
+        except ValidationError as error:
+            wrong = {item["loc"][0] for item in error.errors() if item["loc"]}
+            if not wrong & values.keys():
+                return kind()
+            values = {key: value for key, value in values.items() if key not in wrong}

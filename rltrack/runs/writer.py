@@ -1,0 +1,136 @@
+"""Writes the records of a run, of the training loop and of scripts alike: the only place that knows their shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rltrack.provenance import process_facts
+from rltrack.tracking.values import as_floats
+
+if TYPE_CHECKING:
+    from rltrack.checkpoints.version import Version
+    from rltrack.tracking.journal import Journal
+
+
+class RunWriter:
+    """Writes a run's records into its journal; `rltrack.tracking.journal` lists their kinds and fields.
+
+    Args:
+        journal: Open for appending.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+
+    def configuration(self, run_id: str, description: Mapping[str, Any]) -> None:
+        """Record which run this is.
+
+        Args:
+            run_id: The run's own id.
+            description: ``identity``, ``agent``, and ``policy`` where it is known how that is built.
+        """
+        self.journal.note("configuration", run_id=run_id, **description)
+
+    def attempt(
+        self,
+        number: int,
+        *,
+        resumed_from: str | None,
+        env_steps: int,
+        exact: bool,
+        seed: int | None,
+        environments: Mapping[str, Any] | None = None,
+        missing: Sequence[str] = (),
+        **chosen: Any,
+    ) -> None:
+        """Record that a process begins to train.
+
+        Args:
+            number: 1 for the first process.
+            resumed_from: Name of the version that it goes on from; None for none.
+            env_steps: Where it goes on.
+            exact: Whether training and record are those of a run that was never interrupted.
+            seed: Of the training.
+            environments: By which tier the environments take part in a resume, with its reason.
+            missing: Records that the journal has lost.
+            chosen: ``choices``: what was chosen for the attempt, with the reasons; not of recordings.
+        """
+        self.journal.note(
+            "attempt",
+            number=number,
+            resumed_from=resumed_from,
+            env_steps=env_steps,
+            exact=exact,
+            environments=environments,
+            **chosen,
+            seed=seed,
+            **({"missing": list(missing)} if missing else {}),
+            **process_facts(),
+        )
+
+    def metrics(
+        self, step: int, values: Mapping[str, Any], excluded: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
+        """Record values at a number of env steps; `excluded` keeps keys from a sink, by its name."""
+        more = {"excluded": {sink: list(keys) for sink, keys in excluded.items()}} if excluded else {}
+        self.journal.write("metrics", step, values=as_floats(values), **more)
+
+    def episodes(self, step: int, **columns: Sequence[float]) -> None:
+        """Record finished episodes: ``returns``, ``lengths``, and env steps at the end of each (``steps``)."""
+        self.journal.write("episodes", step, **columns)
+
+    def evaluation(self, step: int, record: Mapping[str, Any]) -> None:
+        """Record an evaluation (`Evaluation.to_record`)."""
+        self.journal.write("evaluation", step, **record)
+
+    def decision(self, step: int, name: str, reason: str, numbers: Mapping[str, float]) -> None:
+        """Record what a strategy decided, with its numbers."""
+        known = {key: float(value) for key, value in numbers.items()}
+        self.journal.write("decision", step, decision=name, reason=reason, numbers=known)
+
+    def checkpoint(self, version: Version) -> None:
+        """Record a committed version."""
+        self.journal.note(
+            "checkpoint",
+            step=version.env_steps,
+            version=version.name,
+            score=version.score,
+            resumable=version.is_resumable,
+        )
+
+    def warning(self, message: str) -> None:
+        """Record what a person should know."""
+        self.journal.note("warning", message=message)
+
+    def signal(self, name: str) -> None:
+        """Record a signal."""
+        self.journal.note("signal", name=name)
+
+    def error(self, error: BaseException, message: str) -> None:
+        """Record what went wrong; `message` holds no secret."""
+        self.journal.note("error", error=type(error).__name__, message=message)
+
+    def end(
+        self,
+        state: str,
+        reason: str,
+        *,
+        env_steps: int,
+        episodes: int,
+        seconds: float,
+        mean_return: float | None,
+        goes_on: bool,
+    ) -> None:
+        """Record how this attempt ended, and whether another may go on; and fsync."""
+        self.journal.note(
+            "end",
+            state=state,
+            reason=reason,
+            env_steps=env_steps,
+            episodes=episodes,
+            seconds=seconds,
+            mean_return=mean_return,
+            goes_on=goes_on,
+        )
+        self.journal.sync()
