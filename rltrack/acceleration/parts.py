@@ -12,6 +12,7 @@ from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from rltrack.acceleration import environments as vectorised
 from rltrack.acceleration import (
     off_policy_collection,
     on_policy_collection,
@@ -21,7 +22,6 @@ from rltrack.acceleration import (
     update_sac,
     update_td3,
 )
-from rltrack.acceleration import environments as vectorised
 from rltrack.acceleration.actor_critic import ActorCritic
 from rltrack.acceleration.continuous import ContinuousNetworks
 from rltrack.acceleration.flat import FlatParameters, can_be_flat
