@@ -38,8 +38,8 @@ class ActorCritic:
         self.actor_body, self.actor_head = Perceptron(policy.mlp_extractor.policy_net), Perceptron(policy.action_net)
         self.critic_body, self.critic_head = Perceptron(policy.mlp_extractor.value_net), Perceptron(policy.value_net)
         self.modules = list(policy.modules())
-        self._shape = (-1, *policy.action_space.shape)
-        self._reshapes = len(policy.action_space.shape) != 1
+        shape = policy.action_space.shape or ()
+        self._shape, self._reshapes = (-1, *shape), len(shape) != 1
 
     def is_watched(self) -> bool:
         """Tell whether hooks were registered on the policy."""

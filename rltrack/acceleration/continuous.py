@@ -37,6 +37,7 @@ class Critics:
         return torch.cat([self.features(observations), actions], dim=1)
 
     def __call__(self, observations: torch.Tensor, actions: torch.Tensor) -> list[torch.Tensor]:
+        """Return the values of each function, shape ``(n, 1)``."""
         inputs = self.inputs(observations, actions)
         return [function(inputs) for function in self.functions]
 
@@ -109,6 +110,7 @@ class DeterministicActor:
         self._network = Perceptron(actor.mu)
 
     def __call__(self, observations: torch.Tensor) -> torch.Tensor:
+        """Return actions within -1 and 1."""
         return self._network(self.features(observations))
 
     def act(self, observations: torch.Tensor, deterministic: bool) -> torch.Tensor:

@@ -109,7 +109,8 @@ class DiagonalGaussian:
         self._parameters = parameters
 
     def _std(self, raw: torch.Tensor) -> torch.Tensor:
-        return torch.ones_like(raw) * self._parameters["log_std"].exp()
+        log_std: torch.Tensor = self._parameters["log_std"]
+        return torch.ones_like(raw) * log_std.exp()
 
     def sample(self, raw: torch.Tensor) -> Pair:
         """Draw actions, shape ``(n, action_dim)``, and return them with their log-probabilities."""

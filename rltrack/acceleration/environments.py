@@ -64,7 +64,8 @@ def stepper(env: Any) -> Callable[[], Any]:
     is_plain = list(env.keys) == [None]
 
     def step_wait() -> Any:
-        rewards, dones, infos, observations = env.buf_rews, env.buf_dones, env.buf_infos, env.buf_obs
+        rewards, dones, infos = env.buf_rews, env.buf_dones, env.buf_infos
+        observations: Any = env.buf_obs
         for index, own in enumerate(env.envs):
             obs, rewards[index], terminated, truncated, info = own.step(env.actions[index])
             infos[index] = info

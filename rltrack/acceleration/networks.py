@@ -52,6 +52,7 @@ class Perceptron:
                     raise NotRecognised(f"the networks have a layer of class {type(layer).__name__}")
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the output for a batch, shape ``(n, n_outputs)``."""
         for parameters, activation in self.steps:
             if parameters is not None:
                 x = linear(x, parameters["weight"], parameters["bias"])

@@ -70,8 +70,9 @@ def collector(model: Any, is_watched: Callable[[], bool]) -> Callable[..., Rollo
                     num_collected_episodes += 1
                     model._episode_num += 1
                     if action_noise is not None:
-                        kwargs = dict(indices=[idx]) if n_envs > 1 else {}
+                        kwargs = {"indices": [idx]} if n_envs > 1 else {}
                         action_noise.reset(**kwargs)
+                        seen["kwargs"] = kwargs
                     if log_interval is not None and model._episode_num % log_interval == 0:
                         model.dump_logs()
             seen.update(idx=n_envs - 1, done=dones[-1])

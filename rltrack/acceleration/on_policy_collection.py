@@ -59,6 +59,7 @@ def collector(model: Any, networks: ActorCritic) -> Callable[..., bool]:
             for idx in range(n_envs):
                 if dones[idx]:
                     _bootstrap(model, networks, infos[idx], idx, rewards, seen)
+            seen["idx"], seen["done"] = idx, dones[idx]
             _store(rollout_buffer, model, actions, rewards, values, log_probs)
             model._last_obs = new_obs
             model._last_episode_starts = dones
@@ -66,7 +67,7 @@ def collector(model: Any, networks: ActorCritic) -> Callable[..., bool]:
         with torch.no_grad():
             values = networks.predict_values(torch.as_tensor(new_obs))
         compute_returns_and_advantage(rollout_buffer, values, dones)
-        seen.update(n_steps=n_steps, actions=actions, values=values, idx=n_envs - 1, done=dones[-1])
+        seen.update(n_steps=n_steps, actions=actions, values=values)
         callback.update_locals(seen)
         callback.on_rollout_end()
         return True

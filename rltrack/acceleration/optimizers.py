@@ -72,10 +72,10 @@ class FlatOptimizer:
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """Replace the optimizer's own `step`."""
-        own = self.flat.parameters
-        if closure is not None or any(parameter.grad is None for parameter in own) or not self._is_ready():
+        gradients = [parameter.grad for parameter in self.flat.parameters if parameter.grad is not None]
+        if closure is not None or len(gradients) < len(self.gradients) or not self._is_ready():
             return type(self.optimizer).step(self.optimizer, closure)
-        torch._foreach_copy_(self.gradients, [parameter.grad for parameter in own])
+        torch._foreach_copy_(self.gradients, gradients)
         group = self.optimizer.param_groups[0]
         self.update(group, group["lr"])
         return None

@@ -28,7 +28,7 @@ from rltrack.acceleration.flat import FlatParameters, can_be_flat
 from rltrack.acceleration.networks import NotRecognised
 from rltrack.acceleration.optimizers import FlatOptimizer, flat_optimizer
 from rltrack.acceleration.optimizers import install as install_optimizer
-from rltrack.acceleration.patches import Patches, overridden
+from rltrack.acceleration.patches import Patches, overridden, replaced_on_class
 from rltrack.acceleration.prediction import mode_setter, predictor
 
 NAMES = ("environments", "networks", "collection", "optimizers", "update")
@@ -86,7 +86,7 @@ class Installation:
             raise NotRecognised(f"the networks are on {model.device}")
         if model.use_sde:
             raise NotRecognised("the policy explores by gSDE")
-        own = [name for name in overridden(model) if name != "_excluded_save_params"]
+        own = [*overridden(model), *replaced_on_class(type(model))]
         if own:
             raise NotRecognised(f"the model has its own {', '.join(own)}")
         networks = build(model.policy)

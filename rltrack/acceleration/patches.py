@@ -26,6 +26,7 @@ class Replacement:
         self.owner, self.name, self.function = owner, name, function
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call what replaces the method."""
         return self.function(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -60,11 +61,22 @@ def overridden(owner: Any) -> list[str]:
     return [name for name in vars(owner) if callable(getattr(type(owner), name, None))]
 
 
+def replaced_on_class(kind: type) -> list[str]:
+    """Return the names of methods that someone replaced on a class of Stable-Baselines3."""
+    return [
+        name
+        for own in kind.__mro__
+        if own.__module__.startswith("stable_baselines3.")
+        for name, method in vars(own).items()
+        if isinstance(method, types.FunctionType) and method.__module__ != own.__module__
+    ]
+
+
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def has_hooks(modules: Iterable[Any]) -> bool:
     """Tell whether anyone watches these modules, which a function that does without them would not serve."""
-    if torch_module._has_any_global_hook():
+    if torch_module._has_any_global_hook():  # type: ignore[no-untyped-call]
         return True
     return any(own[hooks] for own in map(vars, modules) for hooks in _HOOKS)

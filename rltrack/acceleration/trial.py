@@ -162,7 +162,7 @@ def fill(model: Any) -> None:
     if isinstance(model, OffPolicyAlgorithm):
         buffer: Any = model.replay_buffer
         buffer.pos, buffer.full = 0, True
-        arrays = ("rewards",)
+        arrays: tuple[str, ...] = ("rewards",)
     else:
         batch = getattr(model, "batch_size", None) or STEPS * model.n_envs
         buffer = model.rollout_buffer = _rollout_buffer(model, -(-(batch + min(batch, 5)) // model.n_envs))

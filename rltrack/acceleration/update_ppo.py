@@ -76,7 +76,7 @@ def trainer(model: Any, networks: ActorCritic, optimizer: FlatOptimizer) -> Call
             if not continue_training:
                 break
         approx_kl = np.mean(torch.stack(divergences).numpy())
-        if np.isnan(approx_kl):
+        if np.isnan(approx_kl) and torch.isnan(log_prob).any():
             policy.evaluate_actions(data.observations, actions)  # raises as SB3's did in the minibatch with the NaN
 
         buffer, record = model.rollout_buffer, model.logger.record

@@ -70,8 +70,8 @@ def trainer(
             if gradient_step % model.target_update_interval == 0:
                 polyak_update(critic_optimizer.flat, target, model.tau)
 
-        if torch.isnan(actor_losses[-1]):
-            networks.actor.validate(data.observations)  # raises as SB3's does at its next forward
+        if torch.isnan(log_prob).any():
+            networks.actor.validate(data.observations)  # raises as SB3's did in the forward with the NaN
         model._n_updates += gradient_steps
         record = model.logger.record
         record("train/n_updates", model._n_updates, exclude="tensorboard")

@@ -69,7 +69,7 @@ def same(first: Any, second: Any) -> bool:
     if isinstance(first, torch.Tensor):
         first, second = first.detach().numpy(), second.detach().numpy()
     if isinstance(first, np.ndarray):
-        return first.shape == second.shape and first.dtype == second.dtype and first.tobytes() == second.tobytes()
+        return bool(first.shape == second.shape and first.dtype == second.dtype and first.tobytes() == second.tobytes())
     if isinstance(first, dict):
         return list(first) == list(second) and all(same(own, second[key]) for key, own in first.items())
     if isinstance(first, list | tuple):
@@ -134,8 +134,9 @@ def _collection(model: Any) -> Iterator[tuple[Any, Any]]:
 def _collect(model: Any) -> Any:
     callback = Silent()
     callback.init_callback(model)
-    if isinstance(model, OffPolicyAlgorithm):
-        buffer: Any = model.replay_buffer
+    buffer: Any
+    if hasattr(model, "replay_buffer"):
+        buffer = model.replay_buffer
         frequency = TrainFreq(STEPS, TrainFrequencyUnit.STEP)
         model.collect_rollouts(
             model.env, callback, frequency, buffer, model.action_noise, learning_starts=model.learning_starts

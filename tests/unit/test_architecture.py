@@ -9,8 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "rltrack"
 ALLOWED = {
-    "torch": ("agents/", "benchmarks/overhead.py"),
-    "stable_baselines3": ("agents/", "benchmarks/overhead.py"),
+    "torch": ("acceleration/", "agents/", "benchmarks/acceleration.py", "benchmarks/overhead.py"),
+    "stable_baselines3": ("acceleration/", "agents/", "benchmarks/acceleration.py", "benchmarks/overhead.py"),
     "sb3_contrib": ("agents/",),
     "sbx": ("agents/",),
     "mlflow": ("tracking/sinks/", "registry/", "benchmarks/mlflow_recipe.py", "benchmarks/serving.py"),
@@ -46,6 +46,12 @@ def test_flows_leave_agents_and_tracking_to_the_rest():
         if name.split(".")[0] in ("torch", "stable_baselines3", "mlflow")
     ]
     assert found == []
+
+
+def test_acceleration_needs_nothing_else_of_rltrack():
+    found = {name for path in (PACKAGE / "acceleration").rglob("*.py") for name in imports(path)}
+    own = {name for name in found if name.startswith("rltrack") and not name.startswith("rltrack.acceleration")}
+    assert own == {"rltrack.errors"}
 
 
 def test_pure_modules_know_no_others():

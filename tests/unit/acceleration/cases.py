@@ -101,7 +101,8 @@ def result(model):
 
 def assert_same(first, second):
     """Compare two results bit by bit, and name what differs."""
-    assert [name for name in first if not same(first[name], second[name])] == []
+    different = [name for name in first if not same(first[name], second[name])]
+    assert different == [], f"{different}: {[(first[name], second[name]) for name in different]}"[:600]
 
 
 def both(make, steps, expected=None, **kwargs):

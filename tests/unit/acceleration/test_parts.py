@@ -80,6 +80,11 @@ def test_methods_of_the_object_itself_are_kept():
     assert calls == [1]
 
 
+def test_methods_replaced_on_the_class_are_kept(monkeypatch):
+    monkeypatch.setattr(PPO, "train", lambda self: None)
+    assert "its own train" in str(rltrack.accelerate(build(PPO, BOX, **SHORT)))
+
+
 def test_hooks_are_called_when_registered_later():
     plain, fast = build(PPO, BOX, **SHORT), build(PPO, BOX, **SHORT)
     rltrack.accelerate(fast)

@@ -33,7 +33,7 @@ def test_undo_and_accelerate_in_the_middle_change_nothing(name):
     plain, switched = make(name), make(name)
     results = []
     for model in (plain, switched):
-        torch.manual_seed(0)
+        model.set_random_seed(0)
         report = rltrack.accelerate(model) if model is switched else None
         learn(model, 40)
         if report is not None:
