@@ -45,11 +45,18 @@ def predictor(
 
 
 def mode_setter(policy: Any) -> Callable[[bool], None]:
-    """Return what replaces `set_training_mode`: the same flags, without a walk through all modules."""
+    """Return what replaces `set_training_mode`: the same flags of the same modules, without a walk through all of them."""
     states = [vars(module) for module in policy.modules()]
+    before = [state["training"] for state in states]
+    type(policy).set_training_mode(policy, True)
+    trained = [state["training"] for state in states]
+    type(policy).set_training_mode(policy, False)
+    switched = [state for state, was in zip(states, trained, strict=True) if was and not state["training"]]
+    for state, was in zip(states, before, strict=True):
+        state["training"] = was
 
     def set_training_mode(mode: bool) -> None:
-        for state in states:
+        for state in switched:
             state["training"] = mode
 
     return set_training_mode

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 
 import gymnasium as gym
@@ -56,7 +57,7 @@ def build(
     torch.set_num_threads(1)
     env = DummyVecEnv([lambda: Monitor(WalkEnv(action_space, observation_space)) for _ in range(n_envs)])
     env = VecNormalize(env) if normalize else env
-    return algorithm(policy, env, seed=seed, device="cpu", **kwargs)
+    return algorithm(policy, env, seed=seed, device="cpu", **copy.deepcopy(kwargs))
 
 
 class Recorded(KVWriter):
