@@ -12,10 +12,11 @@ from stable_baselines3.common.torch_layers import MlpExtractor
 
 from rltrack.acceleration.distributions import distribution_of
 from rltrack.acceleration.networks import NotRecognised, Perceptron, features_of
-from rltrack.acceleration.patches import has_hooks, overridden
+from rltrack.acceleration.patches import overridden
+from rltrack.acceleration.watching import Watched
 
 
-class ActorCritic:
+class ActorCritic(Watched):
     """Actions, values and log-probabilities of a policy.
 
     Args:
@@ -30,20 +31,15 @@ class ActorCritic:
             raise NotRecognised(f"the policy is a {type(policy).__name__}")
         if overridden(policy):
             raise NotRecognised(f"the policy has its own {', '.join(overridden(policy))}")
-        self.policy = policy
+        super().__init__(policy)
         self.features = features_of(policy, policy.pi_features_extractor, policy.vf_features_extractor)
         self.distribution = distribution_of(policy)
         if type(policy.mlp_extractor) is not MlpExtractor:
             raise NotRecognised(f"the networks are a {type(policy.mlp_extractor).__name__}")
         self.actor_body, self.actor_head = Perceptron(policy.mlp_extractor.policy_net), Perceptron(policy.action_net)
         self.critic_body, self.critic_head = Perceptron(policy.mlp_extractor.value_net), Perceptron(policy.value_net)
-        self.modules = list(policy.modules())
         shape = policy.action_space.shape or ()
         self._shape, self._reshapes = (-1, *shape), len(shape) != 1
-
-    def is_watched(self) -> bool:
-        """Tell whether hooks were registered on the policy."""
-        return has_hooks(self.modules)
 
     def forward(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Draw actions, and return them with values, shape ``(n, 1)``, and log-probabilities, shape ``(n,)``.

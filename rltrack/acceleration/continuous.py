@@ -14,7 +14,8 @@ from torch.distributions.utils import _standard_normal
 from rltrack.acceleration.distributions import normal_log_prob
 from rltrack.acceleration.flat import FlatParameters
 from rltrack.acceleration.networks import NotRecognised, Perceptron, features_of
-from rltrack.acceleration.patches import has_hooks, overridden
+from rltrack.acceleration.patches import overridden
+from rltrack.acceleration.watching import Watched
 
 
 class Critics:
@@ -118,7 +119,7 @@ class DeterministicActor:
         return self(observations)
 
 
-class ContinuousNetworks:
+class ContinuousNetworks(Watched):
     """All networks of a SAC, TD3 or DDPG.
 
     Args:
@@ -140,11 +141,7 @@ class ContinuousNetworks:
         else:
             self.actor, self.actor_target = DeterministicActor(policy.actor), DeterministicActor(policy.actor_target)
         self.critics, self.critics_target = Critics(policy.critic), Critics(policy.critic_target)
-        self.modules = list(policy.modules())
-
-    def is_watched(self) -> bool:
-        """Tell whether hooks were registered on the policy."""
-        return has_hooks(self.modules)
+        super().__init__(policy)
 
 
 def require(part: Any, kind: type, name: str) -> None:

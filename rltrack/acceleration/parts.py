@@ -92,6 +92,7 @@ class Installation:
         networks = build(model.policy)
         if networks.is_watched():
             raise NotRecognised("hooks are registered on the policy")
+        networks.hold(model, "policy")
         self.networks = networks
         act = networks.actor.act if isinstance(networks, ContinuousNetworks) else networks.act
         predict = predictor(model.policy, act, networks.is_watched)
@@ -124,6 +125,9 @@ class Installation:
         if not self.optimizers:
             raise NotRecognised(self.reasons["optimizers"])
         model, networks, optimizers = self.model, self.networks, self.optimizers
+        for owner in (model.policy, getattr(model.policy, "actor", None), getattr(model.policy, "critic", None)):
+            if hasattr(owner, "optimizer"):
+                networks.hold(owner, "optimizer")
         policy = model.policy
         if type(model) in (PPO, A2C):
             self._require_parameters("policy", policy)

@@ -10,8 +10,6 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch.nn.modules import module as torch_module
-
 
 class Replacement:
     """A callable that stands for a method of one object.
@@ -75,8 +73,6 @@ def replaced_on_class(kind: type) -> list[str]:
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def has_hooks(modules: Iterable[Any]) -> bool:
-    """Tell whether anyone watches these modules, which a function that does without them would not serve."""
-    if torch_module._has_any_global_hook():  # type: ignore[no-untyped-call]
-        return True
-    return any(own[hooks] for own in map(vars, modules) for hooks in _HOOKS)
+def hooks_of(modules: Iterable[Any]) -> list[Any]:
+    """Return the dictionaries of the modules in which torch keeps hooks; whoever registers one adds to them."""
+    return [own[hooks] for own in map(vars, modules) for hooks in _HOOKS]

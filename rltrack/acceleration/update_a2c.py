@@ -21,7 +21,7 @@ def trainer(model: Any, networks: ActorCritic, optimizer: FlatOptimizer) -> Call
 
     def train() -> None:
         policy = model.policy
-        if networks.is_watched():
+        if networks.is_watched_in_updates():
             type(model).train(model)
             return
         policy.set_training_mode(True)

@@ -11,12 +11,13 @@ from torch.nn.functional import smooth_l1_loss
 
 from rltrack.acceleration.networks import NotRecognised, Perceptron, features_of
 from rltrack.acceleration.optimizers import FlatOptimizer
-from rltrack.acceleration.patches import has_hooks, overridden
+from rltrack.acceleration.patches import overridden
 from rltrack.acceleration.replay_data import sample
 from rltrack.acceleration.update_ppo import mean
+from rltrack.acceleration.watching import Watched
 
 
-class QFunctions:
+class QFunctions(Watched):
     """The action values of a DQN policy, and those of its target.
 
     Args:
@@ -33,14 +34,10 @@ class QFunctions:
         for part in parts:
             if overridden(part):
                 raise NotRecognised(f"the policy has its own {', '.join(overridden(part))}")
+        super().__init__(policy)
         online, target = policy.q_net, policy.q_net_target
         self.features = features_of(policy, online.features_extractor, target.features_extractor)
         self._online, self._target = Perceptron(online.q_net), Perceptron(target.q_net)
-        self.modules = list(policy.modules())
-
-    def is_watched(self) -> bool:
-        """Tell whether hooks were registered on the policy."""
-        return has_hooks(self.modules)
 
     def online(self, observations: torch.Tensor) -> torch.Tensor:
         """Return the value of each action, shape ``(n, n_actions)``."""
@@ -59,7 +56,7 @@ def trainer(model: Any, networks: QFunctions, optimizer: FlatOptimizer) -> Calla
     """Return what replaces the model's `train`."""
 
     def train(gradient_steps: int, batch_size: int = 100) -> None:
-        if networks.is_watched():
+        if networks.is_watched_in_updates():
             type(model).train(model, gradient_steps, batch_size)
             return
         model.policy.set_training_mode(True)

@@ -32,7 +32,7 @@ def trainer(
     ent_coef_optimizer = optimizers.get("ent_coef")
 
     def train(gradient_steps: int, batch_size: int = 64) -> None:
-        if networks.is_watched():
+        if networks.is_watched_in_updates():
             type(model).train(model, gradient_steps, batch_size)
             return
         model.policy.set_training_mode(True)

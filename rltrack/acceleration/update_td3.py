@@ -34,7 +34,7 @@ def trainer(
     actor_optimizer, critic_optimizer = optimizers["actor"], optimizers["critic"]
 
     def train(gradient_steps: int, batch_size: int = 100) -> None:
-        if networks.is_watched():
+        if networks.is_watched_in_updates():
             type(model).train(model, gradient_steps, batch_size)
             return
         model.policy.set_training_mode(True)

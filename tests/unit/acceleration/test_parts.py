@@ -96,6 +96,18 @@ def test_hooks_are_called_when_registered_later():
     assert seen[plain] == seen[fast] > 0
 
 
+def test_an_optimizer_exchanged_later_is_used():
+    found = []
+    for fast in (False, True):
+        model = build(PPO, BOX, **SHORT)
+        if fast:
+            rltrack.accelerate(model)
+        model.policy.optimizer = torch.optim.SGD(model.policy.parameters(), lr=0.1)
+        found.append(learn(model, 40))
+        del found[-1]["random"][-1]
+    assert_same(*found)
+
+
 @pytest.mark.parametrize("what", ["update", "collection", "networks", "optimizers"])
 def test_a_formula_one_ulp_wrong_is_caught(what, monkeypatch):
     def wrong(tensor):
