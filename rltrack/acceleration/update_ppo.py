@@ -99,4 +99,6 @@ def trainer(model: Any, networks: ActorCritic, optimizer: FlatOptimizer) -> Call
 
 def mean(values: list[torch.Tensor]) -> Any:
     """Return the mean of numbers, as of a list of what `item` returns."""
+    if len(values) == 1:  # the usual case of off-policy algorithms
+        return np.float64(values[0].item())
     return np.mean(torch.stack(values).tolist())
