@@ -16,6 +16,7 @@ except PackageNotFoundError:  # used from a source tree that was never installed
     __version__ = "0+unknown"
 
 if TYPE_CHECKING:
+    from rltrack.acceleration import accelerate as accelerate
     from rltrack.agents.tracking_callback import JournalOutputFormat as JournalOutputFormat
     from rltrack.agents.tracking_callback import TrackingCallback as TrackingCallback
     from rltrack.config import LoopSettings as LoopSettings
@@ -55,6 +56,7 @@ _PUBLIC = {
     "TrainingState": "rltrack.training.progress",
     "TrainingStatistics": "rltrack.training.progress",
     "TrainingStrategy": "rltrack.training.strategies",
+    "accelerate": "rltrack.acceleration",
     "create_training_loop": "rltrack.training.train_loop",
     "load_agent": "rltrack.training.trainer",
     "promote": "rltrack.registry.promotion",

@@ -75,6 +75,20 @@ def overhead(
 
 
 @benchmark.command()
+def acceleration(
+    only: Annotated[list[str] | None, typer.Option(help="Only cases with this in their name; may be repeated.")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Trainings of each kind and case.")] = 5,
+) -> None:
+    """Measure what `rltrack.accelerate` gains over SB3's `learn()`. All cases take ten minutes, on an idle machine."""
+    from rltrack.benchmarks.acceleration import as_markdown, measure_acceleration
+
+    rows = measure_acceleration(only or (), trials, tell=lambda text: typer.echo(text, err=True))
+    typer.echo(as_markdown(rows, "rltrack benchmark acceleration"))
+    if not all(row.passed for row in rows):
+        raise typer.Exit(EXIT_ERROR)
+
+
+@benchmark.command()
 def delivery(
     records: Annotated[int, typer.Option(min=1000, help="Records of the long journal.")] = 1_000_000,
 ) -> None:

@@ -19,6 +19,12 @@ def imports(path: Path):
             yield node.module
 
 
+def test_acceleration_needs_nothing_else_of_rltrack():
+    found = {name for path in (PACKAGE / "acceleration").rglob("*.py") for name in imports(path)}
+    own = {name for name in found if name.startswith("rltrack") and not name.startswith("rltrack.acceleration")}
+    assert own == {"rltrack.errors"}
+
+
 def test_pure_modules_know_no_others():
     for module in (
         "evaluation/statistics.py",

@@ -38,8 +38,8 @@ UPWARDS = {("tracking.sinks.mlflow", "registry.models")}
 """Imports at run time that go upwards: MLflow's sink stores policies as models."""
 
 THIRD_PARTIES = {
-    "torch": ("acceleration/", "agents/", "benchmarks/overhead.py"),
-    "stable_baselines3": ("acceleration/", "agents/", "benchmarks/overhead.py"),
+    "torch": ("acceleration/", "agents/", "benchmarks/acceleration.py", "benchmarks/overhead.py"),
+    "stable_baselines3": ("acceleration/", "agents/", "benchmarks/acceleration.py", "benchmarks/overhead.py"),
     "sb3_contrib": ("agents/",),
     "sbx": ("agents/",),
     "mlflow": ("tracking/sinks/", "registry/", "benchmarks/mlflow_recipe.py", "benchmarks/serving.py"),
@@ -50,7 +50,15 @@ THIRD_PARTIES = {
     "rich": ("console/", "cli/", "doctor.py", "training/reporter.py"),
     "matplotlib": ("tracking/plots.py", "studies/plots.py", "comparison/pictures.py"),
     "sqlalchemy": ("flows/", "tracking/sinks/", "studies/", "registry/"),
-    "pydantic": ("config.py", "identity.py", "validation.py", "runs/configuration.py", "starter.py", "flows/", "studies/"),
+    "pydantic": (
+        "config.py",
+        "identity.py",
+        "validation.py",
+        "runs/configuration.py",
+        "starter.py",
+        "flows/",
+        "studies/",
+    ),
     "pytest": (),
 }
 """The only places that import a package, at any time."""
