@@ -157,7 +157,7 @@ def test_a_registry_that_does_not_answer_refuses_everything(
     for more in ((), ("--runs",)):
         assert run_command(["prune", "--match", "*", "--yes", *more]) == 1
         said = capsys.readouterr().err
-        assert "nothing is deleted" in said
+        assert "Nothing is deleted" in said
         assert "used by there" in said
         assert "--registry-gone" in said
         assert "Traceback" not in said
@@ -230,7 +230,7 @@ def test_a_whole_run_goes_where_it_was_delivered_to(root, databases, tmp_path):
 
 FAILING = {
     "mlflow": (deletion.MlflowClient, "delete_run"),
-    "folder": (deletion, "_move_aside"),
+    "folder": (deletion, "_move_to_deleted"),
     "remote": (RemoteRun, "remove"),
 }
 
@@ -291,7 +291,7 @@ def test_a_folder_that_cannot_be_deleted_for_good_is_named_and_tried_again(root,
 
 def test_a_prune_that_was_killed_is_finished_by_the_next(root, databases, tmp_path):
     run, _ = whole_run(root.path, "one", databases["other"], tmp_path)
-    deletion._move_aside(run)  # and no further
+    deletion._move_to_deleted(run)  # and no further
     assert root.names() == []
     assert delete_all(root)[0] == []
     assert os.listdir(tmp_path / "store") == []
@@ -313,7 +313,7 @@ def test_only_what_carries_our_id_is_touched(root, databases, tmp_path):
     assert lifecycle(uri, borrowed) == lifecycle(uri, untagged) == "active"
     assert sorted(os.listdir(tmp_path / "store")) == ["no-copy", "theirs"]
     assert (tmp_path / "store" / "no-copy" / "thesis.txt").exists()
-    assert sum("left alone" in text for text in told) == 3
+    assert sum("and is not deleted" in text for text in told) == 3
 
 
 def test_a_run_that_went_on_elsewhere_stays(root, databases, tmp_path):
@@ -323,7 +323,7 @@ def test_a_run_that_went_on_elsewhere_stays(root, databases, tmp_path):
     )
     failed, told = delete_all(root)
     assert failed == ["one"]
-    assert "it went on on the-other-machine (attempt 2" in told[-1]
+    assert "it was resumed on the-other-machine (attempt 2" in told[-1]
     assert lifecycle(databases["other"], mlflow) == "active"
 
 
@@ -337,7 +337,7 @@ def test_what_is_gone_already_stops_nothing(root, databases, tmp_path):
     shutil.rmtree(missing.path)
     told = []
     assert prune(root, found, whole=True, tell=told.append) == ["missing"]
-    assert any(text.startswith("missing: not deleted: there is no run") for text in told)
+    assert any(text.startswith("missing: not deleted: run ") for text in told)
     assert root.names() == []
 
 

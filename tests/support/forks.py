@@ -221,7 +221,8 @@ def _become(wanted: dict[str, Any], path: list[str]) -> None:
     )
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
     sys.executable = str(Path(wanted["here"]).with_name("python"))
-    sys.path[:] = ["", *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep)), *path]
+    own = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+    sys.path[:] = ["", *map(os.path.abspath, own), *path]
     for option in filter(None, environment.get("PYTHONWARNINGS", "").split(",")):
         warnings.simplefilter(option)
     import numpy
