@@ -109,9 +109,7 @@ def build_for_acting(config: TrainingConfig, *, evaluate_in_processes: bool = Fa
     return agent, env
 
 
-def evaluation_environments(
-    config: TrainingConfig, policy: Any, n_envs: int, *, parallel: bool = False
-) -> SB3Evaluation:
+def evaluation_environments(config: TrainingConfig, policy: Any, n_envs: int) -> SB3Evaluation:
     """Build environments that show raw observations, for a stored policy that normalises them itself.
 
     Args:

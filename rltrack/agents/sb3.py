@@ -378,6 +378,3 @@ class SB3Agent:
             yield
         finally:
             del self.model._update_current_progress_remaining
-
-
-# ---- the body of learn(), once ----

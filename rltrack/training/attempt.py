@@ -59,7 +59,7 @@ def begin_attempt(plan: TrainingPlan, agent: Any, session: RunSession, notes: li
             at = f"{version.name} at {version.env_steps:,} env steps"
             notes.append(f"Resumed from {at}, not exactly: {'; '.join(differences)}")
         session.journal.resume_from(version.journal["next_seq"], exact=exact)
-        scale = getattr(plan.strategy, "learning_rate_scale", 1.0)
+        scale = plan.strategy.learning_rate_scale
         if scale != 1.0:
             agent.scale_learning_rate(scale)
     else:

@@ -15,7 +15,7 @@ from rltrack.training.limits import refuse_divergence
 from rltrack.training.marks import NEVER, Mark
 from rltrack.training.progress import TrainingState, has_converged
 from rltrack.training.records import record_warning
-from rltrack.training.strategies import Adaptive, Decision
+from rltrack.training.strategies import Decision
 
 if TYPE_CHECKING:
     from rltrack.agents.protocol import State
@@ -67,7 +67,7 @@ class Evaluating:
         self._evaluator, self._player, self._should_stop = evaluator, player, should_stop
         self._progress, self._strategy, self._hooks = plan.progress, plan.strategy, plan.hooks
         self._reporter, self._threshold = plan.reporter, plan.settings.training.convergence_threshold
-        self._best_parts = LEARNER_PARTS if isinstance(plan.strategy, Adaptive) else POLICY_PARTS
+        self._best_parts = LEARNER_PARTS if plan.strategy.returns_to_best else POLICY_PARTS
         self._said_long = self._said_cut = False
         self._next = self._strategy.next_evaluation(self._progress)
         self._evaluated_at = -1

@@ -23,7 +23,6 @@ from rltrack.training.attempt import begin_attempt
 from rltrack.training.live import LiveTraining
 from rltrack.training.progress import TrainingState
 from rltrack.training.session import RunSession
-from rltrack.training.strategies import Adaptive
 
 if TYPE_CHECKING:
     from rltrack.runs import RunDirectory
@@ -69,15 +68,13 @@ def prepare(plan: TrainingPlan) -> LiveTraining:
 
 
 def _check_strategy(plan: TrainingPlan, agent: Any) -> None:
-    if isinstance(plan.strategy, Adaptive):
-        missing = [
-            name for name in ("capture", "restore", "scale_learning_rate") if not callable(getattr(agent, name, None))
-        ]
-        if missing:
-            raise ConfigurationError(
-                f"Strategy 'adaptive' lowers the learning rate and goes back to the best version, for which "
-                f"{type(agent).__name__} lacks {', '.join(missing)}. Add them, or use another strategy."
-            )
+    strategy = plan.strategy
+    missing = [name for name in strategy.needs_of_agent if not callable(getattr(agent, name, None))]
+    if missing:
+        raise ConfigurationError(
+            f"Strategy '{strategy.kind.value}' needs {', '.join(strategy.needs_of_agent)} of the agent, and {type(agent).__name__} "
+            f"lacks {', '.join(missing)}. Add them, or use another strategy."
+        )
 
 
 def _bind(plan: TrainingPlan, agent: Any, resources: contextlib.ExitStack) -> list[str]:

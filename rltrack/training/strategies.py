@@ -7,6 +7,7 @@ answer an evaluation with a `Decision` that `rltrack.training.evaluating.Evaluat
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,12 @@ class Strategy:
     kind = TrainingStrategy.TIMESTEP_BASED
     updates_per_episode = False
     """Whether off-policy agents with one environment should update once per episode."""
+    needs_of_agent: Sequence[str] = ()
+    """Optional methods of the agent without which the strategy cannot work."""
+    returns_to_best = False
+    """Whether training may go on from the best version, which is then kept with its optimizer."""
+    learning_rate_scale = 1.0
+    """Factor on the scheduled learning rate."""
 
     def __init__(self, section: TrainingSection) -> None:
         self.budget = Budget(section.total_timesteps, section.total_episodes, section.max_seconds)
@@ -153,6 +160,8 @@ class Adaptive(Strategy):
     """
 
     kind = TrainingStrategy.ADAPTIVE
+    needs_of_agent = ("capture", "restore", "scale_learning_rate")
+    returns_to_best = True
     PLATEAU_PATIENCE = 3
     MAX_REDUCTIONS = 3
     MAX_RESTORES = 3
