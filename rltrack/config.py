@@ -46,14 +46,19 @@ class Section(BaseModel):
 class AgentConfig(Section):
     """Which algorithm learns, with which settings."""
 
-    algorithm: str = Field(description="An algorithm of Stable-Baselines3, sb3-contrib or SBX, such as PPO or TQC.")
-    policy: str = Field("MlpPolicy", description="Policy class: MlpPolicy, CnnPolicy, MultiInputPolicy, …")
+    algorithm: str = Field(
+        description="An algorithm of Stable-Baselines3, sb3-contrib or SBX, such as PPO or TQC; or `package.module:Class`."
+    )
+    policy: str = Field(
+        "MlpPolicy", description="Policy class: MlpPolicy, CnnPolicy, MultiInputPolicy, …; or `package.module:Class`."
+    )
     preset: Literal["zoo"] | None = Field(
         None, description="'zoo' takes rl_zoo3's tuned settings for this algorithm and environment as a starting point."
     )
     hyperparameters: dict[str, Any] = Field(
         default_factory=dict,
-        description="Arguments of the algorithm. A schedule is written {linear: 0.001} (falls to 0 over the budget).",
+        description="Arguments of the algorithm. A schedule is written {linear: 0.001} (falls to 0 over the budget). "
+        "`package.module:Name` stands for a class or function, {package.module:Name: {argument: value}} for what it returns.",
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     threads: int = Field(1, ge=1, le=1024, description="Torch threads. One is fastest for small networks, and repeats.")
@@ -76,12 +81,21 @@ class NormalizeConfig(Section):
     clip_reward: float = Field(10.0, gt=0)
     gamma: float | None = Field(None, ge=0, le=1, description="Omitted: the agent's gamma.")
     epsilon: float = Field(1e-8, gt=0)
+    norm_obs_keys: list[str] | None = Field(
+        None,
+        json_schema_extra={"later": True},
+        description="Dict observations: the keys to normalise. Omitted: all.",
+    )
 
 
 class EnvironmentConfig(Section):
     """Where the agent learns."""
 
-    id: str = Field(min_length=1, description="Gymnasium id; `package:Env-v0` imports the package first.")
+    id: str = Field(
+        min_length=1,
+        description="Gymnasium id; `package:Env-v0` imports the package first. Or `package.module:Name`: a class, or a function "
+        "that returns an environment.",
+    )
     kwargs: dict[str, Any] = Field(default_factory=dict, description="Arguments of the environment.")
     n_envs: int = Field(1, ge=1, le=4096, description="Parallel environments.")
     vectorization: Literal["dummy", "subproc", "auto"] = Field(
@@ -96,7 +110,7 @@ class EnvironmentConfig(Section):
         "version. The run is inexact.",
     )
     wrappers: list[str | dict[str, dict[str, Any]]] = Field(
-        default_factory=list, description="`package.module.Class`, or {package.module.Class: {argument: value}}."
+        default_factory=list, description="`package.module:Class`, or {package.module:Class: {argument: value}}."
     )
     wrappers_inside_monitor: bool | None = Field(
         None,
@@ -104,6 +118,21 @@ class EnvironmentConfig(Section):
         description="Whether returns and lengths of episodes are counted around the wrappers, as Gymnasium does, so that a "
         "TimeLimit or a changed reward counts. Omitted: true for a new run. Runs begun before this key existed have false: the "
         "wrappers stand around the counting, as rl_zoo3 has them.",
+    )
+    info_keywords: list[str] = Field(
+        default_factory=list,
+        json_schema_extra={"later": True},
+        description="Keys of the info at an episode's end that are recorded for each episode and each evaluation.",
+    )
+    monitor_kwargs: dict[str, Any] = Field(
+        default_factory=dict,
+        json_schema_extra={"later": True},
+        description="Further arguments of SB3's Monitor: allow_early_resets, reset_keywords.",
+    )
+    vec_env_kwargs: dict[str, Any] = Field(
+        default_factory=dict,
+        json_schema_extra={"later": True},
+        description="Arguments of the vectorised environment; for subproc {start_method: fork}.",
     )
     normalize: bool | NormalizeConfig = Field(False, description="Running normalisation; true for the defaults.")
     frame_stack: int | None = Field(None, ge=2, le=64, description="Number of stacked observations.")
@@ -335,6 +364,12 @@ class TrainingConfig(LoopSettings):
     )
     agent: AgentConfig
     environment: EnvironmentConfig
+    hooks: list[str | dict[str, dict[str, Any]]] = Field(
+        default_factory=list,
+        json_schema_extra={"later": True},
+        description="Hooks of rltrack and callbacks of Stable-Baselines3, in this order: `package.module:Class`, or "
+        "{package.module:Class: {argument: value}}.",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from rltrack.agents.named_code import import_code, is_code_name, resolve
 from rltrack.errors import ConfigurationError, MissingExtra, did_you_mean
 from rltrack.secrets import shown
 
@@ -17,7 +18,14 @@ FINITE_ACTIONS = ("Discrete", "MultiDiscrete", "MultiBinary")
 
 @dataclass(frozen=True, slots=True)
 class Algorithm:
-    """An algorithm that can be asked for by name."""
+    """An algorithm that can be asked for by name.
+
+    Attributes:
+        name: As a configuration has it.
+        module: Where its class is; empty for ``package.module:Name``.
+        actions: Action spaces that it supports; empty where only its class knows.
+        extra: The extra of rltrack that installs it.
+    """
 
     name: str
     module: str
@@ -28,8 +36,11 @@ class Algorithm:
         """Import the class.
 
         Raises:
+            ConfigurationError: If a named class is not there, or is no algorithm.
             MissingExtra: If the package that holds it is not installed.
         """
+        if is_code_name(self.name):
+            return _own_algorithm(self.name)
         try:
             return getattr(importlib.import_module(self.module), self.name.rpartition(".")[2])  # type: ignore[no-any-return]
         except ModuleNotFoundError as error:
@@ -71,11 +82,25 @@ def find_algorithm(name: str) -> Algorithm:
     Raises:
         ConfigurationError: If there is none, with the nearest names.
     """
+    if is_code_name(name):
+        return Algorithm(name, "", ())
     algorithm = ALGORITHMS.get(spelled(name).lower())
     if algorithm is None:
         names = [item.name for item in _TABLE]
-        raise ConfigurationError(f"Unknown algorithm '{name}'.{did_you_mean(name, names)} Known: {', '.join(names)}.")
+        raise ConfigurationError(
+            f"Unknown algorithm '{name}'.{did_you_mean(name, names)} Known: {', '.join(names)}; or package.module:Class for one of "
+            "your own."
+        )
     return algorithm
+
+
+def _own_algorithm(name: str) -> type[Any]:
+    from stable_baselines3.common.base_class import BaseAlgorithm
+
+    found = import_code(name, "agent.algorithm")
+    if not (inspect.isclass(found) and issubclass(found, BaseAlgorithm)):
+        raise ConfigurationError(f"agent.algorithm: '{name}' is no subclass of stable_baselines3's BaseAlgorithm.")
+    return found
 
 
 def check_action_space(algorithm: Algorithm, space: Any, environment: str) -> None:
@@ -85,7 +110,7 @@ def check_action_space(algorithm: Algorithm, space: Any, environment: str) -> No
         ConfigurationError: With the algorithms that can.
     """
     kind = type(space).__name__
-    if kind not in algorithm.actions:
+    if algorithm.actions and kind not in algorithm.actions:
         able = [item.name for item in _TABLE if kind in item.actions]
         raise ConfigurationError(
             f"{algorithm.name} supports the action spaces {', '.join(algorithm.actions)}, but {environment} has {space}. "
@@ -169,6 +194,7 @@ def model_arguments(
                 f"{algorithm.name} has no hyperparameter '{key}'.{did_you_mean(key, allowed)} "
                 f"Allowed: {', '.join(sorted(allowed))}."
             )
+        value = resolve(value, f"agent.hyperparameters.{key}")
         reader = _READERS.get(key)
         if reader is None:
             _check_kind(algorithm, model_class, key, value)
@@ -207,15 +233,16 @@ def _train_freq(value: Any, _: Any) -> Any:
 
 
 def _action_noise(value: Any, space: Any) -> Any:
-    if value is None:
-        return None
     import numpy as np
     from stable_baselines3.common import noise
 
+    if value is None or isinstance(value, noise.ActionNoise):
+        return value
     kinds = {"normal": noise.NormalActionNoise, "ornstein-uhlenbeck": noise.OrnsteinUhlenbeckActionNoise}
     if not isinstance(value, Mapping) or len(value) != 1 or next(iter(value)) not in kinds:
         raise ConfigurationError(
-            f"action_noise: {value!r}. Write {{normal: 0.1}} or {{ornstein-uhlenbeck: 0.1}} (standard deviation)."
+            f"action_noise: {value!r}. Write {{normal: 0.1}} or {{ornstein-uhlenbeck: 0.1}} (standard deviation), or "
+            "{package.module:Name: {argument: value}} for one of your own."
         )
     kind, std = next(iter(value.items()))
     size = space.shape[-1]
@@ -237,8 +264,16 @@ def _policy_kwargs(value: Any, _: Any) -> Any:
             found = getattr(module, name, None)
             if not inspect.isclass(found):
                 near = did_you_mean(name, [item for item in dir(module) if item[0].isupper()])
-                raise ConfigurationError(f"policy_kwargs.{key}: {what} has no class '{name}'.{near}")
+                raise ConfigurationError(
+                    f"policy_kwargs.{key}: {what} has no class '{name}'.{near} Or write package.module:Class for one of your own."
+                )
             read[key] = found
+    for key in ("features_extractor_class", "optimizer_class"):
+        if isinstance(read.get(key), str):
+            raise ConfigurationError(
+                f"policy_kwargs.{key} is the text '{read[key]}'. Write package.module:Class, for example "
+                "stable_baselines3.common.torch_layers:NatureCNN."
+            )
     return read
 
 
@@ -251,7 +286,9 @@ def _replay_buffer_class(value: Any, _: Any) -> Any:
     known = {"HerReplayBuffer": HerReplayBuffer, "ReplayBuffer": buffers.ReplayBuffer,
              "DictReplayBuffer": buffers.DictReplayBuffer}  # fmt: skip
     if value not in known:
-        raise ConfigurationError(f"replay_buffer_class: unknown '{value}'. Allowed: {', '.join(known)}.")
+        raise ConfigurationError(
+            f"replay_buffer_class: unknown '{value}'. Allowed: {', '.join(known)}, or package.module:Class."
+        )
     return known[value]
 
 

@@ -10,7 +10,14 @@ import torch
 
 from rltrack.agents.algorithms import check_action_space, check_observation_space, find_algorithm, model_arguments
 from rltrack.agents.devices import choose_device
-from rltrack.agents.environments import SeededEpisodes, make_gym_env, make_vec_env_from, wrapper_stack
+from rltrack.agents.environments import (
+    SeededEpisodes,
+    make_gym_env,
+    make_vec_env_from,
+    monitor_arguments,
+    wrapper_stack,
+)
+from rltrack.agents.named_code import resolve
 from rltrack.agents.random_state import untouched_random_streams
 from rltrack.agents.sb3 import SB3Agent
 from rltrack.agents.sb3_environments import SB3Evaluation
@@ -35,9 +42,11 @@ def check(config: TrainingConfig) -> None:
         check_observation_space(env.observation_space, config.environment.id)
         check_action_space(algorithm, env.action_space, config.environment.id)
         model_arguments(algorithm, model_class, config.agent.hyperparameters, env.action_space)
+        resolve(config.agent.policy, "agent.policy")
     finally:
         close_all(env)
     _check_device(config.agent.device)
+    monitor_arguments(config.environment)
     if config.environment.restart_crashed and config.environment.vectorization != "subproc":
         raise ConfigurationError(
             f"environment.restart_crashed needs environments in processes of their own; environment.vectorization is "
@@ -67,7 +76,7 @@ def build(config: TrainingConfig, *, evaluate_in_processes: bool = False) -> tup
 
     def make(device: str) -> Any:
         return model_class(
-            config.agent.policy,
+            resolve(config.agent.policy, "agent.policy"),
             env,
             seed=config.seed,
             device=device,

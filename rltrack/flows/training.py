@@ -7,7 +7,8 @@ from typing import Any
 
 from prefect import get_run_logger
 
-from rltrack.agents.environments import check_wrappers
+from rltrack.agents.environments import check_wrappers, environment_creator
+from rltrack.agents.named_code import check_defined_there
 from rltrack.config import TrainingConfig
 from rltrack.errors import RltrackError
 from rltrack.flows.page import Page, PageHook
@@ -139,3 +140,13 @@ def check_parameters(config: TrainingConfig) -> None:
     """
     Permissions.from_environment().check(config.to_mapping())
     check_wrappers(config.environment.wrappers, KNOWN_WRAPPERS)
+    agent = config.agent
+    named = {
+        "agent.algorithm": agent.algorithm,
+        "agent.policy": agent.policy,
+        "agent.hyperparameters": agent.hyperparameters,
+    }
+    if environment_creator(config.environment.id) is not None:
+        named["environment.id"] = config.environment.id
+    for key, value in {**named, "environment.kwargs": config.environment.kwargs, "hooks": config.hooks}.items():
+        check_defined_there(value, key)
