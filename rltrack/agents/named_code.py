@@ -90,7 +90,8 @@ def import_code(path: str, key: str) -> Any:
     defined = getattr(found, "__module__", None) or match[1]
     if defined.partition(".")[0] != match[1].partition(".")[0]:
         raise ConfigurationError(
-            f"{key}: '{match[1]}' only imports '{match[2]}'. It is defined in '{defined}': write {defined}:{match[2]}."
+            f"{key}: '{match[1]}' only imports '{match[2]}'. It is defined in '{defined}': write "
+            f"{defined}:{getattr(found, '__qualname__', match[2])}."
         )
     return found
 
