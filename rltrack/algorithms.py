@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rltrack.errors import ConfigurationError, MissingExtra, did_you_mean
+from rltrack.named_code import import_code, is_code_name
 
 ALL_ACTIONS = ("Box", "Discrete", "MultiDiscrete", "MultiBinary")
 FINITE_ACTIONS = ("Discrete", "MultiDiscrete", "MultiBinary")
@@ -14,7 +15,14 @@ FINITE_ACTIONS = ("Discrete", "MultiDiscrete", "MultiBinary")
 
 @dataclass(frozen=True, slots=True)
 class Algorithm:
-    """An algorithm that can be asked for by name."""
+    """An algorithm that can be asked for by name.
+
+    Attributes:
+        name: As a configuration has it.
+        module: The package that has its class; empty for ``package.module:Name``.
+        actions: Action spaces that it supports; empty if only its class knows.
+        extra: The extra of rltrack that installs it.
+    """
 
     name: str
     module: str
@@ -25,8 +33,11 @@ class Algorithm:
         """Import the class.
 
         Raises:
+            ConfigurationError: If a class of one's own is not there.
             MissingExtra: If the package that holds it is not installed.
         """
+        if is_code_name(self.name):
+            return import_code(self.name, "agent.algorithm")  # type: ignore[no-any-return]
         try:
             return getattr(importlib.import_module(self.module), self.name.rpartition(".")[2])  # type: ignore[no-any-return]
         except ModuleNotFoundError as error:
@@ -67,8 +78,13 @@ def find_algorithm(name: str) -> Algorithm:
     Raises:
         ConfigurationError: If there is none, with the nearest names.
     """
+    if is_code_name(name):
+        return Algorithm(name, "", ())
     algorithm = ALGORITHMS.get(spelled(name).lower())
     if algorithm is None:
         names = [item.name for item in TABLE]
-        raise ConfigurationError(f"Unknown algorithm '{name}'.{did_you_mean(name, names)} Known: {', '.join(names)}.")
+        raise ConfigurationError(
+            f"Unknown algorithm '{name}'.{did_you_mean(name, names)} Known: {', '.join(names)}; or package.module:Class for one of "
+            "your own."
+        )
     return algorithm

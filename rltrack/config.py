@@ -55,14 +55,19 @@ class Section(BaseModel):
 class AgentConfig(Section):
     """The algorithm and its settings."""
 
-    algorithm: str = Field(description="An algorithm of Stable-Baselines3, sb3-contrib or SBX, such as PPO or TQC.")
-    policy: str = Field("MlpPolicy", description="Policy class: MlpPolicy, CnnPolicy, MultiInputPolicy, …")
+    algorithm: str = Field(
+        description="An algorithm of Stable-Baselines3, sb3-contrib or SBX, such as PPO or TQC; or `package.module:Class`."
+    )
+    policy: str = Field(
+        "MlpPolicy", description="Policy class: MlpPolicy, CnnPolicy, MultiInputPolicy, …; or `package.module:Class`."
+    )
     preset: Literal["zoo"] | None = Field(
         None, description="'zoo' starts from rl_zoo3's tuned settings for this algorithm and environment."
     )
     hyperparameters: dict[str, Any] = Field(
         default_factory=dict,
-        description="Arguments of the algorithm. A schedule is written {linear: 0.001} (falls to 0 over the budget).",
+        description="Arguments of the algorithm. A schedule is written {linear: 0.001} (falls to 0 over the budget). "
+        "`package.module:Name` stands for a class or function, {package.module:Name: {argument: value}} for what it returns.",
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     threads: int = Field(
@@ -85,12 +90,21 @@ class NormalizeConfig(Section):
     clip_reward: float = Field(10.0, gt=0)
     gamma: float | None = Field(None, ge=0, le=1, description="Omitted: the agent's gamma.")
     epsilon: float = Field(1e-8, gt=0)
+    norm_obs_keys: list[str] | None = Field(
+        None,
+        json_schema_extra={"later": True},
+        description="Dict observations: the keys to normalise. Omitted: all.",
+    )
 
 
 class EnvironmentConfig(Section):
     """The training environments."""
 
-    id: str = Field(min_length=1, description="Gymnasium id; `package:Env-v0` imports the package first.")
+    id: str = Field(
+        min_length=1,
+        description="Gymnasium id; `package:Env-v0` imports the package first. Or `package.module:Name`: a class, or a function "
+        "that returns an environment.",
+    )
     kwargs: dict[str, Any] = Field(default_factory=dict, description="Arguments of the environment.")
     n_envs: int = Field(1, ge=1, le=4096, description="Parallel environments.")
     vectorization: Literal["dummy", "subproc", "auto"] = Field(
@@ -105,7 +119,7 @@ class EnvironmentConfig(Section):
         "version. The run is inexact.",
     )
     wrappers: list[str | dict[str, dict[str, Any]]] = Field(
-        default_factory=list, description="`package.module.Class`, or {package.module.Class: {argument: value}}."
+        default_factory=list, description="`package.module:Class`, or {package.module:Class: {argument: value}}."
     )
     wrappers_inside_monitor: bool | None = Field(
         None,
@@ -113,6 +127,21 @@ class EnvironmentConfig(Section):
         description="Whether Monitor, which counts returns and lengths, is outside the wrappers, so that a TimeLimit or a changed "
         "reward counts. Omitted: true for a new run. Runs started before this key existed have false: Monitor is inside the "
         "wrappers, as in rl_zoo3.",
+    )
+    info_keywords: list[str] = Field(
+        default_factory=list,
+        json_schema_extra={"later": True},
+        description="Keys of the info at an episode's end that SB3's Monitor puts into the info's `episode`.",
+    )
+    monitor_kwargs: dict[str, Any] = Field(
+        default_factory=dict,
+        json_schema_extra={"later": True},
+        description="Further arguments of SB3's Monitor: allow_early_resets, reset_keywords.",
+    )
+    vec_env_kwargs: dict[str, Any] = Field(
+        default_factory=dict,
+        json_schema_extra={"later": True},
+        description="Arguments of the vectorised environment; for subproc {start_method: fork}.",
     )
     normalize: bool | NormalizeConfig = Field(False, description="Running normalisation; true for the defaults.")
     frame_stack: int | None = Field(None, ge=2, le=64, description="Number of stacked observations.")

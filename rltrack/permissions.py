@@ -52,9 +52,9 @@ _SECTIONS = ("agent", "environment", "training", "evaluation", "checkpoints", "t
 HARMLESS = frozenset(
     [
         *("name", "seed", "start_from"),  # names of runs, which `Root` checks when it makes a path from them
-        *(f"agent.{key}" for key in ("algorithm", "preset", "device", "threads")),  # closed tables; resources
+        *(f"agent.{key}" for key in ("preset", "device", "threads")),  # closed tables; resources
         *(f"environment.{key}" for key in ("n_envs", "vectorization", "restart_crashed", "normalize", "frame_stack",
-                                         "wrappers_inside_monitor")),
+                                         "wrappers_inside_monitor", "info_keywords")),
         *(f"training.{key}" for key in (
             "strategy", "total_timesteps", "total_episodes", "max_seconds", "eval_freq", "eval_freq_episodes", "checkpoint_freq",
             "checkpoint_freq_episodes", "checkpoint_seconds", "memory_limit_mb", "convergence_threshold", "enable_early_stopping",
@@ -195,8 +195,9 @@ class Permissions:
             yield f"{key}: this key is not known to be harmless in parameters, and cannot be set there."
 
     def _environment(self, key: str, value: Any) -> Findings:
-        module, colon, _ = str(value).partition(":")
-        known = (*KNOWN_MODULES, *self.registering)
+        module, colon, name = str(value).partition(":")
+        # a plain name can be any function of the module; an id, such as Env-v0, is only looked up after the import
+        known = () if name.isidentifier() else (*KNOWN_MODULES, *self.registering)
         if colon and module not in known and not self.allows_module(module):
             yield self._refused_module(f"{key} names the module {_quoted(module)}", known)
 
@@ -216,6 +217,8 @@ class Permissions:
                 yield _refused(asked, self.variables, ALLOWED_VARIABLES)
         elif isinstance(value, Mapping):
             for name, item in value.items():
+                if _MODULE.fullmatch(str(name)):
+                    yield from self._text(key, str(name))
                 yield from self._data(f"{key}.{_cut(str(name))}", item)
         elif isinstance(value, list | tuple):
             for item in value:
@@ -263,8 +266,14 @@ class Permissions:
             if str(name).lower().strip().startswith(_RESERVED_TAGS) and name not in _OWN_TAGS:
                 yield f"{key} sets the tag {_quoted(str(name))}, which is reserved: mlflow., rltrack. and prefect. identify runs."
 
+    def _algorithm(self, key: str, value: Any) -> Findings:
+        if _MODULE.fullmatch(str(value)):
+            yield from self._text(key, str(value))
+
     def _policy(self, key: str, value: Any) -> Findings:
-        if not str(value).isidentifier():
+        if _MODULE.fullmatch(str(value)):
+            yield from self._text(key, str(value))
+        elif not str(value).isidentifier():
             yield f"{key} is {_quoted(str(value))}, which is not a policy. Allowed: MlpPolicy, CnnPolicy, MultiInputPolicy, …"
 
     def _refused_module(self, asked: str, known: tuple[str, ...]) -> str:
@@ -272,11 +281,14 @@ class Permissions:
 
 
 RULES: Mapping[str, Callable[[Permissions, str, Any], Findings]] = {
+    "agent.algorithm": Permissions._algorithm,
     "agent.policy": Permissions._policy,
     "agent.hyperparameters": Permissions._data,
     "environment.id": Permissions._environment,
     "environment.kwargs": Permissions._data,
     "environment.wrappers": Permissions._wrappers,
+    "environment.monitor_kwargs": Permissions._data,
+    "environment.vec_env_kwargs": Permissions._data,
     "checkpoints.store": Permissions._address,
     "tracking.mlflow_tracking_uri": Permissions._tracking_uri,
     "tracking.tensorboard_log_dir": Permissions._folder,

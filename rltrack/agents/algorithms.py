@@ -8,9 +8,28 @@ from typing import Any, get_args
 
 from rltrack.algorithms import TABLE, Algorithm
 from rltrack.errors import ConfigurationError, did_you_mean
+from rltrack.named_code import is_code_name, resolve
 from rltrack.secrets import shown
 
 _OURS = {"self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"}
+
+
+def load_class(algorithm: Algorithm) -> type[Any]:
+    """Import an algorithm's class.
+
+    Raises:
+        ConfigurationError: If a named class is not there, or is not an algorithm of Stable-Baselines3.
+        MissingExtra: If the package that has it is not installed.
+    """
+    found = algorithm.load()
+    if is_code_name(algorithm.name):
+        from stable_baselines3.common.base_class import BaseAlgorithm
+
+        if not (inspect.isclass(found) and issubclass(found, BaseAlgorithm)):
+            raise ConfigurationError(
+                f"agent.algorithm: '{algorithm.name}' is not a subclass of stable_baselines3's BaseAlgorithm."
+            )
+    return found
 
 
 def check_action_space(algorithm: Algorithm, space: Any, environment: str) -> None:
@@ -20,7 +39,7 @@ def check_action_space(algorithm: Algorithm, space: Any, environment: str) -> No
         ConfigurationError: With the algorithms that can.
     """
     kind = type(space).__name__
-    if kind not in algorithm.actions:
+    if algorithm.actions and kind not in algorithm.actions:
         able = [item.name for item in TABLE if kind in item.actions]
         raise ConfigurationError(
             f"{algorithm.name} supports the action spaces {', '.join(algorithm.actions)}, but {environment} has {space}. "
@@ -104,6 +123,7 @@ def model_arguments(
                 f"{algorithm.name} has no hyperparameter '{key}'.{did_you_mean(key, allowed)} "
                 f"Allowed: {', '.join(sorted(allowed))}."
             )
+        value = resolve(value, f"agent.hyperparameters.{key}")
         reader = _READERS.get(key)
         if reader is None:
             _check_kind(algorithm, model_class, key, value)
@@ -142,15 +162,16 @@ def _train_freq(value: Any, _: Any) -> Any:
 
 
 def _action_noise(value: Any, space: Any) -> Any:
-    if value is None:
-        return None
     import numpy as np
     from stable_baselines3.common import noise
 
+    if value is None or isinstance(value, noise.ActionNoise):
+        return value
     kinds = {"normal": noise.NormalActionNoise, "ornstein-uhlenbeck": noise.OrnsteinUhlenbeckActionNoise}
     if not isinstance(value, Mapping) or len(value) != 1 or next(iter(value)) not in kinds:
         raise ConfigurationError(
-            f"action_noise: {value!r}. Write {{normal: 0.1}} or {{ornstein-uhlenbeck: 0.1}} (standard deviation)."
+            f"action_noise: {value!r}. Write {{normal: 0.1}} or {{ornstein-uhlenbeck: 0.1}} (standard deviation), or "
+            "{package.module:Name: {argument: value}} for one of your own."
         )
     kind, std = next(iter(value.items()))
     size = space.shape[-1]
@@ -172,8 +193,16 @@ def _policy_kwargs(value: Any, _: Any) -> Any:
             found = getattr(module, name, None)
             if not inspect.isclass(found):
                 near = did_you_mean(name, [item for item in dir(module) if item[0].isupper()])
-                raise ConfigurationError(f"policy_kwargs.{key}: {what} has no class '{name}'.{near}")
+                raise ConfigurationError(
+                    f"policy_kwargs.{key}: {what} has no class '{name}'.{near} Or write package.module:Class for one of your own."
+                )
             read[key] = found
+    for key in ("features_extractor_class", "optimizer_class"):
+        if isinstance(read.get(key), str):
+            raise ConfigurationError(
+                f"policy_kwargs.{key} is the text '{read[key]}'. Write package.module:Class, for example "
+                "stable_baselines3.common.torch_layers:NatureCNN."
+            )
     return read
 
 
@@ -186,7 +215,9 @@ def _replay_buffer_class(value: Any, _: Any) -> Any:
     known = {"HerReplayBuffer": HerReplayBuffer, "ReplayBuffer": buffers.ReplayBuffer,
              "DictReplayBuffer": buffers.DictReplayBuffer}  # fmt: skip
     if value not in known:
-        raise ConfigurationError(f"replay_buffer_class: unknown '{value}'. Allowed: {', '.join(known)}.")
+        raise ConfigurationError(
+            f"replay_buffer_class: unknown '{value}'. Allowed: {', '.join(known)}, or package.module:Class."
+        )
     return known[value]
 
 

@@ -7,20 +7,23 @@ has a meaning. Evaluation has environments of its own, never the training ones, 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import multiprocessing
 import random
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
+from rltrack.agents.wrappers import wrapper_stack
 from rltrack.cleanup import close_all
 from rltrack.config import EnvironmentConfig
-from rltrack.errors import ConfigurationError, EvaluationUnavailable, MissingExtra, NotAllowed, did_you_mean
+from rltrack.errors import ConfigurationError, EvaluationUnavailable, MissingExtra, did_you_mean
+from rltrack.named_code import import_code, import_module, is_code_name
 from rltrack.secrets import shown, with_environment_values, without_secrets
 from rltrack.text import printable
 
@@ -31,7 +34,7 @@ def make_gym_env(env_id: str, kwargs: Mapping[str, Any] | None = None) -> gym.En
     """Build one environment by its id.
 
     Args:
-        env_id: Gymnasium id.
+        env_id: Gymnasium id, or ``package.module:Name`` for a class, or for a function that returns an environment.
         kwargs: Its arguments; ``{env: NAME}`` stands for the value of an environment variable.
 
     Raises:
@@ -40,9 +43,10 @@ def make_gym_env(env_id: str, kwargs: Mapping[str, Any] | None = None) -> gym.En
         MissingExtra: If the environment's own packages are not installed.
     """
     _register_atari(env_id)
+    creator = environment_creator(env_id)
     given = with_environment_values(kwargs or {})
     try:
-        env = gym.make(env_id, **given)
+        env = gym.make(env_id, **given) if creator is None else creator(**given)
     except gym.error.DependencyNotInstalled as error:
         raise _missing_extra(env_id, error) from None
     except (ImportError, gym.error.NamespaceNotFound) as error:
@@ -83,8 +87,31 @@ def make_gym_env(env_id: str, kwargs: Mapping[str, Any] | None = None) -> gym.En
     return env
 
 
+def environment_creator(env_id: str) -> Callable[..., Any] | None:
+    """Return the class or function that an id of the form ``package.module:Name`` stands for; None for one of Gymnasium's ids.
+
+    Raises:
+        ConfigurationError: If the module cannot be imported, or has no such name.
+        MissingExtra: If the module belongs to an extra that is not installed.
+    """
+    module, colon, name = env_id.rpartition(":")
+    if not colon:
+        return None
+    if (extra := _extra_for(module)) and importlib.util.find_spec(module.partition(".")[0]) is None:
+        raise _missing_extra(env_id, f"{module} is not installed", extra)
+    import_module(module, "environment.id")
+    if name in gym.registry or not is_code_name(env_id):
+        return None
+    return import_code(env_id, "environment.id")  # type: ignore[no-any-return]
+
+
 def _check_interface(env: gym.Env[Any, Any], env_id: str) -> None:
-    """Refuse an environment without spaces, or with the `reset` of the old package gym."""
+    """Refuse what is no environment, one without spaces, or one with the `reset` of the old package gym."""
+    if not isinstance(env, gym.Env):
+        raise ConfigurationError(
+            f"Environment '{env_id}' gives a {type(env).__name__}, which is no gymnasium.Env. Name a subclass of gymnasium.Env, or "
+            "a function that returns one."
+        )
     for name in ("observation_space", "action_space"):
         if not isinstance(getattr(env.unwrapped, name, None), gym.Space):
             raise ConfigurationError(
@@ -105,11 +132,10 @@ def _check_interface(env: gym.Env[Any, Any], env_id: str) -> None:
 def is_rendered_as_pictures(env_id: str) -> bool | None:
     """Whether an environment says that it has the render mode ``rgb_array``; None where it does not say, without building it."""
     try:
-        module, _, name = env_id.rpartition(":")
-        if module:
-            importlib.import_module(module)
-        entry = gym.spec(name).entry_point
-        creator = entry if callable(entry) else load_env_creator(str(entry))
+        creator = environment_creator(env_id)
+        if creator is None:
+            entry = gym.spec(env_id.rpartition(":")[2]).entry_point
+            creator = entry if callable(entry) else load_env_creator(str(entry))
         metadata = getattr(creator, "metadata", None)
     except Exception:  # whatever an import raises: building it says it in words
         return None
@@ -138,70 +164,6 @@ def _missing_extra(env_id: str, error: object, extra: str | None = None) -> Miss
 def _one_line(error: object) -> str:
     said, _, _ = " ".join(str(error).split()).partition(" was raised from the environment creator")
     return printable(without_secrets(said)).rstrip(".")
-
-
-def import_class(path: str) -> Any:
-    """Import ``package.module.Class``.
-
-    Raises:
-        ConfigurationError: If the path is not of that form or nothing is there.
-    """
-    module_name, _, name = path.replace(":", ".").rpartition(".")
-    if not module_name:
-        raise ConfigurationError(f"Wrapper '{path}' is not of the form package.module.Class.")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigurationError(f"Wrapper '{path}': cannot import '{module_name}' ({_one_line(error)}).") from None
-    if not hasattr(module, name):
-        raise ConfigurationError(f"Wrapper '{path}': '{module_name}' has no '{name}'.{did_you_mean(name, dir(module))}")
-    return getattr(module, name)
-
-
-def check_wrappers(wrappers: Sequence[str | Mapping[str, Any]], known: Collection[str]) -> None:
-    """Refuse names that are not of wrappers, for configurations of others: a module holds much that it only imported.
-
-    Args:
-        wrappers: As in a configuration.
-        known: Names that need no look.
-
-    Raises:
-        NotAllowed: If one is not a subclass of Gymnasium's ``Wrapper`` that is defined in the module that it is named by.
-    """
-    for path in (path for item in wrappers for path in ([item] if isinstance(item, str) else item)):
-        if path.replace(":", ".") in known:
-            continue
-        found = import_class(path)
-        is_wrapper = isinstance(found, type) and issubclass(found, gym.Wrapper)
-        if not is_wrapper or f"{found.__module__}.{found.__qualname__}" != path.replace(":", "."):
-            where = f" It is {found.__module__}.{found.__qualname__}: write that." if is_wrapper else ""
-            raise NotAllowed(
-                f"environment.wrappers names '{path}', which is no wrapper that is defined there.{where} Allowed: subclasses of "
-                "gymnasium.Wrapper, by the module that defines them."
-            )
-
-
-def wrapper_stack(wrappers: Sequence[str | Mapping[str, Mapping[str, Any]]]) -> Callable[[Any], Any] | None:
-    """Return a function that puts the named wrappers around an environment, the first innermost."""
-    parts: list[tuple[Any, dict[str, Any]]] = []
-    for item in wrappers:
-        named = {item: {}} if isinstance(item, str) else item
-        parts.extend((import_class(path), dict(arguments or {})) for path, arguments in named.items())
-    if not parts:
-        return None
-
-    def wrap(env: Any) -> Any:
-        for wrapper, arguments in parts:
-            try:
-                env = wrapper(env, **arguments)
-            except (TypeError, ValueError, AssertionError, AttributeError) as error:
-                raise ConfigurationError(
-                    f"Wrapper {getattr(wrapper, '__name__', wrapper)} cannot be put around the environment with "
-                    f"{shown(arguments)}: {_one_line(error)}."
-                ) from error
-        return env
-
-    return wrap
 
 
 def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: int | None = None, gamma: float = 0.99,
@@ -248,6 +210,8 @@ def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: in
         env_kwargs=dict(config.kwargs),
         wrapper_class=_with_state_access(config, seed, outside),
         vec_env_cls=in_processes if config.vectorization == "subproc" else DummyVecEnv,
+        vec_env_kwargs=dict(config.vec_env_kwargs) if config.vectorization == "subproc" else {},
+        monitor_kwargs=monitor_arguments(config),
     )
     if config.normalize:
         options = {} if isinstance(config.normalize, bool) else config.normalize.model_dump()
@@ -256,6 +220,24 @@ def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: in
     if config.frame_stack:
         venv = VecFrameStack(venv, config.frame_stack)
     return venv
+
+
+def monitor_arguments(config: EnvironmentConfig) -> dict[str, Any]:
+    """Return the arguments of SB3's Monitor.
+
+    Raises:
+        ConfigurationError: If one is unknown, or would write a file.
+    """
+    allowed = ("allow_early_resets", "reset_keywords")
+    for key in config.monitor_kwargs:
+        if key not in allowed:
+            instead = {
+                "info_keywords": " Set environment.info_keywords.",
+                "filename": " The journal has every episode.",
+            }.get(key, did_you_mean(key, allowed))
+            raise ConfigurationError(f"environment.monitor_kwargs has '{key}'. Allowed: {', '.join(allowed)}.{instead}")
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in config.monitor_kwargs.items()}
+    return {**given, "info_keywords": tuple(config.info_keywords)} if config.info_keywords else given
 
 
 def _with_state_access(

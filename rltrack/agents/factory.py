@@ -8,16 +8,23 @@ from typing import Any
 
 import torch
 
-from rltrack.agents.algorithms import check_action_space, check_observation_space, model_arguments
+from rltrack.agents.algorithms import check_action_space, check_observation_space, load_class, model_arguments
 from rltrack.agents.devices import choose_device
-from rltrack.agents.environments import SeededEpisodes, make_gym_env, make_vec_env_from, wrapper_stack
+from rltrack.agents.environments import (
+    SeededEpisodes,
+    make_gym_env,
+    make_vec_env_from,
+    monitor_arguments,
+)
 from rltrack.agents.random_state import untouched_random_streams
 from rltrack.agents.sb3 import SB3Agent
 from rltrack.agents.sb3_environments import SB3Evaluation
+from rltrack.agents.wrappers import wrapper_stack
 from rltrack.algorithms import find_algorithm
 from rltrack.cleanup import close_all
 from rltrack.config import TrainingConfig
 from rltrack.errors import ConfigurationError
+from rltrack.named_code import resolve
 
 
 def check(config: TrainingConfig) -> None:
@@ -28,7 +35,7 @@ def check(config: TrainingConfig) -> None:
         MissingExtra: If a package is missing.
     """
     algorithm = find_algorithm(config.agent.algorithm)
-    model_class = algorithm.load()
+    model_class = load_class(algorithm)
     env = make_gym_env(config.environment.id, config.environment.kwargs)
     try:
         wrap = wrapper_stack(config.environment.wrappers)
@@ -36,9 +43,11 @@ def check(config: TrainingConfig) -> None:
         check_observation_space(env.observation_space, config.environment.id)
         check_action_space(algorithm, env.action_space, config.environment.id)
         model_arguments(algorithm, model_class, config.agent.hyperparameters, env.action_space)
+        resolve(config.agent.policy, "agent.policy")
     finally:
         close_all(env)
     _check_device(config.agent.device)
+    monitor_arguments(config.environment)
     if config.environment.restart_crashed and config.environment.vectorization != "subproc":
         raise ConfigurationError(
             f"environment.restart_crashed needs environments in processes of their own; environment.vectorization is "
@@ -57,7 +66,7 @@ def build(config: TrainingConfig, *, evaluate_in_processes: bool = False) -> tup
     """
     check(config)
     algorithm = find_algorithm(config.agent.algorithm)
-    model_class = algorithm.load()
+    model_class = load_class(algorithm)
     gamma = config.agent.hyperparameters.get("gamma", 0.99)
     env = make_vec_env_from(config.environment, config.seed, gamma=gamma)
 
@@ -68,7 +77,7 @@ def build(config: TrainingConfig, *, evaluate_in_processes: bool = False) -> tup
 
     def make(device: str) -> Any:
         return model_class(
-            config.agent.policy,
+            resolve(config.agent.policy, "agent.policy"),
             env,
             seed=config.seed,
             device=device,

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rltrack.agents.environments import check_wrappers
+from rltrack.agents.environments import environment_creator
+from rltrack.agents.wrappers import check_wrappers
 from rltrack.config import TrainingConfig
 from rltrack.errors import RltrackError
 from rltrack.flows.streams import use_second_random
+from rltrack.named_code import check_defined_there
 from rltrack.permissions import KNOWN_WRAPPERS, Permissions
 from rltrack.runs import Root, RunDirectory
 from rltrack.training.control import Control
@@ -145,3 +147,13 @@ def check_parameters(config: TrainingConfig) -> None:
     """
     Permissions.from_environment().check(config.to_mapping())
     check_wrappers(config.environment.wrappers, KNOWN_WRAPPERS)
+    agent = config.agent
+    named = {
+        "agent.algorithm": agent.algorithm,
+        "agent.policy": agent.policy,
+        "agent.hyperparameters": agent.hyperparameters,
+    }
+    if environment_creator(config.environment.id) is not None:
+        named["environment.id"] = config.environment.id
+    for key, value in {**named, "environment.kwargs": config.environment.kwargs}.items():
+        check_defined_there(value, key)

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "rltrack"
 LAYERS = {
     "ground": "errors text secrets damage files plain_data validation addresses sealed cleanup ranking episode_limits permissions "
     "processes loopback backoff",
-    "names as data": "algorithms zoo_presets",
+    "names as data": "named_code algorithms zoo_presets",
     "config": "config identity",
     "what is recorded": "resources provenance tracking.names tracking.values tracking.fields tracking.journal "
     "tracking.journal_lines tracking.journal_seal tracking.journal_reading tracking.completeness journal",
