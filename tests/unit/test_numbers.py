@@ -54,7 +54,7 @@ NO_NUMBERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.filterwarnings("error", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize(("value", "expected"), NUMBERS)
 def test_what_is_a_number(value, expected):
     found = number(value)
@@ -62,7 +62,7 @@ def test_what_is_a_number(value, expected):
     assert found == expected
 
 
-@pytest.mark.filterwarnings("error", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: type(value).__name__)
 def test_what_is_no_number(value):
     assert number(value) is None
