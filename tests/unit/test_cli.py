@@ -114,7 +114,7 @@ BASE = ["train", "--algo", "ppo", "--env", "CartPole-v1", "--timesteps", "64"]
         ([*BASE, "--timesteps", "5e3"], "timesteps"),
         ([*BASE, "--name", "../escape"], "not allowed"),
         ([*BASE, "--name", "a/b"], "not allowed"),
-        ([*BASE, "--set", "environment.wrappers=[nowhere.Wrapper]"], "cannot import 'nowhere'"),
+        ([*BASE, "--set", "environment.wrappers=[nowhere.Wrapper]"], "there is no module 'nowhere'"),
         ([*BASE, "--set", "environment.wrappers=[gymnasium.wrappers.FlattenObs]"], "Did you mean"),
         ([*BASE, "--set", "environment.kwargs={nope: 1}"], "does not take"),
         (["train", "--algo", "ppo", "--env", "nopackage:X-v0"], "nopackage"),
