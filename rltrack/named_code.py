@@ -16,8 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rltrack.errors import ConfigurationError, NotAllowed, did_you_mean
-from rltrack.secrets import shown, without_secrets
-from rltrack.text import printable
+from rltrack.secrets import one_line, shown
 
 _NAME = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)")
 
@@ -61,7 +60,7 @@ def import_module(name: str, key: str) -> Any:
         ) from None
     except Exception as error:  # whatever the module's own code raises
         raise ConfigurationError(
-            f"{key}: the module '{name}' cannot be imported: {type(error).__name__}: {_one_line(error)}."
+            f"{key}: the module '{name}' cannot be imported: {type(error).__name__}: {one_line(error)}."
         ) from error
 
 
@@ -108,7 +107,7 @@ def call(path: str, arguments: Mapping[str, Any], key: str) -> Any:
         return found(**arguments)
     except (TypeError, ValueError, AssertionError) as error:
         raise ConfigurationError(
-            f"{key}: {path} does not accept {shown(dict(arguments))}: {_one_line(error)}."
+            f"{key}: {path} does not accept {shown(dict(arguments))}: {one_line(error)}."
         ) from error
 
 
@@ -177,7 +176,3 @@ def name_of(found: Any) -> str | None:
         return None
     loaded = sys.modules.get(module)
     return f"{module}:{name}" if getattr(loaded, name, None) is found else None
-
-
-def _one_line(error: object) -> str:
-    return printable(without_secrets(" ".join(str(error).split()))).rstrip(".")

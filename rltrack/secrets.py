@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from rltrack.errors import ConfigurationError
+from rltrack.text import printable
 
 HIDDEN = "[redacted]"
 _LAST_WORDS = frozenset(
@@ -119,6 +120,11 @@ def without_password(text: str) -> str:
         lambda found: f"{found[1]}{found[4]}{HIDDEN}{found[4]}" if names_secret(found[3]) else found[0], text
     )
     return _PAIR.sub(lambda found: f"{found[1]}{found[2]}{HIDDEN}" if _is_secret_pair(found) else found[0], text)
+
+
+def one_line(error: object) -> str:
+    """Return an error's message on one line, without secrets and control characters, and without a full stop at its end."""
+    return printable(without_secrets(" ".join(str(error).split()))).rstrip(".")
 
 
 def without_secrets(text: str) -> str:

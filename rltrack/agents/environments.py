@@ -24,8 +24,7 @@ from rltrack.cleanup import close_all
 from rltrack.config import EnvironmentConfig
 from rltrack.errors import ConfigurationError, EvaluationUnavailable, MissingExtra, did_you_mean
 from rltrack.named_code import import_code, import_module, is_code_name
-from rltrack.secrets import shown, with_environment_values, without_secrets
-from rltrack.text import printable
+from rltrack.secrets import one_line, shown, with_environment_values
 
 _EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale": "atari", "atari": "atari"}
 
@@ -162,8 +161,7 @@ def _missing_extra(env_id: str, error: object, extra: str | None = None) -> Miss
 
 
 def _one_line(error: object) -> str:
-    said, _, _ = " ".join(str(error).split()).partition(" was raised from the environment creator")
-    return printable(without_secrets(said)).rstrip(".")
+    return one_line(error).partition(" was raised from the environment creator")[0].rstrip(".")
 
 
 def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: int | None = None, gamma: float = 0.99,

@@ -9,8 +9,7 @@ import gymnasium as gym
 
 from rltrack.errors import ConfigurationError, NotAllowed
 from rltrack.named_code import import_code
-from rltrack.secrets import shown, without_secrets
-from rltrack.text import printable
+from rltrack.secrets import one_line, shown
 
 
 def import_wrapper(path: str) -> Any:
@@ -64,12 +63,8 @@ def wrapper_stack(wrappers: Sequence[str | Mapping[str, Mapping[str, Any]]]) -> 
             except (TypeError, ValueError, AssertionError, AttributeError) as error:
                 raise ConfigurationError(
                     f"Wrapper {getattr(wrapper, '__name__', wrapper)} cannot be put around the environment with "
-                    f"{shown(arguments)}: {_one_line(error)}."
+                    f"{shown(arguments)}: {one_line(error)}."
                 ) from error
         return env
 
     return wrap
-
-
-def _one_line(error: object) -> str:
-    return printable(without_secrets(" ".join(str(error).split()))).rstrip(".")

@@ -94,7 +94,7 @@ def begin_attempt(plan: TrainingPlan, agent: Any, session: RunSession, notes: li
         plan.reporter.say(f"{what}: {choice['chosen']} ({choice['reason']})")
     damage.accept()  # the notes say it, and the attempt is labelled
     for note in notes:
-        record_warning(session.journal, note)
+        record_warning(session.records, note)
     return loop
 
 

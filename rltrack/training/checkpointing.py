@@ -92,7 +92,7 @@ class Checkpointing:
             self.save(loop)
         elif self._is_cutting and not self.is_current:
             record_warning(
-                self._session.journal,
+                self._session.records,
                 f"Between two cuts no version is taken; a resume begins at the last one, at {self._saved_at:,} env steps.",
             )
         self.record_committed(wait=True)
@@ -119,7 +119,7 @@ class Checkpointing:
                 if self._section.on_failure == "stop":
                     raise outcome
                 self._failure = outcome
-                record_warning(self._session.journal, f"{outcome} Training goes on, as checkpoints.on_failure says.")
+                record_warning(self._session.records, f"{outcome} Training goes on, as checkpoints.on_failure says.")
             else:
                 newest = outcome
                 self._failure = None if newest.is_resumable else self._failure
@@ -143,5 +143,5 @@ class Checkpointing:
     def _say_if_degraded(self) -> None:
         reason = agent_access.why_not_exact(self._agent)
         if reason is not None and reason != self._known_inexact:
-            record_warning(self._session.journal, f"A resume from here on will not be exact: {reason}")
+            record_warning(self._session.records, f"A resume from here on will not be exact: {reason}")
         self._known_inexact = reason

@@ -49,7 +49,7 @@ class Ending:
     def record(self, reason: str) -> None:
         """Write how this attempt ended: into the journal, the statistics and the log file."""
         plan = self._plan
-        record_end(self._session.journal, plan.progress, reason, goes_on=self._may_go_on())
+        record_end(self._session.records, plan.progress, reason, goes_on=self._may_go_on())
         plan.statistics.take(plan.progress, plan.statistics.history, reason)
         plan.reporter.say(f"{reason}; {format_duration(plan.progress.elapsed_seconds)} of training")
 

@@ -158,13 +158,13 @@ class Evaluating:
         if steps >= LONG_EPISODE_STEPS and not episodes and not self._said_long:
             self._said_long = True
             record_warning(
-                self._session.journal,
+                self._session.records,
                 f"The evaluation has played {steps:,} env steps without the end of an episode. {NO_LIMIT} Until then an episode is "
                 "counted as it is at a bound (evaluation.max_steps_per_episode, evaluation.max_seconds).",
             )
 
     def _take_in(self, evaluation: Evaluation, policy: State | None) -> None:
-        agent, progress, journal = self._agent, self._progress, self._session.journal
+        agent, progress = self._agent, self._progress
         before = progress.best_evaluation
         best = is_better(evaluation.mean, None if before is None else before.mean)
         self._session.records.evaluation(evaluation.env_steps, evaluation.to_record())
@@ -178,7 +178,7 @@ class Evaluating:
         if evaluation.cut and not self._said_cut:
             self._said_cut = True
             record_warning(
-                journal,
+                self._session.records,
                 f"{evaluation.cut} of the evaluation's {len(evaluation.returns)} episodes did not end, and were cut after "
                 f"{max(evaluation.lengths):,} env steps at most: they count as they are. {NO_LIMIT} Or set "
                 "evaluation.max_steps_per_episode.",

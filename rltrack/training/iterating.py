@@ -60,7 +60,7 @@ class Iterating:
             raise
         progress.iterations += 1
         self._clock.advance()
-        record_iteration(self._session.journal, progress, stats, self.observer.take_episodes())
+        record_iteration(self._session.records, progress, stats, self.observer.take_episodes())
         refuse_nonfinite_losses(stats.losses, progress.env_steps)
         self._say_if_endless()
         self._hooks.call("on_iteration_end", progress, stats)
@@ -91,6 +91,6 @@ class Iterating:
                 "" if self._strategy.budget.total_episodes is None else " total_episodes is never reached like that."
             )
             record_warning(
-                self._session.journal,
+                self._session.records,
                 f"No episode has ended in {progress.env_steps:,} env steps.{never} {NO_LIMIT}",
             )

@@ -268,7 +268,7 @@ class LiveTraining:
         if self.clock.is_overtime():
             self.clock.advance()
             record_warning(
-                self.session.journal,
+                self.session.records,
                 f"max_seconds ({self.clock.max_seconds:g} s) was spent while the policy was evaluated, and the "
                 "evaluation did not end in the time that it is given on top: it has no result. Raise max_seconds, or lower "
                 "evaluation.episodes.",

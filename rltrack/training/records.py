@@ -6,30 +6,28 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rltrack.runs.writer import RunWriter
 from rltrack.tracking.values import as_floats
 
 if TYPE_CHECKING:
     from rltrack.agents.protocol import EpisodeInfo, IterationStats
-    from rltrack.tracking.journal import Journal
+    from rltrack.runs.writer import RunWriter
     from rltrack.training.progress import TrainingProgress
 
 _logger = logging.getLogger("rltrack")
 
 
-def record_warning(journal: Journal, message: str) -> None:
+def record_warning(records: RunWriter, message: str) -> None:
     """Tell a person something, and keep it in the journal."""
     _logger.warning(message)
-    RunWriter(journal).warning(message)
+    records.warning(message)
 
 
 def record_iteration(
-    journal: Journal, progress: TrainingProgress, stats: IterationStats, episodes: Sequence[EpisodeInfo]
+    records: RunWriter, progress: TrainingProgress, stats: IterationStats, episodes: Sequence[EpisodeInfo]
 ) -> None:
     """Write the episodes that ended in an iteration, and the metrics that it dumped."""
-    writer = RunWriter(journal)
     if episodes:
-        writer.episodes(
+        records.episodes(
             progress.env_steps,
             returns=[episode.episode_return for episode in episodes],
             lengths=[episode.length for episode in episodes],
@@ -44,13 +42,13 @@ def record_iteration(
     for index, (step, values) in enumerate(stats.metrics, start=1):
         last = index == len(stats.metrics)
         excluded = stats.excluded[index - 1] if index <= len(stats.excluded) else {}
-        writer.metrics(step, {**as_floats(values), **times} if last else values, excluded)
+        records.metrics(step, {**as_floats(values), **times} if last else values, excluded)
 
 
-def record_end(journal: Journal, progress: TrainingProgress, reason: str, *, goes_on: bool) -> None:
+def record_end(records: RunWriter, progress: TrainingProgress, reason: str, *, goes_on: bool) -> None:
     """Write how this attempt ended, and whether another may go on; and fsync."""
     last = progress.last_evaluation
-    RunWriter(journal).end(
+    records.end(
         progress.state.value,
         reason,
         env_steps=progress.env_steps,
