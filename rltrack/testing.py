@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rltrack.journal import Journal
 from rltrack.runs import Root
-from rltrack.tracking.journal import Journal
 from rltrack.tracking.report import RunReport
 from rltrack.tracking.sinks.base import Point, Sink
 

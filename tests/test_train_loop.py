@@ -31,9 +31,9 @@ from rltrack import (  # noqa: E402
     create_training_loop,
 )
 from rltrack.errors import ConfigurationError  # noqa: E402
+from rltrack.journal import read_journal  # noqa: E402
 from rltrack.runs import Root  # noqa: E402
 from rltrack.tracking.bookmark import read_bookmark  # noqa: E402
-from rltrack.tracking.journal import read_journal  # noqa: E402
 
 PROJECT = Path(__file__).resolve().parents[1]
 SMALL = {"net_arch": [16, 16]}

@@ -31,8 +31,8 @@ from rltrack.errors import (
     NameTaken,
     TrainingDiverged,
 )
+from rltrack.journal import read_journal
 from rltrack.runs import Root
-from rltrack.tracking.journal import read_journal
 from rltrack.training.live import Due
 from rltrack.training.marks import Mark
 from tests.support.agents import TINY, RecordingHook, ScriptedAgent, TinyEnv

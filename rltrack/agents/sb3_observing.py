@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 
 from rltrack.agents.protocol import EpisodeInfo, StepInfo
 from rltrack.agents.sb3_environments import is_monitored
-from rltrack.tracking.values import logged, number
+from rltrack.journal.values import logged, number
 
 _FEW = 16
 _NONE: list[tuple[float, int, int]] = []

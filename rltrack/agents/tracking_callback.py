@@ -14,8 +14,8 @@ from rltrack.agents.learning import EndOfLearning, LearningWatch
 from rltrack.agents.sb3_description import describe
 from rltrack.agents.sb3_observing import EpisodeCounter
 from rltrack.errors import ConfigurationError, RltrackError
+from rltrack.journal.values import logged
 from rltrack.tracking.recording import Recording
-from rltrack.tracking.values import logged
 
 _logger = logging.getLogger("rltrack")
 

@@ -16,9 +16,9 @@ import psutil
 
 from rltrack.errors import RltrackError
 from rltrack.files import lock_holder
+from rltrack.journal import Journal
 from rltrack.runs import Root, RunDirectory
 from rltrack.tracking.bookmark import is_delivered, read_bookmark
-from rltrack.tracking.journal import Journal
 
 RATE_BAR = 8000.0
 """Metrics per second that delivery must reach."""

@@ -17,7 +17,7 @@ import yaml
 from rltrack.config import TrainingConfig
 from rltrack.errors import CheckpointCorrupt, ConfigurationError
 from rltrack.identity import identity, identity_hash
-from rltrack.tracking.journal import decode_record
+from rltrack.journal import decode_record
 
 _RUN_ID = re.compile(r"[\w-]{1,64}", re.ASCII)
 _LONGEST_HOST = 255

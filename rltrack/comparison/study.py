@@ -26,10 +26,10 @@ from rltrack.evaluation.statistics import (
     probability_of_improvement,
     stratified_interval,
 )
+from rltrack.journal import JournalReader, Record
 from rltrack.plain_data import flatten
 from rltrack.ranking import rank
 from rltrack.runs import RunDirectory
-from rltrack.tracking.journal import JournalReader, Record
 from rltrack.tracking.metrics import MetricsTracker
 
 SEEDS_AS_UNITS = 3

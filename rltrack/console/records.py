@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from rltrack.console.tables import number
 from rltrack.errors import ConfigurationError, did_you_mean
-from rltrack.tracking.journal import KINDS, JournalReader, Record, encode_record, read_from
-from rltrack.tracking.journal_reading import unreadable
+from rltrack.journal import KINDS, JournalReader, Record, encode_record, read_from
+from rltrack.journal.reading import unreadable
 
 if TYPE_CHECKING:
     from rltrack.runs import RunDirectory

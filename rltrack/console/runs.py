@@ -18,10 +18,10 @@ from rltrack.tracking.event_files import report_changed_events
 from rltrack.training.session import journal_position
 
 if TYPE_CHECKING:
+    from rltrack.journal import Record
     from rltrack.registry.pruning import Candidate
     from rltrack.runs import Root, RunDirectory
     from rltrack.runs.completeness import JournalPosition
-    from rltrack.tracking.journal import Record
 
 
 _RUN_KEYS = ("name", "state", "env_steps", "mean_return", "best_return", "last_time", "reason")

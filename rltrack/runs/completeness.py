@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rltrack.tracking.journal import JournalReader, Record
+from rltrack.journal import JournalReader, Record
 
 
 @dataclass(frozen=True, slots=True)

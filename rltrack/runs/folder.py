@@ -32,11 +32,11 @@ from rltrack.errors import (
     did_you_mean,
 )
 from rltrack.files import inside, is_locked, leads_into, lock_holder, make_private_folder, take_lock
+from rltrack.journal import Record
+from rltrack.journal.seal import read_seal
 from rltrack.runs.completeness import JournalPosition
 from rltrack.runs.configuration import StoredConfiguration
 from rltrack.runs.history import RunHistory, RunStatus, read_configuration
-from rltrack.tracking.journal import Record
-from rltrack.tracking.journal_seal import read_seal
 
 DEFAULT_ROOT = "mlruns"
 

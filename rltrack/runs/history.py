@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rltrack.journal import JournalReader, Record, read_journal, read_tail, unreadable
 from rltrack.ranking import rank
 from rltrack.runs.completeness import JournalPosition, Numbering
-from rltrack.tracking.journal import JournalReader, Record, read_journal, read_tail, unreadable
 
 _SUMMARY = ("seq", "time", "kind", "step", "mean", "std", "median", "iqm", "interval")
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rltrack.journal.values import as_floats
 from rltrack.provenance import process_facts
-from rltrack.tracking.values import as_floats
 
 if TYPE_CHECKING:
     from rltrack.checkpoints.version import Version
-    from rltrack.tracking.journal import Journal
+    from rltrack.journal import Journal
 
 
 class RunWriter:
-    """Writes a run's records into its journal; `rltrack.tracking.journal` lists their kinds and fields.
+    """Writes a run's records into its journal; `rltrack.journal` lists their kinds and fields.
 
     Args:
         journal: Open for appending.

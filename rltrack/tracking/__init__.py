@@ -1,1 +1,1 @@
-"""The journal, the metrics read from it, plots, resources, and the delivery to MLflow and TensorBoard."""
+"""The metrics read from a journal, plots, resources, and the delivery to MLflow and TensorBoard."""

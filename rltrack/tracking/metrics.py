@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rltrack.files import replace_text
+from rltrack.journal import JournalReader, Record, read_from, read_journal
 from rltrack.runs.history import RunHistory
-from rltrack.tracking.journal import JournalReader, Record, read_from, read_journal
 
 EPISODE_WINDOW = 100
 """Training episodes over which a running mean is taken, as in SB3."""

@@ -18,12 +18,12 @@ from typing import Any
 import orjson
 
 from rltrack.errors import NameTaken
+from rltrack.journal import Journal
 from rltrack.runs import Root, RunDirectory
 from rltrack.runs.writer import RunWriter
 from rltrack.secrets import redacted, without_secrets
 from rltrack.tracking import delivery
 from rltrack.tracking.destination import read_destination, resolve_destination, write_destination
-from rltrack.tracking.journal import Journal
 
 
 class Recording:

@@ -12,12 +12,12 @@ from typing import Any
 
 from rltrack import damage
 from rltrack.errors import RltrackError, RunDamaged
+from rltrack.journal import JournalReader, Record, read_from
 from rltrack.plain_data import flatten
 from rltrack.ranking import rank
 from rltrack.runs import RunDirectory, RunStatus
 from rltrack.secrets import redacted
 from rltrack.tracking.destination import without_password
-from rltrack.tracking.journal import JournalReader, Record, read_from
 from rltrack.tracking.metrics import MetricsTracker
 
 _POINTS = 2000

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rltrack.backoff import Backoff
+from rltrack.journal import Record, encode_record, read_from
 from rltrack.runs import RunDirectory
 from rltrack.tracking.bookmark import Problem, SinkBookmark
-from rltrack.tracking.journal import Record, encode_record, read_from
 from rltrack.tracking.metrics import evaluation_metrics
 from rltrack.tracking.report import RunReport
 from rltrack.tracking.sinks.base import NotDelivered, Point, Refused, Sink

@@ -34,13 +34,13 @@ from rltrack import damage
 from rltrack.checkpoints.mirror import mirrored_bytes
 from rltrack.errors import CheckpointCorrupt, ConfigurationError, RltrackError
 from rltrack.files import lock_holder, take_lock
+from rltrack.journal.lines import encode_record, numbered_line
+from rltrack.journal.reading import last_line
 from rltrack.provenance import context_now
 from rltrack.resources import ResourceSampler
 from rltrack.runs import Root, RunDirectory
 from rltrack.tracking.bookmark import Bookmark, is_delivered
 from rltrack.tracking.destination import Destination, read_destination
-from rltrack.tracking.journal_lines import encode_record, numbered_line
-from rltrack.tracking.journal_reading import last_line
 from rltrack.tracking.report import RunReport
 from rltrack.tracking.route import Route
 from rltrack.tracking.sinks import load_sink

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rltrack.tracking.values import as_floats
+from rltrack.journal.values import as_floats
 
 if TYPE_CHECKING:
     from rltrack.agents.protocol import EpisodeInfo, IterationStats

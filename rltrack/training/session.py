@@ -25,13 +25,13 @@ from rltrack.errors import (
     NameTaken,
 )
 from rltrack.identity import identity_hash
+from rltrack.journal import Journal
 from rltrack.plain_data import differences
 from rltrack.provenance import package_versions
 from rltrack.runs import Root, RunDirectory
 from rltrack.runs.completeness import JournalPosition
 from rltrack.runs.writer import RunWriter
 from rltrack.secrets import redacted
-from rltrack.tracking.journal import Journal
 from rltrack.training.beginning import beginning_in_versions, take_back_deliveries
 from rltrack.training.fetching import fetch_if_elsewhere, open_remote
 

@@ -25,8 +25,8 @@ from rltrack.agents.protocol import State
 from rltrack.cleanup import close_all
 from rltrack.config import TrainingConfig
 from rltrack.errors import RltrackError
+from rltrack.journal import Record, read_journal
 from rltrack.runs import Root, RunDirectory
-from rltrack.tracking.journal import Record, read_journal
 from rltrack.training.trainer import Trainer
 
 _WALL_CLOCK = ("elapsed_seconds", "seconds", "t", "time")

@@ -10,9 +10,9 @@ import uuid
 import pyarrow.parquet as pq
 import pytest
 
+from rltrack.journal.names import mlflow_name
 from rltrack.testing import POINTS, SinkContract, new_report
 from rltrack.tracking.destination import Destination
-from rltrack.tracking.names import mlflow_name
 from rltrack.tracking.sinks import load_sink
 from rltrack.tracking.sinks.mlflow import MlflowSink
 from rltrack.tracking.sinks.tensorboard import TensorBoardSink

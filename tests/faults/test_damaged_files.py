@@ -12,10 +12,10 @@ from rltrack import TrainingLoop
 from rltrack.checkpoints.kept import what_is_gone
 from rltrack.cli import run_command
 from rltrack.errors import JournalFailed, RunDamaged
+from rltrack.journal import read_journal
 from rltrack.runs import Root
 from rltrack.tracking import shipper
 from rltrack.tracking.destination import read_destination
-from rltrack.tracking.journal import read_journal
 from rltrack.tracking.sinks.tensorboard import _same_folder
 from tests.property.test_damaged_runs import give_to_anybody, without_root_rights
 from tests.support.agents import TINY, ScriptedAgent

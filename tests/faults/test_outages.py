@@ -10,10 +10,10 @@ import pytest
 from rltrack import TrainingLoop
 from rltrack.config import LoopSettings
 from rltrack.console.runs import run_details
+from rltrack.journal import read_journal
 from rltrack.runs import Root
 from rltrack.tracking import shipper
 from rltrack.tracking.bookmark import forget_delivery, is_delivered, read_bookmark
-from rltrack.tracking.journal import read_journal
 from tests.support.agents import TINY, ScriptedAgent
 from tests.support.proxy import Proxy
 from tests.support.servers import MlflowServer, check_delivered

@@ -16,9 +16,9 @@ from rltrack.flows import retries
 from rltrack.flows import train as flow
 from rltrack.flows import training as training_module
 from rltrack.flows.page import artifact_key
+from rltrack.journal import read_journal
+from rltrack.journal.lines import encode_record, numbered_line
 from rltrack.runs import Root
-from rltrack.tracking.journal import read_journal
-from rltrack.tracking.journal_lines import encode_record, numbered_line
 from rltrack.training.trainer import Trainer
 from rltrack.training.verify import comparable, first_difference, records_of
 

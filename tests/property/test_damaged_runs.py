@@ -22,8 +22,8 @@ import pytest
 from rltrack.checkpoints import CheckpointStore
 from rltrack.cli import run_command
 from rltrack.errors import RltrackError
+from rltrack.journal import read_journal
 from rltrack.runs import Root
-from rltrack.tracking.journal import read_journal
 from rltrack.tracking.shipper import prepare_process, ship_run
 from rltrack.training.trainer import Trainer
 from tests.resume import test_lost_records as scripted

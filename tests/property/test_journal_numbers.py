@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rltrack.tracking.journal import decode_record, encode_record
-from rltrack.tracking.journal_lines import decode_line, numbered_line
+from rltrack.journal import decode_record, encode_record
+from rltrack.journal.lines import decode_line, numbered_line
 
 TEXT = st.one_of(
     st.sampled_from(["NaN", "Infinity", "-Infinity", "null"]), st.text(st.characters(codec="utf-8"), max_size=5)

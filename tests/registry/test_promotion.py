@@ -23,6 +23,7 @@ from rltrack.errors import (
     RegistryUnavailable,
 )
 from rltrack.evaluation.episodes import episode_seeds
+from rltrack.journal.lines import decode_record, encode_record, numbered_line
 from rltrack.registry.champions import evaluate_champion, prune_models, rollback
 from rltrack.registry.gate import Gate
 from rltrack.registry.match import fresh_seeds
@@ -31,7 +32,6 @@ from rltrack.registry.overview import model_rows
 from rltrack.registry.promotion import promote
 from rltrack.registry.registered import CHAMPION
 from rltrack.runs import Root
-from rltrack.tracking.journal_lines import decode_record, encode_record, numbered_line
 from tests.support.models import add_skill, run_of_skill
 
 pytestmark = pytest.mark.slow

@@ -10,8 +10,8 @@ import pytest
 
 from rltrack.config import TrainingConfig
 from rltrack.errors import CheckpointFailed, JournalFailed
+from rltrack.journal import read_journal
 from rltrack.runs import Root
-from rltrack.tracking.journal import read_journal
 from rltrack.training.trainer import Trainer
 from rltrack.training.verify import comparable, first_difference, records_of
 

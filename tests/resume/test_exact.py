@@ -17,8 +17,8 @@ import torch
 from rltrack import TrainingLoop, TrainingState
 from rltrack.checkpoints.encoding import encode
 from rltrack.config import LoopSettings
+from rltrack.journal import read_journal
 from rltrack.runs import Root
-from rltrack.tracking.journal import read_journal
 from tests.resume.test_same_as_learn import CASES, build
 
 sb3 = pytest.importorskip("stable_baselines3")

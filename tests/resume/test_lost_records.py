@@ -13,11 +13,11 @@ from rltrack.cli import run_command
 from rltrack.config import LoopSettings
 from rltrack.console.runs import run_details
 from rltrack.errors import CheckpointCorrupt, ConfigurationError, JournalDamaged, NameTaken
+from rltrack.journal import Journal, read_journal
+from rltrack.journal.seal import seal_file
 from rltrack.runs import Root
 from rltrack.runs.completeness import JournalPosition
 from rltrack.runs.history import RunHistory
-from rltrack.tracking.journal import Journal, read_journal
-from rltrack.tracking.journal_seal import seal_file
 from rltrack.tracking.report import RunReport
 from rltrack.training.train_loop import TrainingLoop
 from tests.support.agents import ScriptedAgent, TinyEnv

@@ -16,9 +16,9 @@ from rltrack.checkpoints.remote import RemoteRun
 from rltrack.checkpoints.unsigned import Claim
 from rltrack.config import TrainingConfig
 from rltrack.errors import CheckpointCorrupt, ConfigurationError, NameTaken, RunNotFound, RunTakenOver
+from rltrack.journal import read_journal
 from rltrack.runs import Root
 from rltrack.tracking.bookmark import read_bookmark
-from rltrack.tracking.journal import read_journal
 from rltrack.tracking.shipper import EXIT_DELIVERED, EXIT_NOT_DELIVERED, ship_run
 from rltrack.training.fetching import fetch
 from rltrack.training.trainer import Trainer

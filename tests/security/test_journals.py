@@ -14,9 +14,9 @@ from rltrack import damage
 from rltrack.cli import run_command
 from rltrack.console.runs import run_details, run_rows
 from rltrack.errors import RltrackError
+from rltrack.journal import Journal, read_from, read_journal, read_tail
 from rltrack.runs import Root, RunDirectory, RunStatus
 from rltrack.runs.history import RunHistory
-from rltrack.tracking.journal import Journal, read_from, read_journal, read_tail
 from rltrack.tracking.metrics import MetricsTracker
 from rltrack.tracking.report import RunReport
 from tests.security.test_versions import EDITS, edited

@@ -16,11 +16,11 @@ from rltrack.config import LoopSettings, NormalizeConfig, Section, TrainingConfi
 from rltrack.errors import ConfigurationError, NotAllowed
 from rltrack.flows import training
 from rltrack.flows.training import check_parameters
+from rltrack.journal import Journal
 from rltrack.permissions import HARMLESS, KNOWN_WRAPPERS, RULES, Permissions
 from rltrack.plain_data import with_values
 from rltrack.runs import Root
 from rltrack.tracking.destination import Destination, write_destination
-from rltrack.tracking.journal import Journal
 from rltrack.tracking.shipper import Shipper
 
 VARIABLES = (

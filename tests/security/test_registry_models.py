@@ -16,6 +16,7 @@ pytest.importorskip("stable_baselines3")
 
 from rltrack import doctor
 from rltrack.errors import ConfigurationError, ModelBroken, PolicyNotStorable
+from rltrack.journal.lines import decode_record, encode_record, numbered_line
 from rltrack.permissions import KNOWN_WRAPPERS
 from rltrack.registry import served_policy
 from rltrack.registry.audit import faults_of, old_models, runs_described_wrongly
@@ -29,7 +30,6 @@ from rltrack.registry.permissions import check_names
 from rltrack.registry.promotion import promote
 from rltrack.registry.serving import copy_to_serve
 from rltrack.runs import Root
-from rltrack.tracking.journal_lines import decode_record, encode_record, numbered_line
 from tests.support.models import TINY, run_of_skill
 
 GATE = Gate(episodes=30)

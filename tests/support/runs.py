@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from rltrack.checkpoints import CheckpointStore, Retention
+from rltrack.journal import Journal
 from rltrack.runs import Root, RunDirectory
 from rltrack.tracking.bookmark import Bookmark, SinkBookmark
 from rltrack.tracking.destination import Destination, without_password, write_destination
-from rltrack.tracking.journal import Journal
 
 
 def made_run(

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from rltrack.journal import read_journal
+from rltrack.journal.reading import JournalReader
 from rltrack.runs import RunDirectory
 from rltrack.tracking.bookmark import read_bookmark
 from rltrack.tracking.destination import read_destination
-from rltrack.tracking.journal import read_journal
-from rltrack.tracking.journal_reading import JournalReader
 from rltrack.tracking.route import point_of
 
 

@@ -22,8 +22,8 @@ from stable_baselines3.common.logger import Logger, configure
 
 import rltrack
 from rltrack.errors import NameTaken, RunBusy
+from rltrack.journal import read_journal
 from rltrack.runs import Root
-from rltrack.tracking.journal import read_journal
 from rltrack.tracking.recording import Recording
 from rltrack.training.control import Control
 

@@ -13,8 +13,8 @@ from rltrack.comparison.page import write_comparison
 from rltrack.comparison.study import compare_runs, study_of
 from rltrack.errors import ConfigurationError
 from rltrack.evaluation.episodes import Evaluation
+from rltrack.journal import Journal
 from rltrack.runs import Root, RunDirectory
-from rltrack.tracking.journal import Journal
 
 
 def written(root: Root, name: str, *, seed: int, rate: float, scores, step: int = 100, threshold=None) -> RunDirectory:

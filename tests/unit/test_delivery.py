@@ -8,11 +8,11 @@ import sys
 import pytest
 
 from rltrack.files import take_lock
+from rltrack.journal import Journal
 from rltrack.runs import Root
 from rltrack.tracking import delivery as deliveries
 from rltrack.tracking.bookmark import Bookmark, is_delivered
 from rltrack.tracking.delivery import Delivery
-from rltrack.tracking.journal import Journal
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from rltrack import damage
 from rltrack.errors import JournalFailed
-from rltrack.tracking.journal import Journal, decode_record, encode_record, read_from, read_journal, read_tail
-from rltrack.tracking.journal_seal import read_seal, seal_file
+from rltrack.journal import Journal, decode_record, encode_record, read_from, read_journal, read_tail
+from rltrack.journal.seal import read_seal, seal_file
 
 
 def fill(path, n=20):

@@ -14,8 +14,7 @@ LAYERS = {
     "processes loopback backoff",
     "names as data": "named_code algorithms zoo_presets",
     "config": "config identity",
-    "what is recorded": "resources provenance tracking.names tracking.values tracking.fields tracking.journal "
-    "tracking.journal_lines tracking.journal_seal tracking.journal_reading tracking.completeness journal",
+    "what is recorded": "resources provenance journal",
     "checkpoints": "checkpoints",
     "runs": "config_file runs",
     "tracking": "tracking",

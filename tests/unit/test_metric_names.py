@@ -13,9 +13,9 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 import rltrack
+from rltrack.journal import read_journal
+from rltrack.journal.names import LONGEST, former_mlflow_name, journal_name, mlflow_name
 from rltrack.runs import Root
-from rltrack.tracking.journal import read_journal
-from rltrack.tracking.names import LONGEST, former_mlflow_name, journal_name, mlflow_name
 from rltrack.tracking.sinks.base import Point
 from rltrack.tracking.sinks.mlflow import NAMES_TAG, RUN_TAG
 from tests.contract.test_sinks import database, held, make, new_report  # noqa: F401
@@ -50,7 +50,7 @@ def test_different_names_stay_different():
 
 
 def test_a_name_is_the_same_in_another_process():
-    code = "from rltrack.tracking.names import mlflow_name; print(mlflow_name('a/b (%)'))"
+    code = "from rltrack.journal.names import mlflow_name; print(mlflow_name('a/b (%)'))"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert other == mlflow_name("a/b (%)")
 

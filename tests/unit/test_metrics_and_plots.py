@@ -10,7 +10,7 @@ import pytest
 from rltrack import MetricsTracker, TrainingProgress
 from rltrack.agents.protocol import EpisodeInfo
 from rltrack.evaluation.episodes import Evaluation
-from rltrack.tracking.journal import Journal
+from rltrack.journal import Journal
 from rltrack.tracking.plots import draw_run
 from rltrack.training.reporter import format_duration
 

@@ -19,12 +19,12 @@ import rltrack
 from rltrack.cli import run_command
 from rltrack.errors import TrainingDiverged
 from rltrack.evaluation.episodes import Evaluation
+from rltrack.journal import read_journal
+from rltrack.journal.values import as_floats, logged, number
 from rltrack.runs import Root
-from rltrack.tracking.journal import read_journal
 from rltrack.tracking.metrics import MetricsTracker
 from rltrack.tracking.sinks.base import Point
 from rltrack.tracking.sinks.tensorboard import TensorBoardSink, finite
-from rltrack.tracking.values import as_floats, logged, number
 from rltrack.training.limits import refuse_divergence
 from rltrack.training.progress import has_converged
 from tests.contract.test_sinks import new_report
@@ -389,7 +389,7 @@ def search(tmp_path):
 
 
 def finished(run, mean):
-    from rltrack.tracking.journal import Journal
+    from rltrack.journal import Journal
 
     run.path.mkdir(parents=True, exist_ok=True)
     journal = Journal(run.journal_file)

@@ -32,9 +32,9 @@ from rltrack.episode_limits import EpisodeLimits
 from rltrack.errors import ConfigurationError
 from rltrack.evaluation.episodes import Evaluation, episode_seeds, play_episodes
 from rltrack.identity import identity
+from rltrack.journal import read_journal
 from rltrack.runs import Root
 from rltrack.text import printable
-from rltrack.tracking.journal import read_journal
 from rltrack.training.film import film
 from rltrack.training.progress import TrainingState
 from rltrack.training.trainer import evaluate_run

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from rltrack.backoff import Backoff
+from rltrack.journal import Journal, read_journal
 from rltrack.runs import Root
 from rltrack.tracking import route as routes
 from rltrack.tracking.bookmark import Bookmark, SinkBookmark, forget_delivery, is_delivered, read_bookmark
-from rltrack.tracking.journal import Journal, read_journal
 from rltrack.tracking.report import RunReport
 from rltrack.tracking.route import Route
 from rltrack.tracking.sinks.base import NotDelivered, Refused, Sink

@@ -11,8 +11,8 @@ import gymnasium as gym
 import pytest
 
 from rltrack.errors import ConfigurationError, NameTaken
+from rltrack.journal import read_journal
 from rltrack.runs import Root
-from rltrack.tracking.journal import read_journal
 
 sb3 = pytest.importorskip("stable_baselines3")
 

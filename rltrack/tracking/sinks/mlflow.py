@@ -22,8 +22,8 @@ from mlflow.tracking import MlflowClient
 
 from rltrack.addresses import file_uri, same_address
 from rltrack.errors import CheckpointCorrupt, CheckpointNotFound, PolicyNotStorable
+from rltrack.journal.names import former_mlflow_name, mlflow_name
 from rltrack.tracking.destination import Destination, read_destination, without_password
-from rltrack.tracking.names import former_mlflow_name, mlflow_name
 from rltrack.tracking.sinks.answers import explain
 from rltrack.tracking.sinks.base import NotDelivered, Point, Refused, Sink
 from rltrack.tracking.sinks.embedded import MetricRows, artifact_folder, database_uri, ensure_database, moved_from

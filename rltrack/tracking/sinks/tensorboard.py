@@ -20,9 +20,9 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util import tensor_util
 
+from rltrack.journal.values import number
 from rltrack.tracking.event_files import changed_file
 from rltrack.tracking.sinks.base import Point, Refused, Sink
-from rltrack.tracking.values import number
 
 if TYPE_CHECKING:
     from rltrack.tracking.report import RunReport

@@ -1,28 +1,4 @@
-"""The run's append-only record of everything that happened: one JSON object a line.
-
-Every record has ``kind`` and ``time`` (Unix seconds, fixed when logged). What training produces is *numbered*: it carries
-``seq`` (1, 2, 3, …) and ``step`` (env steps); what belongs to a process (attempts, signals, errors, the end) is not.
-
-======================  =================================================================================
-kind                    fields
-======================  =================================================================================
-``metrics``             ``step``, ``values`` {key: number}
-``episodes``            ``step``, ``returns``, ``lengths``, ``steps``: the episodes that ended in an iteration
-``evaluation``          ``step``, ``returns``, ``lengths``, ``mean``, ``std``, ``median``, ``iqm``, ``interval``, …
-``decision``            ``step``, ``decision``, ``reason``, ``numbers``
-``configuration``       ``run_id``, ``identity``, ``agent``: first line of the journal (not numbered)
-``checkpoint``          ``step``, ``version``, ``score``, ``resumable`` (not numbered: some are due by the clock)
-``attempt``             ``number``, ``resumed_from``, ``exact``, ``environments`` (tier), ``host``, ``pid``, ``versions``,
-                        ``missing`` [text]: records that the journal had lost when the attempt began (not numbered)
-``warning``             ``message`` (not numbered)
-``signal``              ``name`` (not numbered)
-``error``               ``error``, ``message`` (not numbered)
-``end``                 ``state``, ``reason``, ``env_steps``, ``episodes``, ``seconds`` (not numbered)
-======================  =================================================================================
-
-Each line has a number and a checksum in front (`journal_lines`); what does not match is left out by readers, and told
-(`journal_reading`).
-"""
+"""The writer of a journal: appends whole lines, one process at a time, and repairs an end that a crash cut."""
 
 from __future__ import annotations
 
@@ -33,37 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from rltrack.errors import JournalFailed
-from rltrack.tracking.fields import check_values
-from rltrack.tracking.journal_lines import Record, decode_record, encode_record, numbered_line
-from rltrack.tracking.journal_reading import (
+from rltrack.journal.fields import check_values
+from rltrack.journal.lines import Record, encode_record, numbered_line
+from rltrack.journal.reading import (
     TAIL_BYTES,
-    JournalReader,
     last_position,
-    read_from,
-    read_journal,
-    read_tail,
-    unreadable,
 )
-from rltrack.tracking.journal_seal import Seal, blank_seal, read_seal, write_seal
+from rltrack.journal.seal import Seal, blank_seal, read_seal, write_seal
 
-__all__ = [
-    "KINDS", "Journal", "JournalReader", "Record", "decode_record", "encode_record", "read_from", "read_journal", "read_tail",
-    "unreadable",
-]  # fmt: skip
-
-KINDS = (
-    "configuration",
-    "attempt",
-    "metrics",
-    "episodes",
-    "evaluation",
-    "decision",
-    "checkpoint",
-    "warning",
-    "signal",
-    "error",
-    "end",
-)
 _LOOK_SECONDS = 1.0
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from rltrack.tracking.fields import NUMERIC_FIELDS, TEXT_TO_FLOAT, check_record, numeric
+from rltrack.journal.fields import NUMERIC_FIELDS, TEXT_TO_FLOAT, check_record, numeric
 
 Record = dict[str, Any]
 

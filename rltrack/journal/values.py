@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rltrack.tracking.names import journal_name
+from rltrack.journal.names import journal_name
 
 _NO_SINKS = frozenset(("", "stdout", "log", "csv", "json"))
 """What SB3 calls its own output formats, and nothing at all."""

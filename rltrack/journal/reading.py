@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rltrack import damage
 from rltrack.errors import JournalDamaged
-from rltrack.tracking.journal_lines import Record, decode_line
-from rltrack.tracking.journal_seal import read_seal
+from rltrack.journal.lines import Record, decode_line
+from rltrack.journal.seal import read_seal
 
 TAIL_BYTES = 1 << 16
 _SHOWN_LINES = 5
