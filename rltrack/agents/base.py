@@ -125,7 +125,7 @@ class AgentBase(ABC):
         """
         return None
 
-    def allow_probe(self, allowed: bool) -> None:
+    def allow_probe(self, allowed: bool) -> None:  # noqa: B027
         """Allow or forbid scratch copies of the environment in `bind`; called before it."""
 
     def cut_environments(self, wanted: bool) -> None:
@@ -163,7 +163,7 @@ class AgentBase(ABC):
         """Multiply the scheduled learning rate by `factor`, replacing an earlier factor (the ADAPTIVE strategy)."""
         raise NotImplementedError(f"{self.class_name} has no scale_learning_rate().")
 
-    def set_log_interval(self, interval: int) -> None:
+    def set_log_interval(self, interval: int) -> None:  # noqa: B027
         """Log metrics every `interval` iterations or episodes; called before `bind`."""
 
     # ---- the run's record ----
@@ -183,7 +183,7 @@ class AgentBase(ABC):
         """Return each setting that was chosen automatically: ``{setting: {"chosen": value, "reason": text}}``."""
         return {}
 
-    def release(self) -> None:
+    def release(self) -> None:  # noqa: B027
         """Undo what `bind` changed outside the agent."""
 
     # ---- what is implemented ----
