@@ -56,12 +56,13 @@ class Training:
         self.streams_before: Mapping[str, object] = {}
         """The process-wide random streams before `bind`."""
         self._seed, self._report = seed, report
-        self._iterations = 0
+        self.iterations = 0
+        """Iterations so far."""
 
     def __enter__(self) -> Training:
         """Bind the agent."""
         agent, report = self.agent, self._report
-        self._iterations, self.observer = 0, CheckingObserver(report)
+        self.iterations, self.observer = 0, CheckingObserver(report)
         if not agent.implements("make_evaluation_env"):
             env = make_gym_env(self.env) if isinstance(self.env, str) else self.env
             self.env = CountingEnv(env) if isinstance(env, gym.Env) and not isinstance(env, CountingEnv) else env
@@ -86,6 +87,11 @@ class Training:
         if isinstance(self.env, CountingEnv):
             close_all(self.env)
 
+    def set_schedule(self) -> None:
+        """Give the agent the schedule at this boundary."""
+        remaining = 1.0 - self.iterations / TOTAL_ITERATIONS
+        self._report.calling(f"set_schedule({remaining})", lambda: self.agent.set_schedule(remaining))
+
     def iterate(self, iterations: int) -> Trace:
         """Run some iterations and check what each of them reports."""
         trace: Trace = []
@@ -93,10 +99,9 @@ class Training:
             observer, report = self.observer, self._report
             before, real_before = observer.env_steps, self._real_steps
             observer.episodes = []
-            remaining = 1.0 - self._iterations / TOTAL_ITERATIONS
-            report.calling(f"set_schedule({remaining})", lambda: self.agent.set_schedule(remaining))  # noqa: B023
+            self.set_schedule()
             stats = report.calling("advance(observer)", lambda: self.agent.advance(observer))  # noqa: B023
-            self._iterations += 1
+            self.iterations += 1
             self._check(stats, observer.env_steps - before, self._real_steps - real_before)
             trace.append(
                 {

@@ -21,6 +21,7 @@ from rltrack.checkpoints.encoding import decode, encode
 from rltrack.errors import NotCapturable, ResumeMismatch
 
 _UNINTERRUPTED = ("the uninterrupted training", "the resumed one")
+_ENV_STREAM = "the environment's np_random"
 _PROCESS_WIDE = {
     "python": "Python's module random",
     "numpy": "numpy.random",
@@ -59,6 +60,7 @@ def check_state(training: Training, report: Report) -> Checkpoint | None:
             "Implement both, or a training has no checkpoints and cannot resume",
         )
         return None
+    training.set_schedule()
     live = report.calling("capture()", agent.capture)
     if not isinstance(live, dict) or not all(isinstance(part, str) for part in live):
         report.error(f"capture() returns a {type(live).__name__}", "Return a dictionary of parts, such as 'policy'")
@@ -116,7 +118,7 @@ def check_exactness(
     with resumed:
         agent = resumed.agent
         resumed.observer.env_steps = checkpoint.env_steps
-        resumed._iterations = first._iterations - len(expected)
+        resumed.iterations = first.iterations - len(expected)
         if resumed.description != first.description:
             _, difference = first_difference(first.description, resumed.description, _UNINTERRUPTED)
             report.error(
@@ -135,6 +137,7 @@ def check_exactness(
                 f"restore(state) raised {one_line(error)}", "It gets what capture() returned, in a new process"
             )
             raise CheckAborted from error
+        resumed.set_schedule()
         missed = _missed(checkpoint.inside, _inside(agent, resumed.env))
         _, lost = first_difference(
             _compared(checkpoint.state), _compared(_stored(agent.capture())), ("the captured state", "the restored one")
@@ -248,7 +251,7 @@ def _inside(agent: AgentBase, env: Any, unused: Mapping[str, object] | None = No
         for inner, its_value in vars(value).items() if hasattr(value, "__dict__") and value is not env else ():
             found |= _stream(f"self.{name}.{inner}", its_value)
     if hasattr(env, "unwrapped"):
-        found |= _stream("the environment's np_random", getattr(env.unwrapped, "_np_random", None))
+        found |= _stream(_ENV_STREAM, getattr(env.unwrapped, "_np_random", None))
     return found | {
         _PROCESS_WIDE[name]: copy.deepcopy(state)
         for name, state in capture_random().items()
@@ -276,11 +279,8 @@ def _stream(name: str, value: object) -> dict[str, object]:
 
 
 def _missed(expected: Mapping[str, object], found: Mapping[str, object]) -> list[str]:
-    """Return what is not as it was, without the process-wide streams if something of the agent's own is not."""
-    missed = [
-        name
-        for name, value in expected.items()
-        if name not in found or first_difference(value, found[name])[1] is not None
-    ]
-    own = [name for name in missed if name not in _PROCESS_WIDE.values()]
-    return own or missed
+    """Return what is not as it was: the agent's own, else of its environment, else of the process."""
+    missed = [name for name, value in expected.items() if first_difference(value, found.get(name))[1] is not None]
+    own = [name for name in missed if name.startswith("self.")]
+    of_env = [name for name in missed if name == _ENV_STREAM]
+    return own or of_env or missed
