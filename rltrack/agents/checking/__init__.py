@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import sys
 from typing import Any
 
 from rltrack.agents import as_agent
@@ -20,8 +22,9 @@ def check_agent(agent: Any, env: Any = None, *, seed: int = 0, iterations: int =
     """Check an agent before it is trained.
 
     It checks the methods and their signatures; trains a few iterations and checks what they report; lets the policy act;
-    captures the state, restores it into a copy and compares the next iterations of both bit for bit. The agent itself is
-    not trained if it can be copied with ``copy.deepcopy``; else use a new one for training. Random streams are unchanged.
+    captures the state, restores it into a copy and compares the next iterations of both bit for bit. An agent that
+    ``copy.deepcopy`` can copy is not changed; another one, and an SB3 model, is trained itself: build a new one for training.
+    Random streams are unchanged.
 
     Args:
         agent: An `rltrack.agents.AgentBase`, an object with the same methods, or an SB3 model.
@@ -38,12 +41,9 @@ def check_agent(agent: Any, env: Any = None, *, seed: int = 0, iterations: int =
     report = Report()
     if not check_methods(agent, report):
         return report.findings
-    as_agent(agent)  # a class, or no agent at all
+    as_agent(agent)  # refuses a class, and what is no agent at all
     with untouched_random_streams():
-        try:
-            copies = [copy.deepcopy((agent, env)) for _ in range(3)]
-        except Exception:  # an environment in another process, an open file: the agent itself is used, again and again
-            copies = [(agent, env)] * 3
+        copies = _copies(agent, env, 3)
         first, resumed, again = (Training(one, its_env, seed, report) for one, its_env in copies)
         try:
             with first:
@@ -59,3 +59,14 @@ def check_agent(agent: Any, env: Any = None, *, seed: int = 0, iterations: int =
         except CheckAborted:
             pass
     return report.findings
+
+
+def _copies(agent: Any, env: Any, n: int) -> list[tuple[Any, Any]]:
+    """Return pairs of agent and environment that share nothing; where that is impossible, the same pair each time."""
+    sb3 = sys.modules.get("stable_baselines3.common.base_class")
+    if sb3 is None or not isinstance(
+        getattr(agent, "model", agent), sb3.BaseAlgorithm
+    ):  # a copied VecNormalize is empty
+        with contextlib.suppress(Exception):  # an environment in another process, an open file
+            return [copy.deepcopy((agent, env)) for _ in range(n)]
+    return [(agent, env)] * n

@@ -51,6 +51,7 @@ def check_predict(training: Training, env: Any, report: Report) -> None:
                 f"predict(deterministic=True) changes the agent's state: {difference}",
                 "Evaluations must not influence training: leave counters and random streams as they are",
             )
+            raise CheckAborted
 
 
 def _play(agent: AgentBase, env: EvaluationEnvironment, space: gym.Space[Any] | None, report: Report) -> None:
@@ -79,6 +80,7 @@ def _play(agent: AgentBase, env: EvaluationEnvironment, space: gym.Space[Any] | 
                 "predict(deterministic=True) returns different actions for the same observation",
                 "Act by the mode of the policy, not by a sample",
             )
+            raise CheckAborted
         if space is not None:
             _check_actions(actions, space, env.n_envs, report)
         observation, _, starts, _ = report.calling("A step with predict()'s actions", lambda: env.step(actions))  # noqa: B023

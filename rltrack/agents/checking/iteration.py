@@ -51,7 +51,7 @@ class Training:
     def __init__(self, agent: Any, env: Any, seed: int, report: Report) -> None:
         self.agent: AgentBase = as_agent(agent)
         self.env = env
-        self.observer = CheckingObserver(report)
+        self.observer = CheckingObserver()
         self.description: Mapping[str, object] = {}
         self.streams_before: Mapping[str, object] = {}
         """The process-wide random streams before `bind`."""
@@ -62,7 +62,7 @@ class Training:
     def __enter__(self) -> Training:
         """Bind the agent."""
         agent, report = self.agent, self._report
-        self.iterations, self.observer = 0, CheckingObserver(report)
+        self.iterations, self.observer = 0, CheckingObserver()
         if not agent.implements("make_evaluation_env"):
             env = make_gym_env(self.env) if isinstance(self.env, str) else self.env
             self.env = CountingEnv(env) if isinstance(env, gym.Env) and not isinstance(env, CountingEnv) else env
@@ -130,7 +130,9 @@ class Training:
                 f"the observer was called with {observed} env steps in one iteration, and the environment took {real}",
                 "Call observer.on_step(n, step) once after each step of the environments, with n parallel environments",
             )
-        elif stats.env_steps != observed:
+            raise CheckAborted  # what else the observer was told follows from it
+        self._report.findings += [one for one in self.observer.report.findings if one not in self._report.findings]
+        if stats.env_steps != observed:
             report.error(
                 f"advance() reports {stats.env_steps} env steps in IterationStats, and {observed} to the observer",
                 "Make both the env steps of this iteration, over all parallel environments",
@@ -166,28 +168,29 @@ class CheckingObserver:
 
     wants_steps = True
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self) -> None:
         self.env_steps = 0
         self.episodes: list[EpisodeInfo] = []
-        self._report = report
+        self.report = Report()
+        """What was wrong, until the iteration has ended and its steps are compared."""
 
     def on_step(self, env_steps: int, step: StepInfo | None) -> None:
         """Check one step of the environments."""
         self.env_steps += env_steps
         if step is None:
-            self._report.warning(
+            self.report.warning(
                 "the observer gets no StepInfo although observer.wants_steps is True",
                 "Pass one to observer.on_step, or hooks with on_step get None",
             )
             return
         if step.env_steps != self.env_steps:
-            self._report.error(
+            self.report.error(
                 f"a StepInfo says {step.env_steps} env steps where the observer has counted {self.env_steps}",
                 "StepInfo.env_steps is the env steps of the run, this step included",
             )
         for name in ("rewards", "dones"):
             if np.shape(getattr(step, name)) != (env_steps,):
-                self._report.error(
+                self.report.error(
                     f"StepInfo.{name} has the shape {np.shape(getattr(step, name))} in a step of {env_steps} environment(s)",
                     f"Give it the shape ({env_steps},)",
                 )
@@ -195,14 +198,14 @@ class CheckingObserver:
     def on_episode_end(self, episode: object) -> None:
         """Check one finished episode."""
         if not isinstance(episode, EpisodeInfo):
-            self._report.error(
+            self.report.error(
                 f"the observer gets a {type(episode).__name__} at the end of an episode",
                 "Pass an rltrack.agents.EpisodeInfo(episode_return, length, env_steps)",
             )
-            raise CheckAborted
+            return
         self.episodes.append(episode)
         if episode.env_steps != self.env_steps:
-            self._report.error(
+            self.report.error(
                 f"an EpisodeInfo says {episode.env_steps} env steps where the observer has counted {self.env_steps}",
                 "EpisodeInfo.env_steps is the env steps of the run; call on_episode_end after on_step of its last step",
             )

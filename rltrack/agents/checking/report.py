@@ -34,7 +34,7 @@ class Finding:
 
 
 class Report:
-    """Collects findings, each once."""
+    """Collects findings: of those with the same remedy the first one."""
 
     def __init__(self) -> None:
         self.findings: list[Finding] = []
@@ -64,7 +64,7 @@ class Report:
             raise CheckAborted from error
 
     def _add(self, finding: Finding) -> None:
-        if finding not in self.findings:
+        if finding.remedy not in [one.remedy for one in self.findings]:
             self.findings.append(finding)
 
 

@@ -21,7 +21,6 @@ from rltrack.checkpoints.encoding import decode, encode
 from rltrack.errors import NotCapturable, ResumeMismatch
 
 _UNINTERRUPTED = ("the uninterrupted training", "the resumed one")
-_ENV_STREAM = "the environment's np_random"
 _PROCESS_WIDE = {
     "python": "Python's module random",
     "numpy": "numpy.random",
@@ -144,12 +143,12 @@ def check_exactness(
         )
         if lost is not None:
             report.error(f"restore() does not bring back {lost}", "Overwrite everything that capture() returned")
+            return
         trace = resumed.iterate(len(expected))
         whole = {"iterations": expected, "state": _compared(continued)}
         pieces = {"iterations": trace, "state": _compared(_stored(agent.capture()))}
         _, difference = first_difference(whole, pieces, _UNINTERRUPTED)
-        if lost is None:
-            _judge(agent, difference, missed, checkpoint.state, report)
+        _judge(agent, difference, missed, checkpoint.state, report)
         _check_partial_restore(agent, checkpoint.state, report)
 
 
@@ -251,7 +250,7 @@ def _inside(agent: AgentBase, env: Any, unused: Mapping[str, object] | None = No
         for inner, its_value in vars(value).items() if hasattr(value, "__dict__") and value is not env else ():
             found |= _stream(f"self.{name}.{inner}", its_value)
     if hasattr(env, "unwrapped"):
-        found |= _stream(_ENV_STREAM, getattr(env.unwrapped, "_np_random", None))
+        found |= _stream("the environment's np_random", getattr(env.unwrapped, "_np_random", None))
     return found | {
         _PROCESS_WIDE[name]: copy.deepcopy(state)
         for name, state in capture_random().items()
@@ -279,8 +278,7 @@ def _stream(name: str, value: object) -> dict[str, object]:
 
 
 def _missed(expected: Mapping[str, object], found: Mapping[str, object]) -> list[str]:
-    """Return what is not as it was: the agent's own, else of its environment, else of the process."""
+    """Return what is not as it was: the agent's own if there is any, else random streams of the environment and the process."""
     missed = [name for name, value in expected.items() if first_difference(value, found.get(name))[1] is not None]
     own = [name for name in missed if name.startswith("self.")]
-    of_env = [name for name in missed if name == _ENV_STREAM]
-    return own or of_env or missed
+    return own or missed
