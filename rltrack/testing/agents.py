@@ -86,8 +86,10 @@ class AgentContract(ABC):
         assert [attempt["exact"] for attempt in attempts] == [True, self.is_exact]
         assert attempts[1]["env_steps"] > 0, "it was resumed from a checkpoint"
         if self.is_exact:
-            ends = [self._end(tmp_path, name) for name in ("whole", "interrupted")]
-            assert first_difference(*ends, names=("the uninterrupted training", "the interrupted one"))[1] is None
+            whole, interrupted = self._end(tmp_path, "whole"), self._end(tmp_path, "interrupted")
+            names = ("the uninterrupted training", "the interrupted one")
+            difference = first_difference(whole, interrupted, names)[1]
+            assert difference is None, difference
 
     def test_a_stored_policy_plays_the_same_episodes(self, tmp_path: Path) -> None:
         """The policy's parts of a checkpoint, restored into a new agent, act as the trained agent does."""

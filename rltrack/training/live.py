@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from rltrack.checkpoints import Version
     from rltrack.evaluation.episodes import Evaluation, Evaluator
     from rltrack.evaluation.pending import Player
-    from rltrack.tracking.delivery import Delivery
     from rltrack.training.marks import Mark
     from rltrack.training.plan import TrainingPlan
     from rltrack.training.progress import TrainingStatistics
@@ -93,8 +92,7 @@ class LiveTraining:
         self._iterations = Iterating(plan, agent, session, self.clock)
         self._watch = ResourceWatch(self.progress, plan.settings.training.memory_limit_mb)
         self._ending = Ending(plan, session, self.evaluations, self._watch)
-        self._delivery: Delivery | None = None
-        """The background process that delivers what is recorded, once there is something to deliver."""
+        self._delivery = delivery.Delivery(session.directory) if plan.delivers else delivery.NoDelivery()
         self._resources = resources
         self._is_closed = False
 
@@ -134,8 +132,7 @@ class LiveTraining:
         self.plan.reporter.start(self.plan.statistics.run or "training", progress)
         self.plan.hooks.call("on_training_start", progress)
         self._watch.look()
-        if self.plan.delivers:
-            self._delivery = delivery.deliver(self.session.directory)
+        self._delivery.look()
 
     def due(self) -> Due:
         """Return what is to be done at this boundary; `END` when only `finish` is left."""
@@ -179,8 +176,7 @@ class LiveTraining:
                 self._iterations.iterate()
                 self.checkpoints.record_committed()
                 self._watch.look()
-                if self._delivery is not None:
-                    self._delivery.look()
+                self._delivery.look()
                 self.plan.reporter.update(self.progress)
 
     def evaluate(self) -> Evaluation | None:
@@ -245,7 +241,7 @@ class LiveTraining:
 
     def wait_for_tracking(self, timeout: float | None = None) -> bool:
         """Wait until everything is delivered, or the timeout (in seconds) is over; return whether it is."""
-        return True if self._delivery is None else self._delivery.wait(timeout)
+        return self._delivery.wait(timeout)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything but the agent that a version holds."""
@@ -298,7 +294,4 @@ class LiveTraining:
                 f"{store} lacks the newest records of this run. They are delivered to MLflow when it has them, so that another "
                 "machine that goes on doubles nothing; resume the run to try again."
             )
-        if self.plan.delivers:
-            self._delivery = self._delivery or delivery.deliver(self.session.directory)
-            if self._delivery is not None:
-                self._delivery.finish()
+        self._delivery.finish()
