@@ -46,7 +46,9 @@ def own_root(tmp_path, monkeypatch, request, empty_database):
     monkeypatch.setenv("RLTRACK_ROOT", str(tmp_path / "mlruns"))
     monkeypatch.setattr("rltrack.tracking.sinks.embedded._create", empty_database)
     if "delivery" not in request.fixturenames:
-        monkeypatch.setattr("rltrack.tracking.delivery.deliver", lambda run: None)
+        from rltrack.tracking.delivery import NoDelivery
+
+        monkeypatch.setattr("rltrack.tracking.delivery.Delivery", lambda run: NoDelivery())
         monkeypatch.setattr("rltrack.tracking.delivery.deliver_left_behind", lambda root: 0)
     return tmp_path / "mlruns"
 

@@ -264,7 +264,7 @@ CUT = "rltrack.episode_cut"
 
 
 class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
-    """Begin each episode from the next seed of a list, whoever resets it; end one that does not end.
+    """Begin each episode from the next seed of a list, whatever resets it; truncate one that does not end.
 
     An episode that is ended so is truncated, with `CUT` in its last info.
     """
@@ -276,7 +276,7 @@ class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self._limit: int | None = None
 
     def set_episode_seeds(self, seeds: Sequence[int]) -> None:
-        """Give the seeds of the episodes to come; after the last one, resets go on unseeded."""
+        """Give the seeds of the episodes to come; after the last one, resets are unseeded."""
         self._seeds = deque(int(seed) for seed in seeds)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:

@@ -26,7 +26,7 @@ class LearningWatch:
 
     Args:
         model: Whose.
-        failed: Told the exception, before it goes on.
+        failed: Called with the exception, before it propagates.
     """
 
     def __init__(self, model: BaseAlgorithm, failed: Failed) -> None:

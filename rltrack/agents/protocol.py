@@ -76,10 +76,10 @@ class IterationStats:
 
 
 class Observer(Protocol):
-    """Hears what happens inside an iteration."""
+    """Receives what happens inside an iteration."""
 
     wants_steps: bool
-    """Whether anybody listens to single steps; if not, pass ``None`` as `step` and save the work."""
+    """Whether single steps are used; if not, pass ``None`` as `step` and save the work."""
 
     def on_step(self, env_steps: int, step: StepInfo | None) -> None:
         """Call after each step of the environments, with the number of env steps just taken."""

@@ -1,4 +1,4 @@
-"""Stable-Baselines3's algorithms (and sb3-contrib's and SBX's) behind the Agent protocol.
+"""Stable-Baselines3's algorithms (and sb3-contrib's and SBX's) as agents.
 
 ``model.learn()`` is never called: it bends schedules at each call, and offers no consistent moment between two
 iterations. The loop here is the body of ``learn()``, one iteration at a time, with the same calls in the same order, so
@@ -48,7 +48,7 @@ class SB3Agent(AgentBase):
         threads: Torch threads while this agent is bound. One repeats, and is fastest for small networks.
         eval_env_builder: Builds an evaluation ``VecEnv`` of n environments, each around ``prepare(env)``; without one,
             environments are rebuilt from the specification that the training environment carries.
-        choices: What was chosen when it was built, and why, for the record.
+        choices: Settings that were chosen automatically when it was built, and why, for the record.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class SB3Agent(AgentBase):
         self._writer = MetricsCollector()
         self._undo: list[Callable[[], None]] = []
 
-    # ---- the Agent protocol: what every agent has ----
+    # ---- what every agent has ----
 
     def bind(self, env: Any, seed: int | None) -> None:
-        """Get ready to train from zero env steps, exactly as ``learn()`` begins."""
+        """Prepare to train from zero env steps, exactly as ``learn()`` begins."""
         threads = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         self._undo.append(lambda: torch.set_num_threads(threads))
@@ -98,7 +98,7 @@ class SB3Agent(AgentBase):
         _, callback = self.model._setup_learn(NO_TOTAL, self.relay, True, type(self.model).__name__, False)
         self.relay = callback  # type: ignore[assignment]
         self.relay.prepare(self.env)
-        self._envs.settle()
+        self._envs.try_capture()
         self._replay = ReplayState(self.model)
         self.iteration = 0
         self._remaining = 1.0
@@ -136,7 +136,7 @@ class SB3Agent(AgentBase):
         )
 
     def set_schedule(self, remaining: float) -> None:
-        """Hear how much of the budget is left; the model reads it at the moments at which SB3 computes it."""
+        """Receive the remaining fraction of the budget; the model reads it at the moments at which SB3 computes it."""
         self._remaining = remaining
 
     # ---- what an agent may have ----
@@ -193,7 +193,7 @@ class SB3Agent(AgentBase):
         self._cuts = wanted
 
     def cut(self) -> None:
-        """End every episode here, build the environments anew, and reset them with seeds made from the env steps."""
+        """End every episode here, rebuild the environments, and reset them with seeds derived from the env steps."""
         model: Any = self.model
         end_episodes(model)
         self.relay.prepare(self.env)
@@ -251,7 +251,7 @@ class SB3Agent(AgentBase):
         return f"the environments begin a new episode: {envs.reason}" if envs.tier == "inexact" else None
 
     def describe_resume(self) -> dict[str, Any]:
-        """Return by which tier the environments take part in a resume, and why (`TrainingEnvs.describe`)."""
+        """Return the tier by which the environments take part in a resume, and why (`TrainingEnvs.describe`)."""
         return self._bound_envs.describe()
 
     def is_seeded(self) -> bool:
@@ -259,7 +259,7 @@ class SB3Agent(AgentBase):
         return self.model.seed is not None
 
     def describe_choices(self) -> dict[str, Any]:
-        """Return what was chosen by ``auto``, and why; by what was chosen."""
+        """Return what ``auto`` chose for each setting, and why."""
         return self.choices
 
     def numerics(self) -> dict[str, Any]:
@@ -316,7 +316,7 @@ class SB3Agent(AgentBase):
         return checked_description(self.model)
 
     def release(self) -> None:
-        """Put back threads, logger and what EPISODIC changed."""
+        """Restore threads, logger and what EPISODIC changed."""
         while self._undo:
             self._undo.pop()()
 
@@ -328,7 +328,7 @@ class SB3Agent(AgentBase):
         return self._envs
 
     def _build_one(self) -> Callable[[], Any] | None:
-        """Return a function that builds one environment as training has them, or None if nobody can."""
+        """Return a function that builds one environment as training has them, or None if that is impossible."""
         if self._eval_env_builder is not None:
             build = self._eval_env_builder
             return lambda: build(1, lambda env: env).unwrapped.envs[0]  # type: ignore[attr-defined]

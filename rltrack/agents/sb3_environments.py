@@ -37,7 +37,7 @@ class SB3Evaluation:
         venv: Where to play.
         training: Whose statistics to use.
         model: Whose policy plays.
-        build: Builds `venv` anew for each evaluation but the first, where a reset does not forget the past.
+        build: Rebuilds `venv` for each evaluation but the first, where a reset does not forget the past.
     """
 
     def __init__(

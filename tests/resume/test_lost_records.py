@@ -120,7 +120,7 @@ def test_a_journal_from_an_older_backup_leaves_a_gap_that_is_told_everywhere(own
     [warning] = [
         r["message"] for r in read_journal(run.journal_file) if r["kind"] == "warning" and "gap" in r["message"]
     ]
-    assert warning.startswith("The training goes on exactly, but its record has a gap")
+    assert warning.startswith("The training is resumed exactly, but its record has a gap")
     assert gap in warning
     # what was trained is what an uninterrupted run trains, with its own numbers; only the gap is missing
     whole = {record["seq"]: record for record in without_clock(numbered(Root().find("whole")))}

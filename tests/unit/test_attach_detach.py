@@ -305,7 +305,7 @@ def test_a_forked_child_does_not_end_its_parents_recording():
 SCRIPT = """
 import os, sys, threading
 from rltrack.tracking import delivery
-delivery.deliver = lambda run: None
+delivery.Delivery = lambda run: delivery.NoDelivery()
 from rltrack.tracking.recording import Recording
 recording = Recording("script", {"algorithm": "x"})
 recording.metrics(1, {"a": 1.0})
@@ -378,7 +378,7 @@ TERMINAL = """
 import os, signal
 import rltrack
 from rltrack.tracking import delivery
-delivery.deliver = lambda run: None
+delivery.Delivery = lambda run: delivery.NoDelivery()
 from stable_baselines3 import PPO
 class Waits:
     def on_iteration_end(self, progress, stats):

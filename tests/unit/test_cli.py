@@ -14,6 +14,7 @@ import pytest
 from rltrack.cli import run_command
 from rltrack.runs import Root
 from rltrack.tracking.bookmark import read_bookmark
+from rltrack.tracking.delivery import NoDelivery
 
 pytest.importorskip("stable_baselines3")
 PROJECT = Path(__file__).resolve().parents[2]
@@ -31,7 +32,7 @@ def trained(tmp_path_factory):
         "evaluation: {episodes: 2}\n"
     )
     patch = pytest.MonkeyPatch()
-    patch.setattr("rltrack.tracking.delivery.deliver", lambda run: None)
+    patch.setattr("rltrack.tracking.delivery.Delivery", lambda run: NoDelivery())
     patch.setattr("rltrack.tracking.delivery.deliver_left_behind", lambda root: 0)
     for seed in (0, 1):
         assert (

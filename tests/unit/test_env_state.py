@@ -128,7 +128,7 @@ def envs_of(build, n_envs=2, **more):
     envs = TrainingEnvs(venv, lambda: DummyVecEnv([build]).envs[0], **more)
     envs.prepare()
     venv.reset()
-    envs.settle()
+    envs.try_capture()
     return envs
 
 
@@ -176,7 +176,7 @@ def test_without_a_copy_only_taking_is_trusted():
         envs = TrainingEnvs(make_vec_env(env, 1, seed=0), None)
         envs.prepare()
         envs.venv.reset()
-        envs.settle()
+        envs.try_capture()
         return envs
 
     assert (unprobed(Drift).tier, unprobed(Drift).is_probed) == ("capture", False)

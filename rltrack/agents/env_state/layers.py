@@ -38,7 +38,7 @@ _STAYING_NAMES = {
     SubprocVecEnv: ("remotes", "work_remotes", "processes"),
     VecEnvWrapper: ("class_attributes",),
 }
-"""Infos are told to whoever steps, and are no state: each step makes them anew, and nothing of SB3 reads old ones."""
+"""Infos are returned by each step and are no state: SB3 never reads old ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ def restore(layers: list[Any], cores: list[Any], state: dict[str, Any]) -> None:
         if method.name == "attributes" or not _among(layer, cores):
             for name in [name for name in _attributes(layer) if name not in known]:
                 del vars(layer)[name]
-        if "t_start" in saved:  # a Monitor's clock goes on as if no time had passed
+        if "t_start" in saved:  # a Monitor's clock continues as if no time had passed
             layer.t_start += away
     for space, stream in zip(spaces, state["spaces"], strict=True):
         if stream is None:

@@ -1,4 +1,4 @@
-"""Find out, on two scratch copies, how an environment can be taken so that it goes on as if nothing had happened.
+"""Find out, on two scratch copies, how an environment can be captured so that it continues as if nothing had happened.
 
 One copy plays through some episodes, is taken, and plays on. The other, played elsewhere before, gets that state and the
 same actions. Only where every observation, reward and flag has the same bits is a method good.
