@@ -28,19 +28,21 @@ class Interruption(Exception):
 
 
 class InterruptAt:
-    """A hook that ends the training after so many env steps, once a checkpoint is committed (another thread does that)."""
+    """A hook that ends the training in the iteration after so many env steps, once a checkpoint is committed (by another thread)."""
 
     def __init__(self, env_steps: int, run: RunDirectory) -> None:
         self.env_steps = env_steps
         self.run = run
+        self._is_next = False
 
     def on_iteration_end(self, progress: Any, stats: Any) -> None:
         """Raise when it is time."""
-        if progress.env_steps >= self.env_steps:
+        if self._is_next:
             deadline = time.monotonic() + 60.0
             while not self.run.store().versions() and time.monotonic() < deadline:
                 time.sleep(0.01)
             raise Interruption
+        self._is_next = progress.env_steps >= self.env_steps
 
 
 class AgentContract(ABC):
