@@ -28,7 +28,7 @@ class Interruption(Exception):
 
 
 class InterruptAt:
-    """A hook that ends the training in the iteration after so many env steps, once a checkpoint is committed (by another thread)."""
+    """A hook that ends the training in the iteration after so many env steps, once a checkpoint is committed."""
 
     def __init__(self, env_steps: int, run: RunDirectory) -> None:
         self.env_steps = env_steps
