@@ -85,7 +85,7 @@ class AgentContract(ABC):
             self._train(
                 tmp_path,
                 "interrupted",
-                InterruptAt(round(0.5 * statistics.env_steps), Root(tmp_path).directory("interrupted")),
+                InterruptAt(round(0.2 * statistics.env_steps), Root(tmp_path).directory("interrupted")),
             )
         except Interruption:
             pass
