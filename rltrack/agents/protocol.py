@@ -159,6 +159,7 @@ class Agent(Acting, Protocol):
     - ``numerics() -> dict``: what decides about bits beside versions; compared on resume.
     - ``allow_probe(allowed)``: before ``bind``, whether scratch environments may be built.
     - ``cut_environments(wanted)`` and ``cut()``: before ``bind``, whether environments take part by cuts; and one such cut.
+    - ``accelerate()``: after ``restore``, before the first iteration: train faster from now on, with the same bits.
     - ``describe_choices() -> dict``: by what was chosen: ``chosen`` and ``reason``, for the record.
     - ``describe_resume() -> dict``: ``tier`` and ``reason``: how environments take part in a resume, for the record.
     - ``describe() -> dict``: algorithm, hyperparameters, environment and spaces, for the record.

@@ -81,6 +81,7 @@ def begin_attempt(plan: TrainingPlan, agent: Any, session: RunSession, notes: li
         )
     if not agent_access.can_capture(agent):
         notes.append(f"{type(agent).__name__} has no capture() and restore(): there will be no checkpoints")
+    agent_access.call(agent, "accelerate")
     choices = dict(agent_access.call(agent, "describe_choices") or {})
     session.begin_attempt(
         version,
