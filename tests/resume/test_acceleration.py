@@ -118,7 +118,7 @@ def test_a_training_that_diverges_ends_at_the_same_iteration_with_the_same_messa
                         next(model.policy.parameters())[0] = float("nan")
 
         loop.add_hook(Poison())
-        with pytest.raises(Exception) as raised:  # noqa: B017, PT011 - SB3's or rltrack's, whichever sees it first
+        with pytest.raises(Exception) as raised:  # noqa: PT011 - SB3's or rltrack's, whichever sees it first
             loop.run()
         ends.append((type(raised.value), str(raised.value).replace(acceleration, ""), loop.progress.env_steps))
     assert ends[0] == ends[1]
