@@ -168,7 +168,8 @@ def as_markdown(rows: list[Times], command: str) -> str:
     ]
     for row in rows:
         times = " | ".join(f"{row.cpu[kind]:.2f} ({row.wall[kind]:.2f})" for kind in kinds)
-        lines.append(f"| {row.case.name}, {row.case.steps:,} steps | {times} | **{row.ratio('rltrack'):.2f}** | {row.case.bar:.2f} |")
+        case, ratio = row.case, row.ratio("rltrack")
+        lines.append(f"| {case.name}, {case.steps:,} steps | {times} | **{ratio:.2f}** | {case.bar:.2f} |")
     return "\n".join(lines)
 
 

@@ -28,7 +28,8 @@ from rltrack.agents.env_state.recorder import Recorder, recorder_of
 from rltrack.errors import NotCapturable
 
 _STAYS = (
-    EnvSpec, Recorder, Replacement, types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, io.IOBase, type
+    EnvSpec, Recorder, Replacement, types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, io.IOBase,
+    type,
 )  # fmt: skip
 _STAYING_MODULES = ("pygame", "glfw", "OpenGL", "gymnasium.envs.mujoco.mujoco_rendering", "multiprocessing")
 _STAYING_NAMES = {
