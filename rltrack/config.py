@@ -75,7 +75,8 @@ class AgentConfig(Section):
     )
 
     acceleration: Literal["auto", "off"] = _operational(
-        "auto", description="auto: less Python around torch where the result is the same in every bit (`rltrack.accelerate`); off."
+        "auto",
+        description="auto: less Python around torch where the result is the same in every bit (`rltrack.accelerate`); off.",
     )
 
     @field_validator("acceleration", mode="before")

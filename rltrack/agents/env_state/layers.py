@@ -94,7 +94,9 @@ def capture(layers: list[Any], cores: list[Any], method: str) -> dict[str, Any]:
         "method": method,
         "pickle": buffer.getvalue(),
         "layers": [type(layer).__name__ for layer in layers],
-        "names": [[name for name, own in sorted(vars(layer).items()) if type(own) is not Replacement] for layer in layers],
+        "names": [
+            [name for name, own in sorted(vars(layer).items()) if type(own) is not Replacement] for layer in layers
+        ],
         "spaces": [_stream(space) for space in spaces],
         "simulators": [simulators.take(simulator) for simulator in pickler.simulators],
         "time": time.time(),
