@@ -18,6 +18,7 @@ class AgentBase(ABC):
         set_log_interval, cut_environments, allow_probe, describe
         bind, update_per_episode (EPISODIC), make_evaluation_env
         restore (a resume), scale_learning_rate (a resume of ADAPTIVE)
+        accelerate
         until the budget is spent:
             set_schedule and the observer's calls inside advance
             predict (evaluations), capture or capture_parts (versions), cut
@@ -178,6 +179,9 @@ class AgentBase(ABC):
         ``reason`` says why it cannot be; None if the agent has no such description.
         """
         return None
+
+    def accelerate(self) -> None:  # noqa: B027
+        """Train faster from now on, with the same bits, until `release`; after `restore`, before the first iteration."""
 
     def describe_choices(self) -> Mapping[str, Mapping[str, Any]]:
         """Return each setting that was chosen automatically: ``{setting: {"chosen": value, "reason": text}}``."""

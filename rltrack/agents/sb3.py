@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv
 
+from rltrack.acceleration import accelerate
 from rltrack.agents import sb3_state
 from rltrack.agents.algorithms import ScaledSchedule
 from rltrack.agents.base import AgentBase
@@ -49,6 +50,7 @@ class SB3Agent(AgentBase):
         eval_env_builder: Builds an evaluation ``VecEnv`` of n environments, each around ``prepare(env)``; without one,
             environments are rebuilt from the specification that the training environment carries.
         choices: Settings that were chosen automatically when it was built, and why, for the record.
+        acceleration: ``auto``: train with less Python where the bits stay the same (`rltrack.accelerate`); or ``off``.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class SB3Agent(AgentBase):
         threads: int = 1,
         eval_env_builder: Callable[[int, Callable[[Any], Any]], VecEnv] | None = None,
         choices: Mapping[str, Any] | None = None,
+        acceleration: Literal["auto", "off"] = "auto",
     ) -> None:
         self.model = model
         self.choices = dict(choices or {})
@@ -66,6 +69,7 @@ class SB3Agent(AgentBase):
         self._envs: TrainingEnvs | None = None
         self._replay: ReplayState | None = None
         self._threads = threads
+        self._acceleration = acceleration
         self._eval_env_builder = eval_env_builder
         self._iterate = iteration_of(model)
         self.log_interval = 1
@@ -187,6 +191,15 @@ class SB3Agent(AgentBase):
     def allow_probe(self, allowed: bool) -> None:
         """Say, before `bind`, whether two scratch copies may be built to find out how environments can be taken."""
         self._probe = allowed
+
+    def accelerate(self) -> None:
+        """Train with less Python from now on, until `release`; the result is the same in every bit."""
+        if self._acceleration == "off":
+            self.choices["acceleration"] = {"chosen": "off", "reason": "as configured"}
+            return
+        report = accelerate(self.model)
+        self._undo.append(report.undo)
+        self.choices["acceleration"] = report.in_short()
 
     def cut_environments(self, wanted: bool) -> None:
         """Say, before `bind`, whether environments take part by cuts instead of by their state."""

@@ -149,6 +149,9 @@ class RunReport:
             tags["rltrack.host"] = facts.attempts[-1]["host"]
             tags["rltrack.resume"] = facts.tier
             tags["rltrack.exact"] = str(facts.is_exact).lower()
+            acceleration = (facts.attempts[-1].get("choices") or {}).get("acceleration")
+            if acceleration is not None:
+                tags["rltrack.acceleration"] = f"{acceleration['chosen']} ({acceleration['reason']})"
         if self.missing:
             tags["rltrack.missing"] = f"The journal lacks {'; '.join(self.missing)}."
         tags |= {key: str(params[key]) for key in ("algorithm", "environment", "seed") if key in params}

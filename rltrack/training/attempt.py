@@ -83,6 +83,7 @@ def begin_attempt(
         )
     if not agent.is_capturable:
         notes.append(f"{agent.class_name} has no capture() and restore(): there will be no checkpoints")
+    agent.accelerate()
     choices = dict(agent.describe_choices())
     session.begin_attempt(
         version,

@@ -22,12 +22,14 @@ from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper, VecMonitor
 
+from rltrack.acceleration.patches import Replacement
 from rltrack.agents.env_state import simulators
 from rltrack.agents.env_state.recorder import Recorder, recorder_of
 from rltrack.errors import NotCapturable
 
 _STAYS = (
-    EnvSpec, Recorder, types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, io.IOBase, type
+    EnvSpec, Recorder, Replacement, types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, io.IOBase,
+    type,
 )  # fmt: skip
 _STAYING_MODULES = ("pygame", "glfw", "OpenGL", "gymnasium.envs.mujoco.mujoco_rendering", "multiprocessing")
 _STAYING_NAMES = {
@@ -92,7 +94,9 @@ def capture(layers: list[Any], cores: list[Any], method: str) -> dict[str, Any]:
         "method": method,
         "pickle": buffer.getvalue(),
         "layers": [type(layer).__name__ for layer in layers],
-        "names": [sorted(vars(layer)) for layer in layers],
+        "names": [
+            [name for name, own in sorted(vars(layer).items()) if type(own) is not Replacement] for layer in layers
+        ],
         "spaces": [_stream(space) for space in spaces],
         "simulators": [simulators.take(simulator) for simulator in pickler.simulators],
         "time": time.time(),
