@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from rltrack.agents.protocol import Agent, EvaluationEnvironment, IterationStats, Observer, State
+import numpy as np
+
+from rltrack.agents.protocol import Agent, EvaluationEnvironment, IterationStats, Observations, Observer, State
 from rltrack.errors import ConfigurationError, NotCapturable
 
 
@@ -57,13 +59,13 @@ class AgentBase(ABC):
     @abstractmethod
     def predict(
         self,
-        observation: Any,
+        observation: Observations,
         *,
-        state: Any = None,
-        episode_start: Any = None,
+        state: object = None,
+        episode_start: np.ndarray | None = None,
         deterministic: bool = True,
-        **inputs: Any,
-    ) -> tuple[Any, Any]:
+        **inputs: object,
+    ) -> tuple[np.ndarray, object]:
         """Return actions, first axis ``(n_envs,)``, and the policy's next recurrent state; see `Acting.predict`."""
 
     @abstractmethod
@@ -238,7 +240,7 @@ class ProtocolAgent(AgentBase):
         """Call the agent's `advance`."""
         return self.agent.advance(observer)
 
-    def predict(self, observation: Any, **inputs: Any) -> tuple[Any, Any]:
+    def predict(self, observation: Observations, **inputs: Any) -> tuple[np.ndarray, object]:
         """Call the agent's `predict`."""
         return self.agent.predict(observation, **inputs)
 

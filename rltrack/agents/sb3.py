@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from rltrack.agents.base import AgentBase
 from rltrack.agents.env_state import TrainingEnvs
 from rltrack.agents.environments import SeededEpisodes, rebuild
 from rltrack.agents.policy_check import checked_description
-from rltrack.agents.protocol import IterationStats, Observer, State
+from rltrack.agents.protocol import IterationStats, Observations, Observer, State
 from rltrack.agents.random_state import untouched_random_streams
 from rltrack.agents.sb3_description import describe
 from rltrack.agents.sb3_environments import SB3Evaluation, made, mirror, one_env, same_env, spec_of
@@ -127,16 +127,18 @@ class SB3Agent(AgentBase):
 
     def predict(
         self,
-        observation: Any,
+        observation: Observations,
         *,
-        state: Any = None,
-        episode_start: Any = None,
+        state: object = None,
+        episode_start: np.ndarray | None = None,
         deterministic: bool = True,
-        **inputs: Any,
-    ) -> tuple[Any, Any]:
+        **inputs: object,
+    ) -> tuple[np.ndarray, object]:
         """Act as the model acts; observations come from the evaluation environment, normalised if the model's are."""
+        arrays = cast("np.ndarray | dict[str, np.ndarray]", observation)
+        hidden = cast("tuple[np.ndarray, ...] | None", state)
         return self.model.predict(
-            observation, state=state, episode_start=episode_start, deterministic=deterministic, **inputs
+            arrays, state=hidden, episode_start=episode_start, deterministic=deterministic, **inputs
         )
 
     def set_schedule(self, remaining: float) -> None:

@@ -35,7 +35,7 @@ def beginning_in_versions(directory: RunDirectory, ours: Mapping[str, Any]) -> d
         return None
     raise JournalDamaged(
         f"{what} The run cannot be resumed. Restore the file from a backup, or move {directory.path} away to start a new run of "
-        "name."
+        "this name."
     )
 
 

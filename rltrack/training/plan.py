@@ -37,7 +37,7 @@ class TrainingPlan:
         control: Requests to stop and pause.
         hooks: Called at each event.
         reporter: Shows the progress.
-        agent: What is trained: an SB3 model, or an object with the Agent protocol; None as long as it is not known.
+        agent: What is trained: an SB3 model or an own agent; None until it is known.
         env: The environment; None for the one that the model has.
         eval_env: Environment for evaluation; None to build it like `env`.
         name: The run's name under the root; None for a new unique one.

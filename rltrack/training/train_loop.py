@@ -49,7 +49,7 @@ class TrainingLoop:
     Stop, pause, signals, limits and hooks' requests are looked at at boundaries only.
 
     Args:
-        agent: An SB3, sb3-contrib or SBX model, or any object with the `rltrack.agents.Agent` protocol.
+        agent: An SB3, sb3-contrib or SBX model, or an `rltrack.AgentBase` (or an object with its four abstract methods).
         env: A Gymnasium environment, an SB3 ``VecEnv``, or an id; None for the one that the model has.
         settings: All settings as one value; or give them flat, as keywords (below).
         eval_env: Environment for evaluation, never the training one; omitted: built like the training environment.

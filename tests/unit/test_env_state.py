@@ -205,7 +205,7 @@ def test_cut():
     play(other, 7)
     other.restore(state)
     assert first_difference(expected, play(other, 30, seed=1))[1] is None
-    with pytest.raises(ConfigurationError, match=r"cut_freq builds the environments anew"):
+    with pytest.raises(ConfigurationError, match=r"cut_freq rebuilds the environments"):
         TrainingEnvs(make_vec_env(Drift, 1), None, cut=True).prepare()
 
 

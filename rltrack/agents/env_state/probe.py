@@ -97,7 +97,7 @@ def _works(method: str, one: Any, other: Any, actions: Sequence[Any]) -> bool:
 
 
 def _play_on(env: Any, actions: Sequence[Any]) -> list[bytes]:
-    """Go on with the episode, and into the next one."""
+    """Continue the episode, and into the next one."""
     ours = actions[_BEFORE : _BEFORE + _AFTER]
     half = len(ours) // 2
     return [*_play(env, ours[:half]), digest(env.reset()[0]), *_play(env, ours[half:])]
