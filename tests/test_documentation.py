@@ -7,6 +7,7 @@ run before a block: what a reader of this page has done already. Configurations 
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -179,17 +180,19 @@ def test_every_flag_in_it_exists():
 
     from rltrack.cli import app
 
+    @functools.cache
+    def help_of(*command):
+        return CliRunner().invoke(app, [*command, "--help"]).output
+
     for page in PAGES:
         for line in re.findall(r"^rltrack (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE):
             words = line.partition("#")[0].split()
             if not words or words[0].startswith(("-", "[")):
                 continue
-            help_text = (
-                CliRunner().invoke(app, [*words[: 2 if words[0] in ("flow", "benchmark") else 1], "--help"]).output
-            )
+            command = words[: 2 if words[0] in ("flow", "benchmark") else 1]
             for word in words:
                 if word.startswith("--"):
-                    assert word.partition("=")[0] in help_text, f"{page.name}: rltrack {line}"
+                    assert word.partition("=")[0] in help_of(*command), f"{page.name}: rltrack {line}"
 
 
 def test_generated_pages_are_up_to_date():

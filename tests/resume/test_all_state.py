@@ -84,13 +84,13 @@ def train(settings, *hooks):
 
 
 CASES = {
-    "timesteps": ({"total_timesteps": 2000, "eval_freq": 400, "checkpoint_freq": 300}, {}),
+    "timesteps": ({"total_timesteps": 1000, "eval_freq": 300, "checkpoint_freq": 200}, {}),
     "episodic": ({"strategy": "episodic", "total_episodes": 60, "eval_freq": 15, "checkpoint_freq": 10}, {}),
     "episodic-sac": ({"strategy": "episodic", "total_episodes": 5, "eval_freq": 2, "checkpoint_freq": 1},
                      {"agent": SAC, "env": "Pendulum-v1"}),
     "mixed": ({"strategy": "mixed", "total_timesteps": 2000, "total_episodes": 90, "eval_freq": 500, "eval_freq_episodes": 20,
                "checkpoint_freq": 300}, {}),
-    "adaptive": ({"strategy": "adaptive", "total_timesteps": 3000, "eval_freq": 200, "checkpoint_freq": 250}, {}),
+    "adaptive": ({"strategy": "adaptive", "total_timesteps": 1500, "eval_freq": 200, "checkpoint_freq": 250}, {}),
     "early stopping": ({"total_timesteps": 6000, "eval_freq": 200, "checkpoint_freq": 250, "enable_early_stopping": True,
                         "patience": 3, "min_improvement": 30.0}, {}),
     "converged": ({"total_timesteps": 20000, "eval_freq": 300, "checkpoint_freq": 250, "convergence_threshold": 25.0}, {}),

@@ -39,22 +39,7 @@ from rltrack.tracking.sinks.relocation import relocate
 from tests.support.agents import TINY, ScriptedAgent
 from tests.support.servers import check_delivered
 
-ODD = [
-    "a#b",
-    "a%41b",
-    "a b",
-    "it's",
-    'a"b',
-    "é ü 根",
-    "a:b",
-    "a&b=c;d",
-    "me@home",
-    "a\\b",
-    "[x]",
-    "$HOME ~ {y}",
-    "a+b",
-    "%",
-]
+ODD = ["a#b", "a%41b", "a b", "it's", 'a"b', "é ü 根", "a:b", "a&b=c;d", "me@home", "a\\b", "[x]", "$HOME ~ {y}", "a+b", "%"]
 REFUSED = ["a?b", "a\nb", "a\x1b[31mb", ":memory:", "x mode=memory", "a\udcffb"]
 
 
@@ -103,7 +88,7 @@ def test_what_is_no_local_address():
     assert without_account("https://host/a@b") == "https://host/a@b"
 
 
-@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("name", [" ".join(ODD[:5]), " ".join(ODD[5:10]), " ".join(ODD[10:])], ids=range(3))
 def test_a_root_with_odd_letters_is_trained_and_delivered_under(name, tmp_path, database, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root = tmp_path / name / "mlruns"

@@ -228,7 +228,7 @@ def restored(store, version, capacity):
 @given(
     capacity=st.integers(1, 12), steps=st.lists(st.tuples(st.integers(0, 30), st.booleans()), min_size=1, max_size=60)
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_rows_of_a_ring_come_back_whatever_was_written_between(tmp_path_factory, capacity, steps):
     store = CheckpointStore(tmp_path_factory.mktemp("rings"), Retention(keep_last=2, keep_best=0))
     writes = Writes(capacity)
