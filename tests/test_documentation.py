@@ -69,7 +69,7 @@ RUN = [
 SOON = [page for page in RUN if page.stem not in TRAINING_MUCH]
 WITH_REAL_PROCESSES = (DOCS / "get-started.md",)
 """On the others each command is a fork of a process that has imported everything."""
-SMALLER = (("total_timesteps=10_000, eval_freq=5_000", "total_timesteps=2_048, eval_freq=1_024"), ("learn(10_000,", "learn(2_048,"),
+SMALLER = (("total_timesteps=10_000, eval_freq=5_000", "total_timesteps=2_048, eval_freq=1_024"), ("learn(10_000,", "learn(2_048,"), ("learn(100_000)", "learn(2_048)"),
            ("--timesteps 10000", "--timesteps 2048"), ("total_timesteps=4000", "total_timesteps=2048"))  # fmt: skip
 """Budgets that are cut in `make test`; each night pages are followed to the letter."""
 

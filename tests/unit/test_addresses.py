@@ -39,7 +39,22 @@ from rltrack.tracking.sinks.relocation import relocate
 from tests.support.agents import TINY, ScriptedAgent
 from tests.support.servers import check_delivered
 
-ODD = ["a#b", "a%41b", "a b", "it's", 'a"b', "é ü 根", "a:b", "a&b=c;d", "me@home", "a\\b", "[x]", "$HOME ~ {y}", "a+b", "%"]
+ODD = [
+    "a#b",
+    "a%41b",
+    "a b",
+    "it's",
+    'a"b',
+    "é ü 根",
+    "a:b",
+    "a&b=c;d",
+    "me@home",
+    "a\\b",
+    "[x]",
+    "$HOME ~ {y}",
+    "a+b",
+    "%",
+]
 REFUSED = ["a?b", "a\nb", "a\x1b[31mb", ":memory:", "x mode=memory", "a\udcffb"]
 
 
