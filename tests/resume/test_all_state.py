@@ -111,7 +111,9 @@ NIGHTLY = ("beside",)
         for case in CASES
     ],
 )
-def test_a_crash_changes_nothing(case, own_root):
+def test_a_crash_changes_nothing(case, own_root, request):
+    if "beside" in case:
+        request.getfixturevalue("forked")
     training, more = CASES[case]
     hooks = [Remembers(), Remembers()]
     whole = train(config("whole", training, **dict(more)), hooks[0])
@@ -126,7 +128,8 @@ def test_a_crash_changes_nothing(case, own_root):
     assert attempts[-1]["env_steps"] > 0
 
 
-def test_evaluation_beside_training_gives_the_same_numbers(own_root):
+@pytest.mark.slow
+def test_evaluation_beside_training_gives_the_same_numbers(own_root, forked):
     training = {"total_timesteps": 1000, "eval_freq": 250, "checkpoint_freq": 300}
     here = train(config("here", training))
     beside = train(config("beside", training, evaluation={"beside_training": True}))
@@ -135,25 +138,6 @@ def test_evaluation_beside_training_gives_the_same_numbers(own_root):
     ]
     best = Root().find("here").store().find("best"), Root().find("beside").store().find("best")
     assert (best[0].env_steps, best[0].score) == (best[1].env_steps, best[1].score)
-
-
-def test_a_player_that_dies_is_replaced(own_root):
-    class KillsPlayer:
-        kills = 0
-
-        def on_iteration_end(self, progress, stats):
-            player = trainer.loop.live.evaluations._player
-            if self.kills < 2 and player._process is not None and progress.env_steps > 300:
-                player._process.kill()
-                self.kills += 1
-
-    killer = KillsPlayer()
-    trainer = Trainer(
-        config("x", {"total_timesteps": 1000, "eval_freq": 250}, evaluation={"beside_training": True}), hooks=[killer]
-    )
-    statistics = trainer.train()
-    assert killer.kills == 2
-    assert [evaluation.env_steps for evaluation in statistics.evaluations] == [256, 512, 768, 1024]
 
 
 def test_a_hook_that_asked_to_stop_has_stopped(own_root):

@@ -262,7 +262,7 @@ def test_show_says_how_a_resume_comes_out(own_root, capsys):
 
 
 @pytest.mark.slow
-def test_verify_resume(own_root, capsys):
+def test_verify_resume(own_root, capsys, forked):
     settings = ["--set", "agent.hyperparameters.n_steps=32", "--set", "agent.hyperparameters.batch_size=32"]
     assert run_command(["verify-resume", "--algo", "ppo", "--env", "CartPole-v1", "--kills", "1", *settings]) == 0
     assert "exact: 500 env steps, 1 kills" in capsys.readouterr().out
