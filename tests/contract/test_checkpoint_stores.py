@@ -135,6 +135,7 @@ class TestRemoteStore(StoreContract):
             self.remote.delete_except({(version.number, 1) for version in versions})
         self.fetched += 1
         folder = self.elsewhere / str(self.fetched)
+        folder.mkdir(parents=True)
         self.remote.download(folder, lambda said: None)
         return CheckpointStore(folder / "checkpoints", self.store.retention)
 

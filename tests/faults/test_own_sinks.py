@@ -39,6 +39,7 @@ class KillsTheShipper:
         self.killed += 1
 
 
+@pytest.mark.slow
 def test_a_training_delivers_to_it_and_a_kill_doubles_nothing(monkeypatch, delivery):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(EXAMPLES), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.syspath_prepend(EXAMPLES)

@@ -49,12 +49,6 @@ def test_a_server_ends_when_its_root_is_deleted(tmp_path):
         wait_until_gone(ServerFolder(tmp_path / "root"), pid)
 
 
-def test_the_server_can_be_imported():
-    """Some versions of FastAPI that pip finds good break it."""
-    code = "import prefect.server.api.server"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
-
-
 def test_nobody_answers_at_the_users_address(tmp_path, monkeypatch):
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -69,7 +63,7 @@ def test_nobody_answers_at_the_users_address(tmp_path, monkeypatch):
 
 def command(root, tmp_path):
     path = tmp_path / "config.yaml"
-    path.write_text(config("ended", total_timesteps=16_000, eval_freq=8_000, checkpoint_freq=1000).to_yaml())
+    path.write_text(config("ended", total_timesteps=6_000, eval_freq=3_000, checkpoint_freq=500).to_yaml())
     return [sys.executable, "-m", "rltrack", "--root", str(root), "flow", "train", str(path)]
 
 
@@ -97,6 +91,6 @@ def test_no_orphan_and_no_hang_and_it_goes_on(own_root, tmp_path, number):
     from rltrack.training.trainer import Trainer
     from rltrack.training.verify import first_difference
 
-    undisturbed = Trainer(config("whole", total_timesteps=16_000, eval_freq=8_000, checkpoint_freq=1000))
+    undisturbed = Trainer(config("whole", total_timesteps=6_000, eval_freq=3_000, checkpoint_freq=500))
     undisturbed.train()
     assert first_difference(outcome("whole"), outcome("ended"))[1] is None

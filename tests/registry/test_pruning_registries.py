@@ -107,6 +107,7 @@ def test_a_run_is_recognised_by_its_id_in_every_registry(own_root, databases):
         assert run.store().find("best").name == "v2"
 
 
+@pytest.mark.slow
 def test_a_model_where_the_environment_says_now(own_root, databases, monkeypatch):
     one, two = (made_run(own_root, name) for name in ("one", "two"))
     register(databases["other"], {"rltrack.policy": f"{run_id_of(one)}/v2"})

@@ -55,6 +55,10 @@ ODD = [
     "a+b",
     "%",
 ]
+ODD_FOLDERS = [
+    " ".join(ODD[:5]),
+    *(pytest.param(" ".join(some), marks=pytest.mark.slow) for some in (ODD[5:10], ODD[10:])),
+]
 REFUSED = ["a?b", "a\nb", "a\x1b[31mb", ":memory:", "x mode=memory", "a\udcffb"]
 
 
@@ -103,7 +107,7 @@ def test_what_is_no_local_address():
     assert without_account("https://host/a@b") == "https://host/a@b"
 
 
-@pytest.mark.parametrize("name", [" ".join(ODD[:5]), " ".join(ODD[5:10]), " ".join(ODD[10:])], ids=range(3))
+@pytest.mark.parametrize("name", ODD_FOLDERS, ids=range(3))
 def test_a_root_with_odd_letters_is_trained_and_delivered_under(name, tmp_path, database, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root = tmp_path / name / "mlruns"
@@ -188,6 +192,7 @@ def linked(tmp_path, database):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("real", "link"), ("link", "real")])
 def test_a_root_used_under_two_names(names, linked):
     runs = []
@@ -213,6 +218,7 @@ def test_a_root_used_under_two_names(names, linked):
     assert same_address(sqlite_uri(linked / "real" / "mlflow.db"), sqlite_uri(linked / "link" / "mlflow.db"))
 
 
+@pytest.mark.slow
 def test_a_move_after_both_names_were_used(linked):
     for root, name in (("real", "one"), ("link", "two")):
         train(linked / root, name)
@@ -236,6 +242,7 @@ def test_a_move_after_both_names_were_used(linked):
     assert relocate(Root(new)) is None
 
 
+@pytest.mark.slow
 def test_relocating_into_a_folder_inside_the_old_one(linked):
     train(linked / "real", "one")
     new = linked / "real" / "mlruns"
@@ -247,6 +254,7 @@ def test_relocating_into_a_folder_inside_the_old_one(linked):
     assert relocate(Root(new)) is None
 
 
+@pytest.mark.slow
 def test_relocating_a_database_of_an_unknown_schema_changes_nothing(linked):
     train(linked / "real", "one")
     (linked / "real").rename(linked / "new")
@@ -259,6 +267,7 @@ def test_relocating_a_database_of_an_unknown_schema_changes_nothing(linked):
     assert sqlite3.connect(database).execute("SELECT * FROM experiments").fetchall() == before
 
 
+@pytest.mark.slow
 def test_a_users_own_database_in_the_root_moves_along(linked):
     root = linked / "real"
     run, _ = train(root, "one")

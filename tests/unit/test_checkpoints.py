@@ -14,7 +14,7 @@ from rltrack.checkpoints import CheckpointStore, Retention
 from rltrack.checkpoints.encoding import decode, encode, find_nonfinite
 from rltrack.checkpoints.rings import Ring, fill
 from rltrack.checkpoints.version import Version
-from rltrack.errors import CheckpointCorrupt, CheckpointFailed, CheckpointNotFound
+from rltrack.errors import CheckpointCorrupt, CheckpointFailed
 
 LEAVES = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()

@@ -220,6 +220,7 @@ def test_python_m(tmp_path):
     assert "No runs under" in result.stdout
 
 
+@pytest.mark.slow
 def test_checkpoints_are_listed_verified_pinned_and_pruned(own_root, capsys):
     run_command(["train", "--algo", "ppo", "--env", "CartPole-v1", "--timesteps", "600", "--name", "kept",
                  "--set", "agent.hyperparameters.n_steps=100", "--set", "training.checkpoint_freq=100",
@@ -250,6 +251,7 @@ def test_checkpoints_are_listed_verified_pinned_and_pruned(own_root, capsys):
     assert "committed:" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_show_says_how_a_resume_comes_out(own_root, capsys):
     run_command(["train", "--algo", "a2c", "--env", "CartPole-v1", "--timesteps", "100", "--name", "shown"])
     capsys.readouterr()
@@ -329,7 +331,7 @@ def test_sync_delivers_and_relocate_repairs_what_was_moved(trained, capsys, tmp_
 
 
 @pytest.mark.slow
-def test_ui_serves_both_pages_and_ends_both(trained, tmp_path):
+def test_ui_serves_both_pages_and_ends_both(trained, tmp_path, forked):
     import signal
     import time
     import urllib.request

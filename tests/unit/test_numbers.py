@@ -211,7 +211,13 @@ def test_a_first_evaluation_that_is_nan_is_not_the_best_one():
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize(
-    "reward", [NAN, INF, pytest.param(-INF, marks=pytest.mark.nightly), pytest.param(1e308, marks=pytest.mark.slow)]
+    "reward",
+    [
+        NAN,
+        pytest.param(INF, marks=pytest.mark.slow),
+        pytest.param(-INF, marks=pytest.mark.nightly),
+        pytest.param(1e308, marks=pytest.mark.slow),
+    ],
 )
 def test_one_bad_run_stops_no_listing(reward, capsys, tmp_path, monkeypatch):
     """As `nan_returns.py` of the issue."""
@@ -357,6 +363,7 @@ SWEEP = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_bad_choice_fails_and_the_others_complete(tmp_path, capsys):
     """As `sweep_with_a_bad_choice.yaml` of the issue."""
     file = tmp_path / "sweep.yaml"
