@@ -278,7 +278,8 @@ def _run(wanted: dict[str, Any]) -> int:
         if arguments[0] == "-m":
             sys.path[0] = os.getcwd()
             sys.argv[:] = arguments[1:]
-            sys.modules.pop(arguments[1], None)  # it may have been imported ahead
+            if not hasattr(sys.modules.get(arguments[1]), "__path__"):
+                sys.modules.pop(arguments[1], None)  # it may have been imported ahead
             runpy._run_module_as_main(arguments[1])  # type: ignore[attr-defined]
         elif arguments[0] == "-c":
             sys.argv[:] = ["-c", *arguments[2:]]
