@@ -16,7 +16,7 @@ from rltrack.runs import Root
 from rltrack.tracking.bookmark import read_bookmark
 
 pytest.importorskip("stable_baselines3")
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")

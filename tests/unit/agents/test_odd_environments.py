@@ -40,7 +40,7 @@ from rltrack.training.progress import TrainingState
 from rltrack.training.trainer import evaluate_run
 from tests.support import odd_envs
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 QUICK = {"n_steps": 64, "batch_size": 64, "n_epochs": 1}
 
 
