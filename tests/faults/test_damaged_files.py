@@ -221,7 +221,8 @@ def test_tensorboards_folder_is_the_same_under_another_name(own_root, tmp_path):
     assert not _same_folder(None, tmp_path / "events")
 
 
-@pytest.mark.parametrize("way", ["changed", "removed", pytest.param("cut", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["changed", "removed", "cut"])
 def test_tensorboards_files_that_are_damaged_are_named_and_written_again(own_root, way, capsys):
     run = train()
     shipper.prepare_process()

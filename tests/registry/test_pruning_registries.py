@@ -87,6 +87,7 @@ RECOGNISED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_is_recognised_by_its_id_in_every_registry(own_root, databases):
     """Every way to say it, in every registry, for a run that was delivered to either."""
     expected = {}

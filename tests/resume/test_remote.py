@@ -94,6 +94,7 @@ def everything(root):
     return {**comparable(versions.read(versions.find("last"))), "journal": records_of(run)}
 
 
+@pytest.mark.slow
 def test_another_machine_goes_on(store, tmp_path):
     Trainer(config(), root=tmp_path / "whole").train()
     first = Trainer(config(store), root=tmp_path / "a")

@@ -83,7 +83,7 @@ def leaves(model):
     return found
 
 
-FAST = ("ppo", "dqn")
+FAST = ("ppo",)
 
 
 @pytest.mark.parametrize(

@@ -286,6 +286,7 @@ def test_a_users_own_database_in_the_root_moves_along(linked):
 # ---- links that can be opened, options by both names ----
 
 
+@pytest.mark.slow
 def test_links_have_no_account(tmp_path, monkeypatch):
     from rltrack.flows.links import flow_run_page, mlflow_link
 
