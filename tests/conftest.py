@@ -40,15 +40,23 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def own_root(tmp_path, monkeypatch, request, empty_database):
-    """Runs land in a temporary root; only tests that ask for the fixture `delivery` start delivering processes."""
+    """Runs land in a temporary root; only tests that ask for the fixture `delivery` start delivering processes, and only those that
+    ask for `plots` draw when they deliver in their own process: that is half of its time."""
     for variable in MLFLOW_SETTINGS:  # MLflow's own functions set them for their processes
         os.environ.pop(variable, None)
     monkeypatch.setenv("RLTRACK_ROOT", str(tmp_path / "mlruns"))
     monkeypatch.setattr("rltrack.tracking.sinks.embedded._create", empty_database)
+    if "plots" not in request.fixturenames:
+        monkeypatch.setattr("rltrack.tracking.report.RunReport.draw", lambda report: report.plots)
     if "delivery" not in request.fixturenames:
         monkeypatch.setattr("rltrack.tracking.delivery.deliver", lambda run: None)
         monkeypatch.setattr("rltrack.tracking.delivery.deliver_left_behind", lambda root: 0)
     return tmp_path / "mlruns"
+
+
+@pytest.fixture
+def plots():
+    """Let what is delivered in this process have plots, as outside of tests."""
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def test_what_is_no_local_address():
 
 
 @pytest.mark.parametrize("name", ODD_FOLDERS, ids=range(3))
-def test_a_root_with_odd_letters_is_trained_and_delivered_under(name, tmp_path, database, monkeypatch):
+def test_a_root_with_odd_letters_is_trained_and_delivered_under(name, tmp_path, database, monkeypatch, plots):
     monkeypatch.chdir(tmp_path)
     root = tmp_path / name / "mlruns"
     root.mkdir(parents=True)
@@ -118,6 +118,7 @@ def test_a_root_with_odd_letters_is_trained_and_delivered_under(name, tmp_path, 
     assert run_details(run)["delivery"]["complete"]
     check_delivered(run, sqlite_uri(root / "mlflow.db"), "FINISHED")
     assert list((root / "artifacts").rglob("config.yaml"))
+    assert list((root / "artifacts").rglob("plots/learning_curve.png"))
     assert all(path.is_relative_to(root) for path in files(tmp_path))
     assert moved_from(root) is None
     _check_database(sqlite_uri(root / "mlflow.db"))
