@@ -240,6 +240,7 @@ def test_a_custom_vectorised_environment_may_bring_its_own_state():
     assert wrapped.tier == "capture"
 
 
+@pytest.mark.slow
 def test_workers_without_access_are_inexact_and_say_what_to_do():
     from stable_baselines3.common.vec_env import SubprocVecEnv
 

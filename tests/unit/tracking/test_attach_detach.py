@@ -236,6 +236,7 @@ def test_an_output_of_a_logger_says_nothing_after_its_end():
     assert steps("ended") == [1]
 
 
+@pytest.mark.slow
 def test_a_recording_that_is_dropped_ends():
     recording = Recording("dropped", AGENT)
     recording.metrics(1, {"a": 1.0})
@@ -313,6 +314,7 @@ BODY
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
