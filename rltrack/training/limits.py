@@ -99,9 +99,7 @@ def refuse_divergence(agent: AgentBase, env_steps: int, error: Exception, policy
     if isinstance(error, RltrackError) and not isinstance(error, EvaluationUnavailable):
         return
     if policy is None and agent.is_capturable:
-        with contextlib.suppress(
-            Exception
-        ):  # a GPU after a failed assertion answers nothing; the error itself is what counts
+        with contextlib.suppress(Exception):  # a GPU whose kernel failed an assertion answers with errors only
             policy = agent.capture_parts(POLICY_PARTS)
     try:
         refuse_nonfinite_weights(policy or {}, env_steps)

@@ -317,12 +317,14 @@ def test_other_errors_are_what_they_were():
     with pytest.raises(ValueError, match="valve") as caught:
         rltrack.TrainingLoop(ppo(odd(rewards=refuse)), total_timesteps=64).run()
     assert not isinstance(caught.value, TrainingDiverged)
-    parts = SimpleNamespace(can_capture=True, capture=lambda parts: 1 / 0)  # a GPU that answers nothing any more
+    parts = SimpleNamespace(
+        is_capturable=True, capture_parts=lambda parts: 1 / 0
+    )  # a GPU that answers nothing any more
     refuse_divergence(parts, 5, RuntimeError("CUDA error: device-side assert triggered"))
 
 
 def test_torch_that_cannot_sample_is_divergence():
-    parts = SimpleNamespace(can_capture=False)
+    parts = SimpleNamespace(is_capturable=False)
     for make in (
         lambda: torch.distributions.Categorical(logits=torch.tensor([NAN])),
         lambda: torch.distributions.Normal(0.0, -1.0),

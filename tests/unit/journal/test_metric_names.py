@@ -88,7 +88,7 @@ def test_each_name_is_a_series_of_its_own_however_it_gets_there(kind, database):
 def test_parameters_and_tags_keep_apart_too(database, monkeypatch):  # noqa: F811
     report = new_report(database, "params")
     monkeypatch.setattr(report, "params", lambda: {"rate (1)": 1, "rate [1]": 2, "x" * 251: 3, "x" * 252: 4, "seed": 5})
-    report.config["tracking"]["tags"] = {"team (a)": "blue", "team [a]": "red"}
+    report.config.tracking.tags.update({"team (a)": "blue", "team [a]": "red"})
     sink = make("mlflow", report, {})
     sink.open(report)
     sink.open(report)
