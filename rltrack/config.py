@@ -381,6 +381,11 @@ class TrainingConfig(LoopSettings):
     start_from: str | None = Field(
         None, description="RUN@version: start from the weights, optimizer and normalisation of another run's version."
     )
+    script_only: list[str] = _operational(
+        [],
+        description="Written by rltrack into the configuration of a run from Python: what only that script can give to train it "
+        "further. Such a run is evaluated, promoted and served, but not trained from here.",
+    )
     agent: AgentConfig
     environment: EnvironmentConfig
 
@@ -428,7 +433,7 @@ class TrainingConfig(LoopSettings):
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the resolved configuration as plain data, ready for YAML or JSON."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", exclude=None if self.script_only else {"script_only"})
 
     def to_yaml(self) -> str:
         """Return the resolved configuration as YAML."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from stable_baselines3.common.type_aliases import TrainFreq
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule
 
 from rltrack.agents.environment_section import describe_environment
+from rltrack.agents.protocol import Reconstruction
 from rltrack.agents.sb3_description import describe
 from rltrack.agents.written_values import as_data
 from rltrack.algorithms import ALGORITHMS
@@ -31,28 +31,6 @@ _OURS = (
     "self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model", "monitor_wrapper", "args",
     "kwargs",
 )  # fmt: skip
-
-
-@dataclass(slots=True)
-class Reconstruction:
-    """What a configuration can say about a model and its environment.
-
-    Attributes:
-        agent: The section ``agent``.
-        environment: The section ``environment``; without ``id`` if the environment is unknown.
-        missing: What it takes to act and could not be found out, a line each, with what to do.
-        script_only: What only training needs, and only the script has, a line each.
-    """
-
-    agent: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, Any] = field(default_factory=dict)
-    missing: list[str] = field(default_factory=list)
-    script_only: list[str] = field(default_factory=list)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether agent and environment can be built from it, to act."""
-        return not self.missing and "id" in self.environment
 
 
 def reconstruct(model: BaseAlgorithm, make_env: str | Mapping[str, Any] | None = None) -> Reconstruction:

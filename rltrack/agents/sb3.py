@@ -24,15 +24,17 @@ from stable_baselines3.common.vec_env import VecEnv
 from rltrack.agents import sb3_state
 from rltrack.agents.algorithms import ScaledSchedule
 from rltrack.agents.env_state import TrainingEnvs
-from rltrack.agents.environments import SeededEpisodes, rebuild
+from rltrack.agents.environments import SeededEpisodes, evaluation_builder, rebuild
 from rltrack.agents.policy_check import checked_description
-from rltrack.agents.protocol import IterationStats, Observer, State
+from rltrack.agents.protocol import IterationStats, Observer, Reconstruction, State
 from rltrack.agents.random_state import untouched_random_streams
+from rltrack.agents.reconstruction import reconstruct
 from rltrack.agents.sb3_description import describe
 from rltrack.agents.sb3_environments import SB3Evaluation, made, mirror, one_env, same_env, spec_of
 from rltrack.agents.sb3_iterations import NO_TOTAL, iteration_of
 from rltrack.agents.sb3_observing import MetricsCollector, Relay, losses_in
 from rltrack.agents.sb3_replay import ReplayState, end_episodes
+from rltrack.config import EnvironmentConfig
 from rltrack.errors import ConfigurationError, EvaluationUnavailable, NotCapturable, ResumeMismatch
 from rltrack.text import printable
 
@@ -60,6 +62,8 @@ class SB3Agent:
     ) -> None:
         self.model = model
         self.choices = dict(choices or {})
+        self.make_env: str | Mapping[str, Any] | None = None
+        self.reconstruction: Reconstruction | None = None
         self._probe = True
         self._cuts = False
         self._envs: TrainingEnvs | None = None
@@ -87,6 +91,8 @@ class SB3Agent:
             torch.backends.cudnn.deterministic = True
             self._undo.append(lambda: setattr(torch.backends.cudnn, "deterministic", deterministic))
         self._set_env(env)
+        if self._eval_env_builder is None:
+            self._find_out_configuration()
         self._envs = TrainingEnvs(self.env, self._build_one(), cut=self._cuts, wants_probe=self._probe)
         self._undo.append(self._envs.release)
         self._envs.prepare()
@@ -181,6 +187,14 @@ class SB3Agent:
         self.iteration = counters.get("iteration", self.iteration)
         if state.get("environment") is not None:
             self.relay.counter.load_state_dict(counters.get("running_episodes"))
+
+    def take_make_env(self, make_env: str | Mapping[str, Any]) -> None:
+        """Hear, before `bind`, what makes one environment: ``package.module:Name``, for a model whose environment does not say."""
+        self.make_env = make_env
+
+    def describe_configuration(self) -> Reconstruction | None:
+        """Return what a configuration can say about the model of a script; None where a configuration made it."""
+        return self.reconstruction
 
     def allow_probe(self, allowed: bool) -> None:
         """Say, before `bind`, whether two scratch copies may be built to find out how environments can be taken."""
@@ -324,6 +338,16 @@ class SB3Agent:
     def _bound_envs(self) -> TrainingEnvs:
         assert self._envs is not None, "bind() comes first"
         return self._envs
+
+    def _find_out_configuration(self) -> None:
+        """Find out how a script's model and environment can be built again; where only that helps, evaluate in such ones."""
+        model: Any = self.model
+        self.reconstruction = found = reconstruct(model, self.make_env)
+        if self._threads != 1:
+            found.agent["threads"] = self._threads
+        if found.is_complete and spec_of(self.env) is None:
+            section = EnvironmentConfig.model_validate(found.environment)
+            self._eval_env_builder = evaluation_builder(section, gamma=getattr(model, "gamma", 0.99))
 
     def _build_one(self) -> Callable[[], Any] | None:
         """Return a function that builds one environment as training has them, or None if nobody can."""

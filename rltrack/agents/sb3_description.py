@@ -9,7 +9,7 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq
 
-from rltrack.agents.sb3_environments import spec_of
+from rltrack.agents.sb3_environments import environment_class, spec_of
 
 
 def describe(model: BaseAlgorithm) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def describe(model: BaseAlgorithm) -> dict[str, Any]:
     }
     if model.env is not None:
         spec = spec_of(model.env)
-        description["environment"] = spec.id if spec is not None else type(model.env.unwrapped).__name__
+        description["environment"] = spec.id if spec is not None else environment_class(model.env)
         description["n_envs"] = model.env.num_envs
     return description
 

@@ -40,6 +40,7 @@ class TrainingPlan:
         agent: What is trained: an SB3 model, or an object with the Agent protocol; None as long as it is not known.
         env: The environment; None for the one that the model has.
         eval_env: Environment for evaluation; None to build it like `env`.
+        make_env: ``package.module:Name`` of what makes one environment, where the environment itself does not say.
         name: The run's name under the root; None for a new unique one.
         root: Folder of all runs; None for the default.
         resume: Whether a run of this name may go on.
@@ -47,6 +48,7 @@ class TrainingPlan:
         delivers: Whether the records go to MLflow and TensorBoard.
         seed: Seed of agent and environment; None leaves their own seeding alone.
         identity: What must be equal for a run to go on; None for the settings and the agent's description.
+        accepted_identities: Other identities that a run which goes on may have.
         config: The resolved configuration to keep beside the run; None to make it from the settings.
         start_from: Parts of another run's state to begin with; only a run without a version of its own takes them.
     """
@@ -61,6 +63,7 @@ class TrainingPlan:
     agent: Any = None
     env: Any = None
     eval_env: Any = None
+    make_env: str | Mapping[str, Any] | None = None
     name: str | None = None
     root: str | Path | None = None
     resume: bool = False
@@ -68,6 +71,7 @@ class TrainingPlan:
     delivers: bool = True
     seed: int | None = None
     identity: Mapping[str, Any] | None = None
+    accepted_identities: tuple[Mapping[str, Any], ...] = ()
     config: Mapping[str, Any] | None = None
     start_from: State | None = None
 

@@ -53,6 +53,8 @@ class TrainingLoop:
         env: A Gymnasium environment, an SB3 ``VecEnv``, or an id; None for the one that the model has.
         settings: All settings as one value; or give them flat, as keywords (below).
         eval_env: Environment for evaluation, never the training one; omitted: built like the training environment.
+        make_env: ``package.module:Name`` of the class or function that makes one environment (or ``{package.module:Name:
+            {argument: value}}``), so that other processes can build it too; needed only where a message says so.
         hooks: Objects with some of the methods of `TrainingHook`.
         reporter: Shows the progress; omitted: a bar where standard error is a terminal.
         name: The run's name under the root; omitted: new and unique.
@@ -88,6 +90,7 @@ class TrainingLoop:
         *,
         settings: LoopSettings | None = None,
         eval_env: Any = None,
+        make_env: str | Mapping[str, Any] | None = None,
         hooks: Iterable[Any] = (),
         reporter: ProgressReporter | None = None,
         name: str | None = None,
@@ -122,6 +125,7 @@ class TrainingLoop:
             agent=agent,
             env=env,
             eval_env=eval_env,
+            make_env=make_env,
             name=name,
             root=root,
             resume=resume,
