@@ -171,7 +171,7 @@ class RunSession:
     ) -> RunSession:
         session = cls(directory, identities, checkpoints, remote=remote, temporary=temporary)
         written = redacted({**_from_anywhere(config), "name": directory.name})
-        if not session.is_finished:
+        if not session.is_finished or not directory.configuration().is_buildable:
             directory.write_config(written)
         record = {"identity": _plain(session.identity), "agent": _plain(agent), "policy": policy}
         if session.is_new or session.is_recovered:

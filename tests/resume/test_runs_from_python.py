@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from rltrack import TrainingLoop, load_agent
 from rltrack.config import TrainingConfig
 from rltrack.errors import ConfigurationError
-from rltrack.journal.reading import read_records
+from rltrack.journal.reading import read_journal
 from rltrack.runs import Root
 from rltrack.training.trainer import Trainer, config_of, evaluate_run
 
@@ -63,7 +63,7 @@ def test_a_run_of_a_script_is_resumed_by_its_configuration_bit_for_bit(tmp_path)
     whole = model.policy.state_dict()
 
     loop, _ = script(tmp_path / "halves", seed=8)
-    loop.add_hook(type("Stop", (), {"on_checkpoint": lambda self, progress, version: progress.request_stop("half")})())
+    loop.add_hook(type("Stop", (), {"on_checkpoint": lambda self, progress, version: loop.stop("half")})())
     loop.run()
     run = Root(tmp_path / "halves").find("walk")
     config = config_of(run)
@@ -76,7 +76,7 @@ def test_a_run_of_a_script_is_resumed_by_its_configuration_bit_for_bit(tmp_path)
     scores = [
         [
             record["returns"]
-            for record in read_records(Root(root).find("walk").journal_file)
+            for record in read_journal(Root(root).find("walk").journal_file)
             if record["kind"] == "evaluation"
         ]
         for root in (tmp_path / "whole", tmp_path / "halves")
