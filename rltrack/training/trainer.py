@@ -133,6 +133,12 @@ class Trainer:
         known = None if run is None else run.configuration_record()
         if run is None or known is None or not (attempts := run.attempts()):
             return {}
+        if "training" not in known["identity"]:
+            raise ConfigurationError(
+                f"Run {run.name} was recorded by a script's TrackingCallback, which keeps policies and no state to resume "
+                f"from. Start a new run with its policy: rltrack train --from {run.name}@last --name another; or train with "
+                "TrainingLoop, which keeps all of it."
+            )
         found: dict[str, Any] = {"seed": attempts[0].get("seed")}
         if "environment" not in known["identity"] and identity(config_of(run)) == identity(self.config):
             found["accepted_identities"] = (known["identity"],)
