@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
@@ -23,6 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from rltrack.agents import sb3_state
 from rltrack.agents.algorithms import ScaledSchedule
+from rltrack.agents.base import AgentBase
 from rltrack.agents.env_state import TrainingEnvs
 from rltrack.agents.environments import SeededEpisodes, evaluation_builder, rebuild
 from rltrack.agents.policy_check import checked_description
@@ -41,7 +41,7 @@ from rltrack.text import printable
 _PARTS = ("policy", "optimizer", "normalization", "counters", "random", "rollout", "environment", "buffers")
 
 
-class SB3Agent:
+class SB3Agent(AgentBase):
     """Drives one SB3 model, iteration by iteration.
 
     Args:
@@ -93,6 +93,7 @@ class SB3Agent:
         self._set_env(env)
         if self._eval_env_builder is None:
             self._find_out_configuration()
+        self.n_envs = self.env.num_envs
         self._envs = TrainingEnvs(self.env, self._build_one(), cut=self._cuts, wants_probe=self._probe)
         self._undo.append(self._envs.release)
         self._envs.prepare()
@@ -188,7 +189,7 @@ class SB3Agent:
         if state.get("environment") is not None:
             self.relay.counter.load_state_dict(counters.get("running_episodes"))
 
-    def take_make_env(self, make_env: str | Mapping[str, Any]) -> None:
+    def take_make_env(self, make_env: str | Mapping[str, Any] | None) -> None:
         """Hear, before `bind`, what makes one environment: ``package.module:Name``, for a model whose environment does not say."""
         self.make_env = make_env
 
@@ -209,19 +210,7 @@ class SB3Agent:
         model: Any = self.model
         end_episodes(model)
         self.relay.prepare(self.env)
-        model._last_obs = self._bound_envs.cut([model.seed or 0, model.num_timesteps])
-        model._last_episode_starts = np.ones((self.env.num_envs,), dtype=bool)
-        normalize = model._vec_normalize_env
-        if normalize is not None:
-            model._last_original_obs = normalize.get_original_obs()
-        if model.__dict__.get("_last_lstm_states") is not None:
-            kind = type(model._last_lstm_states)
-            model._last_lstm_states = kind(
-                *(tuple(torch.zeros_like(one) for one in part) for part in model._last_lstm_states)
-            )
-        noise = getattr(model, "action_noise", None)
-        if noise is not None:
-            noise.reset()
+        sb3_state.start_episodes(model, self._bound_envs.cut([model.seed or 0, model.num_timesteps]))
 
     def make_evaluation_env(self, env: Any, n_envs: int) -> SB3Evaluation:
         """Build environments like the training ones, or take the given `env`, with frozen normalisation.

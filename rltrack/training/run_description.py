@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from rltrack.config import TrainingConfig
 from rltrack.errors import ConfigurationError
 from rltrack.identity import identity
-from rltrack.training import agent_access
 
 if TYPE_CHECKING:
+    from rltrack.agents.base import AgentBase
     from rltrack.training.plan import TrainingPlan
 
 
@@ -32,16 +32,16 @@ class RunDescription:
     notes: tuple[str, ...] = ()
 
 
-def describe_run(plan: TrainingPlan, agent: Any) -> RunDescription:
+def describe_run(plan: TrainingPlan, agent: AgentBase) -> RunDescription:
     """Describe a run before it is opened; the agent is bound."""
-    described = agent_access.call(agent, "describe") or {"algorithm": type(agent).__name__}
+    described = agent.describe()
     settings = plan.settings
     by_script = {"seed": plan.seed, "agent": described, **identity(settings)}
     sections = {"seed": plan.seed, **settings.model_dump(mode="json")}
     if plan.config is not None or plan.identity is not None:
         config = plan.config or {**sections, "agent": described}
         return RunDescription(described, config, (plan.identity or by_script, *plan.accepted_identities))
-    found = agent_access.call(agent, "describe_configuration")
+    found = agent.describe_configuration()
     if found is None:
         return RunDescription(described, {**sections, "agent": described}, (by_script,))
     seed = plan.seed if plan.seed is not None else (described.get("hyperparameters") or {}).get("seed")

@@ -182,6 +182,6 @@ def test_policies_scores_and_configuration_of_a_script_with_an_eval_callback(cap
     assert (config.training.total_timesteps, config.training.eval_freq, config.evaluation.episodes) == (512, 128, 3)
     assert len(evaluate_run(run, "last", episodes=2)[1].returns) == 2
     assert "_on_step" not in vars(watched), "nothing of it is left"
-    with pytest.raises(ConfigurationError, match="keeps policies and no state to resume from.*--from scored@last"):
+    with pytest.raises(ConfigurationError, match=r"keeps policies and no state to resume from.*--from scored@last"):
         Trainer(config).train()
     Trainer({**config.to_mapping(), "name": "from-it", "start_from": "scored@last"}).train()
