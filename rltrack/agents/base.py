@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rltrack.agents.protocol import Agent, EvaluationEnvironment, IterationStats, Observer, Reconstruction, State
@@ -15,13 +15,13 @@ class AgentBase(ABC):
 
     Methods are called in this order::
 
-        set_log_interval, cut_environments, allow_probe, take_make_env
+        set_log_interval, cut_environments, allow_probe, take_make_env, take_callbacks
         bind, update_per_episode (EPISODIC), make_evaluation_env, describe, describe_configuration, describe_policy
         restore (a resume), scale_learning_rate (a resume of ADAPTIVE)
         until the budget is spent:
             set_schedule and the observer's calls inside advance
             predict (evaluations), capture or capture_parts (versions), cut
-        release
+        end_training, release
 
     `rltrack.check_agent(agent, env)` reports what is wrong with an implementation.
 
@@ -130,6 +130,18 @@ class AgentBase(ABC):
 
     def take_make_env(self, make_env: str | Mapping[str, Any] | None) -> None:  # noqa: B027
         """Receive what makes one environment: ``package.module:Name``, alone or with arguments; called before `bind`."""
+
+    def take_callbacks(self, callbacks: Sequence[Any], total_timesteps: int | None) -> None:
+        """Receive callbacks of Stable-Baselines3 and the budget in env steps, if it has one; called before `bind`.
+
+        Raises:
+            ConfigurationError: If there are some and the agent calls none.
+        """
+        if callbacks:
+            raise ConfigurationError(f"callbacks= are for Stable-Baselines3's models; {self.class_name} takes hooks=.")
+
+    def end_training(self) -> None:  # noqa: B027
+        """Hear that training ended well; called before `release`."""
 
     def cut_environments(self, wanted: bool) -> None:
         """Turn cuts on or off (``checkpoints.cut_freq``); called before `bind`.

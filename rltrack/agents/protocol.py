@@ -67,12 +67,14 @@ class IterationStats:
         metrics: ``(env steps of the run, {key: value})`` for each time the agent logged.
         losses: Values that must be finite; one that is not stops the run.
         excluded: For each of `metrics`, in order, the keys that are kept from a sink (``mlflow``, ``tensorboard``).
+        stop_reason: Why training should end at this boundary; None if it should not.
     """
 
     env_steps: int
     metrics: Sequence[tuple[int, Mapping[str, float]]] = ()
     losses: Mapping[str, float] = field(default_factory=dict)
     excluded: Sequence[Mapping[str, Sequence[str]]] = ()
+    stop_reason: str | None = None
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ that the result is bit-identical (``tests/resume/test_same_as_learn.py`` holds t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,7 @@ from rltrack.agents.policy_check import checked_description
 from rltrack.agents.protocol import IterationStats, Observer, Reconstruction, State
 from rltrack.agents.random_state import untouched_random_streams
 from rltrack.agents.reconstruction import reconstruct
+from rltrack.agents.sb3_callbacks import CallbackRelay
 from rltrack.agents.sb3_description import describe
 from rltrack.agents.sb3_environments import SB3Evaluation, made, mirror, one_env, same_env, spec_of
 from rltrack.agents.sb3_iterations import NO_TOTAL, iteration_of
@@ -108,6 +109,7 @@ class SB3Agent(AgentBase):
         self.iteration = 0
         self._remaining = 1.0
         self.relay.on_training_start({}, {})
+        self.relay.callbacks.start(self.model, self.log_interval)
 
     def advance(self, observer: Observer) -> IterationStats:
         """Collect a rollout and update, once."""
@@ -124,7 +126,8 @@ class SB3Agent(AgentBase):
         metrics, excluded = self._writer.take()
         if metrics and (restarts := self._bound_envs.restarts):
             metrics[-1][1]["rollout/env_restarts"] = float(restarts)
-        return IterationStats(self.model.num_timesteps - before, metrics, losses, excluded)
+        stopped_by = self.relay.callbacks.stopped_by
+        return IterationStats(self.model.num_timesteps - before, metrics, losses, excluded, stopped_by)
 
     def predict(
         self,
@@ -157,10 +160,14 @@ class SB3Agent(AgentBase):
         if "counters" in parts:
             state["counters"]["iteration"] = self.iteration
             state["counters"]["running_episodes"] = self.relay.counter.state_dict()
+            if self.relay.callbacks:
+                state["counters"]["callbacks"] = self.relay.callbacks.state_dict()
         if "buffers" in parts:
             state["buffers"] = {"replay": self._replay.capture()}
         if "environment" in parts:
             state["environment"] = self._bound_envs.capture()
+            if state["environment"] is not None and self.relay.callbacks:
+                state["environment"]["callbacks"] = self.relay.callbacks.capture_environments()
             try:
                 objects = self._replay.capture_objects()
             except NotCapturable as error:
@@ -186,12 +193,23 @@ class SB3Agent(AgentBase):
             self._replay.restore_objects(objects)
         counters = state.get("counters", {})
         self.iteration = counters.get("iteration", self.iteration)
+        if "counters" in state:
+            self.relay.callbacks.load_state_dict(counters.get("callbacks", ()))
+        self.relay.callbacks.restore_environments((state.get("environment") or {}).get("callbacks", {}))
         if state.get("environment") is not None:
             self.relay.counter.load_state_dict(counters.get("running_episodes"))
 
     def take_make_env(self, make_env: str | Mapping[str, Any] | None) -> None:
         """Hear, before `bind`, what makes one environment: ``package.module:Name``, for a model whose environment does not say."""
         self.make_env = make_env
+
+    def take_callbacks(self, callbacks: Sequence[Any], total_timesteps: int | None) -> None:
+        """Take a user's SB3 callbacks."""
+        self.relay = Relay(CallbackRelay(callbacks, total_timesteps))
+
+    def end_training(self) -> None:
+        """Tell the callbacks."""
+        self.relay.callbacks.end()
 
     def describe_configuration(self) -> Reconstruction | None:
         """Return what a configuration can say about the model of a script; None where a configuration made it."""
@@ -249,7 +267,8 @@ class SB3Agent(AgentBase):
     def why_not_exact(self) -> str | None:
         """Return why a resume cannot be exact, or None."""
         envs = self._bound_envs
-        return f"the environments begin a new episode: {envs.reason}" if envs.tier == "inexact" else None
+        inexact = f"the environments begin a new episode: {envs.reason}" if envs.tier == "inexact" else None
+        return inexact or self.relay.callbacks.why_not_exact()
 
     def describe_resume(self) -> dict[str, Any]:
         """Return by which tier the environments take part in a resume, and why (`TrainingEnvs.describe`)."""

@@ -16,6 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, EventCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from rltrack.agents.env_state import TrainingEnvs
 from rltrack.errors import ConfigurationError
 
 _OURS = ("model", "locals", "globals", "parent", "callback", "callbacks")
@@ -49,53 +50,72 @@ class CallbackRelay:
 
     Args:
         callbacks: In the order in which they are called.
+        total_timesteps: What ``self.locals["total_timesteps"]`` shows.
     """
 
-    def __init__(self, callbacks: Sequence[BaseCallback]) -> None:
-        self._list = CallbackList(list(callbacks))
+    def __init__(self, callbacks: Iterable[Any] = (), total_timesteps: int | None = None) -> None:
+        self.callbacks = as_callbacks(callbacks)
+        self._list = CallbackList(self.callbacks)
+        self._total = total_timesteps
+        self._envs: dict[str, TrainingEnvs] = {}
         self.stopped_by: str | None = None
 
     def __bool__(self) -> bool:
-        return bool(self._list.callbacks)
+        return bool(self.callbacks)
 
-    def bind(self, model: BaseAlgorithm) -> None:
-        """Give the callbacks their model."""
+    def start(self, model: BaseAlgorithm, log_interval: int) -> None:
+        """Give the callbacks their model, and tell them that training begins."""
+        self._envs, self.stopped_by = {}, None
+        for index, callback in enumerate(_flat(self.callbacks)):
+            for name, value in vars(callback).items():
+                if name not in _OURS and isinstance(value, VecEnv):
+                    self._envs[f"{index}.{name}"] = envs = TrainingEnvs(value, None, wants_probe=False)
+                    envs.prepare()
+                    envs.settle()
         self._list.init_callback(model)
-
-    def start(self, seen: dict[str, Any]) -> None:
-        """Training begins; `seen` is what ``self.locals`` holds."""
-        self._list.on_training_start(seen, {})
+        seen = {"self": model, "callback": self._list, "log_interval": log_interval, "reset_num_timesteps": True}
+        total = self._total if self._total is not None else 2**62
+        self._list.on_training_start({**seen, "total_timesteps": total}, {})
 
     def on_rollout_start(self) -> None:
         """A rollout begins."""
-        self._list.on_rollout_start()
+        if self.stopped_by is None:
+            self._list.on_rollout_start()
 
-    def update_locals(self, seen: dict[str, Any]) -> None:
-        """Show the local variables of the rollout."""
+    def on_step(self, seen: dict[str, Any]) -> None:
+        """All environments took a step; `seen` is what ``self.locals`` holds. After one returned False none is called."""
+        if self.stopped_by is not None:
+            return
         self._list.update_locals(seen)
-
-    def on_step(self) -> bool:
-        """All environments took a step; return whether training goes on."""
         self._list.n_calls += 1
         self._list.num_timesteps = self._list.model.num_timesteps
-        stopped = [type(callback).__name__ for callback in self._list.callbacks if not callback.on_step()]
-        if stopped and self.stopped_by is None:
+        stopped = [type(callback).__name__ for callback in self.callbacks if not callback.on_step()]
+        if stopped:
             self.stopped_by = f"the callback {', '.join(stopped)} returned False"
-        return not stopped
 
-    def on_rollout_end(self) -> None:
+    def on_rollout_end(self, seen: dict[str, Any]) -> None:
         """A rollout ended."""
-        self._list.on_rollout_end()
+        if self.stopped_by is None:
+            self._list.update_locals(seen)
+            self._list.on_rollout_end()
 
     def end(self) -> None:
         """Training ended."""
         self._list.on_training_end()
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Return class name, state and unknown parts of each callback, those inside others included."""
-        return [
-            {"callback": type(callback).__name__, **_state_of(callback)} for callback in _flat(self._list.callbacks)
-        ]
+        """Return class name and state of each callback, those inside others included."""
+        return [{"callback": type(callback).__name__, **_state_of(callback)} for callback in _flat(self.callbacks)]
+
+    def capture_environments(self) -> dict[str, Any]:
+        """Return the state of the callbacks' own environments."""
+        return {name: envs.capture() for name, envs in self._envs.items()}
+
+    def restore_environments(self, states: Mapping[str, Any]) -> None:
+        """Put the state of the callbacks' own environments back."""
+        for name, envs in self._envs.items():
+            if states.get(name) is not None:
+                envs.restore(states[name])
 
     def load_state_dict(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Give each callback its state back.
@@ -103,7 +123,7 @@ class CallbackRelay:
         Raises:
             ConfigurationError: If the callbacks are not those of the time when it was taken.
         """
-        own, saved = list(_flat(self._list.callbacks)), [state["callback"] for state in states]
+        own, saved = list(_flat(self.callbacks)), [state["callback"] for state in states]
         names = [type(callback).__name__ for callback in own]
         if names != saved:
             raise ConfigurationError(
@@ -116,15 +136,17 @@ class CallbackRelay:
 
     def why_not_exact(self) -> str | None:
         """Return which part of a callback cannot be given back, or None."""
-        for callback in _flat(self._list.callbacks):
+        for index, callback in enumerate(_flat(self.callbacks)):
+            kind = type(callback).__name__
             for name, value in vars(callback).items():
                 if name in _OURS or name.startswith("_abc"):
                     continue
-                if isinstance(value, VecEnv | gym.Env):
-                    kind = type(callback).__name__
-                    return f"the callback {kind} has an environment of its own, which is not part of a checkpoint"
+                envs = self._envs.get(f"{index}.{name}")
+                if isinstance(value, gym.Env) or (envs is not None and envs.tier == "inexact"):
+                    why = f": {envs.reason}" if envs is not None else ""
+                    return f"the environment of the callback {kind} cannot be part of a checkpoint{why}"
                 if isinstance(value, list | dict | set) and value and not _is_plain(value):
-                    return f"the callback {type(callback).__name__} keeps objects in `{name}`, which cannot be stored"
+                    return f"the callback {kind} keeps objects in `{name}`, which cannot be stored"
         return None
 
 

@@ -11,6 +11,7 @@ from stable_baselines3.common.logger import KVWriter
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from rltrack.agents.protocol import EpisodeInfo, StepInfo
+from rltrack.agents.sb3_callbacks import CallbackRelay
 from rltrack.agents.sb3_environments import is_monitored
 from rltrack.journal.values import logged, number
 
@@ -68,10 +69,11 @@ class EpisodeCounter:
 
 
 class Relay(BaseCallback):
-    """SB3's callback: passes each step and each episode's end to the observer. Never stops anything."""
+    """SB3's callback: passes each step and each episode's end to the observer, then to a user's callbacks. Never stops anything."""
 
-    def __init__(self) -> None:
+    def __init__(self, callbacks: CallbackRelay | None = None) -> None:
         super().__init__()
+        self.callbacks = callbacks or CallbackRelay()
         self.observer: Any = None
         self.schedule: Any = None
         self.counter: EpisodeCounter
@@ -82,19 +84,32 @@ class Relay(BaseCallback):
         self.counter = EpisodeCounter(env)
         self._n_envs = env.num_envs
 
+    def _on_rollout_start(self) -> None:
+        if self.callbacks:
+            self.callbacks.on_rollout_start()
+
+    def _on_rollout_end(self) -> None:
+        if self.callbacks:
+            self.callbacks.on_rollout_end(self.locals)
+
     def _on_step(self) -> bool:
+        self._tell()
+        if self.callbacks:
+            self.callbacks.on_step(self.locals)
+        return True
+
+    def _tell(self) -> None:
         observer, seen = self.observer, self.locals
         dones = seen.get("dones")
         if dones is None:  # ARS steps inside evaluate_policy, and tells only that it stepped
             observer.on_step(self._n_envs, None)
-            return True
+            return
         step = None
         if observer.wants_steps:
             step = StepInfo(self.num_timesteps, seen["new_obs"], seen["actions"], seen["rewards"], dones, seen["infos"])
         observer.on_step(self._n_envs, step)
         for episode_return, length, index in self.counter.count(seen):
             observer.on_episode_end(EpisodeInfo(episode_return, length, env_steps=self.num_timesteps, env_index=index))
-        return True
 
 
 class MetricsCollector(KVWriter):

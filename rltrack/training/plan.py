@@ -40,6 +40,7 @@ class TrainingPlan:
         agent: What is trained: an SB3 model, or an object with the Agent protocol; None as long as it is not known.
         env: The environment; None for the one that the model has.
         eval_env: Environment for evaluation; None to build it like `env`.
+        callbacks: Callbacks of Stable-Baselines3.
         make_env: ``package.module:Name`` of what makes one environment, where the environment itself does not say.
         name: The run's name under the root; None for a new unique one.
         root: Folder of all runs; None for the default.
@@ -64,6 +65,7 @@ class TrainingPlan:
     env: Any = None
     eval_env: Any = None
     make_env: str | Mapping[str, Any] | None = None
+    callbacks: tuple[Any, ...] = ()
     name: str | None = None
     root: str | Path | None = None
     resume: bool = False

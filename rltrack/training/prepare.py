@@ -84,6 +84,7 @@ def _bind(plan: TrainingPlan, agent: AgentBase, resources: contextlib.ExitStack)
     agent.cut_environments(section.cut_freq is not None)
     agent.allow_probe(section.probe)
     agent.take_make_env(plan.make_env)
+    agent.take_callbacks(plan.callbacks, plan.settings.training.total_timesteps)
     resources.callback(_release, agent)
     agent.bind(plan.env if agent.implements("make_evaluation_env") else _plain_env(plan.env), plan.seed)
     if not plan.strategy.updates_per_episode:

@@ -56,6 +56,8 @@ class TrainingLoop:
         make_env: ``package.module:Name`` of the class or function that makes one environment (or ``{package.module:Name:
             {argument: value}}``), so that other processes can build it too; needed only where a message says so.
         hooks: Objects with some of the methods of `TrainingHook`.
+        callbacks: Callbacks of Stable-Baselines3, as ``learn`` takes them. One that returns False ends training at the next
+            boundary. Their plain attributes are part of each checkpoint.
         reporter: Shows the progress; omitted: a bar where standard error is a terminal.
         name: The run's name under the root; omitted: new and unique.
         root: Folder of all runs; omitted: ``RLTRACK_ROOT``, or ``./mlruns``.
@@ -92,6 +94,7 @@ class TrainingLoop:
         eval_env: Any = None,
         make_env: str | Mapping[str, Any] | None = None,
         hooks: Iterable[Any] = (),
+        callbacks: Iterable[Any] = (),
         reporter: ProgressReporter | None = None,
         name: str | None = None,
         root: str | Path | None = None,
@@ -126,6 +129,7 @@ class TrainingLoop:
             env=env,
             eval_env=eval_env,
             make_env=make_env,
+            callbacks=tuple(callbacks),
             name=name,
             root=root,
             resume=resume,

@@ -175,7 +175,7 @@ def test_policies_scores_and_configuration_of_a_script_with_an_eval_callback(cap
     best, last = (run.store().find(name) for name in ("best", "last"))
     assert best.score == max(means)
     kept = run.store().read(best, ["normalization"])["normalization"]
-    assert kept["obs_rms.count"] == counts[means.index(max(means))]
+    assert kept["observations"]["count"] == counts[means.index(max(means))]
     assert last.env_steps == 512
     assert not last.is_resumable
     config = config_of(run)
