@@ -166,7 +166,7 @@ def _state_of(callback: BaseCallback) -> dict[str, Any]:
 
 
 def _is_plain(value: Any) -> bool:
-    if isinstance(value, _NUMBERS_AND_TEXTS | np.number | np.bool_):
+    if isinstance(value, (*_NUMBERS_AND_TEXTS, np.number, np.bool_)):
         return True
     if isinstance(value, np.ndarray):
         return bool(value.dtype != object)

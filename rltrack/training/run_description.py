@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rltrack.config import TrainingConfig
 from rltrack.errors import ConfigurationError
 from rltrack.identity import identity
+from rltrack.training.named_hooks import describe_hooks
 
 if TYPE_CHECKING:
     from rltrack.agents.base import AgentBase
@@ -49,14 +50,18 @@ def describe_run(plan: TrainingPlan, agent: AgentBase) -> RunDescription:
     missing = list(found.missing)
     if found.is_complete:
         try:
-            given = {**sections, "seed": seed or 0, "script_only": list(found.script_only)}
+            hooks, unknown = describe_hooks([*plan.hooks.hooks, *plan.callbacks])
+            only = [*found.script_only, *unknown]
+            given = {**sections, "seed": seed or 0, "hooks": hooks, "script_only": only}
             whole = TrainingConfig.from_mapping(given, source="the configuration of this script")
         except ConfigurationError as error:  # such as a password among the environment's arguments
             missing.append(" ".join(str(error).split()))
         else:
-            notes = [f"Only this script can train this run further: {'; '.join(found.script_only)}."]
+            # without hooks: a script may add harmless ones when it resumes, and refuses others by their state
+            own_identity = identity(whole.model_copy(update={"hooks": []}))
+            notes = [f"Only this script can train this run further: {'; '.join(only)}."]
             return RunDescription(
-                described, whole.to_mapping(), (identity(whole), by_script), tuple(notes if found.script_only else ())
+                described, whole.to_mapping(), (own_identity, by_script), tuple(notes if only else ())
             )
     note = f"This run cannot be evaluated, promoted or resumed outside this script: it lacks {'; '.join(missing)}."
     return RunDescription(described, {**sections, "missing": missing}, (by_script,), (note,))

@@ -18,6 +18,7 @@ from rltrack.identity import identity
 from rltrack.runs import Root, RunDirectory, RunRef
 from rltrack.secrets import one_line
 from rltrack.training.fetching import fetch
+from rltrack.training.named_hooks import build_hooks
 from rltrack.training.train_loop import TrainingLoop
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Trainer:
             ConfigurationError, MissingExtra, NameTaken: As `train`.
         """
         with self.loop.reporter.waiting():
-            plan = self._complete(self.loop.plan)
+            plan = self._complete()
         return self.loop.prepare(plan)
 
     def close(self) -> None:
@@ -108,8 +109,8 @@ class Trainer:
             close_all(self._env)
             self._env = None
 
-    def _complete(self, plan: TrainingPlan) -> TrainingPlan:
-        """Return the plan with agent, environment, and what the run under this name has decided before."""
+    def _complete(self) -> TrainingPlan:
+        """Return the loop's plan with agent, environment, and what the run under this name has decided before."""
         root = Root(self.root)
         root.check_writable()
         self.config = self._with_order_of_wrappers(root)
@@ -117,8 +118,12 @@ class Trainer:
         _refuse_script_only(self.config)
         state = None if start_from is None else starting_state(root, start_from)
         agent, self._env = self._build(root)
+        hooks, callbacks = build_hooks(self.config.hooks)
+        for hook in hooks:
+            self.loop.add_hook(hook)
         return dataclasses.replace(
-            plan,
+            self.loop.plan,
+            callbacks=tuple(callbacks),
             agent=agent,
             env=self._env,
             identity=identity(self.config),
@@ -140,7 +145,8 @@ class Trainer:
                 "TrainingLoop, which keeps all of it."
             )
         found: dict[str, Any] = {"seed": attempts[0].get("seed")}
-        if "environment" not in known["identity"] and identity(config_of(run)) == identity(self.config):
+        by_script = "environment" not in known["identity"] or (self.config.hooks and "hooks" not in known["identity"])
+        if by_script and identity(config_of(run)) == identity(self.config):
             found["accepted_identities"] = (known["identity"],)
         return found
 
@@ -205,7 +211,7 @@ def _refuse_script_only(config: TrainingConfig) -> None:
     if config.script_only:
         raise ConfigurationError(
             f"Only the script that began this run can train it further: {'; '.join(config.script_only)}. Run the script with "
-            "TrainingLoop(…, resume=True); or remove script_only from the configuration, to train with what is left of it."
+            "TrainingLoop(…, resume=True); or train with what the configuration has: --set script_only=[]."
         )
 
 

@@ -9,12 +9,14 @@ import torch
 
 pytest.importorskip("stable_baselines3")
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from rltrack import TrainingLoop, load_agent
 from rltrack.config import TrainingConfig
-from rltrack.errors import ConfigurationError
+from rltrack.errors import ConfigurationError, NotAllowed
+from rltrack.flows.training import check_parameters
 from rltrack.journal.reading import read_journal
 from rltrack.runs import Root
 from rltrack.training.trainer import Trainer, config_of, evaluate_run
@@ -70,8 +72,9 @@ def test_a_run_of_a_script_is_resumed_by_its_configuration_bit_for_bit(tmp_path)
     assert config.environment.id == f"{__name__}:Walk"
     assert config.environment.kwargs == {"push": 0.2}
     assert loop.progress.env_steps < 192
-    trainer = Trainer(config, root=tmp_path / "halves")
-    trainer.train()
+    with pytest.raises(ConfigurationError, match="Stop, which is defined in the script"):
+        Trainer(config, root=tmp_path / "halves").train()
+    Trainer(config.model_copy(update={"script_only": []}), root=tmp_path / "halves").train()
     assert [record["exact"] for record in run.attempts()] == [True, True]
     scores = [
         [
@@ -146,3 +149,65 @@ def test_runs_of_earlier_releases_go_on_in_their_script(tmp_path, monkeypatch):
     loop.run()
     assert loop.was_finished
     assert isinstance(TrainingConfig.from_mapping(config_of(Root(tmp_path).find("walk")).to_mapping()), TrainingConfig)
+
+
+class Countdown(BaseCallback):
+    """Ends training after so many calls."""
+
+    def __init__(self, calls):
+        super().__init__()
+        self.calls = calls
+        self.seen = []
+
+    def _on_step(self):
+        self.seen.append(float(self.locals["rewards"][0]))
+        self.logger.record("own/seen", len(self.seen))
+        return len(self.seen) < self.calls
+
+
+def test_callbacks_are_called_as_learn_calls_them_and_resume_exactly(tmp_path):
+    def callbacks():
+        env = VecNormalize(make_vec_env(Walk, n_envs=1, seed=9), training=False)
+        evaluation = EvalCallback(env, eval_freq=24, n_eval_episodes=2, verbose=0)
+        return [Countdown(10_000), evaluation]
+
+    learned = callbacks()
+    _, model = script(tmp_path / "learn")
+    model.learn(192, callback=learned)
+    whole = callbacks()
+    loop, again = script(tmp_path / "whole", callbacks=whole, eval_freq=None)
+    loop.run()
+    assert whole[0].seen == learned[0].seen
+    assert whole[1].last_mean_reward == learned[1].last_mean_reward
+    assert all(torch.equal(model.policy.state_dict()[name], value) for name, value in again.policy.state_dict().items())
+
+    first = callbacks()
+    loop, _ = script(tmp_path / "halves", callbacks=first, eval_freq=None, checkpoint_freq=64)
+    loop.add_hook(type("Stop", (), {"on_checkpoint": lambda self, progress, version: loop.stop("half")})())
+    loop.run()
+    second = callbacks()
+    loop, halves = script(tmp_path / "halves", callbacks=second, eval_freq=None, resume=True)
+    loop.run()
+    assert second[0].seen == learned[0].seen
+    assert second[1].last_mean_reward == learned[1].last_mean_reward, "the random streams of its environment too"
+    assert all(
+        torch.equal(model.policy.state_dict()[name], value) for name, value in halves.policy.state_dict().items()
+    )
+    assert [record["exact"] for record in Root(tmp_path / "halves").find("walk").attempts()] == [True, True]
+    assert first[0].seen == learned[0].seen[: len(first[0].seen)]
+    assert len(first[0].seen) < 96
+
+
+def test_a_callback_that_returns_false_ends_training_and_a_configuration_names_callbacks_and_hooks(tmp_path):
+    loop, _ = script(tmp_path / "script", callbacks=[Countdown(20)], eval_freq=None)
+    statistics = loop.run()
+    assert statistics.reason == "the callback Countdown returned False"
+    assert statistics.env_steps == 64, "the iteration in which it did is completed"
+    config = config_of(Root(tmp_path / "script").find("walk"))
+    assert config.hooks == [{f"{__name__}:Countdown": {"calls": 20}}]
+    trainer = Trainer(config, root=tmp_path / "configured")
+    assert trainer.train().reason == statistics.reason
+    with pytest.raises(ConfigurationError, match="which is neither a callback of Stable-Baselines3 nor a hook"):
+        Trainer({**config.to_mapping(), "hooks": [f"{__name__}:make_walk"]}, root=tmp_path / "no").train()
+    with pytest.raises(NotAllowed, match=r"hooks.*names the module 'tests\.resume"):
+        check_parameters(config)
