@@ -43,6 +43,7 @@ def rltrack(*arguments):
     return done.output
 
 
+@pytest.mark.slow
 def test_the_script_the_same_by_configuration_and_all_commands(script, own_root):
     model, callbacks = script.build()
     model.learn(STEPS, callback=callbacks)
@@ -75,7 +76,7 @@ def test_the_script_the_same_by_configuration_and_all_commands(script, own_root)
 
     printed = rltrack("config", "--from-run", "tank")
     assert "- tank.callbacks:HighestLevel" in printed
-    assert json.loads(rltrack("eval", "tank", "--episodes", 2, "--json"))["version"] in ("v1", "v2", "v3")
+    assert json.loads(rltrack("eval", "tank", "--episodes", 2, "--json"))["version"].startswith("v")
     assert "tank-by-configuration" in rltrack("compare", "tank", "tank-by-configuration")
     assert "champion" in rltrack("promote", "tank", "--model", "tank", "--episodes", 4)
     assert "champion" in rltrack("promote", "tank-by-configuration", "--model", "tank", "--episodes", 4)

@@ -53,8 +53,6 @@ def check(config: TrainingConfig) -> None:
             f"environment.restart_crashed needs environments in processes of their own; environment.vectorization is "
             f"'{config.environment.vectorization}'. Set it to subproc."
         )
-    if algorithm.name == "ARS" and config.environment.n_envs > 1:
-        raise ConfigurationError("ARS trains in one environment here; set environment.n_envs to 1.")
 
 
 def build(config: TrainingConfig, *, evaluate_in_processes: bool = False) -> tuple[SB3Agent, Any]:
