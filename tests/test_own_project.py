@@ -77,6 +77,9 @@ def test_the_script_the_same_by_configuration_and_all_commands(script, own_root)
     printed = rltrack("config", "--from-run", "tank")
     assert "- tank.callbacks:HighestLevel" in printed
     assert json.loads(rltrack("eval", "tank", "--episodes", 2, "--json"))["version"].startswith("v")
+    played = rltrack("eval", "tank-by-configuration", "--episodes", 2)
+    assert "success rate " in played
+    assert "mean mean_error " in played, "one of its environment.info_keywords"
     assert "tank-by-configuration" in rltrack("compare", "tank", "tank-by-configuration")
-    assert "champion" in rltrack("promote", "tank", "--model", "tank", "--episodes", 4)
-    assert "champion" in rltrack("promote", "tank-by-configuration", "--model", "tank", "--episodes", 4)
+    assert "champion" in rltrack("promote", "tank", "--model", "tank", "--episodes", 30)
+    assert "champion" in rltrack("promote", "tank-by-configuration", "--model", "tank", "--episodes", 30)

@@ -53,13 +53,14 @@ class JournalOutputFormat(KVWriter):
         root: str | Path | None = None,
         resume: bool = False,
     ) -> None:
+        self.left_out: tuple[str, ...] = ("time/total_timesteps",)
         self.recording = recording or Recording(name, {"algorithm": "sb3"}, root=root, resume=resume)
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Record the numbers of one dump; anything else is left out, and everything once the recording has ended."""
         if not self.recording.is_open:
             return
-        values, excluded = logged(key_values, key_excluded, leave_out=("time/total_timesteps",))
+        values, excluded = logged(key_values, key_excluded, leave_out=self.left_out)
         if values:
             self.recording.metrics(int(step), values, excluded)
 
@@ -173,8 +174,8 @@ class TrackingCallback(BaseCallback):
             _logger.warning(message)
             self._recording.warning(message)
         self._last_step, self._episodes = self.model.num_timesteps, []
-        self._attach(self._recording)
         self._evaluations = [EvaluationWatch(item, partial(self._on_evaluation, item)) for item in evaluating]
+        self._attach(self._recording)
 
     def _configuration(self, evaluating: list[EvalCallback]) -> tuple[dict[str, Any], list[str]]:
         """Return the configuration that trains alike, and what it lacks."""
@@ -203,7 +204,9 @@ class TrackingCallback(BaseCallback):
         recording = self._recording
         if recording is None or not recording.is_open:
             return
-        evaluation = Evaluation.of(self.model.num_timesteps, returns, lengths, deterministic=source.deterministic)
+        infos = {"is_success": tuple(map(float, succeeded))} if len(succeeded) == len(returns) else {}
+        options = {"deterministic": source.deterministic, "infos": infos}
+        evaluation = Evaluation.of(self.model.num_timesteps, returns, lengths, **options)
         recording.evaluation(self.model.num_timesteps, evaluation)
         if is_better(evaluation.mean, self._best):
             self._best = evaluation.mean
@@ -221,6 +224,8 @@ class TrackingCallback(BaseCallback):
     def _attach(self, recording: Recording) -> None:
         """Listen to the model until `learn` ends, however it ends."""
         self._output = JournalOutputFormat(recording=recording)
+        if self._evaluations:  # these come with the records of evaluations
+            self._output.left_out += ("eval/mean_reward", "eval/mean_ep_length", "eval/success_rate")
         formats = self.logger.output_formats
         formats[:] = [item for item in formats if not _is_over(item)]
         formats.append(self._output)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +71,7 @@ def play_episodes(
         raise ValueError("There are no seeds; give one for each episode.")
     begun = time.perf_counter()
     with untouched_random_streams():
-        results, cut = _play(agent, env, seeds, deterministic, should_abort, limits or EpisodeLimits(), tell)
+        results, cut, infos = _play(agent, env, seeds, deterministic, should_abort, limits or EpisodeLimits(), tell)
     return Evaluation.of(
         env_steps,
         [episode_return for episode_return, _ in results],
@@ -79,6 +79,7 @@ def play_episodes(
         seconds=time.perf_counter() - begun,
         deterministic=deterministic,
         cut=cut,
+        infos=_columns(infos),
     )
 
 
@@ -122,11 +123,12 @@ def _play(
     should_abort: Callable[[], bool],
     limits: EpisodeLimits,
     tell: Tell | None,
-) -> tuple[list[tuple[float, int]], int]:
-    """Return the return and length of each episode, and how many were cut."""
+) -> tuple[list[tuple[float, int]], int, list[dict[str, float]]]:
+    """Return the return and length of each episode, how many were cut, and what the last info of each says."""
     n_envs = env.n_envs
     dealt: list[list[int]] = [list(range(index, len(seeds), n_envs)) for index in range(n_envs)]
     results: dict[int, tuple[float, int]] = {}
+    last: dict[int, dict[str, float]] = {}
     played = [0] * n_envs
     returns, lengths = np.zeros(n_envs), np.zeros(n_envs, dtype=int)
     cut, steps, begun = 0, 0, time.monotonic()
@@ -156,6 +158,7 @@ def _play(
                 continue
             if played[index] < len(dealt[index]):
                 results[dealt[index][played[index]]] = finished
+                last[dealt[index][played[index]]] = _own_values(infos[index])
                 cut += CUT in infos[index]
             played[index] += 1
         starts = dones
@@ -173,4 +176,16 @@ def _play(
                 dealt[index] = dealt[index][: played[index]]  # this environment cannot start another episode
         if is_late:
             break
-    return [results[index] for index in sorted(results)], cut
+    return [results[index] for index in sorted(results)], cut, [last.get(index, {}) for index in sorted(results)]
+
+
+def _own_values(info: Mapping[str, Any]) -> dict[str, float]:
+    """Return ``is_success``, and what SB3's Monitor was told to take over (`info_keywords`), as far as these are numbers."""
+    found = {key: value for key, value in (info.get("episode") or {}).items() if key not in ("r", "l", "t")}
+    found |= {"is_success": info["is_success"]} if "is_success" in info else {}
+    return {key: float(value) for key, value in found.items() if isinstance(value, int | float | np.number | np.bool_)}
+
+
+def _columns(episodes: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, ...]]:
+    keys = set.intersection(*(set(item) for item in episodes)) if episodes else set()
+    return {key: tuple(item[key] for item in episodes) for key in sorted(keys)}

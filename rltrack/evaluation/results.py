@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ class Evaluation:
         seconds: Wall time.
         deterministic: Whether the policy acted by its mode.
         cut: Number of episodes that were ended by a limit.
+        infos: Values of the last info of each episode by their key: ``is_success``, and `environment.info_keywords`; only keys that
+            every episode has.
     """
 
     env_steps: int
@@ -32,6 +34,7 @@ class Evaluation:
     seconds: float = 0.0
     deterministic: bool = True
     cut: int = 0
+    infos: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -79,6 +82,7 @@ class Evaluation:
             "seconds": self.seconds,
             "deterministic": self.deterministic,
             **({"cut": self.cut} if self.cut else {}),
+            **({"infos": {key: list(values) for key, values in self.infos.items()}} if self.infos else {}),
         }
 
     @classmethod
@@ -92,4 +96,5 @@ class Evaluation:
             seconds=float(record["seconds"]),
             deterministic=bool(record["deterministic"]),
             cut=int(record.get("cut", 0)),
+            infos={key: tuple(values) for key, values in record.get("infos", {}).items()},
         )

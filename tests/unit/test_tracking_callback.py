@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import math
 import os
 import subprocess
@@ -23,6 +24,7 @@ from stable_baselines3.common.logger import Logger  # noqa: E402
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize  # noqa: E402
 
 import rltrack  # noqa: E402
+from rltrack.tracking.report import RunReport  # noqa: E402
 from rltrack.training.trainer import Trainer, config_of, evaluate_run  # noqa: E402
 
 SMALL = {"policy_kwargs": {"net_arch": [8]}, "device": "cpu", "seed": 3}
@@ -185,3 +187,6 @@ def test_policies_scores_and_configuration_of_a_script_with_an_eval_callback(cap
     with pytest.raises(ConfigurationError, match=r"keeps policies and no state to resume from.*--from scored@last"):
         Trainer(config).train()
     Trainer({**config.to_mapping(), "name": "from-it", "start_from": "scored@last"}).train()
+    report = RunReport(run, {})
+    assert report.tags()["mlflow.user"] == getpass.getuser()
+    assert report.params()["seed"] == 3
