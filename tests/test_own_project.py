@@ -44,7 +44,8 @@ def rltrack(*arguments):
 
 
 @pytest.mark.slow
-def test_the_script_the_same_by_configuration_and_all_commands(script, own_root):
+def test_the_script_the_same_by_configuration_and_all_commands(script, own_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("RLTRACK_ALLOWED_MODULES", "tank")  # a stored policy names the extractor's module
     model, callbacks = script.build()
     model.learn(STEPS, callback=callbacks)
     learned = model.policy.state_dict()
@@ -80,6 +81,6 @@ def test_the_script_the_same_by_configuration_and_all_commands(script, own_root)
     played = rltrack("eval", "tank-by-configuration", "--episodes", 2)
     assert "success rate " in played
     assert "mean mean_error " in played, "one of its environment.info_keywords"
-    assert "tank-by-configuration" in rltrack("compare", "tank", "tank-by-configuration")
+    assert "tank-by-configuration" in rltrack("compare", "tank", "tank-by-configuration", "--output", tmp_path / "page")
     assert "champion" in rltrack("promote", "tank", "--model", "tank", "--episodes", 30)
     assert "champion" in rltrack("promote", "tank-by-configuration", "--model", "tank", "--episodes", 30)

@@ -205,8 +205,8 @@ class TrackingCallback(BaseCallback):
         if recording is None or not recording.is_open:
             return
         infos = {"is_success": tuple(map(float, succeeded))} if len(succeeded) == len(returns) else {}
-        options = {"deterministic": source.deterministic, "infos": infos}
-        evaluation = Evaluation.of(self.model.num_timesteps, returns, lengths, **options)
+        steps, deterministic = self.model.num_timesteps, source.deterministic
+        evaluation = Evaluation.of(steps, returns, lengths, deterministic=deterministic, infos=infos)
         recording.evaluation(self.model.num_timesteps, evaluation)
         if is_better(evaluation.mean, self._best):
             self._best = evaluation.mean

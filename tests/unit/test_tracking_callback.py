@@ -188,5 +188,6 @@ def test_policies_scores_and_configuration_of_a_script_with_an_eval_callback(cap
         Trainer(config).train()
     Trainer({**config.to_mapping(), "name": "from-it", "start_from": "scored@last"}).train()
     report = RunReport(run, {})
+    report.catch_up(run.journal_file.stat().st_size, 0)
     assert report.tags()["mlflow.user"] == getpass.getuser()
     assert report.params()["seed"] == 3
