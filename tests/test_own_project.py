@@ -57,6 +57,7 @@ def test_the_script_the_same_by_configuration_and_all_commands(script, own_root,
         "name": "tank",
         "resume": True,
         "video": False,
+        "make_env": script.make_tank,
     }
     model, callbacks = script.build()
     loop = TrainingLoop(model, callbacks=callbacks, **options)

@@ -28,7 +28,9 @@ def main() -> None:
     """Train, and evaluate on the way."""
     model, callbacks = build()
     # the second line; it was: model.learn(8192, callback=callbacks)
-    TrainingLoop(model, callbacks=callbacks, total_timesteps=8192, eval_freq=2048, name="tank", resume=True).run()
+    TrainingLoop(
+        model, callbacks=callbacks, make_env=make_tank, total_timesteps=8192, eval_freq=2048, name="tank", resume=True
+    ).run()
 
 
 if __name__ == "__main__":

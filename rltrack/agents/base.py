@@ -6,7 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from rltrack.agents.protocol import Agent, EvaluationEnvironment, IterationStats, Observer, Reconstruction, State
+from rltrack.agents.protocol import (
+    Agent,
+    EvaluationEnvironment,
+    IterationStats,
+    MakeEnv,
+    Observer,
+    Reconstruction,
+    State,
+)
 from rltrack.errors import ConfigurationError, NotCapturable
 
 
@@ -128,7 +136,7 @@ class AgentBase(ABC):
     def allow_probe(self, allowed: bool) -> None:  # noqa: B027
         """Allow or forbid scratch copies of the environment in `bind`; called before it."""
 
-    def take_make_env(self, make_env: str | Mapping[str, Any] | None) -> None:  # noqa: B027
+    def take_make_env(self, make_env: MakeEnv | None) -> None:  # noqa: B027
         """Receive what makes one environment: ``package.module:Name``, alone or with arguments; called before `bind`."""
 
     def take_callbacks(self, callbacks: Sequence[Any], total_timesteps: int | None) -> None:

@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import (
 
 from rltrack.agents.env_state import StateAccess
 from rltrack.agents.env_state.layers import gym_layers
+from rltrack.agents.protocol import MakeEnv
 from rltrack.agents.sb3_environments import spec_of
 from rltrack.agents.written_values import as_data
 from rltrack.errors import ConfigurationError
@@ -28,9 +29,7 @@ from rltrack.named_code import is_code_name, name_of
 from rltrack.secrets import shown
 
 
-def describe_environment(
-    env: VecEnv, make_env: str | Mapping[str, Any] | None = None
-) -> tuple[dict[str, Any], list[str]]:
+def describe_environment(env: VecEnv, make_env: MakeEnv | None = None) -> tuple[dict[str, Any], list[str]]:
     """Return the section, and what could not be found out, a line each with what to do.
 
     Args:
@@ -62,7 +61,15 @@ def describe_environment(
     return {**(one or {}), **section}, missing
 
 
-def _given(make_env: str | Mapping[str, Any]) -> dict[str, Any]:
+def _given(make_env: MakeEnv) -> dict[str, Any]:
+    if callable(make_env):
+        name = name_of(make_env)
+        if name is None:
+            raise ConfigurationError(
+                f"make_env is {getattr(make_env, '__qualname__', make_env)}, which is defined in the script or a notebook. Move it to "
+                "a module that can be imported."
+            )
+        return {"id": name}
     if isinstance(make_env, str):
         return {"id": make_env}
     if not isinstance(make_env, Mapping) or len(make_env) != 1:

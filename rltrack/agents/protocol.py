@@ -6,13 +6,16 @@ done. Everything else (evaluation, checkpoint, pause, stop) happens there. `rltr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from rltrack.checkpoints.encoding import State as State
+
+MakeEnv = str | Mapping[str, Any] | Callable[..., Any]
+"""What makes one environment: ``package.module:Name``, ``{package.module:Name: {argument: value}}``, or the class or function."""
 
 POLICY_PARTS = ("policy", "normalization")
 """What it takes to act."""

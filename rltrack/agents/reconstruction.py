@@ -8,7 +8,7 @@ configuration must have the same hyperparameters and spaces, and weights of the 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from stable_baselines3.common.type_aliases import TrainFreq
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule
 
 from rltrack.agents.environment_section import describe_environment
-from rltrack.agents.protocol import Reconstruction
+from rltrack.agents.protocol import MakeEnv, Reconstruction
 from rltrack.agents.sb3_description import describe
 from rltrack.agents.written_values import as_data
 from rltrack.algorithms import ALGORITHMS
@@ -33,7 +33,7 @@ _OURS = (
 )  # fmt: skip
 
 
-def reconstruct(model: BaseAlgorithm, make_env: str | Mapping[str, Any] | None = None) -> Reconstruction:
+def reconstruct(model: BaseAlgorithm, make_env: MakeEnv | None = None) -> Reconstruction:
     """Find out the configuration of a model and its environment, and check it by building both.
 
     The process's random streams are left as they were.

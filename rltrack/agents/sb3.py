@@ -26,7 +26,7 @@ from rltrack.agents.base import AgentBase
 from rltrack.agents.env_state import TrainingEnvs
 from rltrack.agents.environments import SeededEpisodes, evaluation_builder, rebuild
 from rltrack.agents.policy_check import checked_description
-from rltrack.agents.protocol import IterationStats, Observer, Reconstruction, State
+from rltrack.agents.protocol import IterationStats, MakeEnv, Observer, Reconstruction, State
 from rltrack.agents.random_state import untouched_random_streams
 from rltrack.agents.reconstruction import reconstruct
 from rltrack.agents.sb3_callbacks import CallbackRelay
@@ -63,7 +63,7 @@ class SB3Agent(AgentBase):
     ) -> None:
         self.model = model
         self.choices = dict(choices or {})
-        self.make_env: str | Mapping[str, Any] | None = None
+        self.make_env: MakeEnv | None = None
         self.reconstruction: Reconstruction | None = None
         self._probe = True
         self._cuts = False
@@ -199,7 +199,7 @@ class SB3Agent(AgentBase):
         if state.get("environment") is not None:
             self.relay.counter.load_state_dict(counters.get("running_episodes"))
 
-    def take_make_env(self, make_env: str | Mapping[str, Any] | None) -> None:
+    def take_make_env(self, make_env: MakeEnv | None) -> None:
         """Hear, before `bind`, what makes one environment: ``package.module:Name``, for a model whose environment does not say."""
         self.make_env = make_env
 

@@ -13,7 +13,7 @@ from stable_baselines3.common.logger import KVWriter
 
 from rltrack.agents.learning import EndOfLearning, EvaluationWatch, LearningWatch, callbacks_in
 from rltrack.agents.policy_check import checked_description
-from rltrack.agents.protocol import LEARNER_PARTS, POLICY_PARTS
+from rltrack.agents.protocol import LEARNER_PARTS, POLICY_PARTS, MakeEnv
 from rltrack.agents.reconstruction import reconstruct
 from rltrack.agents.sb3_description import describe
 from rltrack.agents.sb3_observing import EpisodeCounter
@@ -108,7 +108,7 @@ class TrackingCallback(BaseCallback):
         mlflow_tracking_uri: str | None = None,
         tags: Mapping[str, str] | None = None,
         resume: bool = False,
-        make_env: str | Mapping[str, Any] | None = None,
+        make_env: MakeEnv | None = None,
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)

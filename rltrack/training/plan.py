@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rltrack.training.strategies import Strategy, make_strategy
 
 if TYPE_CHECKING:
-    from rltrack.agents.protocol import State
+    from rltrack.agents.protocol import MakeEnv, State
     from rltrack.config import LoopSettings
     from rltrack.training.control import Control
     from rltrack.training.hooks import HookList
@@ -64,7 +64,7 @@ class TrainingPlan:
     agent: Any = None
     env: Any = None
     eval_env: Any = None
-    make_env: str | Mapping[str, Any] | None = None
+    make_env: MakeEnv | None = None
     callbacks: tuple[Any, ...] = ()
     name: str | None = None
     root: str | Path | None = None

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rltrack.agents.protocol import MakeEnv
 from rltrack.config import LoopSettings
 from rltrack.errors import ConfigurationError
 from rltrack.tracking.metrics import MetricsTracker
@@ -92,7 +93,7 @@ class TrainingLoop:
         *,
         settings: LoopSettings | None = None,
         eval_env: Any = None,
-        make_env: str | Mapping[str, Any] | None = None,
+        make_env: MakeEnv | None = None,
         hooks: Iterable[Any] = (),
         callbacks: Iterable[Any] = (),
         reporter: ProgressReporter | None = None,
