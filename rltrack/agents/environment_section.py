@@ -66,8 +66,8 @@ def _given(make_env: MakeEnv) -> dict[str, Any]:
         name = name_of(make_env)
         if name is None:
             raise ConfigurationError(
-                f"make_env is {getattr(make_env, '__qualname__', make_env)}, which is defined in the script or a notebook. Move it to "
-                "a module that can be imported."
+                f"make_env is {getattr(make_env, '__qualname__', make_env)}, which is defined in the script or a notebook. Move it "
+                "to a module that can be imported."
             )
         return {"id": name}
     if isinstance(make_env, str):

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -30,7 +29,7 @@ from rltrack.agents.protocol import IterationStats, MakeEnv, Observer, Reconstru
 from rltrack.agents.random_state import untouched_random_streams
 from rltrack.agents.reconstruction import reconstruct
 from rltrack.agents.sb3_callbacks import CallbackRelay
-from rltrack.agents.sb3_description import describe
+from rltrack.agents.sb3_description import describe, numerics
 from rltrack.agents.sb3_environments import SB3Evaluation, made, mirror, one_env, same_env, spec_of
 from rltrack.agents.sb3_iterations import NO_TOTAL, iteration_of
 from rltrack.agents.sb3_observing import MetricsCollector, Relay, losses_in
@@ -100,7 +99,8 @@ class SB3Agent(AgentBase):
         self._envs.prepare()
         if seed is not None:
             self.model.set_random_seed(seed)
-        self._attach_logger()
+        self._writer = MetricsCollector()
+        self._undo.append(self._writer.attach(self.model))
         _, callback = self.model._setup_learn(NO_TOTAL, self.relay, True, type(self.model).__name__, False)
         self.relay = callback  # type: ignore[assignment]
         self.relay.prepare(self.env)
@@ -284,12 +284,7 @@ class SB3Agent(AgentBase):
 
     def numerics(self) -> dict[str, Any]:
         """Return what else decides about bits: threads, instruction set, device."""
-        return {
-            "threads": torch.get_num_threads(),
-            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            "device": str(self.model.device),
-            **({"gpu": torch.cuda.get_device_name(self.model.device)} if self.model.device.type == "cuda" else {}),
-        }
+        return numerics(self.model)
 
     def scale_learning_rate(self, factor: float) -> None:
         """Multiply the model's learning-rate schedule by `factor` from now on."""
@@ -378,24 +373,6 @@ class SB3Agent(AgentBase):
                 raise ConfigurationError("Neither the model nor TrainingLoop has an environment. Pass env=.")
             return
         model.set_env(one_env(env) if not isinstance(env, VecEnv) else env, force_reset=True)
-
-    def _attach_logger(self) -> None:
-        model = self.model
-        self._writer = MetricsCollector()
-        if model._custom_logger:
-            formats = model.logger.output_formats
-            formats.append(self._writer)
-            self._undo.append(lambda: formats.remove(self._writer))
-            return
-        previous = getattr(model, "_logger", None)
-
-        def put_back() -> None:
-            model._custom_logger = False
-            if previous is not None:
-                model._logger = previous
-
-        model.set_logger(Logger(folder=None, output_formats=[self._writer]))
-        self._undo.append(put_back)
 
     @contextmanager
     def _our_schedule(self) -> Iterator[None]:

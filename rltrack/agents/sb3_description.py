@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq
 
@@ -39,6 +40,16 @@ def describe(model: BaseAlgorithm) -> dict[str, Any]:
         description["environment"] = spec.id if spec is not None else environment_class(model.env)
         description["n_envs"] = model.env.num_envs
     return description
+
+
+def numerics(model: BaseAlgorithm) -> dict[str, Any]:
+    """Return what decides about bits beside the versions of packages: threads, instruction set, device."""
+    return {
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "device": str(model.device),
+        **({"gpu": torch.cuda.get_device_name(model.device)} if model.device.type == "cuda" else {}),
+    }
 
 
 def _readable(value: Any) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import KVWriter
+from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from rltrack.agents.protocol import EpisodeInfo, StepInfo
@@ -119,6 +120,22 @@ class MetricsCollector(KVWriter):
         self._taken: list[tuple[int, dict[str, float]]] = []
         self._excluded: list[dict[str, list[str]]] = []
         self.losses: dict[str, float] = {}
+
+    def attach(self, model: BaseAlgorithm) -> Callable[[], None]:
+        """Listen to a model's logger: its own, or a new one; return what undoes it."""
+        if model._custom_logger:
+            formats = model.logger.output_formats
+            formats.append(self)
+            return lambda: formats.remove(self)
+        previous = getattr(model, "_logger", None)
+
+        def put_back() -> None:
+            model._custom_logger = False
+            if previous is not None:
+                model._logger = previous
+
+        model.set_logger(Logger(folder=None, output_formats=[self]))
+        return put_back
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Keep the numbers of one dump."""
