@@ -392,6 +392,17 @@ class TrainingConfig(LoopSettings):
     start_from: str | None = Field(
         None, description="RUN@version: start from the weights, optimizer and normalisation of another run's version."
     )
+    hooks: list[str | dict[str, dict[str, Any]]] = Field(
+        default_factory=list,
+        json_schema_extra={"later": True},
+        description="Hooks of rltrack and callbacks of Stable-Baselines3, in this order: `package.module:Class`, or "
+        "{package.module:Class: {argument: value}}.",
+    )
+    script_only: list[str] = _operational(
+        [],
+        description="Written by rltrack into the configuration of a run from Python: what only that script can give to train it "
+        "further. Such a run is evaluated, promoted and served, but not trained from here.",
+    )
     agent: AgentConfig
     environment: EnvironmentConfig
 
@@ -439,7 +450,7 @@ class TrainingConfig(LoopSettings):
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the resolved configuration as plain data, ready for YAML or JSON."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", exclude={key for key in ("hooks", "script_only") if not getattr(self, key)})
 
     def to_yaml(self) -> str:
         """Return the resolved configuration as YAML."""

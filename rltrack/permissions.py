@@ -51,7 +51,7 @@ KNOWN_WRAPPERS = frozenset(
 _SECTIONS = ("agent", "environment", "training", "evaluation", "checkpoints", "tracking")
 HARMLESS = frozenset(
     [
-        *("name", "seed", "start_from"),  # names of runs, which `Root` checks when it makes a path from them
+        *("name", "seed", "start_from", "script_only"),  # names of runs, which `Root` checks when it makes a path from them
         *(f"agent.{key}" for key in ("preset", "device", "threads", "acceleration")),  # closed tables; resources
         *(f"environment.{key}" for key in ("n_envs", "vectorization", "restart_crashed", "normalize", "frame_stack",
                                          "wrappers_inside_monitor", "info_keywords")),
@@ -289,6 +289,7 @@ RULES: Mapping[str, Callable[[Permissions, str, Any], Findings]] = {
     "environment.wrappers": Permissions._wrappers,
     "environment.monitor_kwargs": Permissions._data,
     "environment.vec_env_kwargs": Permissions._data,
+    "hooks": Permissions._data,
     "checkpoints.store": Permissions._address,
     "tracking.mlflow_tracking_uri": Permissions._tracking_uri,
     "tracking.tensorboard_log_dir": Permissions._folder,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import getpass
 import os
 import platform
 import socket
 import subprocess
+import sys
 from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -32,9 +35,23 @@ def process_facts() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
+        "user": _user(),
+        "program": _program(),
         "python": platform.python_version(),
         "versions": package_versions(),
     }
+
+
+def _user() -> str | None:
+    with contextlib.suppress(KeyError, OSError, ImportError):  # a user id without a name, as in some containers
+        return getpass.getuser()
+    return None
+
+
+def _program() -> str:
+    """Return the script that runs; ``rltrack`` for its command line and where there is none."""
+    name = Path(sys.argv[0] if sys.argv else "").name
+    return name if name.endswith(".py") and name != "__main__.py" else "rltrack"
 
 
 def context_now() -> dict[str, Any]:

@@ -57,8 +57,8 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 TRAINING_MUCH = (
-    "compare", "delivery", "flows", "hooks", "models", "operations", "own-environment", "own-script", "prune", "results",
-    "resume", "study", "sweep", "train",
+    "compare", "delivery", "flows", "hooks", "models", "operations", "own-environment", "own-project", "own-script", "prune",
+    "results", "resume", "study", "sweep", "train",
 )  # fmt: skip
 """Pages of many trainings: followed each night."""
 RUN = [

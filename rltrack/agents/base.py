@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from rltrack.agents.protocol import Agent, EvaluationEnvironment, IterationStats, Observations, Observer, State
+from rltrack.agents.protocol import (
+    Agent,
+    EvaluationEnvironment,
+    IterationStats,
+    MakeEnv,
+    Observations,
+    Observer,
+    Reconstruction,
+    State,
+)
 from rltrack.errors import ConfigurationError, NotCapturable
 
 
@@ -17,14 +26,14 @@ class AgentBase(ABC):
 
     Methods are called in this order::
 
-        set_log_interval, cut_environments, allow_probe, describe
-        bind, update_per_episode (EPISODIC), make_evaluation_env
+        set_log_interval, cut_environments, allow_probe, take_make_env, take_callbacks
+        bind, update_per_episode (EPISODIC), make_evaluation_env, describe, describe_configuration, describe_policy
         restore (a resume), scale_learning_rate (a resume of ADAPTIVE)
         accelerate
         until the budget is spent:
             set_schedule and the observer's calls inside advance
             predict (evaluations), capture or capture_parts (versions), cut
-        release
+        end_training, release
 
     `rltrack.check_agent(agent, env)` reports what is wrong with an implementation.
 
@@ -131,6 +140,21 @@ class AgentBase(ABC):
     def allow_probe(self, allowed: bool) -> None:  # noqa: B027
         """Allow or forbid scratch copies of the environment in `bind`; called before it."""
 
+    def take_make_env(self, make_env: MakeEnv | None) -> None:  # noqa: B027
+        """Receive what makes one environment: ``package.module:Name``, alone or with arguments; called before `bind`."""
+
+    def take_callbacks(self, callbacks: Sequence[Any], total_timesteps: int | None) -> None:
+        """Receive callbacks of Stable-Baselines3 and the budget in env steps, if it has one; called before `bind`.
+
+        Raises:
+            ConfigurationError: If there are some and the agent calls none.
+        """
+        if callbacks:
+            raise ConfigurationError(f"callbacks= are for Stable-Baselines3's models; {self.class_name} takes hooks=.")
+
+    def end_training(self) -> None:  # noqa: B027
+        """Hear that training ended well; called before `release`."""
+
     def cut_environments(self, wanted: bool) -> None:
         """Turn cuts on or off (``checkpoints.cut_freq``); called before `bind`.
 
@@ -174,6 +198,10 @@ class AgentBase(ABC):
     def describe(self) -> Mapping[str, Any]:
         """Return algorithm, hyperparameters, environment and spaces as plain data; a resume must have the same."""
         return {"algorithm": self.class_name}
+
+    def describe_configuration(self) -> Reconstruction | None:
+        """Return the sections of a configuration that builds agent and environment again; None if no configuration can."""
+        return None
 
     def describe_policy(self) -> Mapping[str, Any] | None:
         """Return how the policy is built from its weights (`rltrack.agents.policy_description`), so that it can be promoted.

@@ -221,6 +221,18 @@ def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: in
     return venv
 
 
+def evaluation_builder(
+    config: EnvironmentConfig, *, gamma: float, in_processes: bool = False
+) -> Callable[[int, Callable[[Any], Any]], Any]:
+    """Return a function that builds an evaluation ``VecEnv`` of n environments, each around ``prepare(env)``."""
+    section = config.model_copy(update={"vectorization": "subproc" if in_processes else "dummy"})
+
+    def build(n_envs: int, prepare: Callable[[Any], Any]) -> Any:
+        return make_vec_env_from(section, None, n_envs=n_envs, gamma=gamma, prepare=prepare)
+
+    return build
+
+
 def monitor_arguments(config: EnvironmentConfig) -> dict[str, object]:
     """Return the arguments of SB3's Monitor.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from rltrack.agents.algorithms import check_action_space, check_observation_spac
 from rltrack.agents.devices import choose_device
 from rltrack.agents.environments import (
     SeededEpisodes,
+    evaluation_builder,
     make_gym_env,
     make_vec_env_from,
     monitor_arguments,
@@ -53,8 +53,6 @@ def check(config: TrainingConfig) -> None:
             f"environment.restart_crashed needs environments in processes of their own; environment.vectorization is "
             f"'{config.environment.vectorization}'. Set it to subproc."
         )
-    if algorithm.name == "ARS" and config.environment.n_envs > 1:
-        raise ConfigurationError("ARS trains in one environment here; set environment.n_envs to 1.")
 
 
 def build(config: TrainingConfig, *, evaluate_in_processes: bool = False) -> tuple[SB3Agent, Any]:
@@ -69,11 +67,7 @@ def build(config: TrainingConfig, *, evaluate_in_processes: bool = False) -> tup
     model_class = load_class(algorithm)
     gamma = config.agent.hyperparameters.get("gamma", 0.99)
     env = make_vec_env_from(config.environment, config.seed, gamma=gamma)
-
-    def evaluation(n_envs: int, prepare: Callable[[Any], Any]) -> Any:
-        where = "subproc" if evaluate_in_processes else "dummy"
-        eval_config = config.environment.model_copy(update={"vectorization": where})
-        return make_vec_env_from(eval_config, None, n_envs=n_envs, gamma=gamma, prepare=prepare)
+    evaluation = evaluation_builder(config.environment, gamma=gamma, in_processes=evaluate_in_processes)
 
     def make(device: str) -> Any:
         return model_class(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
 
 Failed = Callable[[BaseException], None]
 
@@ -123,6 +123,52 @@ class EndOfLearning:
         if self._top is not None:
             self._top.__dict__.pop("on_training_end", None)
             self._top = None
+
+
+class EvaluationWatch:
+    """Hears of the evaluations of an ``EvalCallback``, each as soon as it has ended; until it is closed.
+
+    Args:
+        callback: Whose.
+        heard: Called with returns, lengths, and whether each episode succeeded (empty where infos do not say).
+    """
+
+    def __init__(self, callback: EvalCallback, heard: Callable[[list[float], list[int], list[bool]], None]) -> None:
+        self._callback: EvalCallback | None = callback
+        played: dict[str, Any] = {}
+        note, step = callback._log_success_callback, callback._on_step
+
+        def and_note(seen: dict[str, Any], names: dict[str, Any]) -> None:
+            played.update(returns=seen["episode_rewards"], lengths=seen["episode_lengths"])
+            note(seen, names)
+
+        def and_tell() -> bool:
+            goes_on = step()
+            if played:
+                succeeded = [bool(item) for item in callback._is_success_buffer]
+                heard(list(map(float, played["returns"])), list(map(int, played["lengths"])), succeeded)
+                played.clear()
+            return goes_on
+
+        callback.__dict__.update(_log_success_callback=and_note, _on_step=and_tell)
+
+    def close(self) -> None:
+        """Take it away again; harmless if called twice."""
+        if self._callback is not None:
+            for name in ("_log_success_callback", "_on_step"):
+                self._callback.__dict__.pop(name, None)
+            self._callback = None
+
+
+def callbacks_in(top: BaseCallback | None) -> Iterator[BaseCallback]:
+    """Yield a callback and those that it holds."""
+    if top is None:
+        return
+    yield top
+    held = [*getattr(top, "callbacks", ()), getattr(top, "callback", None), getattr(top, "callback_on_new_best", None)]
+    for item in dict.fromkeys(held):
+        if isinstance(item, BaseCallback):
+            yield from callbacks_in(item)
 
 
 def _is_told(top: BaseCallback, own: BaseCallback) -> bool:

@@ -6,13 +6,16 @@ done. Everything else (evaluation, checkpoint, pause, stop) happens there. `rltr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from rltrack.checkpoints.encoding import State as State
+
+MakeEnv = str | Mapping[str, Any] | Callable[..., Any]
+"""What makes one environment: ``package.module:Name``, ``{package.module:Name: {argument: value}}``, or the class or function."""
 
 POLICY_PARTS = ("policy", "normalization")
 """What it takes to act."""
@@ -71,12 +74,36 @@ class IterationStats:
         metrics: ``(env steps of the run, {key: value})`` for each time the agent logged.
         losses: Values that must be finite; one that is not stops the run.
         excluded: For each of `metrics`, in order, the keys that are kept from a sink (``mlflow``, ``tensorboard``).
+        stop_reason: Why training should end at this boundary; None if it should not.
     """
 
     env_steps: int
     metrics: Sequence[tuple[int, Mapping[str, float]]] = ()
     losses: Mapping[str, float] = field(default_factory=dict)
     excluded: Sequence[Mapping[str, Sequence[str]]] = ()
+    stop_reason: str | None = None
+
+
+@dataclass(slots=True)
+class Reconstruction:
+    """What a configuration can say about a model and its environment.
+
+    Attributes:
+        agent: The section ``agent``.
+        environment: The section ``environment``; without ``id`` if the environment is unknown.
+        missing: What it takes to act and could not be found out, a line each, with what to do.
+        script_only: What only training needs, and only the script has, a line each.
+    """
+
+    agent: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    script_only: list[str] = field(default_factory=list)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether agent and environment can be built from it, to act."""
+        return not self.missing and "id" in self.environment
 
 
 class Observer(Protocol):

@@ -7,14 +7,13 @@ that the result is bit-identical (``tests/resume/test_same_as_learn.py`` holds t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -26,15 +25,18 @@ from rltrack.agents import sb3_state
 from rltrack.agents.algorithms import ScaledSchedule
 from rltrack.agents.base import AgentBase
 from rltrack.agents.env_state import TrainingEnvs
-from rltrack.agents.environments import SeededEpisodes, rebuild
+from rltrack.agents.environments import SeededEpisodes, evaluation_builder, rebuild
 from rltrack.agents.policy_check import checked_description
-from rltrack.agents.protocol import IterationStats, Observations, Observer, State
+from rltrack.agents.protocol import IterationStats, MakeEnv, Observations, Observer, Reconstruction, State
 from rltrack.agents.random_state import untouched_random_streams
-from rltrack.agents.sb3_description import describe
+from rltrack.agents.reconstruction import reconstruct
+from rltrack.agents.sb3_callbacks import CallbackRelay
+from rltrack.agents.sb3_description import describe, numerics
 from rltrack.agents.sb3_environments import SB3Evaluation, made, mirror, one_env, same_env, spec_of
 from rltrack.agents.sb3_iterations import NO_TOTAL, iteration_of
 from rltrack.agents.sb3_observing import MetricsCollector, Relay, losses_in
 from rltrack.agents.sb3_replay import ReplayState, end_episodes
+from rltrack.config import EnvironmentConfig
 from rltrack.errors import ConfigurationError, EvaluationUnavailable, NotCapturable, ResumeMismatch
 from rltrack.text import printable
 
@@ -64,6 +66,8 @@ class SB3Agent(AgentBase):
     ) -> None:
         self.model = model
         self.choices = dict(choices or {})
+        self.make_env: MakeEnv | None = None
+        self.reconstruction: Reconstruction | None = None
         self._probe = True
         self._cuts = False
         self._envs: TrainingEnvs | None = None
@@ -92,13 +96,16 @@ class SB3Agent(AgentBase):
             torch.backends.cudnn.deterministic = True
             self._undo.append(lambda: setattr(torch.backends.cudnn, "deterministic", deterministic))
         self._set_env(env)
+        if self._eval_env_builder is None:
+            self._find_out_configuration()
         self.n_envs = self.env.num_envs
         self._envs = TrainingEnvs(self.env, self._build_one(), cut=self._cuts, wants_probe=self._probe)
         self._undo.append(self._envs.release)
         self._envs.prepare()
         if seed is not None:
             self.model.set_random_seed(seed)
-        self._attach_logger()
+        self._writer = MetricsCollector()
+        self._undo.append(self._writer.attach(self.model))
         _, callback = self.model._setup_learn(NO_TOTAL, self.relay, True, type(self.model).__name__, False)
         self.relay = callback  # type: ignore[assignment]
         self.relay.prepare(self.env)
@@ -107,6 +114,7 @@ class SB3Agent(AgentBase):
         self.iteration = 0
         self._remaining = 1.0
         self.relay.on_training_start({}, {})
+        self.relay.callbacks.start(self.model, self.log_interval)
 
     def advance(self, observer: Observer) -> IterationStats:
         """Collect a rollout and update, once."""
@@ -123,7 +131,8 @@ class SB3Agent(AgentBase):
         metrics, excluded = self._writer.take()
         if metrics and (restarts := self._bound_envs.restarts):
             metrics[-1][1]["rollout/env_restarts"] = float(restarts)
-        return IterationStats(self.model.num_timesteps - before, metrics, losses, excluded)
+        stopped_by = self.relay.callbacks.stopped_by
+        return IterationStats(self.model.num_timesteps - before, metrics, losses, excluded, stopped_by)
 
     def predict(
         self,
@@ -158,10 +167,14 @@ class SB3Agent(AgentBase):
         if "counters" in parts:
             state["counters"]["iteration"] = self.iteration
             state["counters"]["running_episodes"] = self.relay.counter.state_dict()
+            if self.relay.callbacks:
+                state["counters"]["callbacks"] = self.relay.callbacks.state_dict()
         if "buffers" in parts:
             state["buffers"] = {"replay": self._replay.capture()}
         if "environment" in parts:
             state["environment"] = self._bound_envs.capture()
+            if state["environment"] is not None and self.relay.callbacks:
+                state["environment"]["callbacks"] = self.relay.callbacks.capture_environments()
             try:
                 objects = self._replay.capture_objects()
             except NotCapturable as error:
@@ -187,8 +200,27 @@ class SB3Agent(AgentBase):
             self._replay.restore_objects(objects)
         counters = state.get("counters", {})
         self.iteration = counters.get("iteration", self.iteration)
+        if "counters" in state:
+            self.relay.callbacks.load_state_dict(counters.get("callbacks", ()))
+        self.relay.callbacks.restore_environments((state.get("environment") or {}).get("callbacks", {}))
         if state.get("environment") is not None:
             self.relay.counter.load_state_dict(counters.get("running_episodes"))
+
+    def take_make_env(self, make_env: MakeEnv | None) -> None:
+        """Hear, before `bind`, what makes one environment: ``package.module:Name``, for a model whose environment does not say."""
+        self.make_env = make_env
+
+    def take_callbacks(self, callbacks: Sequence[Any], total_timesteps: int | None) -> None:
+        """Take a user's SB3 callbacks."""
+        self.relay = Relay(CallbackRelay(callbacks, total_timesteps))
+
+    def end_training(self) -> None:
+        """Tell the callbacks."""
+        self.relay.callbacks.end()
+
+    def describe_configuration(self) -> Reconstruction | None:
+        """Return what a configuration can say about the model of a script; None where a configuration made it."""
+        return self.reconstruction
 
     def allow_probe(self, allowed: bool) -> None:
         """Say, before `bind`, whether two scratch copies may be built to find out how environments can be taken."""
@@ -212,19 +244,7 @@ class SB3Agent(AgentBase):
         model: Any = self.model
         end_episodes(model)
         self.relay.prepare(self.env)
-        model._last_obs = self._bound_envs.cut([model.seed or 0, model.num_timesteps])
-        model._last_episode_starts = np.ones((self.env.num_envs,), dtype=bool)
-        normalize = model._vec_normalize_env
-        if normalize is not None:
-            model._last_original_obs = normalize.get_original_obs()
-        if model.__dict__.get("_last_lstm_states") is not None:
-            kind = type(model._last_lstm_states)
-            model._last_lstm_states = kind(
-                *(tuple(torch.zeros_like(one) for one in part) for part in model._last_lstm_states)
-            )
-        noise = getattr(model, "action_noise", None)
-        if noise is not None:
-            noise.reset()
+        sb3_state.start_episodes(model, self._bound_envs.cut([model.seed or 0, model.num_timesteps]))
 
     def make_evaluation_env(self, env: Any, n_envs: int) -> SB3Evaluation:
         """Build environments like the training ones, or take the given `env`, with frozen normalisation.
@@ -263,7 +283,8 @@ class SB3Agent(AgentBase):
     def why_not_exact(self) -> str | None:
         """Return why a resume cannot be exact, or None."""
         envs = self._bound_envs
-        return f"the environments begin a new episode: {envs.reason}" if envs.tier == "inexact" else None
+        inexact = f"the environments begin a new episode: {envs.reason}" if envs.tier == "inexact" else None
+        return inexact or self.relay.callbacks.why_not_exact()
 
     def describe_resume(self) -> dict[str, Any]:
         """Return the tier by which the environments take part in a resume, and why (`TrainingEnvs.describe`)."""
@@ -279,12 +300,7 @@ class SB3Agent(AgentBase):
 
     def numerics(self) -> dict[str, Any]:
         """Return what else decides about bits: threads, instruction set, device."""
-        return {
-            "threads": torch.get_num_threads(),
-            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            "device": str(self.model.device),
-            **({"gpu": torch.cuda.get_device_name(self.model.device)} if self.model.device.type == "cuda" else {}),
-        }
+        return numerics(self.model)
 
     def scale_learning_rate(self, factor: float) -> None:
         """Multiply the model's learning-rate schedule by `factor` from now on."""
@@ -342,6 +358,16 @@ class SB3Agent(AgentBase):
         assert self._envs is not None, "bind() comes first"
         return self._envs
 
+    def _find_out_configuration(self) -> None:
+        """Find out how a script's model and environment can be built again; where only that helps, evaluate in such ones."""
+        model: Any = self.model
+        self.reconstruction = found = reconstruct(model, self.make_env)
+        if self._threads != 1:
+            found.agent["threads"] = self._threads
+        if found.is_complete and spec_of(self.env) is None:
+            section = EnvironmentConfig.model_validate(found.environment)
+            self._eval_env_builder = evaluation_builder(section, gamma=getattr(model, "gamma", 0.99))
+
     def _build_one(self) -> Callable[[], Any] | None:
         """Return a function that builds one environment as training has them, or None if that is impossible."""
         if self._eval_env_builder is not None:
@@ -363,24 +389,6 @@ class SB3Agent(AgentBase):
                 raise ConfigurationError("Neither the model nor TrainingLoop has an environment. Pass env=.")
             return
         model.set_env(one_env(env) if not isinstance(env, VecEnv) else env, force_reset=True)
-
-    def _attach_logger(self) -> None:
-        model = self.model
-        self._writer = MetricsCollector()
-        if model._custom_logger:
-            formats = model.logger.output_formats
-            formats.append(self._writer)
-            self._undo.append(lambda: formats.remove(self._writer))
-            return
-        previous = getattr(model, "_logger", None)
-
-        def put_back() -> None:
-            model._custom_logger = False
-            if previous is not None:
-                model._logger = previous
-
-        model.set_logger(Logger(folder=None, output_formats=[self._writer]))
-        self._undo.append(put_back)
 
     @contextmanager
     def _our_schedule(self) -> Iterator[None]:

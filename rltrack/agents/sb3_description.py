@@ -6,10 +6,11 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq
 
-from rltrack.agents.sb3_environments import spec_of
+from rltrack.agents.sb3_environments import environment_class, spec_of
 
 
 def describe(model: BaseAlgorithm) -> dict[str, Any]:
@@ -36,9 +37,19 @@ def describe(model: BaseAlgorithm) -> dict[str, Any]:
     }
     if model.env is not None:
         spec = spec_of(model.env)
-        description["environment"] = spec.id if spec is not None else type(model.env.unwrapped).__name__
+        description["environment"] = spec.id if spec is not None else environment_class(model.env)
         description["n_envs"] = model.env.num_envs
     return description
+
+
+def numerics(model: BaseAlgorithm) -> dict[str, Any]:
+    """Return what decides about bits beside the versions of packages: threads, instruction set, device."""
+    return {
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "device": str(model.device),
+        **({"gpu": torch.cuda.get_device_name(model.device)} if model.device.type == "cuda" else {}),
+    }
 
 
 def _readable(value: Any) -> Any:

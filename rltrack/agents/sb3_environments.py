@@ -153,6 +153,12 @@ def spec_of(env: VecEnv) -> Any:
     return dataclasses.replace(spec, additional_wrappers=kept)
 
 
+def environment_class(env: VecEnv) -> str:
+    """Return the class name of the environments inside, or of the vectorised one where they are in other processes."""
+    base: Any = env.unwrapped
+    return type(base.envs[0].unwrapped if isinstance(base, DummyVecEnv) else base).__name__
+
+
 def made(env: Any) -> Any:
     """Return an environment; an id is made into one."""
     return make_gym_env(env) if isinstance(env, str) else env

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import KVWriter
+from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from rltrack.agents.protocol import EpisodeInfo, StepInfo
+from rltrack.agents.sb3_callbacks import CallbackRelay
 from rltrack.agents.sb3_environments import is_monitored
 from rltrack.journal.values import logged, number
 
@@ -68,10 +70,11 @@ class EpisodeCounter:
 
 
 class Relay(BaseCallback):
-    """SB3's callback: passes each step and each episode's end to the observer. Never stops anything."""
+    """SB3's callback: passes each step and each episode's end to the observer, then to a user's callbacks. Never stops anything."""
 
-    def __init__(self) -> None:
+    def __init__(self, callbacks: CallbackRelay | None = None) -> None:
         super().__init__()
+        self.callbacks = callbacks or CallbackRelay()
         self.observer: Any = None
         self.schedule: Any = None
         self.counter: EpisodeCounter
@@ -82,19 +85,32 @@ class Relay(BaseCallback):
         self.counter = EpisodeCounter(env)
         self._n_envs = env.num_envs
 
+    def _on_rollout_start(self) -> None:
+        if self.callbacks:
+            self.callbacks.on_rollout_start()
+
+    def _on_rollout_end(self) -> None:
+        if self.callbacks:
+            self.callbacks.on_rollout_end(self.locals)
+
     def _on_step(self) -> bool:
+        self._tell()
+        if self.callbacks:
+            self.callbacks.on_step(self.locals)
+        return True
+
+    def _tell(self) -> None:
         observer, seen = self.observer, self.locals
         dones = seen.get("dones")
         if dones is None:  # ARS steps inside evaluate_policy, and tells only that it stepped
             observer.on_step(self._n_envs, None)
-            return True
+            return
         step = None
         if observer.wants_steps:
             step = StepInfo(self.num_timesteps, seen["new_obs"], seen["actions"], seen["rewards"], dones, seen["infos"])
         observer.on_step(self._n_envs, step)
         for episode_return, length, index in self.counter.count(seen):
             observer.on_episode_end(EpisodeInfo(episode_return, length, env_steps=self.num_timesteps, env_index=index))
-        return True
 
 
 class MetricsCollector(KVWriter):
@@ -104,6 +120,22 @@ class MetricsCollector(KVWriter):
         self._taken: list[tuple[int, dict[str, float]]] = []
         self._excluded: list[dict[str, list[str]]] = []
         self.losses: dict[str, float] = {}
+
+    def attach(self, model: BaseAlgorithm) -> Callable[[], None]:
+        """Listen to a model's logger: its own, or a new one; return what undoes it."""
+        if model._custom_logger:
+            formats = model.logger.output_formats
+            formats.append(self)
+            return lambda: formats.remove(self)
+        previous = getattr(model, "_logger", None)
+
+        def put_back() -> None:
+            model._custom_logger = False
+            if previous is not None:
+                model._logger = previous
+
+        model.set_logger(Logger(folder=None, output_formats=[self]))
+        return put_back
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Keep the numbers of one dump."""

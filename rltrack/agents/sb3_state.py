@@ -250,6 +250,23 @@ def _restore_normalization(normalize: VecNormalize, saved: dict[str, Any]) -> No
         normalize.returns = np.array(saved["running_returns"])
 
 
+def start_episodes(model: Any, observations: Any) -> None:
+    """Let every environment of a model begin an episode with these observations."""
+    model._last_obs = observations
+    model._last_episode_starts = np.ones((model.n_envs,), dtype=bool)
+    normalize = model._vec_normalize_env
+    if normalize is not None:
+        model._last_original_obs = normalize.get_original_obs()
+    if model.__dict__.get("_last_lstm_states") is not None:
+        kind = type(model._last_lstm_states)
+        model._last_lstm_states = kind(
+            *(tuple(torch.zeros_like(one) for one in part) for part in model._last_lstm_states)
+        )
+    noise = getattr(model, "action_noise", None)
+    if noise is not None:
+        noise.reset()
+
+
 _PARTS: dict[str, Callable[[BaseAlgorithm], Any]] = {
     "policy": _capture_policy,
     "optimizer": _capture_optimizers,

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.logger import KVWriter
 
-from rltrack.agents.learning import EndOfLearning, LearningWatch
+from rltrack.agents.learning import EndOfLearning, EvaluationWatch, LearningWatch, callbacks_in
+from rltrack.agents.policy_check import checked_description
+from rltrack.agents.protocol import LEARNER_PARTS, POLICY_PARTS, MakeEnv
+from rltrack.agents.reconstruction import reconstruct
 from rltrack.agents.sb3_description import describe
 from rltrack.agents.sb3_observing import EpisodeCounter
-from rltrack.errors import ConfigurationError, RltrackError
+from rltrack.agents.sb3_state import capture
+from rltrack.config import TrainingConfig
+from rltrack.errors import CheckpointFailed, ConfigurationError, RltrackError
+from rltrack.evaluation.results import Evaluation
 from rltrack.journal.values import logged
+from rltrack.ranking import is_better
 from rltrack.tracking.recording import Recording
 
 _logger = logging.getLogger("rltrack")
@@ -45,13 +53,14 @@ class JournalOutputFormat(KVWriter):
         root: str | Path | None = None,
         resume: bool = False,
     ) -> None:
+        self.left_out: tuple[str, ...] = ("time/total_timesteps",)
         self.recording = recording or Recording(name, {"algorithm": "sb3"}, root=root, resume=resume)
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Record the numbers of one dump; anything else is left out, and everything once the recording has ended."""
         if not self.recording.is_open:
             return
-        values, excluded = logged(key_values, key_excluded, leave_out=("time/total_timesteps",))
+        values, excluded = logged(key_values, key_excluded, leave_out=self.left_out)
         if values:
             self.recording.metrics(int(step), values, excluded)
 
@@ -68,9 +77,10 @@ class TrackingCallback(BaseCallback):
         callback = rltrack.TrackingCallback("my-run")
         model.learn(100_000, callback=callback)
 
-    Everything that the model logs is recorded, and every finished episode. Delivery goes on in a process of its own, which
-    also sets the true status if the script dies. When ``learn`` ends, also by an error or Ctrl-C, so does the recording, and
-    nothing of it is left in the model. A further ``learn`` with the same callback and
+    Everything that the model logs is recorded, every finished episode, and the evaluations of an ``EvalCallback``. The policy
+    that is best there and the last one are kept, with the normalisation statistics of that moment. Delivery goes on in a process
+    of its own, which also sets the true status if the script dies. When ``learn`` ends, also by an error or Ctrl-C, so does the
+    recording, and nothing of it is left in the model. A further ``learn`` with the same callback and
     ``reset_num_timesteps=False`` goes on in the same run; otherwise it begins a new one.
 
     Args:
@@ -81,6 +91,8 @@ class TrackingCallback(BaseCallback):
             root's own.
         tags: Further tags of the run in MLflow.
         resume: Whether a run of this name may go on.
+        make_env: ``package.module:Name`` of the class or function that makes one environment, so that other processes can build
+            it too; needed only where a message says so.
         verbose: SB3's level.
 
     Raises:
@@ -96,11 +108,14 @@ class TrackingCallback(BaseCallback):
         mlflow_tracking_uri: str | None = None,
         tags: Mapping[str, str] | None = None,
         resume: bool = False,
+        make_env: MakeEnv | None = None,
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
         self.name = name
-        self._root, self._resume = root, resume
+        self._root, self._resume, self._make_env = root, resume, make_env
+        self._evaluations: list[EvaluationWatch] = []
+        self._best: float | None = None
         self._tracking = {
             "experiment": experiment,
             "mlflow_tracking_uri": mlflow_tracking_uri,
@@ -143,6 +158,8 @@ class TrackingCallback(BaseCallback):
                 f"This TrackingCallback recorded the run '{self.name}' already. Make another one with another name, or call "
                 "learn(reset_num_timesteps=False) to go on in the same run."
             )
+        evaluating = [item for item in callbacks_in(self.locals.get("callback")) if isinstance(item, EvalCallback)]
+        config, warnings = self._configuration(evaluating)
         self._recording = Recording(
             name,
             describe(self.model),
@@ -150,13 +167,65 @@ class TrackingCallback(BaseCallback):
             resume=self._resume or goes_on,
             seed=self.model.seed,
             tracking=self._tracking,
+            config=config,
+            policy=checked_description(self.model),
         )
+        for message in warnings:
+            _logger.warning(message)
+            self._recording.warning(message)
         self._last_step, self._episodes = self.model.num_timesteps, []
+        self._evaluations = [EvaluationWatch(item, partial(self._on_evaluation, item)) for item in evaluating]
         self._attach(self._recording)
+
+    def _configuration(self, evaluating: list[EvalCallback]) -> tuple[dict[str, Any], list[str]]:
+        """Return the configuration that trains alike, and what it lacks."""
+        model = self.model
+        found = reconstruct(model, self._make_env)
+        total = max(1, int(self.locals.get("total_timesteps") or 1))
+        training: dict[str, Any] = {"total_timesteps": total, "eval_freq": None}
+        config: dict[str, Any] = {"agent": found.agent, "environment": found.environment, "training": training}
+        if evaluating:
+            first = evaluating[0]
+            training["eval_freq"] = max(1, first.eval_freq * model.n_envs)
+            config["evaluation"] = {"episodes": first.n_eval_episodes, "deterministic": first.deterministic}
+        missing = list(found.missing)
+        if found.is_complete:
+            try:
+                given = {**config, "seed": model.seed or 0, "script_only": list(found.script_only)}
+                return TrainingConfig.from_mapping(given, source="the configuration of this script").to_mapping(), []
+            except ConfigurationError as error:
+                missing.append(" ".join(str(error).split()))
+        note = f"This run cannot be evaluated or promoted outside this script: it lacks {'; '.join(missing)}."
+        return {**config, "missing": missing}, [note]
+
+    def _on_evaluation(
+        self, source: EvalCallback, returns: list[float], lengths: list[int], succeeded: list[bool]
+    ) -> None:
+        recording = self._recording
+        if recording is None or not recording.is_open:
+            return
+        infos = {"is_success": tuple(map(float, succeeded))} if len(succeeded) == len(returns) else {}
+        steps, deterministic = self.model.num_timesteps, source.deterministic
+        evaluation = Evaluation.of(steps, returns, lengths, deterministic=deterministic, infos=infos)
+        recording.evaluation(self.model.num_timesteps, evaluation)
+        if is_better(evaluation.mean, self._best):
+            self._best = evaluation.mean
+            self._keep(POLICY_PARTS, evaluation.mean)
+
+    def _keep(self, parts: Collection[str], score: float | None) -> None:
+        """Keep the policy as it is, with the normalisation statistics of this moment."""
+        assert self._recording is not None, "training has started"
+        try:
+            self._recording.keep(capture(self.model, parts), self.model.num_timesteps, score)
+        except CheckpointFailed as error:
+            _logger.warning(str(error))
+            self._recording.warning(str(error))
 
     def _attach(self, recording: Recording) -> None:
         """Listen to the model until `learn` ends, however it ends."""
         self._output = JournalOutputFormat(recording=recording)
+        if self._evaluations:  # these come with the records of evaluations
+            self._output.left_out += ("eval/mean_reward", "eval/mean_ep_length", "eval/success_rate")
         formats = self.logger.output_formats
         formats[:] = [item for item in formats if not _is_over(item)]
         formats.append(self._output)
@@ -169,10 +238,11 @@ class TrackingCallback(BaseCallback):
         """Take everything away from the model again; harmless if called twice."""
         if self._formats is not None:
             self._formats[:] = [item for item in self._formats if item is not self._output]
-        for attached in (self._watch, self._ending):
+        for attached in (self._watch, self._ending, *self._evaluations):
             if attached is not None:
                 attached.close()
         self._formats = self._watch = self._ending = None
+        self._evaluations = []
 
     def _on_step(self) -> bool:
         if self._counter is not None and self.locals.get("dones") is not None:
@@ -195,6 +265,7 @@ class TrackingCallback(BaseCallback):
         self._detach()
         self._last_step = self.model.num_timesteps
         if self._recording is not None:
+            self._keep(LEARNER_PARTS, None)
             self._recording.end("completed", f"learn() ended at {self._last_step} env steps")
 
     def _on_failure(self, error: BaseException) -> None:

@@ -34,7 +34,8 @@ class Retention:
             pinned: Numbers of those that a person wants to keep.
         """
         resumable = [version for version in versions if version.is_resumable]
-        kept = {version.number for version in resumable[-self.keep_last :]} | set(pinned)
+        newest = resumable[-self.keep_last :] or versions[-1:]  # a recorded script has policies only
+        kept = {version.number for version in newest} | set(pinned)
         kept |= {version.number for version in best_first(versions)[: self.keep_best]}
         if self.keep_every is not None:
             stretches: dict[int, int] = {}

@@ -218,6 +218,14 @@ def evaluate(
         int | None,
         typer.Option(help="Environments, each in a process of its own, where steps are expensive.", show_default=False),
     ] = None,
+    env: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PACKAGE.MODULE:NAME",
+            help="Makes its environment, where the script that trained it could not say; kept for later commands.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Play a version's policy in fresh environments, and print the statistics of its returns."""
@@ -235,6 +243,7 @@ def evaluate(
             seed=seed,
             deterministic=not stochastic,
             processes=processes,
+            env_id=env,
         )
     record = {"run": ref.run, "version": found.name, "env_steps": found.env_steps, **evaluation.to_record()}
     record["iqm_interval"] = list(bootstrap_interval(evaluation.returns, statistic="iqm"))

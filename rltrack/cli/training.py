@@ -172,12 +172,35 @@ def verify_resume(
 def show_config(
     asked: TrainingOptions,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of a configuration.")] = False,
+    from_run: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Print the configuration that trains as this run was trained, also by a script.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Print a configuration as it is resolved, with every default; or the schema."""
+    """Print a configuration as it is resolved, with every default; that of a run; or the schema.
+
+    \b
+    rltrack config configs/cartpole_ppo.yaml
+    rltrack config --from-run my-script > my-script.yaml
+    """
     from rltrack.config import TrainingConfig
 
     if schema:
         print_json(TrainingConfig.model_json_schema())
+        return
+    if from_run is not None:
+        from rltrack.plain_data import apply_overrides
+        from rltrack.training.trainer import config_of
+
+        data = {**config_of(the_root().find(from_run)).to_mapping(), "name": asked.name}
+        found = TrainingConfig.from_mapping(apply_overrides(data, asked.overrides or []), source=f"run {from_run}")
+        for line in found.script_only:
+            typer.echo(f"# Only the script has: {line}")
+        typer.echo(found.model_copy(update={"script_only": []}).to_yaml(), nl=False)
         return
     resolved = asked.resolve()
     from rltrack.agents.factory import check

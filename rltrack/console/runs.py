@@ -193,6 +193,7 @@ def _resume_line(details: dict[str, Any]) -> str:
         "capture": "exact: the environments' state is in each version",
         "replay": "exact: each environment's running episode is replayed",
         "cut": "exact: the environments are rebuilt at marks, and versions are taken there",
+        "recorded": "none: TrackingCallback keeps policies, and no state of the training",
         "inexact": f"not exact: the environments start a new episode ({escape(reason)})",
     }.get(tier, "not known to be exact")
     if details["missing"]:

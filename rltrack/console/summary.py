@@ -83,6 +83,9 @@ def print_evaluation(record: dict[str, Any]) -> None:
     low, high = record["iqm_interval"]
     out.print(f"IQM          {record['iqm']:.6g}  (95 % interval {low:.6g} to {high:.6g})", highlight=False)
     out.print(f"median {record['median']:.6g}, std {record['std']:.6g}", highlight=False)
+    for key, values in record.get("infos", {}).items():
+        name = "success rate" if key == "is_success" else f"mean {key}"
+        out.print(f"{name} {sum(values) / len(values):.6g}", highlight=False)
     if "target" in record:
         gap, target = record["optimality_gap"], record["target"]
         out.print(f"optimality gap {gap:.6g} to the target of {target:.6g}", highlight=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from rltrack.agents.environments import CUT, UNLIMITED_EPISODE_STEPS
 from rltrack.agents.protocol import Acting, EvaluationEnvironment
 from rltrack.agents.random_state import untouched_random_streams
 from rltrack.episode_limits import SECONDS_WITHOUT_END, EpisodeLimits
-from rltrack.evaluation.statistics import Interval, bootstrap_interval, interquartile_mean
+from rltrack.evaluation.results import Evaluation as Evaluation
 
 EVALUATION_STREAM = 0xE7A1
 """Separates the seeds of evaluation from those of training."""
@@ -26,90 +26,6 @@ Tell = Callable[[int, int], None]
 
 class EvaluationInterrupted(Exception):
     """A stop was requested during an evaluation; nothing was recorded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Raw results of one evaluation.
-
-    Attributes:
-        env_steps: Env steps of training at which the policy was frozen.
-        returns: Undiscounted raw return per episode, in reward units.
-        lengths: Env steps per episode.
-        interval: 95 % bootstrap confidence interval of the mean return.
-        seconds: Wall time.
-        deterministic: Whether the policy acted by its mode.
-        cut: Number of episodes that were ended by a limit.
-    """
-
-    env_steps: int
-    returns: tuple[float, ...]
-    lengths: tuple[int, ...]
-    interval: Interval
-    seconds: float = 0.0
-    deterministic: bool = True
-    cut: int = 0
-
-    @classmethod
-    def of(
-        cls, env_steps: int, returns: Sequence[float], lengths: Sequence[int] = (), *, seed: int = 0, **more: Any
-    ) -> Evaluation:
-        """Build from returns alone; the interval is computed."""
-        lengths = tuple(int(length) for length in lengths) or (0,) * len(returns)
-        interval = bootstrap_interval(returns, seed=seed)
-        return cls(env_steps, tuple(float(value) for value in returns), lengths, interval, **more)
-
-    @property
-    @np.errstate(all="ignore")
-    def mean(self) -> float:
-        """Mean return."""
-        return float(np.mean(self.returns))
-
-    @property
-    @np.errstate(all="ignore")
-    def std(self) -> float:
-        """Standard deviation of the returns over episodes."""
-        return float(np.std(self.returns))
-
-    @property
-    @np.errstate(all="ignore")
-    def median(self) -> float:
-        """Median return."""
-        return float(np.median(self.returns))
-
-    @property
-    @np.errstate(all="ignore")
-    def iqm(self) -> float:
-        """Interquartile mean of the returns."""
-        return interquartile_mean(self.returns)
-
-    def to_record(self) -> dict[str, Any]:
-        """Return everything as plain data."""
-        return {
-            "returns": list(self.returns),
-            "lengths": list(self.lengths),
-            "mean": self.mean,
-            "std": self.std,
-            "median": self.median,
-            "iqm": self.iqm,
-            "interval": list(self.interval),
-            "seconds": self.seconds,
-            "deterministic": self.deterministic,
-            **({"cut": self.cut} if self.cut else {}),
-        }
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Evaluation:
-        """Read back a journal's ``evaluation`` record."""
-        return cls(
-            env_steps=int(record["step"]),
-            returns=tuple(record["returns"]),
-            lengths=tuple(record["lengths"]),
-            interval=Interval(*record["interval"]),
-            seconds=float(record["seconds"]),
-            deterministic=bool(record["deterministic"]),
-            cut=int(record.get("cut", 0)),
-        )
 
 
 def episode_seeds(seed: int, episodes: int) -> list[int]:
@@ -155,7 +71,7 @@ def play_episodes(
         raise ValueError("There are no seeds; give one for each episode.")
     begun = time.perf_counter()
     with untouched_random_streams():
-        results, cut = _play(agent, env, seeds, deterministic, should_abort, limits or EpisodeLimits(), tell)
+        results, cut, infos = _play(agent, env, seeds, deterministic, should_abort, limits or EpisodeLimits(), tell)
     return Evaluation.of(
         env_steps,
         [episode_return for episode_return, _ in results],
@@ -163,6 +79,7 @@ def play_episodes(
         seconds=time.perf_counter() - begun,
         deterministic=deterministic,
         cut=cut,
+        infos=_columns(infos),
     )
 
 
@@ -206,11 +123,12 @@ def _play(
     should_abort: Callable[[], bool],
     limits: EpisodeLimits,
     tell: Tell | None,
-) -> tuple[list[tuple[float, int]], int]:
-    """Return the return and length of each episode, and how many were cut."""
+) -> tuple[list[tuple[float, int]], int, list[dict[str, float]]]:
+    """Return the return and length of each episode, how many were cut, and what the last info of each says."""
     n_envs = env.n_envs
     dealt: list[list[int]] = [list(range(index, len(seeds), n_envs)) for index in range(n_envs)]
     results: dict[int, tuple[float, int]] = {}
+    last: dict[int, dict[str, float]] = {}
     played = [0] * n_envs
     returns, lengths = np.zeros(n_envs), np.zeros(n_envs, dtype=int)
     cut, steps, begun = 0, 0, time.monotonic()
@@ -240,6 +158,7 @@ def _play(
                 continue
             if played[index] < len(dealt[index]):
                 results[dealt[index][played[index]]] = finished
+                last[dealt[index][played[index]]] = _own_values(infos[index])
                 cut += CUT in infos[index]
             played[index] += 1
         starts = dones
@@ -257,4 +176,16 @@ def _play(
                 dealt[index] = dealt[index][: played[index]]  # this environment cannot start another episode
         if is_late:
             break
-    return [results[index] for index in sorted(results)], cut
+    return [results[index] for index in sorted(results)], cut, [last.get(index, {}) for index in sorted(results)]
+
+
+def _own_values(info: Mapping[str, Any]) -> dict[str, float]:
+    """Return ``is_success``, and what SB3's Monitor was told to take over (`info_keywords`), as far as these are numbers."""
+    found = {key: value for key, value in (info.get("episode") or {}).items() if key not in ("r", "l", "t")}
+    found |= {"is_success": info["is_success"]} if "is_success" in info else {}
+    return {key: float(value) for key, value in found.items() if isinstance(value, int | float | np.number | np.bool_)}
+
+
+def _columns(episodes: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, ...]]:
+    keys = set.intersection(*(set(item) for item in episodes)) if episodes else set()
+    return {key: tuple(item[key] for item in episodes) for key in sorted(keys)}

@@ -155,5 +155,5 @@ def check_parameters(config: TrainingConfig) -> None:
     }
     if environment_creator(config.environment.id) is not None:
         named["environment.id"] = config.environment.id
-    for key, value in {**named, "environment.kwargs": config.environment.kwargs}.items():
+    for key, value in {**named, "hooks": config.hooks, "environment.kwargs": config.environment.kwargs}.items():
         check_defined_there(value, key)

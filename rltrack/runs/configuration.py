@@ -32,6 +32,7 @@ class StoredConfiguration:
         checkpoints: Which versions are kept, and where.
         tracking: Where numbers go.
         is_buildable: Whether it says how agent and environment are built.
+        missing: What it lacks for that, where a script made them.
     """
 
     values: Mapping[str, Any]
@@ -42,11 +43,15 @@ class StoredConfiguration:
     checkpoints: CheckpointsSection
     tracking: TrackingSection
     is_buildable: bool
+    missing: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, values: Mapping[str, Any], source: str = "configuration") -> StoredConfiguration:
         """Read what a run stored."""
-        name, seed, start, environment = (values.get(key) for key in ("name", "seed", "start_from", "environment"))
+        name, seed, start, environment, missing = (
+            values.get(key) for key in ("name", "seed", "start_from", "environment", "missing")
+        )
+        missing = tuple(map(str, missing)) if isinstance(missing, list) else ()
         return cls(
             values,
             source,
@@ -55,21 +60,52 @@ class StoredConfiguration:
             _origin(start),
             _section(CheckpointsSection, values.get("checkpoints")),
             _section(TrackingSection, values.get("tracking")),
-            isinstance(environment, Mapping) and "id" in environment,
+            isinstance(environment, Mapping) and "id" in environment and not missing,
+            missing,
         )
 
     def to_training(self) -> TrainingConfig:
         """Return it as what a training is built from.
 
         Raises:
-            ConfigurationError: If its agent was built by a script, or with one line for each thing that is wrong.
+            ConfigurationError: If a script made its agent in a way that cannot be written down, or with one line for each thing
+                that is wrong.
         """
-        if not self.is_buildable:
+        if self.is_buildable:
+            return TrainingConfig.from_mapping(self.values, source=self.source)
+        if not self.missing:
             raise ConfigurationError(
                 f"Run {self.name} was trained by a script with an agent of its own; its configuration does not say how to build "
                 "it. Go on in that script, with TrainingLoop(agent, env, name=…, resume=True)."
             )
-        return TrainingConfig.from_mapping(self.values, source=self.source)
+        raise ConfigurationError(
+            f"Run {self.name} cannot be built outside its script. It lacks {'; '.join(self.missing)}. For an environment: rltrack "
+            f"eval {self.name} --env package.module:Name, once."
+        )
+
+    def with_environment(self, env_id: str) -> TrainingConfig:
+        """Return it with the environment that the script did not name.
+
+        Args:
+            env_id: ``package.module:Name`` or an id of Gymnasium, for one environment.
+
+        Raises:
+            ConfigurationError: If it names another one, or lacks other things.
+        """
+        section = self.values.get("environment")
+        if self.is_buildable and isinstance(section, Mapping):
+            if section["id"] == env_id:
+                return self.to_training()
+            raise ConfigurationError(
+                f"Run {self.name} was trained in {section['id']}, and --env is {env_id}. Leave --env out."
+            )
+        if not isinstance(section, Mapping):
+            return self.to_training()  # raises, and says why
+        given = {key: value for key, value in self.values.items() if key != "missing"}
+        kept = ("n_envs", "normalize", "frame_stack", "vectorization", "info_keywords")
+        environment = {key: value for key, value in section.items() if key in kept} | {"id": env_id}
+        whole = {**given, "seed": self.seed or 0, "environment": environment}
+        return TrainingConfig.from_mapping(whole, source=self.source)
 
 
 def _origin(text: object) -> RunRef | None:

@@ -12,7 +12,7 @@ from rltrack.files import replace_text
 from rltrack.identity import identity
 from rltrack.runs import Root, RunDirectory, run_stem
 from rltrack.studies.jobs import Job, run_jobs, why_unfinished
-from rltrack.training.session import refuse_other_identity
+from rltrack.training.session import equal_identity
 
 STUDY_TAG = "rltrack.study"
 
@@ -97,7 +97,7 @@ def _refuse_others(root: Root, name: str, config: TrainingConfig) -> None:
     """Refuse, before anything starts, a name that belongs to a run with another configuration."""
     record = root.find(name).configuration_record() if root.exists(name) else None
     if record is not None:
-        refuse_other_identity(root.find(name), identity(config), record["identity"])
+        equal_identity(root.find(name), [identity(config)], record["identity"])
 
 
 def _outcome(name: str, members: Sequence[str], root: Root, codes: dict[str, int]) -> SeedStudy:

@@ -287,6 +287,10 @@ def evaluation_metrics(record: Record) -> dict[str, float]:
         "eval/ci_low": low,
         "eval/ci_high": high,
         "eval/mean_ep_length": float(np.mean(lengths)),
+        **{
+            "eval/success_rate" if key == "is_success" else f"eval/{key}": float(np.mean(values))
+            for key, values in record.get("infos", {}).items()
+        },
     }
 
 

@@ -17,8 +17,13 @@ from typing import Any
 
 import orjson
 
+from rltrack.checkpoints import CheckpointStore, Retention
+from rltrack.checkpoints.encoding import State
 from rltrack.errors import NameTaken
+from rltrack.evaluation.results import Evaluation
+from rltrack.identity import identity_hash
 from rltrack.journal import Journal
+from rltrack.provenance import package_versions
 from rltrack.runs import Root, RunDirectory
 from rltrack.runs.writer import RunWriter
 from rltrack.secrets import redacted, without_secrets
@@ -36,6 +41,8 @@ class Recording:
         resume: Whether a run of this name may be resumed; records up to the env steps that it reached are then left out.
         seed: The seed, for the record.
         tracking: The configuration's section ``tracking``.
+        config: The configuration that builds agent and environment, as far as it is known.
+        policy: How the policy is built, for `keep`.
 
     Raises:
         NameTaken: If the name exists and may not be resumed.
@@ -53,6 +60,8 @@ class Recording:
         resume: bool = False,
         seed: int | None = None,
         tracking: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
+        policy: Mapping[str, Any] | None = None,
     ) -> None:
         home, section = Root(root), dict(tracking or {})
         resolve_destination(section)  # a bad address is refused before anything starts
@@ -68,7 +77,7 @@ class Recording:
         self._open = contextlib.ExitStack()
         self._take_over()
         try:
-            self._begin(agent, section, seed)
+            self._begin(agent, section, seed, config, policy)
         except BaseException:
             self._open.close()
             raise
@@ -82,27 +91,44 @@ class Recording:
         if before is not None and before.is_open and before.is_ours and before._thread == self._thread:
             before.end("stopped", "the program began to record into this run again")
 
-    def _begin(self, agent: Mapping[str, Any], section: dict[str, Any], seed: int | None) -> None:
+    def _begin(
+        self,
+        agent: Mapping[str, Any],
+        section: dict[str, Any],
+        seed: int | None,
+        config: Mapping[str, Any] | None,
+        policy: Mapping[str, Any] | None,
+    ) -> None:
         self._open.enter_context(self.run.lock())
         self._journal = Journal(self.run.journal_file)
         self._records = RunWriter(self._journal)
         self._open.callback(self._journal.close)
         self._env_steps = self._journal.high_water_step
         self._episodes = 0
+        self._mean_return: float | None = None
         self._began = time.monotonic()
         described = redacted(orjson.loads(orjson.dumps(agent, default=str, option=orjson.OPT_NON_STR_KEYS)))
-        is_new = self.run.configuration_record() is None
-        self.run.write_config({"name": self.run.name, "seed": seed, "agent": described, "tracking": section})
+        known = self.run.configuration_record()
+        is_new = known is None
+        written = {"seed": seed, "agent": described, **(config or {}), "tracking": section, "name": self.run.name}
+        self.run.write_config(redacted(written))
+        identity = {"seed": seed, "agent": described}
+        record = {"identity": identity, "agent": described, **({"policy": policy} if policy else {})}
+        self._run_id = uuid.uuid4().hex if known is None else known["run_id"]
+        self._details = {"run_id": self._run_id, "identity": identity_hash(identity)}
+        self._store = CheckpointStore(self.run.path / "checkpoints", Retention(keep_last=1, keep_best=1))
         if is_new:
-            identity = {"seed": seed, "agent": described}
-            self._records.configuration(uuid.uuid4().hex, {"identity": identity, "agent": described})
+            self._records.configuration(self._run_id, record)
         else:
             self._journal.resume_from(self._journal.next_seq, exact=False)
+        number = len(self.run.attempts()) + 1
+        self._details |= {"attempt": number, "configuration": {**record, "config": redacted(written)}}
         self._records.attempt(
-            len(self.run.attempts()) + 1,
+            number,
             resumed_from=None,
             env_steps=self._env_steps,
             exact=is_new,
+            environments={"tier": "recorded", "reason": "the script that trains keeps the rest of its state to itself"},
             seed=seed,
         )
         write_destination(self.run, resolve_destination(section, read_destination(self.run)))
@@ -141,6 +167,26 @@ class Recording:
             self._episodes += len(episodes)
         self._seen(step)
 
+    def evaluation(self, step: int, evaluation: Evaluation) -> None:
+        """Record an evaluation of the policy as it is at these env steps."""
+        self._records.evaluation(step, evaluation.to_record())
+        self._mean_return = evaluation.mean
+        self._seen(step)
+
+    def warning(self, message: str) -> None:
+        """Record what a person should know."""
+        self._records.warning(message)
+
+    def keep(self, state: State, step: int, score: float | None) -> None:
+        """Commit a version: parts of the agent's state, at these env steps, with the mean return of their evaluation.
+
+        Raises:
+            CheckpointFailed: If it cannot be written.
+        """
+        self._journal.sync()
+        details = {**self._details, "journal": self._journal.position, "versions": package_versions()}
+        self._records.checkpoint(self._store.commit(state, env_steps=step, score=score, details=details))
+
     def end(self, state: str, reason: str, error: BaseException | None = None) -> None:
         """Record how it ended, and have the rest delivered; harmless if called twice.
 
@@ -162,7 +208,7 @@ class Recording:
                 env_steps=self._env_steps,
                 episodes=self._episodes,
                 seconds=time.monotonic() - self._began,
-                mean_return=None,
+                mean_return=self._mean_return,
                 goes_on=state != "completed",
             )
         finally:

@@ -138,7 +138,7 @@ class RunReport:
             "rltrack.reason": status.reason,
             "rltrack.attempts": str(len(facts.attempts)),
             "rltrack.seed_group": self._seed_group(),
-            "mlflow.source.name": "rltrack",
+            "mlflow.source.name": next(iter(facts.attempts), {}).get("program") or "rltrack",
             "mlflow.source.type": "JOB",
         }
         if facts.error or len(facts.attempts) > 1:  # what an earlier attempt left there is taken away
@@ -146,6 +146,8 @@ class RunReport:
         if "git.commit" in params:
             tags["mlflow.source.git.commit"] = params["git.commit"]
         if facts.attempts:
+            if user := facts.attempts[-1].get("user"):
+                tags["mlflow.user"] = user
             tags["rltrack.host"] = facts.attempts[-1]["host"]
             tags["rltrack.resume"] = facts.tier
             tags["rltrack.exact"] = str(facts.is_exact).lower()

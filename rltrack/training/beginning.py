@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rltrack.errors import JournalDamaged, NameTaken
@@ -11,7 +11,7 @@ from rltrack.runs import RunDirectory
 from rltrack.tracking.bookmark import Bookmark
 
 
-def beginning_in_versions(directory: RunDirectory, ours: Mapping[str, Any]) -> dict[str, Any] | None:
+def beginning_in_versions(directory: RunDirectory, identities: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Return what begins the journal of a run that lost it, from its newest version; None for a new run.
 
     Raises:
@@ -21,7 +21,8 @@ def beginning_in_versions(directory: RunDirectory, ours: Mapping[str, Any]) -> d
     path, store = directory.journal_file, directory.store()
     versions = [version for version in store.versions() if {"run_id", "identity"} <= version.details.keys()]
     if versions:
-        if versions[-1].details["identity"] != identity_hash(ours):
+        ours = next((each for each in identities if identity_hash(each) == versions[-1].details["identity"]), None)
+        if ours is None:
             raise NameTaken(
                 f"{directory.path} holds versions of a run with another configuration, and its journal, which would say which, is "
                 "missing or damaged. Choose another name, or pass the run's own configuration to resume it."

@@ -63,6 +63,8 @@ class Iterating:
         self._clock.advance()
         record_iteration(self._session.records, progress, stats, self.observer.take_episodes())
         refuse_nonfinite_losses(stats.losses, progress.env_steps)
+        if stats.stop_reason is not None:
+            progress.request_stop(stats.stop_reason)
         self._warn_if_endless()
         self._hooks.call("on_iteration_end", progress, stats)
 

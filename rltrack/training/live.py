@@ -209,6 +209,7 @@ class LiveTraining:
             raise MemoryLimitExceeded(f"At {self.progress.env_steps} env steps {self._watch.exceeded}")
         self.checkpoints.record_committed(wait=True)
         self.progress.state = state
+        self.agent.end_training()
         self.plan.hooks.call("on_training_end", self.progress)
         self._ending.record(reason)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rltrack.training.strategies import Strategy, make_strategy
 
 if TYPE_CHECKING:
-    from rltrack.agents.protocol import State
+    from rltrack.agents.protocol import MakeEnv, State
     from rltrack.config import LoopSettings
     from rltrack.training.control import Control
     from rltrack.training.hooks import HookList
@@ -40,13 +40,16 @@ class TrainingPlan:
         agent: What is trained: an SB3 model or an own agent; None until it is known.
         env: The environment; None for the one that the model has.
         eval_env: Environment for evaluation; None to build it like `env`.
+        callbacks: Callbacks of Stable-Baselines3.
+        make_env: ``package.module:Name`` of what makes one environment, where the environment itself does not say.
         name: The run's name under the root; None for a new unique one.
         root: Folder of all runs; None for the default.
         resume: Whether an existing run of this name may be resumed.
         tracking: False: nothing is kept when the training has ended.
         delivers: Whether the records go to MLflow and TensorBoard.
         seed: Seed of agent and environment; None leaves their own seeding alone.
-        identity: What must be equal for a run to be resumed; None for the settings and the agent's description.
+            identity: What must be equal for a run to be resumed; None for the settings and the agent's description.
+        accepted_identities: Other identities that a resumed run may have.
         config: The resolved configuration to keep beside the run; None to make it from the settings.
         start_from: Parts of another run's state to begin with; only a run without a version of its own takes them.
     """
@@ -61,6 +64,8 @@ class TrainingPlan:
     agent: Any = None
     env: Any = None
     eval_env: Any = None
+    make_env: MakeEnv | None = None
+    callbacks: tuple[Any, ...] = ()
     name: str | None = None
     root: str | Path | None = None
     resume: bool = False
@@ -68,6 +73,7 @@ class TrainingPlan:
     delivers: bool = True
     seed: int | None = None
     identity: Mapping[str, Any] | None = None
+    accepted_identities: tuple[Mapping[str, Any], ...] = ()
     config: Mapping[str, Any] | None = None
     start_from: State | None = None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rltrack.agents import as_agent
@@ -15,12 +14,12 @@ from rltrack.cleanup import cleaning_up, close_all
 from rltrack.errors import ConfigurationError, EvaluationUnavailable, RunDamaged
 from rltrack.evaluation.episodes import Evaluator, episode_seeds
 from rltrack.evaluation.pending import Player
-from rltrack.identity import identity
 from rltrack.tracking.destination import Destination, read_destination, resolve_destination, write_destination
 from rltrack.tracking.metrics import MetricsTracker
 from rltrack.training.attempt import begin_attempt
 from rltrack.training.live import LiveTraining
 from rltrack.training.progress import TrainingState
+from rltrack.training.run_description import RunDescription, describe_run
 from rltrack.training.session import RunSession
 
 if TYPE_CHECKING:
@@ -51,7 +50,8 @@ def prepare(plan: TrainingPlan) -> LiveTraining:
     try:
         notes = _bind(plan, agent, resources)
         evaluator, why_not = _evaluator(plan, agent, resources)
-        session = _open_session(plan, agent)
+        described = describe_run(plan, agent)
+        session = _open_session(plan, agent, described)
         resources.callback(session.close)
         _keep_destination(plan, session)
         player = _player(plan, evaluator, resources)
@@ -60,7 +60,7 @@ def prepare(plan: TrainingPlan) -> LiveTraining:
         if session.is_finished:
             _report_finished(plan, session)
         else:
-            loop = begin_attempt(plan, agent, session, [*notes, *([why_not] if why_not else [])])
+            loop = begin_attempt(plan, agent, session, [*notes, *described.notes, *([why_not] if why_not else [])])
         return LiveTraining(plan, agent, session, evaluator, player, loop, resources)
     except BaseException:
         resources.close()
@@ -83,6 +83,8 @@ def _bind(plan: TrainingPlan, agent: AgentBase, resources: contextlib.ExitStack)
     agent.set_log_interval(plan.settings.tracking.log_interval)
     agent.cut_environments(section.cut_freq is not None)
     agent.allow_probe(section.probe)
+    agent.take_make_env(plan.make_env)
+    agent.take_callbacks(plan.callbacks, plan.settings.training.total_timesteps)
     resources.callback(_release, agent)
     agent.bind(plan.env if agent.implements("make_evaluation_env") else _plain_env(plan.env), plan.seed)
     if not plan.strategy.updates_per_episode:
@@ -141,27 +143,20 @@ def _player(plan: TrainingPlan, evaluator: Evaluator | None, resources: contextl
     return player
 
 
-def _open_session(plan: TrainingPlan, agent: AgentBase) -> RunSession:
-    described = agent.describe()
-    settings = plan.settings
+def _open_session(plan: TrainingPlan, agent: AgentBase, described: RunDescription) -> RunSession:
     if plan.delivers:
-        resolve_destination(settings.tracking.model_dump())  # a bad address is refused before anything starts
-    config: Mapping[str, Any] = plan.config or {
-        "seed": plan.seed,
-        "agent": described,
-        **settings.model_dump(mode="json"),
-    }
-    own_identity = plan.identity or {"seed": plan.seed, "agent": described, **identity(settings)}
-    base = f"{described.get('algorithm', 'run')}-{described.get('environment', 'env')}-s{config.get('seed') or 0}"
+        resolve_destination(plan.settings.tracking.model_dump())  # a bad address is refused before anything starts
+    summary = described.agent
+    base = f"{summary.get('algorithm', 'run')}-{summary.get('environment', 'env')}-s{described.config.get('seed') or 0}"
     return RunSession.open(
         plan.root,
         plan.name,
         base,
-        identity=own_identity,
-        config=config,
-        agent=described,
+        identities=described.identities,
+        config=described.config,
+        agent=summary,
         policy=agent.describe_policy(),
-        checkpoints=settings.checkpoints,
+        checkpoints=plan.settings.checkpoints,
         may_exist=plan.resume,
         tracking=plan.tracking,
     )

@@ -61,7 +61,7 @@ class RunSession:
     def __init__(
         self,
         directory: RunDirectory,
-        identity: Mapping[str, Any],
+        identities: Sequence[Mapping[str, Any]],
         checkpoints: CheckpointsSection,
         *,
         remote: RemoteRun | None = None,
@@ -78,9 +78,8 @@ class RunSession:
             if remote is not None:
                 fetch_if_elsewhere(directory, remote)
             has_beginning = directory.has_beginning()
-            known = directory.configuration_record() or beginning_in_versions(directory, identity)
-            if known is not None:
-                refuse_other_identity(directory, identity, known["identity"])
+            known = directory.configuration_record() or beginning_in_versions(directory, identities)
+            self.identity = identities[0] if known is None else equal_identity(directory, identities, known["identity"])
             self.is_recovered = known is not None and not has_beginning
             has_records = known is not None and directory.journal_file.exists()
             self.status_before = directory.status(held=True) if has_records else None
@@ -94,7 +93,7 @@ class RunSession:
         except BaseException:
             self._open.close()
             raise
-        self.identity_hash = identity_hash(identity)
+        self.identity_hash = identity_hash(self.identity)
         retention = Retention(checkpoints.keep_last, checkpoints.keep_best, checkpoints.keep_every)
         self.store = CheckpointStore(directory.path / "checkpoints", retention)
         self._writer = CheckpointWriter(self.store, self.journal.sync)
@@ -111,7 +110,7 @@ class RunSession:
         name: str | None,
         base_name: str,
         *,
-        identity: Mapping[str, Any],
+        identities: Sequence[Mapping[str, Any]],
         config: Mapping[str, Any],
         agent: Mapping[str, Any],
         policy: Mapping[str, Any] | None,
@@ -125,7 +124,7 @@ class RunSession:
             root: Where runs are kept.
             name: The run's name, or None for a new unique one.
             base_name: What a new unique name is made from.
-            identity: What must be the same for a run to be resumed.
+            identities: What must be equal for a run to be resumed, any of them; a new run gets the first.
             config: The resolved configuration, written to the folder.
             agent: The agent's description, for the journal.
             policy: How its policy is built, for the journal; None if nobody can say.
@@ -141,7 +140,7 @@ class RunSession:
         if not tracking:
             home = Root(tempfile.mkdtemp(prefix="rltrack-"))
             return cls._begin(
-                home.create("untracked", ""), identity, config, agent, policy, checkpoints, temporary=True
+                home.create("untracked", ""), identities, config, agent, policy, checkpoints, temporary=True
             )
         home = Root(root)
         remote = None if checkpoints.store is None else open_remote(checkpoints.store, name)
@@ -154,14 +153,14 @@ class RunSession:
                 "pass resume=True to resume it."
             )
         return cls._begin(
-            home.create(name, base_name), identity, config, agent, policy, checkpoints, remote=remote, temporary=False
+            home.create(name, base_name), identities, config, agent, policy, checkpoints, remote=remote, temporary=False
         )
 
     @classmethod
     def _begin(
         cls,
         directory: RunDirectory,
-        identity: Mapping[str, Any],
+        identities: Sequence[Mapping[str, Any]],
         config: Mapping[str, Any],
         agent: Mapping[str, Any],
         policy: Mapping[str, Any] | None,
@@ -170,11 +169,11 @@ class RunSession:
         remote: RemoteRun | None = None,
         temporary: bool,
     ) -> RunSession:
-        session = cls(directory, identity, checkpoints, remote=remote, temporary=temporary)
+        session = cls(directory, identities, checkpoints, remote=remote, temporary=temporary)
         written = redacted({**_from_anywhere(config), "name": directory.name})
-        if not session.is_finished:
+        if not session.is_finished or not directory.configuration().is_buildable:
             directory.write_config(written)
-        record = {"identity": _plain(identity), "agent": _plain(agent), "policy": policy}
+        record = {"identity": _plain(session.identity), "agent": _plain(agent), "policy": policy}
         if session.is_new or session.is_recovered:
             session.records.configuration(session.run_id, record)
         session._description = {**record, "config": _plain(written)}
@@ -351,15 +350,33 @@ def _plain(tree: Mapping[str, Any]) -> Any:
     return redacted(orjson.loads(orjson.dumps(tree, default=str, option=orjson.OPT_NON_STR_KEYS)))
 
 
-def refuse_other_identity(directory: RunDirectory, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
-    """Raise `NameTaken`, with the differences, if a run's identity is not ours."""
-    agent = theirs.get("agent")
-    if isinstance(agent, Mapping) and isinstance(agent.get("algorithm"), str):  # older runs have it as it was typed
-        theirs = {**theirs, "agent": {**agent, "algorithm": spelled(agent["algorithm"])}}
-    changed = differences(theirs, _plain(ours))
-    if changed:
-        lines = "\n  ".join(changed)
-        raise NameTaken(
-            f"Run '{directory.name}' exists with another configuration (its value → yours):\n  {lines}\n"
-            "Choose another name, or pass the run's own configuration to resume it."
-        )
+def equal_identity(
+    directory: RunDirectory, ours: Sequence[Mapping[str, Any]], theirs: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Return which of our identities is the run's.
+
+    Raises:
+        NameTaken: If none is, with the differences to the most similar one.
+    """
+    changed = [differences(_as_written_now(theirs, each), _plain(each)) for each in ours]
+    nearest = min(changed, key=len)
+    if not nearest:
+        return ours[changed.index(nearest)]
+    lines = "\n  ".join(nearest)
+    raise NameTaken(
+        f"Run '{directory.name}' exists with another configuration (its value → yours):\n  {lines}\n"
+        "Choose another name, or pass the run's own configuration to resume it."
+    )
+
+
+def _as_written_now(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An older run's identity, with what is written otherwise today: algorithms as typed, environments without a name."""
+    agent, own = theirs.get("agent"), ours.get("agent")
+    if not isinstance(agent, Mapping):
+        return theirs
+    agent = dict(agent)
+    if isinstance(agent.get("algorithm"), str):
+        agent["algorithm"] = spelled(agent["algorithm"])
+    if agent.get("environment") in ("DummyVecEnv", "SubprocVecEnv") and isinstance(own, Mapping):
+        agent["environment"] = own.get("environment")
+    return {**theirs, "agent": agent}

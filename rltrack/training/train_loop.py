@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rltrack.agents.protocol import MakeEnv
 from rltrack.config import LoopSettings
 from rltrack.errors import ConfigurationError
 from rltrack.tracking.metrics import MetricsTracker
@@ -53,7 +54,11 @@ class TrainingLoop:
         env: A Gymnasium environment, an SB3 ``VecEnv``, or an id; None for the one that the model has.
         settings: All settings as one value; or give them flat, as keywords (below).
         eval_env: Environment for evaluation, never the training one; omitted: built like the training environment.
+        make_env: ``package.module:Name`` of the class or function that makes one environment (or ``{package.module:Name:
+            {argument: value}}``), so that other processes can build it too; needed only where a message says so.
         hooks: Objects with some of the methods of `TrainingHook`.
+        callbacks: Callbacks of Stable-Baselines3, as ``learn`` takes them. One that returns False ends training at the next
+            boundary. Their plain attributes are part of each checkpoint.
         reporter: Shows the progress; omitted: a bar where standard error is a terminal.
         name: The run's name under the root; omitted: new and unique.
         root: Folder of all runs; omitted: ``RLTRACK_ROOT``, or ``./mlruns``.
@@ -88,7 +93,9 @@ class TrainingLoop:
         *,
         settings: LoopSettings | None = None,
         eval_env: Any = None,
+        make_env: MakeEnv | None = None,
         hooks: Iterable[Any] = (),
+        callbacks: Iterable[Any] = (),
         reporter: ProgressReporter | None = None,
         name: str | None = None,
         root: str | Path | None = None,
@@ -122,6 +129,8 @@ class TrainingLoop:
             agent=agent,
             env=env,
             eval_env=eval_env,
+            make_env=make_env,
+            callbacks=tuple(callbacks),
             name=name,
             root=root,
             resume=resume,

@@ -16,7 +16,9 @@ from rltrack.errors import ConfigurationError, RunNotFound
 from rltrack.evaluation.episodes import EVALUATION_STREAM, Evaluation, episode_seeds, play_episodes
 from rltrack.identity import identity
 from rltrack.runs import Root, RunDirectory, RunRef
+from rltrack.secrets import one_line
 from rltrack.training.fetching import fetch
+from rltrack.training.named_hooks import build_hooks
 from rltrack.training.train_loop import TrainingLoop
 
 if TYPE_CHECKING:
@@ -97,7 +99,7 @@ class Trainer:
             ConfigurationError, MissingExtra, NameTaken: As `train`.
         """
         with self.loop.reporter.waiting():
-            plan = self._complete(self.loop.plan)
+            plan = self._complete()
         return self.loop.prepare(plan)
 
     def close(self) -> None:
@@ -107,22 +109,46 @@ class Trainer:
             close_all(self._env)
             self._env = None
 
-    def _complete(self, plan: TrainingPlan) -> TrainingPlan:
-        """Return the plan with agent, environment, and what the run under this name has decided before."""
+    def _complete(self) -> TrainingPlan:
+        """Return the loop's plan with agent, environment, and what the run under this name has decided before."""
         root = Root(self.root)
         root.check_writable()
         self.config = self._with_order_of_wrappers(root)
         start_from = self.config.start_from
+        _refuse_script_only(self.config)
         state = None if start_from is None else starting_state(root, start_from)
         agent, self._env = self._build(root)
+        hooks, callbacks = build_hooks(self.config.hooks)
+        for hook in hooks:
+            self.loop.add_hook(hook)
         return dataclasses.replace(
-            plan,
+            self.loop.plan,
+            callbacks=tuple(callbacks),
             agent=agent,
             env=self._env,
             identity=identity(self.config),
             config=self.config.to_mapping(),
             start_from=state,
+            **self._as_in_script(root),
         )
+
+    def _as_in_script(self, root: Root) -> dict[str, Any]:
+        """Return what to take over from a run that a script began: its seed, and the identity that it recorded."""
+        run = root.directory(self.config.name) if self.config.name is not None else None
+        known = None if run is None else run.configuration_record()
+        if run is None or known is None or not (attempts := run.attempts()):
+            return {}
+        if "training" not in known["identity"]:
+            raise ConfigurationError(
+                f"Run {run.name} was recorded by a script's TrackingCallback, which keeps policies and no state to resume "
+                f"from. Start a new run with its policy: rltrack train --from {run.name}@last --name another; or train with "
+                "TrainingLoop, which keeps all of it."
+            )
+        found: dict[str, Any] = {"seed": attempts[0].get("seed")}
+        by_script = "environment" not in known["identity"] or (self.config.hooks and "hooks" not in known["identity"])
+        if by_script and identity(config_of(run)) == identity(self.config):
+            found["accepted_identities"] = (known["identity"],)
+        return found
 
     def _build(self, root: Root) -> tuple[Any, Any]:
         """Build agent and environment."""
@@ -181,13 +207,26 @@ def starting_state(root: Root, start_from: str) -> State:
     return store.read(store.find(ref.version or "last"), LEARNER_PARTS)
 
 
-def config_of(run: RunDirectory) -> TrainingConfig:
+def _refuse_script_only(config: TrainingConfig) -> None:
+    if config.script_only:
+        raise ConfigurationError(
+            f"Only the script that began this run can train it further: {'; '.join(config.script_only)}. Run the script with "
+            "TrainingLoop(…, resume=True); or train with what the configuration has: --set script_only=[]."
+        )
+
+
+def config_of(run: RunDirectory, env_id: str | None = None) -> TrainingConfig:
     """Return the configuration of a run.
 
+    Args:
+        run: The run.
+        env_id: Its environment, where a script made one that it could not name; it is kept for the next time.
+
     Raises:
-        ConfigurationError: If its agent was built by a script, so that no configuration describes it.
+        ConfigurationError: If a script made its agent in a way that no configuration describes.
     """
-    return run.configuration().to_training()
+    stored = run.configuration()
+    return stored.to_training() if env_id is None else stored.with_environment(env_id)
 
 
 def agent_of(
@@ -195,6 +234,7 @@ def agent_of(
     version: str | int,
     env_kwargs: Mapping[str, Any] | None = None,
     *,
+    env_id: str | None = None,
     evaluate_in_processes: bool = False,
 ) -> tuple[Any, Any, Version, TrainingConfig]:
     """Build a run's agent with the policy of a version, to act.
@@ -203,12 +243,13 @@ def agent_of(
         run: The run.
         version: ``best``, ``last``, ``v12``, or a number of env steps.
         env_kwargs: Further arguments of its environment.
+        env_id: Its environment, where a script made one that it could not name; it is then written into the run's configuration.
         evaluate_in_processes: Each evaluation environment in a process of its own.
 
     Returns:
         The agent, its environment, the version, and the run's configuration.
     """
-    config = config_of(run)
+    config = whole = config_of(run, env_id)
     if env_kwargs:
         section = config.environment
         section = section.model_copy(update={"kwargs": {**section.kwargs, **env_kwargs}})
@@ -217,11 +258,19 @@ def agent_of(
     found = store.find(version)
     state = store.read(found, POLICY_PARTS)
     agent, env = build_for_acting(config, evaluate_in_processes=evaluate_in_processes)
-    agent.restore(state)
+    try:
+        agent.restore(state)
+    except (RuntimeError, KeyError, ValueError) as error:
+        close_all(env)
+        raise ConfigurationError(
+            f"The policy of {run.name} {found.name} does not fit a model in {config.environment.id}: {one_line(error)}."
+        ) from error
+    if env_id is not None:
+        run.write_config({**whole.to_mapping(), "name": run.name})
     return agent, env, found, config
 
 
-def load_agent(run: str, version: str | int = "best", root: str | Path | None = None) -> Any:
+def load_agent(run: str, version: str | int = "best", root: str | Path | None = None, *, env: str | None = None) -> Any:
     """Return a run's SB3 model, ready to predict.
 
     Its environment (``model.get_env()``) is built as in training, with the normalisation statistics of that version,
@@ -232,12 +281,13 @@ def load_agent(run: str, version: str | int = "best", root: str | Path | None = 
         run: The run's name.
         version: ``best``, ``last``, ``v12``, or a number of env steps.
         root: Folder of all runs.
+        env: ``package.module:Name`` of its environment, where a script made one that it could not name.
 
     Raises:
         RunNotFound: If there is no such run.
         CheckpointNotFound: If there is no such version; the committed ones are named.
     """
-    agent, _, _, _ = agent_of(Root(root).find(run), version)
+    agent, _, _, _ = agent_of(Root(root).find(run), version, env_id=env)
     model: Any = agent.model
     normalize = model.get_vec_normalize_env()
     if normalize is not None:
@@ -254,6 +304,7 @@ def evaluate_run(
     seed: int | None = None,
     deterministic: bool = True,
     processes: int | None = None,
+    env_id: str | None = None,
 ) -> tuple[Version, Evaluation]:
     """Play a version's policy in fresh environments.
 
@@ -265,6 +316,7 @@ def evaluate_run(
         deterministic: Act by the policy's mode.
         processes: Play in so many environments, each in a process of its own, where a step is expensive; None for all in
             this process.
+        env_id: As `agent_of`.
 
     Raises:
         ConfigurationError: If `episodes` or `processes` is less than 1.
@@ -274,7 +326,7 @@ def evaluate_run(
         raise ConfigurationError(f"episodes is {episodes}; play at least 1.")
     if processes is not None and processes < 1:
         raise ConfigurationError(f"processes is {processes}; use at least 1, or leave it out.")
-    agent, env, found, config = agent_of(run, version, evaluate_in_processes=processes is not None)
+    agent, env, found, config = agent_of(run, version, env_id=env_id, evaluate_in_processes=processes is not None)
     try:
         evaluation_env = agent.make_evaluation_env(None, min(episodes, processes or MAX_EVAL_ENVS))
         try:

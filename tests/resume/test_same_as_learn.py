@@ -52,8 +52,9 @@ CASES = {
         "n_steps": 32, "batch_size": 32, "n_epochs": 2, "policy_kwargs": {"lstm_hidden_size": 8, **SMALL}}),
     "maskable-ppo": (contrib.MaskablePPO, "masked", 2, 300, on_policy()),
     "ars": (contrib.ARS, "CartPole-v1", 1, 1500, {"n_delta": 4, "delta_std": LinearSchedule(0.1)}),
+    "ars-2-envs": (contrib.ARS, "CartPole-v1", 2, 4000, {"n_delta": 2}),
 }  # fmt: skip
-POLICIES = {"recurrent-ppo": "MlpLstmPolicy", "ars": "LinearPolicy"}
+POLICIES = {"recurrent-ppo": "MlpLstmPolicy", "ars": "LinearPolicy", "ars-2-envs": "LinearPolicy"}
 
 
 def build(case):

@@ -223,9 +223,9 @@ def test_an_algorithm_has_one_name(typed, name):
 def test_runs_of_before_go_on_whatever_was_typed(tmp_path):
     from rltrack.errors import NameTaken
     from rltrack.runs import RunDirectory
-    from rltrack.training.session import refuse_other_identity
+    from rltrack.training.session import equal_identity
 
     ours = {"agent": {"algorithm": "PPO"}, "seed": 0}
-    refuse_other_identity(RunDirectory(tmp_path), ours, {"agent": {"algorithm": "ppo"}, "seed": 0})
+    equal_identity(RunDirectory(tmp_path), [ours], {"agent": {"algorithm": "ppo"}, "seed": 0})
     with pytest.raises(NameTaken, match=r"agent\.algorithm: A2C → PPO"):
-        refuse_other_identity(RunDirectory(tmp_path), ours, {"agent": {"algorithm": "a2c"}, "seed": 0})
+        equal_identity(RunDirectory(tmp_path), [ours], {"agent": {"algorithm": "a2c"}, "seed": 0})

@@ -14,7 +14,7 @@ LAYERS = {
     "processes loopback backoff",
     "names as data": "named_code algorithms zoo_presets",
     "config": "config identity",
-    "what is recorded": "resources provenance journal",
+    "what is recorded": "resources provenance journal evaluation.statistics evaluation.results",
     "checkpoints": "checkpoints",
     "runs": "config_file runs",
     "tracking": "tracking",

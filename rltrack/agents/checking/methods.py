@@ -19,6 +19,8 @@ _CALLS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "restore": (("state",), ()),
     "make_evaluation_env": (("env", "n_envs"), ()),
     "allow_probe": (("allowed",), ()),
+    "take_make_env": (("make_env",), ()),
+    "take_callbacks": (("callbacks", "total_timesteps"), ()),
     "cut_environments": (("wanted",), ()),
     "scale_learning_rate": (("factor",), ()),
     "set_log_interval": (("interval",), ()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import math
 import os
 import subprocess
@@ -17,10 +18,14 @@ from rltrack.runs import Root
 sb3 = pytest.importorskip("stable_baselines3")
 
 from stable_baselines3 import DQN, PPO  # noqa: E402
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback  # noqa: E402
+from stable_baselines3.common.env_util import make_vec_env  # noqa: E402
 from stable_baselines3.common.logger import Logger  # noqa: E402
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize  # noqa: E402
 
 import rltrack  # noqa: E402
+from rltrack.tracking.report import RunReport  # noqa: E402
+from rltrack.training.trainer import Trainer, config_of, evaluate_run  # noqa: E402
 
 SMALL = {"policy_kwargs": {"net_arch": [8]}, "device": "cpu", "seed": 3}
 
@@ -158,3 +163,43 @@ def test_a_script_that_fails_says_so(own_root):
     status = Root().find("broken").status()
     assert (status.state, status.reason) == ("failed", "RuntimeError: the simulator fell over")
     assert Root().find("broken").status().is_finished is False
+
+
+def test_policies_scores_and_configuration_of_a_script_with_an_eval_callback(capsys):
+    """The best policy comes with the normalisation statistics of its moment; the run is evaluated like any other."""
+    env = VecNormalize(make_vec_env("CartPole-v1", n_envs=2, seed=3))
+    watched = EvalCallback(
+        VecNormalize(make_vec_env("CartPole-v1"), training=False), eval_freq=64, n_eval_episodes=3, verbose=0
+    )
+    means, counts = [], []
+
+    class Means(BaseCallback):
+        def _on_step(self):
+            means.append(watched.last_mean_reward)
+            counts.append(env.obs_rms.count)
+            return True
+
+    watched.callback = Means()
+    model = ppo(env)
+    model.learn(512, callback=[rltrack.TrackingCallback("scored"), watched])
+    run = Root().find("scored")
+    found = records("scored", "evaluation")
+    assert [record["mean"] for record in found] == means
+    assert [record["step"] for record in found] == [128, 256, 384, 512]
+    best, last = (run.store().find(name) for name in ("best", "last"))
+    assert best.score == max(means)
+    kept = run.store().read(best, ["normalization"])["normalization"]
+    assert kept["observations"]["count"] == counts[means.index(max(means))]
+    assert last.env_steps == 512
+    assert not last.is_resumable
+    config = config_of(run)
+    assert (config.training.total_timesteps, config.training.eval_freq, config.evaluation.episodes) == (512, 128, 3)
+    assert len(evaluate_run(run, "last", episodes=2)[1].returns) == 2
+    assert "_on_step" not in vars(watched), "nothing of it is left"
+    with pytest.raises(ConfigurationError, match=r"keeps policies and no state to resume from.*--from scored@last"):
+        Trainer(config).train()
+    Trainer({**config.to_mapping(), "name": "from-it", "start_from": "scored@last"}).train()
+    report = RunReport(run, {})
+    report.catch_up(run.journal_file.stat().st_size, 0)
+    assert report.tags()["mlflow.user"] == getpass.getuser()
+    assert report.params()["seed"] == 3

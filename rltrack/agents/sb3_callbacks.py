@@ -1,0 +1,187 @@
+"""Callbacks of Stable-Baselines3 in rltrack's loop: called as ``learn(callback=…)`` calls them, and part of each checkpoint.
+
+A callback's state is what its attributes hold as plain data: numbers, texts, arrays, and lists, tuples and dictionaries of these.
+What it holds beside that (open files, models) is built again by the script or the configuration that made the callback. Where such
+a part can change during training, as an environment does, a resume cannot give it back, and the run says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, EventCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from rltrack.agents.env_state import TrainingEnvs
+from rltrack.errors import ConfigurationError
+
+_OURS = ("model", "locals", "globals", "parent", "callback", "callbacks")
+_NUMBERS_AND_TEXTS = (type(None), bool, int, float, str, bytes)
+
+
+def as_callbacks(given: Iterable[Any]) -> list[BaseCallback]:
+    """Return callbacks as objects, functions included.
+
+    Raises:
+        ConfigurationError: If one is a class, or neither a callback nor a function.
+    """
+    found = []
+    for item in given:
+        if isinstance(item, type):
+            raise ConfigurationError(f"The callback {item.__name__} is a class. Pass an object: {item.__name__}().")
+        if isinstance(item, BaseCallback):
+            found.append(item)
+        elif callable(item):
+            found.append(ConvertCallback(item))
+        else:
+            raise ConfigurationError(
+                f"callbacks has a {type(item).__name__}. Pass objects of stable_baselines3's BaseCallback, or functions of locals "
+                "and globals."
+            )
+    return found
+
+
+class CallbackRelay:
+    """Passes what happens in ``collect_rollouts`` on to a user's callbacks.
+
+    Args:
+        callbacks: In the order in which they are called.
+        total_timesteps: What ``self.locals["total_timesteps"]`` shows.
+    """
+
+    def __init__(self, callbacks: Iterable[Any] = (), total_timesteps: int | None = None) -> None:
+        self.callbacks = as_callbacks(callbacks)
+        self._list = CallbackList(self.callbacks)
+        self._total = total_timesteps
+        self._envs: dict[str, TrainingEnvs] = {}
+        self.stopped_by: str | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.callbacks)
+
+    def start(self, model: BaseAlgorithm, log_interval: int) -> None:
+        """Give the callbacks their model, and tell them that training begins."""
+        self._envs, self.stopped_by = {}, None
+        for index, callback in enumerate(_flat(self.callbacks)):
+            for name, value in vars(callback).items():
+                if name not in _OURS and isinstance(value, VecEnv):
+                    self._envs[f"{index}.{name}"] = envs = TrainingEnvs(value, None, wants_probe=False)
+                    envs.prepare()
+                    envs.try_capture()
+        self._list.init_callback(model)
+        seen = {"self": model, "callback": self._list, "log_interval": log_interval, "reset_num_timesteps": True}
+        total = self._total if self._total is not None else 2**62
+        self._list.on_training_start({**seen, "total_timesteps": total}, {})
+
+    def on_rollout_start(self) -> None:
+        """A rollout begins."""
+        if self.stopped_by is None:
+            self._list.on_rollout_start()
+
+    def on_step(self, seen: dict[str, Any]) -> None:
+        """All environments took a step; `seen` is what ``self.locals`` holds. After one returned False none is called."""
+        if self.stopped_by is not None:
+            return
+        self._list.update_locals(seen)
+        self._list.n_calls += 1
+        self._list.num_timesteps = self._list.model.num_timesteps
+        stopped = [type(callback).__name__ for callback in self.callbacks if not callback.on_step()]
+        if stopped:
+            self.stopped_by = f"the callback {', '.join(stopped)} returned False"
+
+    def on_rollout_end(self, seen: dict[str, Any]) -> None:
+        """A rollout ended."""
+        if self.stopped_by is None:
+            self._list.update_locals(seen)
+            self._list.on_rollout_end()
+
+    def end(self) -> None:
+        """Training ended."""
+        self._list.on_training_end()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Return class name and state of each callback, those inside others included."""
+        return [{"callback": type(callback).__name__, **_state_of(callback)} for callback in _flat(self.callbacks)]
+
+    def capture_environments(self) -> dict[str, Any]:
+        """Return the state of the callbacks' own environments."""
+        return {name: envs.capture() for name, envs in self._envs.items()}
+
+    def restore_environments(self, states: Mapping[str, Any]) -> None:
+        """Put the state of the callbacks' own environments back."""
+        for name, envs in self._envs.items():
+            if states.get(name) is not None:
+                envs.restore(states[name])
+
+    def load_state_dict(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Give each callback its state back.
+
+        Raises:
+            ConfigurationError: If the callbacks are not those of the time when it was taken.
+        """
+        own, saved = list(_flat(self.callbacks)), [state["callback"] for state in states]
+        names = [type(callback).__name__ for callback in own]
+        if names != saved:
+            raise ConfigurationError(
+                f"The checkpoint holds the state of the callbacks {', '.join(saved) or '(none)'}; now there are "
+                f"{', '.join(names) or '(none)'}. Give the same callbacks in the same order to resume."
+            )
+        for callback, state in zip(own, states, strict=True):
+            for name, value in state["state"].items():
+                setattr(callback, name, _copied(value))
+
+    def why_not_exact(self) -> str | None:
+        """Return which part of a callback cannot be given back, or None."""
+        for index, callback in enumerate(_flat(self.callbacks)):
+            kind = type(callback).__name__
+            for name, value in vars(callback).items():
+                if name in _OURS or name.startswith("_abc"):
+                    continue
+                envs = self._envs.get(f"{index}.{name}")
+                if isinstance(value, gym.Env) or (envs is not None and envs.tier == "inexact"):
+                    why = f": {envs.reason}" if envs is not None else ""
+                    return f"the environment of the callback {kind} cannot be part of a checkpoint{why}"
+                if isinstance(value, list | dict | set) and value and not _is_plain(value):
+                    return f"the callback {kind} keeps objects in `{name}`, which cannot be stored"
+        return None
+
+
+def _flat(callbacks: Iterable[BaseCallback]) -> Iterator[BaseCallback]:
+    for callback in callbacks:
+        yield callback
+        if isinstance(callback, CallbackList):
+            yield from _flat(callback.callbacks)
+        elif isinstance(callback, EventCallback):
+            inner = [callback.callback, getattr(callback, "callback_on_new_best", None)]
+            yield from _flat(item for item in dict.fromkeys(inner) if item is not None)
+
+
+def _state_of(callback: BaseCallback) -> dict[str, Any]:
+    own = {name: value for name, value in vars(callback).items() if name not in _OURS}
+    return {"state": {name: _copied(value) for name, value in own.items() if _is_plain(value)}}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (*_NUMBERS_AND_TEXTS, np.number, np.bool_)):
+        return True
+    if isinstance(value, np.ndarray):
+        return bool(value.dtype != object)
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    return False
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, list | tuple):
+        return type(value)(map(_copied, value))
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return value
