@@ -155,6 +155,11 @@ class ExportedPolicy:
         return actions, state
 
     @property
+    def has_keys(self) -> bool:
+        """Whether observations are dictionaries."""
+        return hasattr(self.observation_space, "spaces")
+
+    @property
     def state_shape(self) -> tuple[int, ...]:
         """Shape of one recurrent state: hidden and cell, layers, units."""
         layers, _, units = self.policy.lstm_hidden_state_shape
