@@ -21,6 +21,8 @@ from rltrack.registry.gate import Gate
 from rltrack.registry.model_registry import ModelRegistry
 from rltrack.registry.promotion import promote
 from rltrack.runs import Root
+from rltrack.tracking.destination import Destination, write_destination
+from rltrack.tracking.shipper import prepare_process
 from tests.support.models import add_skill, run_of_skill
 from tests.support.servers import MlflowServer
 
@@ -100,11 +102,13 @@ def under_load(folder: Path, seconds: float, changes: int, outage: float, client
     Returns:
         What was seen; everything that must hold is asserted.
     """
+    prepare_process()
     registry_server = MlflowServer(folder / "registry").start()
     os.environ["MLFLOW_TRACKING_URI"] = registry_server.uri
     root = Root(folder / "mlruns")
     skills = [0.2, 0.4, 0.6, 0.8]
     run = run_of_skill(root.path, "loaded", skills[0])
+    write_destination(run, Destination(registry_server.uri, "loaded"))
     promote(run, "loaded", gate=Gate(episodes=30))
     for skill in skills[1:]:
         promote(run, "loaded", version=add_skill(run, skill), gate=Gate(episodes=30))

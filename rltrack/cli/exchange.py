@@ -1,0 +1,76 @@
+"""Commands that exchange policies with other programs: export, import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rltrack.cli.shared import app, the_root
+from rltrack.errors import ConfigurationError
+
+_PANEL = "Models"
+_HISTORY, _POLICIES = ("csv", "json"), {"sb3": ".zip", "onnx": ".onnx"}
+
+
+@app.command(rich_help_panel=_PANEL)
+def export(
+    what: Annotated[
+        str, typer.Argument(metavar="RUN[@VERSION]", help="A run's name and version (best); or MODEL@champion.")
+    ],
+    format: Annotated[
+        str,
+        typer.Option(
+            help="Of its history: csv (one row per value), json (metrics, episodes, evaluations). Of its policy: sb3 (for plain "
+            "Stable-Baselines3), onnx."
+        ),
+    ] = "csv",
+    output: Annotated[
+        Path | None, typer.Option(help="File to write; default: in the run's exports/.", show_default=False)
+    ] = None,
+) -> None:
+    """Write a run's history, or its policy for other programs, to a file.
+
+    \b
+    rltrack export cartpole-ppo --format csv
+    rltrack export cartpole-ppo@best --format sb3 --output cartpole.zip
+    rltrack export cartpole@champion --format onnx --output cartpole.onnx
+    """
+    if format in _HISTORY:
+        typer.echo(_export_history(what, format, output))
+        return
+    if format not in _POLICIES:
+        raise ConfigurationError(f"Unknown format '{format}'. Allowed: {', '.join((*_HISTORY, *_POLICIES))}.")
+    from rltrack.registry.exchange import exportable
+    from rltrack.tracking.shipper import prepare_process
+
+    prepare_process()
+    with exportable(the_root(), what) as found:
+        folder = Path() if found.run is None else found.run.exports
+        path = output or folder / f"{found.label.replace('@', '-')}{_POLICIES[format]}"
+        if format == "onnx":
+            from rltrack.agents.onnx_export import write_onnx
+
+            typer.echo(write_onnx(found.model, path))
+            return
+        from rltrack.agents.sb3_export import how_to_load, write_sb3
+
+        for written in write_sb3(found.model, path):
+            typer.echo(written)
+        typer.echo(f"\n{how_to_load(found.model, path, found.config.environment.id)}", err=True)
+
+
+def _export_history(what: str, format: str, output: Path | None) -> Path:
+    from rltrack.tracking.metrics import MetricsTracker
+
+    if "@" in what:
+        raise ConfigurationError(
+            f"The history is that of a whole run: rltrack export {what.partition('@')[0]} --format {format}. For the policy of a "
+            "version: --format sb3."
+        )
+    found = the_root().find(what)
+    metrics = MetricsTracker.from_journal(found.journal_file)
+    return (metrics.export_csv if format == "csv" else metrics.export_json)(
+        output or found.exports / f"metrics.{format}"
+    )
