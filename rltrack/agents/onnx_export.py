@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +93,7 @@ def write_onnx(model: BaseAlgorithm, path: Path) -> Path:
     names = [key or "observation" for key in items]
     path.parent.mkdir(parents=True, exist_ok=True)
     batch = torch.export.Dim("batch")
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), _without_checks_of_values():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             acting, tuple(torch.from_numpy(array) for array in arrays), str(path), input_names=names,
@@ -100,6 +102,17 @@ def write_onnx(model: BaseAlgorithm, path: Path) -> Path:
         )  # fmt: skip
     _compare(model, path, dict(zip(names, arrays, strict=True)), observations)
     return path
+
+
+@contextlib.contextmanager
+def _without_checks_of_values() -> Iterator[None]:
+    """Distributions look at the values of their parameters, which a traced network does not have."""
+    before = torch.distributions.Distribution._validate_args
+    torch.distributions.Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(before)
 
 
 def _compare(model: Any, path: Path, inputs: dict[str, np.ndarray], observations: Any) -> None:

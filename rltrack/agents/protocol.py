@@ -78,6 +78,28 @@ class IterationStats:
     excluded: Sequence[Mapping[str, Sequence[str]]] = ()
 
 
+@dataclass(slots=True)
+class Reconstruction:
+    """What a configuration can say about a model and its environment.
+
+    Attributes:
+        agent: The section ``agent``.
+        environment: The section ``environment``; without ``id`` if the environment is unknown.
+        missing: What it takes to act and could not be found out, a line each, with what to do.
+        script_only: What only training needs, and only the script has, a line each.
+    """
+
+    agent: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    script_only: list[str] = field(default_factory=list)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether agent and environment can be built from it, to act."""
+        return not self.missing and "id" in self.environment
+
+
 class Observer(Protocol):
     """Hears what happens inside an iteration."""
 

@@ -74,3 +74,42 @@ def _export_history(what: str, format: str, output: Path | None) -> Path:
     return (metrics.export_csv if format == "csv" else metrics.export_json)(
         output or found.exports / f"metrics.{format}"
     )
+
+
+@app.command("import", rich_help_panel=_PANEL)
+def import_(
+    source: Annotated[
+        str, typer.Argument(metavar="PATH", help="A zip of model.save(), or a log folder of rl_zoo3 (logs/ppo/CartPole-v1_1).")
+    ],
+    name: Annotated[
+        str | None, typer.Option("--name", help="The run's name; default: by algorithm and environment.", show_default=False)
+    ] = None,
+    algo: Annotated[
+        str | None, typer.Option("--algo", help="Its algorithm, where the files do not say it.", show_default=False)
+    ] = None,
+    env: Annotated[
+        str | None, typer.Option("--env", help="Its environment's id, likewise.", show_default=False)
+    ] = None,
+    vecnormalize: Annotated[
+        Path | None,
+        typer.Option("--vecnormalize", help="VecNormalize's pickle; default: beside the model.", show_default=False),
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="The files come from somebody you trust: loading them runs code in them.")
+    ] = False,
+) -> None:
+    """Make a run of an agent that plain Stable-Baselines3 or rl_zoo3 trained: to evaluate, promote, serve, train further.
+
+    \b
+    rltrack import cartpole.zip --algo ppo --env CartPole-v1 --name from-zip --trust
+    rltrack import logs/ppo/CartPole-v1_1 --trust
+    """
+    from rltrack.training.importing import import_agent
+    from rltrack.zoo_logs import find_agent_files
+
+    def tell(text: str) -> None:
+        typer.echo(text, err=True)
+
+    files = find_agent_files(Path(source), algo, env, vecnormalize)
+    run = import_agent(files, root=the_root().path, name=name, trust=trust, tell=tell)
+    typer.echo(f"{run.name}@{run.store().find('last').name}")
