@@ -96,12 +96,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def _as_plain(loader: Any, suffix: str, node: yaml.Node) -> Any:
-    if isinstance(node, yaml.SequenceNode):
-        items = loader.construct_sequence(node, deep=True)
-        if suffix == "object/apply:collections.OrderedDict":
-            return dict(items[0]) if items else {}
-        return items
-    raise yaml.YAMLError(f"the tag !!python/{suffix[:80]} is not read")
+    if not isinstance(node, yaml.SequenceNode) or suffix not in ("tuple", "object/apply:collections.OrderedDict"):
+        raise yaml.YAMLError(f"the tag !!python/{suffix[:80]} is not read")
+    items = loader.construct_sequence(node, deep=True)
+    return items if suffix == "tuple" else dict(items[0]) if items else {}
 
 
 _Loader.add_multi_constructor("tag:yaml.org,2002:python/", _as_plain)

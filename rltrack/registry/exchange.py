@@ -61,6 +61,7 @@ def exportable(root: Root, what: str) -> Iterator[Exportable]:
         agent, env = build_for_acting(config)
         try:
             loaded.policy.copy_to(agent.model)
+            agent.model.n_envs = config.environment.n_envs
             yield Exportable(loaded.source, agent.model, config)
         finally:
             close_all(env)
@@ -73,7 +74,7 @@ def exportable(root: Root, what: str) -> Iterator[Exportable]:
     agent, env = build_for_acting(config)
     try:
         agent.restore(state)
-        agent.model.num_timesteps = found.env_steps
+        agent.model.num_timesteps, agent.model.n_envs = found.env_steps, config.environment.n_envs
         yield Exportable(f"{run.name}@{found.name}", agent.model, config, run, found)
     finally:
         close_all(env)
