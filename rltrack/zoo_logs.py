@@ -54,7 +54,9 @@ def find_agent_files(path: Path, algorithm: str | None, env_id: str | None, stat
     """
     model = _model_in(path) if path.is_dir() else path
     if not model.is_file():
-        raise ConfigurationError(f"There is no file {model}. Give the zip that model.save() wrote, or a folder with it.")
+        raise ConfigurationError(
+            f"There is no file {model}. Give the zip that model.save() wrote, or a folder with it."
+        )
     if statistics is not None and not statistics.is_file():
         raise ConfigurationError(f"There is no file {statistics}. --vecnormalize names what VecNormalize.save() wrote.")
     folders = (model.parent / model.stem, model.parent)  # rl_zoo3 keeps them in a folder of the environment's name
@@ -109,7 +111,7 @@ def _read(file: Path | None) -> dict[str, Any]:
     if file is None:
         return {}
     try:
-        found = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # noqa: S506
+        found = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         raise ConfigurationError(f"{file} cannot be read: {' '.join(str(error).split())[:300]}.") from None
     if not isinstance(found, dict):

@@ -160,7 +160,7 @@ class ExportedPolicy:
         if not self._statistics:
             return
         observed = model.get_vec_normalize_env().obs_rms
-        for key, rms in (observed.items() if isinstance(observed, dict) else {"": observed}.items()):
+        for key, rms in observed.items() if isinstance(observed, dict) else {"": observed}.items():
             rms.mean, rms.var = (np.array(value) for value in self._statistics[key])
 
     @property

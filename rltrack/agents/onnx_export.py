@@ -129,5 +129,3 @@ def _compare(model: Any, path: Path, inputs: dict[str, np.ndarray], observations
     if not np.allclose(found.reshape(expected.shape), expected, rtol=_TOLERANCE, atol=_TOLERANCE):
         path.unlink()
         raise PolicyNotStorable("The policy acts differently as ONNX; the file was removed. Use --format sb3.")
-
-

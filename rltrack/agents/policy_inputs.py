@@ -82,7 +82,10 @@ def act(policy: Any, inputs: Inputs, *, deterministic: bool = True) -> Any:
         return policy.predict(inputs.observation, deterministic=deterministic)[0]
     states = np.moveaxis(inputs.state, 0, 2)  # hidden and cell, layers, batch, units
     actions, (hidden, cell) = policy.predict(
-        inputs.observation, state=(states[0], states[1]), episode_start=inputs.episode_start, deterministic=deterministic
+        inputs.observation,
+        state=(states[0], states[1]),
+        episode_start=inputs.episode_start,
+        deterministic=deterministic,
     )
     return {"action": actions, "state": np.moveaxis(np.stack([hidden, cell]), 2, 0).astype(np.float32)}
 
@@ -184,10 +187,8 @@ def _cast(array: np.ndarray, dtype: np.dtype[Any], what: str) -> np.ndarray:
         return array
     with np.errstate(over="ignore", invalid="ignore"):
         found = array.astype(dtype)
-        if dtype.kind == "f":
-            is_kept = np.isfinite(found)
-        else:
-            is_kept = (found.astype(array.dtype) == array) & ((found < 0) == (array < 0))
+        is_equal = (found.astype(array.dtype) == array) & ((found < 0) == (array < 0))
+    is_kept = np.isfinite(found) if dtype.kind == "f" else is_equal
     if not is_kept.all():
         value = array[tuple(np.argwhere(~is_kept)[0])]
         raise BadInput(f"{what} holds {value}, which is no {dtype}.")

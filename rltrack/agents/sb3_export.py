@@ -28,9 +28,11 @@ def write_sb3(model: BaseAlgorithm, path: Path) -> list[Path]:
         The files.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _their_schedules(model):
-        with open(path, "wb") as file:  # by its own name: SB3 appends .zip to a path without a suffix
-            model.save(file)
+    with (
+        _their_schedules(model),
+        open(path, "wb") as file,
+    ):  # by its own name: SB3 appends .zip to a path without a suffix
+        model.save(file)
     normalize = model.get_vec_normalize_env()
     if normalize is None:
         return [path]

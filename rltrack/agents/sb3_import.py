@@ -12,14 +12,14 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 from rltrack.agents import sb3_state
-from rltrack.agents.environments import make_vec_env_from
 from rltrack.agents.algorithms import load_class
+from rltrack.agents.environments import make_vec_env_from
 from rltrack.agents.protocol import LEARNER_PARTS, State
 from rltrack.agents.random_state import untouched_random_streams
 from rltrack.agents.reconstruction import reconstruct
 from rltrack.algorithms import find_algorithm
 from rltrack.cleanup import close_all
-from rltrack.config import EnvironmentConfig, TrainingConfig
+from rltrack.config import EnvironmentConfig
 from rltrack.errors import ConfigurationError
 from rltrack.zoo_logs import AgentFiles
 
@@ -47,7 +47,9 @@ def read_sb3(files: AgentFiles) -> ImportedAgent:
     Raises:
         ConfigurationError: If the files cannot be loaded, or something that acting needs cannot be found out.
     """
-    section = EnvironmentConfig.model_validate({**files.environment, "n_envs": 1, "normalize": False, "frame_stack": None})
+    section = EnvironmentConfig.model_validate(
+        {**files.environment, "n_envs": 1, "normalize": False, "frame_stack": None}
+    )
     with untouched_random_streams():
         env = make_vec_env_from(section, None)
         try:
@@ -65,14 +67,23 @@ def read_sb3(files: AgentFiles) -> ImportedAgent:
             close_all(env)
     taken = {key: value for key, value in files.hyperparameters.items() if key not in found.agent["hyperparameters"]}
     lost = [line for line in found.script_only if not any(f"hyperparameter {key}:" in line for key in taken)]
-    needed = {key: value for key, value in taken.items() if any(f"hyperparameter {key}:" in line for line in found.script_only)}
+    needed = {
+        key: value
+        for key, value in taken.items()
+        if any(f"hyperparameter {key}:" in line for line in found.script_only)
+    }
     agent = {**found.agent, "hyperparameters": {**found.agent["hyperparameters"], **needed}}
     # where rl_zoo3's settings name the wrappers, their order around Monitor is known; they cannot be seen from outside
-    environment = {**found.environment, **{key: value for key, value in files.environment.items() if key != "normalize"}}
+    environment = {
+        **found.environment,
+        **{key: value for key, value in files.environment.items() if key != "normalize"},
+    }
     environment["n_envs"] = int((data or {}).get("n_envs") or 1)
     seed = model.seed if isinstance(model.seed, int) else 0
     notes = tuple(f"for further training, {line}" for line in lost)
-    return ImportedAgent({"seed": seed, "agent": agent, "environment": environment}, state, int(model.num_timesteps), notes)
+    return ImportedAgent(
+        {"seed": seed, "agent": agent, "environment": environment}, state, int(model.num_timesteps), notes
+    )
 
 
 def _wrapped(env: Any, files: AgentFiles) -> Any:
@@ -80,7 +91,15 @@ def _wrapped(env: Any, files: AgentFiles) -> Any:
     if files.statistics is not None:
         try:
             env = VecNormalize.load(str(files.statistics), env)
-        except (pickle.UnpicklingError, AttributeError, EOFError, ImportError, IndexError, TypeError, ValueError) as error:
+        except (
+            pickle.UnpicklingError,
+            AttributeError,
+            EOFError,
+            ImportError,
+            IndexError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise _not_loaded(files.statistics, error) from error
         env.training = False
     elif files.environment.get("normalize"):

@@ -1,13 +1,14 @@
-"""Commands that exchange policies with other programs: export, import."""
+"""Commands that exchange policies with other programs: export, import, push."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rltrack.cli.shared import app, the_root
+from rltrack.cli.shared import RunAndVersion, app, the_root
 from rltrack.errors import ConfigurationError
 
 _PANEL = "Models"
@@ -79,10 +80,14 @@ def _export_history(what: str, format: str, output: Path | None) -> Path:
 @app.command("import", rich_help_panel=_PANEL)
 def import_(
     source: Annotated[
-        str, typer.Argument(metavar="PATH", help="A zip of model.save(), or a log folder of rl_zoo3 (logs/ppo/CartPole-v1_1).")
+        str,
+        typer.Argument(
+            metavar="PATH", help="A zip of model.save(), or a log folder of rl_zoo3 (logs/ppo/CartPole-v1_1)."
+        ),
     ],
     name: Annotated[
-        str | None, typer.Option("--name", help="The run's name; default: by algorithm and environment.", show_default=False)
+        str | None,
+        typer.Option("--name", help="The run's name; default: by algorithm and environment.", show_default=False),
     ] = None,
     algo: Annotated[
         str | None, typer.Option("--algo", help="Its algorithm, where the files do not say it.", show_default=False)
@@ -103,6 +108,7 @@ def import_(
     \b
     rltrack import cartpole.zip --algo ppo --env CartPole-v1 --name from-zip --trust
     rltrack import logs/ppo/CartPole-v1_1 --trust
+    rltrack import hf://sb3/ppo-CartPole-v1 --trust
     """
     from rltrack.training.importing import import_agent
     from rltrack.zoo_logs import find_agent_files
@@ -110,6 +116,33 @@ def import_(
     def tell(text: str) -> None:
         typer.echo(text, err=True)
 
-    files = find_agent_files(Path(source), algo, env, vecnormalize)
-    run = import_agent(files, root=the_root().path, name=name, trust=trust, tell=tell)
+    from rltrack.registry.hub import ADDRESS, download
+
+    with tempfile.TemporaryDirectory() as scratch:
+        path = download(source, Path(scratch)) if source.startswith(ADDRESS) else Path(source)
+        files = find_agent_files(path, algo, env, vecnormalize)
+        run = import_agent(files, root=the_root().path, name=name, trust=trust, tell=tell)
     typer.echo(f"{run.name}@{run.store().find('last').name}")
+
+
+@app.command(rich_help_panel=_PANEL)
+def push(
+    what: RunAndVersion,
+    hub: Annotated[str, typer.Option("--hub", metavar="ORG/NAME", help="Repository on the Hugging Face hub.")],
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes for the scores of the model card.")] = 100,
+    video: Annotated[bool, typer.Option(help="Record an episode.")] = True,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+) -> None:
+    """Upload a policy to the Hugging Face hub, with a model card: scores, curve, video, how to load it.
+
+    \b
+    rltrack push cartpole-ppo@best --hub my-team/ppo-CartPole-v1
+    """
+    from rltrack.registry.hub import push as upload
+
+    typer.echo(
+        upload(
+            the_root(), what, hub, episodes=episodes, video=video, private=private,
+            tell=lambda text: typer.echo(text, err=True),
+        )
+    )  # fmt: skip

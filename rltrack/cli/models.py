@@ -131,7 +131,9 @@ def serve(
     model: Annotated[
         str, typer.Argument(metavar="NAME[@ALIAS]", help="A registered model; its champion, or another alias.")
     ],
-    host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's own ask for a token.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than this machine's own ask for a token.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port there.")] = 5001,
     pin: Annotated[
         int | None,

@@ -103,5 +103,7 @@ def _block(client: SyncPrefectClient, name: str) -> BlockDocument:
         ) from None
     capabilities = [] if block.block_schema is None else block.block_schema.capabilities
     if kind != _WEBHOOK and "notify" not in capabilities:
-        raise ConfigurationError(f"--notify {name}: this block sends no messages. Take one for Slack, mail or a webhook.")
+        raise ConfigurationError(
+            f"--notify {name}: this block sends no messages. Take one for Slack, mail or a webhook."
+        )
     return block

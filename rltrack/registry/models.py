@@ -139,7 +139,6 @@ def write_model(policy: StoredPolicy, folder: Path, model: Model | None = None) 
             ) from error
         write_policy(files, policy.description, weights, normalization)
         shutil.copy(policy.run.config_file, files / CONFIG)
-        metadata = {"rltrack.run": policy.run.name, "rltrack.version": policy.version.name}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # MLflow recommends an input example; making one would load torch
             save_model(

@@ -1,11 +1,11 @@
 """Follows an alias: looks which version it points to, loads it, and serves it when it is ready::
 
-    each second: which version does the alias point to?
-        the registry does not answer, or the alias is gone    continue with the version that is served
-        the same version                                      nothing
-        another one: load it, let it act once
-            it works                                          the next request gets it
-            it cannot be loaded                               continue with the old one, retry with backoff
+each second: which version does the alias point to?
+    the registry does not answer, or the alias is gone    continue with the version that is served
+    the same version                                      nothing
+    another one: load it, let it act once
+        it works                                          the next request gets it
+        it cannot be loaded                               continue with the old one, retry with backoff
 """
 
 from __future__ import annotations

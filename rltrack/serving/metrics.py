@@ -32,7 +32,9 @@ class ServerMetrics:
             "How long the served version has been what is followed.",
             lambda: time.time() - follower.served.since,
         )
-        self._gauge("rltrack_registry_up", "Whether the registry answered the last time.", lambda: follower.is_reachable)
+        self._gauge(
+            "rltrack_registry_up", "Whether the registry answered the last time.", lambda: follower.is_reachable
+        )
         self._gauge("rltrack_load_failures", "Versions that could not be loaded.", lambda: follower.failures)
 
     def count(self, status: int, kind: str | None, seconds: float) -> None:

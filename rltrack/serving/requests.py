@@ -65,7 +65,9 @@ def answer(policy: Any, request: Request, version: int, max_batch: int) -> bytes
         given = given.unnamed(policy.observation_space.shape)
     inputs = read_inputs(policy, given, clip=request.clip)
     if inputs.count > max_batch:
-        raise BadInput(f"{inputs.count} observations in one request; at most {max_batch} are allowed. Send several requests.")
+        raise BadInput(
+            f"{inputs.count} observations in one request; at most {max_batch} are allowed. Send several requests."
+        )
     found = act(policy, inputs, deterministic=request.deterministic)
     if isinstance(found, Mapping):
         plain: Any = {key: _plain(value, inputs.is_single) for key, value in found.items()}

@@ -15,7 +15,12 @@ from rltrack.zoo_logs import AgentFiles
 
 
 def import_agent(
-    files: AgentFiles, *, root: str | Path | None = None, name: str | None = None, trust: bool = False, tell: Callable[[str], None]
+    files: AgentFiles,
+    *,
+    root: str | Path | None = None,
+    name: str | None = None,
+    trust: bool = False,
+    tell: Callable[[str], None],
 ) -> RunDirectory:
     """Make a run of an agent's files.
 

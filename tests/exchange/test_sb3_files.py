@@ -205,7 +205,7 @@ def test_what_cannot_be_imported_is_told(own_root, tmp_path):
     with pytest.raises(ConfigurationError, match="There is no file"):
         find_agent_files(file, "ppo", "CartPole-v1", None)
     file.write_bytes(b"no zip")
-    with pytest.raises(ConfigurationError, match="does not say which algorithm.*--algo and --env"):
+    with pytest.raises(ConfigurationError, match=r"does not say which algorithm.*--algo and --env"):
         find_agent_files(file, None, "CartPole-v1", None)
     with pytest.raises(ConfigurationError, match="--vecnormalize names"):
         find_agent_files(file, "ppo", "CartPole-v1", folder / "x.pkl")
@@ -216,5 +216,5 @@ def test_what_cannot_be_imported_is_told(own_root, tmp_path):
         import_agent(files, root=own_root, trust=True, tell=print)
     assert Root(own_root).names() == []
     (folder / "args.yml").write_text("algo: !!python/object/apply:os.system [id]\n")
-    with pytest.raises(ConfigurationError, match="args.yml"):
+    with pytest.raises(ConfigurationError, match=r"args\.yml"):
         find_agent_files(file, "ppo", "CartPole-v1", None)

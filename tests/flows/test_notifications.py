@@ -67,7 +67,9 @@ def test_messages_about_a_champion_and_an_interrupted_run(client, ours, receiver
         time.sleep(0.5)
     assert any("prefect.flow-run.Failed" in text and "walk" in text and "out of ground" in text for text in got), got
     assert json.dumps(got)
-    assert all(action == "keep" for name, action in ours.deploy(notify=[f"webhook/{block}"]).items() if "notify" in name)
+    assert all(
+        action == "keep" for name, action in ours.deploy(notify=[f"webhook/{block}"]).items() if "notify" in name
+    )
 
 
 def test_blocks_that_cannot_send_are_refused(client, ours):  # noqa: F811

@@ -108,9 +108,9 @@ JSON_VALUES = st.recursive(
     max_leaves=12,
 )
 BODIES = st.binary(max_size=60) | JSON_VALUES.map(json.dumps) | st.fixed_dictionaries(
-    {}, optional={key: JSON_VALUES for key in ("inputs", "instances", "dataframe_split", "params")}
+    {}, optional=dict.fromkeys(("inputs", "instances", "dataframe_split", "params"), JSON_VALUES)
 ).map(json.dumps)  # fmt: skip
-FRAMES = st.fixed_dictionaries({}, optional={key: JSON_VALUES for key in ("columns", "data", "index")})
+FRAMES = st.fixed_dictionaries({}, optional=dict.fromkeys(("columns", "data", "index"), JSON_VALUES))
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

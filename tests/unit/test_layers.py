@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "rltrack"
 LAYERS = {
     "ground": "errors text secrets damage files plain_data validation addresses sealed cleanup ranking episode_limits permissions "
     "processes loopback backoff",
-    "names as data": "named_code algorithms zoo_presets",
+    "names as data": "named_code algorithms zoo_presets zoo_logs",
     "config": "config identity",
     "what is recorded": "resources provenance journal",
     "checkpoints": "checkpoints",
@@ -24,6 +24,7 @@ LAYERS = {
     "comparison": "comparison",
     "studies": "studies",
     "registry": "registry housekeeping",
+    "serving": "serving",
     "flows": "flows",
     "doors": "console ui doctor starter",
     "commands": "cli benchmarks testing __main__",
@@ -42,6 +43,11 @@ THIRD_PARTIES = {
     "sb3_contrib": ("agents/",),
     "sbx": ("agents/",),
     "mlflow": ("tracking/sinks/", "registry/", "benchmarks/mlflow_recipe.py", "benchmarks/serving.py"),
+    "fastapi": ("serving/",),
+    "starlette": ("serving/",),
+    "uvicorn": ("serving/", "flows/"),
+    "prometheus_client": ("serving/",),
+    "onnxruntime": ("agents/onnx_export.py",),
     "prefect": ("flows/",),
     "optuna": ("studies/",),
     "tensorboard": ("tracking/sinks/",),
