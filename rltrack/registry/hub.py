@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping
@@ -56,7 +57,7 @@ def push(
         MissingExtra: If huggingface_hub is missing.
         RltrackError: If the hub refuses.
     """
-    api = _hub().HfApi()
+    api = _hub().HfApi(endpoint=_endpoint())
     check_repository(repository)
     with tempfile.TemporaryDirectory() as scratch, exportable(root, what) as found:
         folder = Path(scratch)
@@ -86,7 +87,11 @@ def download(address: str, folder: Path) -> Path:
     check_repository(repository)
     try:
         hub.snapshot_download(
-            repository, revision=revision or None, local_dir=folder, allow_patterns=["*.zip", "*.yml", "*.pkl"]
+            repository,
+            revision=revision or None,
+            local_dir=folder,
+            allow_patterns=["*.zip", "*.yml", "*.pkl"],
+            endpoint=_endpoint(),
         )
     except Exception as error:
         raise _refused(repository, error) from error
@@ -107,6 +112,10 @@ def _hub() -> Any:
     except ImportError:
         raise MissingExtra("The hub needs the package huggingface_hub: pip install 'rltrack[hub]'.") from None
     return huggingface_hub
+
+
+def _endpoint() -> str | None:
+    return os.environ.get("HF_ENDPOINT")
 
 
 def _refused(repository: str, error: Exception) -> RltrackError:

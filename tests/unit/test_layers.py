@@ -47,6 +47,7 @@ THIRD_PARTIES = {
     "starlette": ("serving/",),
     "uvicorn": ("serving/", "flows/"),
     "prometheus_client": ("serving/",),
+    "huggingface_hub": ("registry/hub.py",),
     "onnxruntime": ("agents/onnx_export.py",),
     "prefect": ("flows/",),
     "optuna": ("studies/",),
