@@ -131,6 +131,8 @@ def _observations(space: Any, given: Any, clip: bool) -> tuple[Any, int, bool]:
 
 def _one_space(space: Any, given: Any, what: str, clip: bool) -> tuple[np.ndarray, int, bool]:
     array, is_single = _batched(_as_array(given, what), space.shape, what)
+    low: Any
+    high: Any
     if isinstance(space, spaces.Box):
         low, high = space.low, space.high
     elif isinstance(space, spaces.Discrete):

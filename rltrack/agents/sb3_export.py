@@ -48,7 +48,8 @@ def how_to_load(model: BaseAlgorithm, path: Path, make_env: str) -> str:
         path: Its zip file.
         make_env: The environment's id.
     """
-    layers, layer = [], model.env
+    layers: list[Any] = []
+    layer: Any = model.env
     while layer is not None and hasattr(layer, "venv"):
         layers.insert(0, layer)
         layer = layer.venv

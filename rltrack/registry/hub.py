@@ -24,7 +24,7 @@ from rltrack.training.trainer import evaluate_run
 ADDRESS = "hf://"
 
 _STATISTICS = "vec_normalize.pkl"
-_REPOSITORY = re.compile(r"[\w.\-]+/[\w.\-]+")
+_REPOSITORY = re.compile(r"\w[\w.\-]*/\w[\w.\-]*")
 _CURVE = "learning_curve.png"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from rltrack.agents.protocol import Agent
 from rltrack.config import TrainingConfig
 from rltrack.errors import ConfigurationError, NameTaken
 from rltrack.runs import Root, RunDirectory
@@ -54,7 +53,7 @@ def import_agent(
     try:
         live = trainer.prepare()
         live.start()
-        agent: Agent = live.agent
+        agent = live.agent
         agent.restore(found.state)
         agent.restore({"counters": {"num_timesteps": found.env_steps, "episodes": [], "successes": []}})
         live.progress.env_steps = training["total_timesteps"]
