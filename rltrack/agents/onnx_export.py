@@ -49,7 +49,7 @@ class _Acting(torch.nn.Module):
     def _seen(self, key: str, value: torch.Tensor) -> torch.Tensor:
         normalize = self._normalize
         if normalize is not None and normalize.norm_obs and (not key or key in normalize.obs_rms):
-            rms: Any = normalize.obs_rms[key] if key else normalize.obs_rms  # type: ignore[index]
+            rms: Any = normalize.obs_rms[key] if key else normalize.obs_rms
             mean, scale = torch.as_tensor(rms.mean), torch.sqrt(torch.as_tensor(rms.var) + normalize.epsilon)
             value = torch.clamp((value - mean) / scale, -normalize.clip_obs, normalize.clip_obs).float()
         return value.permute(0, 3, 1, 2) if key in self._transposed else value
