@@ -154,6 +154,20 @@ class ExportedPolicy:
         )
         return actions, state
 
+    def copy_to(self, model: Any) -> None:
+        """Overwrite weights and normalisation statistics of an SB3 model that was built as this policy's was."""
+        model.policy.load_state_dict(self.policy.state_dict())
+        if not self._statistics:
+            return
+        observed = model.get_vec_normalize_env().obs_rms
+        for key, rms in observed.items() if isinstance(observed, dict) else {"": observed}.items():
+            rms.mean, rms.var = (np.array(value) for value in self._statistics[key])
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether observations are dictionaries."""
+        return hasattr(self.observation_space, "spaces")
+
     @property
     def state_shape(self) -> tuple[int, ...]:
         """Shape of one recurrent state: hidden and cell, layers, units."""

@@ -189,7 +189,7 @@ def _differences(model: BaseAlgorithm, other: BaseAlgorithm, unknown: set[str]) 
     for key in ours:
         if key in unknown or key in ("seed", "verbose", "tensorboard_log", "device"):
             continue
-        if ours[key] != theirs.get(key):
+        if ours[key] != theirs.get(key) and str(ours[key]) != str(theirs.get(key)):  # NumPy's -1.0 is -1.0 in a zip
             yield f"the hyperparameter {key}: {ours[key]} here, {theirs.get(key)} in a model that was built again"
     shapes = [{name: tuple(value.shape) for name, value in each.policy.state_dict().items()} for each in (model, other)]
     if shapes[0] != shapes[1]:

@@ -1,16 +1,19 @@
-"""What serving costs: a stored policy, and MLflow's scoring server, against SB3's own ``predict``, side by side."""
+"""What serving costs: `rltrack serve` and MLflow's scoring server, against SB3's own ``predict``, side by side."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +28,9 @@ from rltrack.runs import Root
 from rltrack.training.trainer import Trainer, load_agent
 
 BATCHES = (1, 32, 256)
-_BOOT_SECONDS = 120.0
+CLIENTS = 16
+_BOOT_SECONDS, _WARM_UP = 120.0, 20
+_PYTHON = (sys.executable, "-m")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,34 +77,65 @@ def measure_serving(root: Root, calls: int = 300, tell: Callable[[str], None] = 
     mlflow.set_tracking_uri(uri)
     loaded = mlflow.pyfunc.load_model("models:/serving@champion")
     model = load_agent("serving", root=root.path)
-    port = free_port()
-    tell("starting MLflow's scoring server")
-    command = [sys.executable, "-m", "rltrack", "--root", str(root.path), "serve", "serving", "--port", str(port)]
-    server = spawn(command, root.path / "serve.log")
-    try:
-        if not wait_for(f"http://{HOST}:{port}/ping", server, _BOOT_SECONDS):
-            raise RltrackError(f"MLflow's scoring server did not start; see {root.path / 'serve.log'}.")
-        connection = HTTPConnection(HOST, port)
-
-        def over_http(observations: np.ndarray) -> Any:
-            body = json.dumps({"inputs": observations.tolist()})
-            connection.request("POST", "/invocations", body, {"Content-Type": "application/json"})
-            return json.loads(connection.getresponse().read())["predictions"]
-
+    commands = {
+        "rltrack serve": [*_PYTHON, "rltrack", "--root", str(root.path), "serve", "serving", "--port"],
+        "mlflow models serve": [
+            *(*_PYTHON, "mlflow", "models", "serve", "-m", "models:/serving@champion"),
+            *("--env-manager", "local", "-h", HOST, "-p"),
+        ],
+    }
+    with contextlib.ExitStack() as servers:
+        ports = {}
+        for name, command in commands.items():
+            tell(f"starting {name}")
+            ports[name] = servers.enter_context(_server(root, uri, command))
         ways: dict[str, Callable[[np.ndarray], Any]] = {
             "SB3's model.predict": lambda observations: model.predict(observations, deterministic=True)[0],
             "mlflow.pyfunc.load_model(…).predict": loaded.predict,
-            "HTTP, one connection": over_http,
+            **{f"{name}, one connection": _over_http(port) for name, port in ports.items()},
         }
-        return [_time(way, ask, batch, calls) for batch in BATCHES for way, ask in ways.items()]
+        rows = [_time(way, ask, batch, calls) for batch in BATCHES for way, ask in ways.items()]
+        return rows + [_at_once(f"{name}, {CLIENTS} clients", port, calls) for name, port in ports.items()]
+
+
+@contextlib.contextmanager
+def _server(root: Root, uri: str, command: Sequence[str]) -> Iterator[int]:
+    """Start a server on a free port, which ends the command."""
+    port, log = free_port(), root.path / "serve.log"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    process = spawn([*command, str(port)], log, environment={**os.environ, "MLFLOW_TRACKING_URI": uri, "PATH": path})
+    try:
+        if not wait_for(f"http://{HOST}:{port}/ping", process, _BOOT_SECONDS):
+            raise RltrackError(f"{' '.join(command[2:5])} did not start; see {log}.")
+        yield port
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait()
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
+def _over_http(port: int) -> Callable[[np.ndarray], Any]:
+    connection = HTTPConnection(HOST, port)
+
+    def ask(observations: np.ndarray) -> Any:
+        body = json.dumps({"inputs": observations.tolist()})
+        connection.request("POST", "/invocations", body, {"Content-Type": "application/json"})
+        return json.loads(connection.getresponse().read())["predictions"]
+
+    return ask
+
+
+def _at_once(way: str, port: int, calls: int) -> Cost:
+    """Let clients ask at the same time; the time of a call is that between two answers of the server."""
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        begun = time.perf_counter()
+        costs = list(clients.map(lambda _: _time(way, _over_http(port), 1, calls), range(CLIENTS)))
+        between = 1000 * (time.perf_counter() - begun) / (CLIENTS * (calls + _WARM_UP))
+    return Cost(way, 1, between, max(cost.p95_ms for cost in costs))
 
 
 def _time(way: str, ask: Callable[[np.ndarray], Any], batch: int, calls: int) -> Cost:
-    observations = np.random.default_rng(0).normal(size=(batch, 4)).astype(np.float32)
-    for _ in range(20):
+    observations = np.random.default_rng(0).uniform(-0.05, 0.05, (batch, 4)).astype(np.float32)
+    for _ in range(_WARM_UP):
         ask(observations)
     times = []
     for _ in range(calls):

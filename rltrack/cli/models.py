@@ -131,12 +131,21 @@ def serve(
     model: Annotated[
         str, typer.Argument(metavar="NAME[@ALIAS]", help="A registered model; its champion, or another alias.")
     ],
-    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5001,
-    version: Annotated[
-        int | None, typer.Option(metavar="VERSION", help="Default: the champion.", show_default=False)
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than this machine's own ask for a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port there.")] = 5001,
+    pin: Annotated[
+        int | None,
+        typer.Option(metavar="VERSION", help="Serve this version, whatever becomes champion.", show_default=False),
     ] = None,
+    max_body: Annotated[int, typer.Option(min=1, help="Bytes in a request.")] = 10_000_000,
+    max_batch: Annotated[int, typer.Option(min=1, help="Observations in a request.")] = 1024,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for a request.")] = 10.0,
 ) -> None:
-    """Serve a model's champion over HTTP with MLflow, on this machine only, until Ctrl-C.
+    """Serve a model's champion over HTTP, as MLflow does, until Ctrl-C; a new champion is served within seconds.
+
+    With RLTRACK_SERVE_TOKEN set, requests need it as a bearer token.
 
     \b
     rltrack serve cartpole
@@ -144,14 +153,22 @@ def serve(
     """
     from rltrack.registry.model_registry import ModelRegistry
     from rltrack.registry.registered import CHAMPION
-    from rltrack.registry.serving import serve as begin
+    from rltrack.serving.application import Limits
+    from rltrack.serving.server import serve as begin
     from rltrack.tracking.shipper import prepare_process
 
     prepare_process()
-    registry = ModelRegistry(the_root())
     name, _, alias = model.partition("@")
-    found = registry.version(name, version) if version is not None else registry.by_alias(name, alias or CHAMPION)
-    begin(registry, name, found, port, _tell)
+    begin(
+        ModelRegistry(the_root()),
+        name,
+        alias=alias or CHAMPION,
+        pin=pin,
+        host=host,
+        port=port,
+        limits=Limits(max_body, max_batch, timeout),
+        tell=_tell,
+    )
 
 
 @app.command("evaluate-champion", rich_help_panel=_PANEL)

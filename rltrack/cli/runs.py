@@ -253,27 +253,6 @@ def evaluate(
 
 
 @app.command(rich_help_panel="Runs")
-def export(
-    run: RunName,
-    format: Annotated[
-        str, typer.Option(help="csv (one row per value) or json (metrics, episodes, evaluations).")
-    ] = "csv",
-    output: Annotated[
-        Path | None, typer.Option(help="File to write; default: in the run's exports/.", show_default=False)
-    ] = None,
-) -> None:
-    """Write a run's whole history to a file."""
-    from rltrack.tracking.metrics import MetricsTracker
-
-    if format not in ("csv", "json"):
-        raise ConfigurationError(f"Unknown format '{format}'. Allowed: csv, json.")
-    found = the_root().find(run)
-    metrics = MetricsTracker.from_journal(found.journal_file)
-    path = output or found.exports / f"metrics.{format}"
-    typer.echo((metrics.export_csv if format == "csv" else metrics.export_json)(path))
-
-
-@app.command(rich_help_panel="Runs")
 def plot(
     run: RunName,
     output: Annotated[

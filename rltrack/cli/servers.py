@@ -109,6 +109,15 @@ def deploy(
             help="An existing work pool to use as it is; default: one of this root's own.", show_default=False
         ),
     ] = None,
+    notify: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="BLOCK",
+            help="Send messages about promotions, refusals, degraded champions, failed and interrupted runs through this block of "
+            "Prefect, such as slack-webhook/team. Can be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -142,7 +151,14 @@ def deploy(
         from rltrack.flows.installation import installation_of
 
         steps = deployments.deploy(
-            root, installation_of(root, name), file, pool=pool, overwrite=overwrite, adopt=adopt, dry_run=dry_run
+            root,
+            installation_of(root, name),
+            file,
+            pool=pool,
+            notify=notify or (),
+            overwrite=overwrite,
+            adopt=adopt,
+            dry_run=dry_run,
         )
     _print_steps(steps, dry_run, as_json)
 

@@ -53,8 +53,10 @@ def write_comparison(study: Study, folder: Path, link: str | None = None) -> lis
 
 
 def draw(study: Study, folder: Path) -> list[Path]:
-    """Draw learning curves, score distributions, and the matrix of improvement."""
+    """Draw learning curves, score distributions, and the matrix of improvement; of returns without a common scale, curves apart."""
     curves = [(group.label, group.curve()) for group in study.groups]
+    if study.warning:
+        return [draw_curves([curve], folder / f"learning_curve_{index}.png") for index, curve in enumerate(curves, 1)]
     drawn = [
         draw_curves(curves, folder / "learning_curves.png", study.threshold),
         draw_distributions(
@@ -98,7 +100,7 @@ def as_html(study: Study, pictures: Sequence[Path], link: str | None) -> str:
             "<h2>What differs</h2>",
             _table(["", *labels], [[k, *map(shown_setting, v)] for k, v in study.differences.items()]),
         ]
-    if len(labels) > 1:
+    if len(labels) > 1 and not study.warning:
         unit = "seeds" if study.by_seed else "episodes"
         parts.append("<h2>Probability of improvement</h2>")
         parts.append(

@@ -50,9 +50,14 @@ def automations_of(
     evaluations = deployments.get("evaluate-champion", ())
     if own is not None and evaluations:
         wanted.append(_retrain_degraded(own.id, evaluations))
+    return marked(installation, wanted)
+
+
+def marked(installation: Installation, wanted: Sequence[AutomationCore]) -> list[AutomationCore]:
+    """Return automations with the installation's name and mark, and a digest of what they are."""
     suffix = "" if installation.name == DEFAULT_NAME else f" [{installation.name}]"
-    marked = [item.model_copy(update={"name": f"{item.name}{suffix}", "tags": [installation.mark]}) for item in wanted]
-    return [item.model_copy(update={"tags": [*item.tags, f"{_MADE}{fingerprint(item)}"]}) for item in marked]
+    named = [item.model_copy(update={"name": f"{item.name}{suffix}", "tags": [installation.mark]}) for item in wanted]
+    return [item.model_copy(update={"tags": [*item.tags, f"{_MADE}{fingerprint(item)}"]}) for item in named]
 
 
 def fingerprint(automation: AutomationCore) -> str:

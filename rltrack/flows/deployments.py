@@ -30,6 +30,7 @@ from rltrack.flows import automations, work_pool
 from rltrack.flows.deployed import Deployed, every
 from rltrack.flows.deployment_file import Entry, deployment_changes, prefect_file, read_file, stale_code
 from rltrack.flows.installation import OURS, Installation, Step, is_unmarked
+from rltrack.flows.notifications import notifications
 from rltrack.runs import Root
 
 
@@ -39,6 +40,7 @@ def deploy(
     file: Path | None = None,
     *,
     pool: str | None = None,
+    notify: Sequence[str] = (),
     overwrite: bool = False,
     adopt: bool = False,
     dry_run: bool = False,
@@ -53,6 +55,7 @@ def deploy(
         file: Prefect's deployment file; omitted: rltrack's own. Interrupted runs of deployments with the tag ``rltrack`` are
             restarted automatically.
         pool: An existing work pool to use, which is not changed; omitted: the installation's own.
+        notify: Blocks on the server (``TYPE/NAME``) that messages are sent through; those of earlier calls stay.
         overwrite: Replace the server's parameters, schedules and limits by the file's, and recreate what was deleted.
         adopt: Take over what an rltrack without installations created.
         dry_run: Change nothing.
@@ -95,7 +98,10 @@ def deploy(
         if not dry_run:
             work_pool.make(client, installation, pool, overwrite=overwrite)
             _apply(client, path, data, chosen, installation, overwrite, log, environment)
-        wanted = automations.automations_of(installation, _by_flow(client, installation, chosen))
+        by_flow = _by_flow(client, installation, chosen)
+        wanted = automations.automations_of(installation, by_flow)
+        everything = [item for items in by_flow.values() for item in items]
+        wanted += automations.marked(installation, notifications(client, notify, everything))
         steps += automations.put(client, made, installation, wanted, overwrite=overwrite, adopt=adopt, dry_run=dry_run)
         if not dry_run:
             made.remember(steps)

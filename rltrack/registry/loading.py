@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,10 +13,10 @@ from mlflow.artifacts import download_artifacts
 from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
-from rltrack.agents.exported_policy import DESCRIPTION, TENSORS, ExportedPolicy
+from rltrack.agents.exported_policy import ExportedPolicy
 from rltrack.errors import ModelBroken
 from rltrack.registry.digest import DIGEST_TAG, digest_of, remove_compiled_code
-from rltrack.registry.models import CONFIG, POLICY, as_current, save_files, signature_of
+from rltrack.registry.models import CONFIG, POLICY
 
 _ARTIFACTS = "artifacts"
 
@@ -52,33 +50,6 @@ def load_policy(client: MlflowClient, model_id: str, what: str, digest: str | No
     """
     with tempfile.TemporaryDirectory() as scratch:
         return _load(_fetch(client, model_id, what, digest, Path(scratch)), what)
-
-
-def write_served(client: MlflowClient, model_id: str, what: str, digest: str | None, folder: Path) -> None:
-    """Write a copy of a stored policy as a model that can be served: its data, and this rltrack's code.
-
-    Args:
-        client: On the server or database.
-        model_id: MLflow's id of the model.
-        what: How to call it in an error.
-        digest: The registered version's digest of its files.
-        folder: Made here.
-
-    Raises:
-        ModelBroken: As `load_policy`.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        model = _fetch(client, model_id, what, digest, Path(scratch))
-        loaded = _load(model, what)
-        files = Path(scratch) / "served" / POLICY
-        files.mkdir(parents=True)
-        for name in (TENSORS, CONFIG):
-            shutil.copy(model / _ARTIFACTS / POLICY / name, files / name)
-        description = as_current(loaded.policy.description)
-        (files / DESCRIPTION).write_text(json.dumps(description, indent=2), encoding="utf-8")
-        run, _, version = loaded.source.partition("@")
-        metadata = {"rltrack.run": run, "rltrack.version": version}
-        save_files(folder, files, description, signature_of(description), metadata, Model())
 
 
 def _fetch(client: MlflowClient, model_id: str, what: str, digest: str | None, scratch: Path) -> Path:

@@ -113,18 +113,24 @@ class ModelRegistry:
     @_explained
     def versions(self, name: str) -> list[Registered]:
         """Return a model's versions, oldest first."""
-        found = [
-            Registered(
-                int(item.version), str(item.source).removeprefix("models:/"), item.run_id or None, dict(item.tags or {})
-            )
-            for item in self._pages(self.client.search_model_versions, f"name='{name}'")
-        ]
+        found = [_registered(item) for item in self._pages(self.client.search_model_versions, f"name='{name}'")]
         return sorted(found, key=lambda item: item.version)
 
     def champion(self, name: str) -> Registered | None:
         """Return the champion, or None if there is none yet."""
         number = self.aliases(name).get(CHAMPION)
         return None if number is None else self.version(name, number)
+
+    @_explained
+    def pointed_to(self, name: str, alias: str) -> Registered | None:
+        """Return the version that an alias points to, by one request; None without one."""
+        try:
+            item = self.client.get_model_version_by_alias(name, alias)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no model; no such alias
+                return None
+            raise
+        return _registered(item)
 
     def by_alias(self, name: str, alias: str) -> Registered:
         """Return the version that an alias points to.
@@ -312,6 +318,12 @@ class ModelRegistry:
                 f"rltrack rollback {name} --to VERSION."
             )
         self.client.delete_model_version(name, str(item.version))
+
+
+def _registered(item: Any) -> Registered:
+    return Registered(
+        int(item.version), str(item.source).removeprefix("models:/"), item.run_id or None, dict(item.tags or {})
+    )
 
 
 @contextlib.contextmanager

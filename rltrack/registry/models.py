@@ -24,7 +24,7 @@ from mlflow.pyfunc import save_model
 from mlflow.tracking import MlflowClient
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
-from rltrack.agents import POLICY_PARTS, exported_policy, policy_data, policy_spaces
+from rltrack.agents import POLICY_PARTS, exported_policy, policy_data, policy_inputs, policy_spaces
 from rltrack.agents.exported_policy import space_of, tensors_of, write_policy
 from rltrack.agents.policy_data import FORMAT, check_description
 from rltrack.checkpoints import Version
@@ -37,7 +37,7 @@ POLICY_TAG, ROLE_TAG = "rltrack.policy", "rltrack.role"
 CANDIDATE = "candidate"
 CONFIG = "config.yaml"
 _CODE = Path(__file__).with_name("served_policy.py")
-_READERS = [str(Path(str(module.__file__))) for module in (exported_policy, policy_data, policy_spaces)]
+_READERS = [str(Path(str(module.__file__))) for module in (exported_policy, policy_data, policy_inputs, policy_spaces)]
 POLICY = "policy"
 """Folder of a policy's files among a model's artifacts."""
 _REQUIREMENTS = ("mlflow", "torch", "stable-baselines3", "gymnasium", "numpy", "safetensors")
@@ -139,31 +139,18 @@ def write_model(policy: StoredPolicy, folder: Path, model: Model | None = None) 
             ) from error
         write_policy(files, policy.description, weights, normalization)
         shutil.copy(policy.run.config_file, files / CONFIG)
-        metadata = {"rltrack.run": policy.run.name, "rltrack.version": policy.version.name}
-        save_files(folder, files, policy.description, signature, metadata, model or Model())
-
-
-def save_files(
-    folder: Path,
-    files: Path,
-    description: Mapping[str, Any],
-    signature: ModelSignature,
-    metadata: Mapping[str, Any],
-    model: Model,
-) -> None:
-    """Let MLflow write a model around a policy's files, with this rltrack's code to read them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow recommends an input example; making one would load torch
-        save_model(
-            str(folder),
-            python_model=str(_CODE),
-            artifacts={POLICY: str(files)},
-            code_paths=_READERS,
-            signature=signature,
-            pip_requirements=_requirements(description),
-            metadata=dict(metadata),
-            mlflow_model=model,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MLflow recommends an input example; making one would load torch
+            save_model(
+                str(folder),
+                python_model=str(_CODE),
+                artifacts={POLICY: str(files)},
+                code_paths=_READERS,
+                signature=signature,
+                pip_requirements=_requirements(policy.description),
+                metadata={"rltrack.run": policy.run.name, "rltrack.version": policy.version.name},
+                mlflow_model=model or Model(),
+            )
 
 
 def signature_of(description: Mapping[str, Any]) -> ModelSignature:
@@ -179,7 +166,7 @@ def signature_of(description: Mapping[str, Any]) -> ModelSignature:
         state = TensorSpec(np.dtype(np.float32), (-1, 2, -1, -1), "state")
         inputs += [TensorSpec(np.dtype(bool), (-1,), "episode_start"), state]
         outputs = [TensorSpec(action.type, action.shape, "action"), state]
-    params = ParamSchema([ParamSpec("deterministic", "boolean", True)])
+    params = ParamSchema([ParamSpec("deterministic", "boolean", True), ParamSpec("clip", "boolean", False)])
     return ModelSignature(Schema(inputs), Schema(outputs), params)
 
 

@@ -5,7 +5,7 @@ It needs the other files of the model, and nothing of rltrack.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from mlflow.models import set_model
@@ -28,26 +28,11 @@ class ServedPolicy(PythonModel):
     # MLflow reads the annotation of `model_input` as a schema; an array stands for "as the signature says", a dictionary too
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> Any:
         """Return actions, first axis as of the observations."""
-        deterministic = bool((params or {}).get("deterministic", True))
-        policy, given = self._policy, cast(Any, model_input)
-        if policy.is_masked:
-            masks = np.asarray(given["action_masks"], dtype=bool)
-            return policy.predict(_observation(given), deterministic=deterministic, action_masks=masks)[0]
-        if policy.is_recurrent:
-            states = np.moveaxis(np.asarray(given["state"]), 0, 2)  # hidden and cell, layers, batch, units
-            actions, (hidden, cell) = policy.predict(
-                _observation(given),
-                state=(states[0], states[1]),
-                episode_start=np.asarray(given["episode_start"], dtype=bool),
-                deterministic=deterministic,
-            )
-            return {"action": actions, "state": np.moveaxis(np.stack([hidden, cell]), 2, 0).astype(np.float32)}
-        return policy.predict(given, deterministic=deterministic)[0]
+        from policy_inputs import act, read_inputs  # type: ignore[import-not-found]
 
-
-def _observation(given: Any) -> Any:
-    parts = {key.removeprefix("observation."): value for key, value in given.items() if key.startswith("observation.")}
-    return parts or given["observation"]
+        chosen = params or {}
+        inputs = read_inputs(self._policy, model_input, clip=bool(chosen.get("clip", False)))
+        return act(self._policy, inputs, deterministic=bool(chosen.get("deterministic", True)))
 
 
 set_model(ServedPolicy())

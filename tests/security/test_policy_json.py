@@ -369,9 +369,9 @@ def test_reading_needs_nothing_of_rltrack(good, tmp_path):
     """The files are copied into each model; there they import each other, and nothing of rltrack."""
     import subprocess
 
-    from rltrack.agents import exported_policy, policy_data, policy_spaces
+    from rltrack.agents import exported_policy, policy_data, policy_inputs, policy_spaces
 
-    for module in (exported_policy, policy_data, policy_spaces):
+    for module in (exported_policy, policy_data, policy_inputs, policy_spaces):
         (tmp_path / Path(module.__file__).name).write_bytes(Path(module.__file__).read_bytes())
     code = (
         "import sys; sys.modules['rltrack'] = None\n"

@@ -18,7 +18,6 @@ from rltrack import doctor
 from rltrack.errors import ConfigurationError, ModelBroken, PolicyNotStorable
 from rltrack.journal.lines import decode_record, encode_record, numbered_line
 from rltrack.permissions import KNOWN_WRAPPERS
-from rltrack.registry import served_policy
 from rltrack.registry.audit import faults_of, old_models, runs_described_wrongly
 from rltrack.registry.champions import champion_origin, evaluate_champion, load_champion, rollback
 from rltrack.registry.digest import DIGEST_TAG, digest_of
@@ -28,8 +27,8 @@ from rltrack.registry.model_registry import ModelRegistry
 from rltrack.registry.models import as_current, policy_of, signature_of
 from rltrack.registry.permissions import check_names
 from rltrack.registry.promotion import promote
-from rltrack.registry.serving import copy_to_serve
 from rltrack.runs import Root
+from rltrack.serving.following import Follower
 from tests.support.models import TINY, run_of_skill
 
 GATE = Gate(episodes=30)
@@ -71,6 +70,11 @@ def without_digest(root, champion):
     yield
     client.set_logged_model_tags(champion.model_id, {DIGEST_TAG: champion.tags[DIGEST_TAG]})
     client.set_model_version_tag("tiny", str(champion.version), DIGEST_TAG, champion.tags[DIGEST_TAG])
+
+
+def served(root, item):
+    """The policy that a server of a version acts with."""
+    return Follower(ModelRegistry(root), "tiny", item, None, print).served.policy
 
 
 def edit(file: Path, change) -> None:
@@ -133,8 +137,7 @@ def test_changed_files_are_noticed_before_anything_is_read(root, champion, files
         load_champion(ModelRegistry(root), "tiny", champion)
     assert "rltrack rollback" in str(told.value)
     with pytest.raises(ModelBroken, match=noticed):
-        copy_to_serve(ModelRegistry(root), "tiny", champion, 5001)
-    assert not (root.path / "served/5001").exists()
+        served(root, champion)
 
 
 @pytest.mark.slow
@@ -175,34 +178,21 @@ def test_what_mlflow_and_python_add_is_no_change(root, champion, files):
     (files / "code/__pycache__").mkdir()
     (files / "code/__pycache__/exported_policy.cpython-311.pyc").write_bytes(b"hostile")
     load_champion(ModelRegistry(root), "tiny", champion)
-    copy = copy_to_serve(ModelRegistry(root), "tiny", champion, 5001)
-    assert not list(copy.rglob("__pycache__"))
+    served(root, champion)
 
 
 @pytest.mark.slow
-def test_what_is_served_is_a_copy_with_our_own_code(root, champion, files, without_digest):
-    """Even of a model without a digest: nothing that lies in it is run."""
+def test_what_is_served_runs_our_own_code_only(root, champion, files, without_digest):
+    """Even of a model without a digest: nothing that lies in it is run, and later changes change nothing."""
     (files / "served_policy.py").write_text("raise SystemExit('hostile')\n")
     (files / "code/json.py").write_text("raise SystemExit('hostile')\n")
     champion = ModelRegistry(root).version("tiny", champion.version)
     assert DIGEST_TAG not in champion.tags
-    copy = copy_to_serve(ModelRegistry(root), "tiny", champion, 5001)
-    assert (copy / "served_policy.py").read_bytes() == Path(str(served_policy.__file__)).read_bytes()
-    assert sorted(path.name for path in (copy / "code").iterdir()) == [
-        "exported_policy.py", "policy_data.py", "policy_spaces.py",
-    ]  # fmt: skip
-    assert (copy.parent.stat().st_mode & 0o077) == 0
+    policy = served(root, champion)
     (files / "artifacts/policy/policy.safetensors").write_bytes(b"changed after the start")
-    import mlflow
-
-    served = mlflow.pyfunc.load_model(str(copy))
-    shape = served.metadata.signature.inputs.inputs[0].shape[1:]
-    assert np.allclose(served.predict(np.zeros((2, *shape), np.float32)), 0.5)
-    (copy / "leftover").write_text("")
-    shutil.copytree(files, copy / "more")
+    assert np.allclose(policy.predict(np.zeros((2, *policy.observation_space.shape), np.float32))[0], 0.5)
     with pytest.raises(ModelBroken):
-        copy_to_serve(ModelRegistry(root), "tiny", champion, 5001)
-    assert not copy.exists(), "what was served before does not stay"
+        served(root, champion)
 
 
 @pytest.mark.slow

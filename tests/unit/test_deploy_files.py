@@ -86,3 +86,11 @@ def test_the_deployments_have_valid_parameters():
         if "config" in deployment.get("parameters", {}):
             TrainingConfig.from_mapping(deployment["parameters"]["config"])
         assert deployment["tags"] == ["rltrack"], "automations find them by it"
+
+
+def test_the_inference_service_is_of_mlflows_format():
+    found = yaml.safe_load((DEPLOY / "kubernetes" / "inference-service.yaml").read_text())
+    assert (found["apiVersion"], found["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
+    model = found["spec"]["predictor"]["model"]
+    assert (model["modelFormat"]["name"], model["protocolVersion"]) == ("mlflow", "v2")
+    assert {"name": "MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "value": "false"} in model["env"]

@@ -17,12 +17,14 @@ from rltrack.journal import Journal
 from rltrack.runs import Root, RunDirectory
 
 
-def written(root: Root, name: str, *, seed: int, rate: float, scores, step: int = 100, threshold=None) -> RunDirectory:
+def written(
+    root: Root, name: str, *, seed: int, rate: float, scores, step: int = 100, threshold=None, env="CartPole-v1"
+) -> RunDirectory:
     """A run's journal as training writes it; its evaluations have these mean returns, 20 episodes each."""
     run = root.create(name, "")
     journal = Journal(run.journal_file)
     identity = {"seed": seed, "agent": {"algorithm": "PPO", "hyperparameters": {"learning_rate": rate}},
-                "environment": {"id": "CartPole-v1"}, "training": {"convergence_threshold": threshold}}  # fmt: skip
+                "environment": {"id": env}, "training": {"convergence_threshold": threshold}}  # fmt: skip
     journal.note("configuration", run_id=name, identity=identity, agent={"algorithm": "PPO"}, policy=None)
     journal.note("attempt", number=1, resumed_from=None, env_steps=0, exact=True, environments={}, host="h", pid=1)
     for index, score in enumerate(scores):
@@ -149,6 +151,16 @@ def test_the_page_needs_nothing_else(root, tmp_path):
     assert page.fetched == []
     assert "learning_rate" in files[0].read_text()
     assert len(json.loads(files[-1].read_text())["groups"]) == 3
+
+
+def test_returns_without_a_common_scale_are_drawn_apart(root, tmp_path):
+    written(root, "walker", seed=0, rate=0.1, scores=[-5, 300], env="BipedalWalker-v3")
+    files = write_comparison(compare_runs([root.find("lone"), root.find("walker")]), tmp_path / "out")
+    names = [file.name for file in files if file.suffix == ".png"]
+    assert names == ["learning_curve_1.png", "learning_curve_2.png"]
+    page = files[0].read_text()
+    assert "no common scale" in page
+    assert "Probability of improvement" not in page
 
 
 @pytest.mark.slow

@@ -1,0 +1,93 @@
+"""A model as the files that plain Stable-Baselines3 loads: its zip, and VecNormalize's pickle beside it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.utils import LinearSchedule as TheirLinearSchedule
+from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize, VecTransposeImage
+
+from rltrack.agents.algorithms import LinearSchedule
+
+NORMALIZATION = "vecnormalize.pkl"
+
+
+def write_sb3(model: BaseAlgorithm, path: Path) -> list[Path]:
+    """Write a model; nothing in the files needs rltrack.
+
+    Args:
+        model: With its environment.
+        path: The zip file; VecNormalize's statistics go into ``vecnormalize.pkl`` beside it.
+
+    Returns:
+        The files.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        _their_schedules(model),
+        open(path, "wb") as file,
+    ):  # by its own name: SB3 appends .zip to a path without a suffix
+        model.save(file)
+    normalize = model.get_vec_normalize_env()
+    if normalize is None:
+        return [path]
+    normalize.save(str(path.parent / NORMALIZATION))
+    return [path, path.parent / NORMALIZATION]
+
+
+def how_to_load(model: BaseAlgorithm, path: Path, make_env: str) -> str:
+    """Return the Python code that loads the files with plain SB3 and acts.
+
+    Args:
+        model: The model that was written.
+        path: Its zip file.
+        make_env: The environment's id.
+    """
+    layers: list[Any] = []
+    layer: Any = model.env
+    while layer is not None and hasattr(layer, "venv"):
+        layers.insert(0, layer)
+        layer = layer.venv
+    lines = [f'env = make_vec_env("{make_env}")']
+    names = ["make_vec_env"]
+    wrappers = []
+    for layer in layers:
+        if isinstance(layer, VecFrameStack):
+            wrappers.append("VecFrameStack")
+            lines.append(f"env = VecFrameStack(env, {layer.stacked_obs.n_stack})")
+        elif isinstance(layer, VecTransposeImage):
+            wrappers.append("VecTransposeImage")
+            lines.append("env = VecTransposeImage(env)")
+        elif isinstance(layer, VecNormalize):
+            wrappers.append("VecNormalize")
+            lines += [f'env = VecNormalize.load("{NORMALIZATION}", env)', "env.training = env.norm_reward = False"]
+    kind = type(model)
+    imports = [f"from {kind.__module__.partition('.')[0]} import {kind.__name__}"]
+    imports.append(f"from stable_baselines3.common.env_util import {names[0]}")
+    if wrappers:
+        imports.append(f"from stable_baselines3.common.vec_env import {', '.join(sorted(set(wrappers)))}")
+    load = f'model = {kind.__name__}.load("{path.name}", env=env)'
+    act = "actions, states = model.predict(env.reset(), deterministic=True)"
+    return "\n".join([*imports, "", *lines, load, act])
+
+
+@contextlib.contextmanager
+def _their_schedules(model: Any) -> Iterator[None]:
+    """Let SB3's own class stand for our linear schedules, which it could not import; the line is the same."""
+    before = dict(vars(model))
+    try:
+        for name, value in before.items():
+            inner = value.value_schedule if isinstance(value, FloatSchedule) else value
+            if isinstance(inner, LinearSchedule):
+                theirs = TheirLinearSchedule(inner.start, inner.end, 1.0)
+                setattr(model, name, FloatSchedule(theirs) if isinstance(value, FloatSchedule) else theirs)
+        yield
+    finally:
+        for name, value in before.items():
+            if vars(model).get(name) is not value:
+                setattr(model, name, value)
