@@ -13,6 +13,7 @@ from rltrack.checkpoints import Version, best_first
 from rltrack.console.deliveries import delivery_lines, delivery_state
 from rltrack.console.tables import age, number, size, styled, table_of, terminal
 from rltrack.errors import JournalDamaged, RltrackError, RunDamaged
+from rltrack.hash_seed import RANDOM
 from rltrack.runs import RunHistory, RunStatus
 from rltrack.tracking.event_files import report_changed_events
 from rltrack.training.session import journal_position
@@ -102,6 +103,7 @@ def run_details(run: RunDirectory) -> dict[str, Any]:
         "exact": history.is_exact and not history.missing,
         "missing": history.missing,
         "environments": history.environments,
+        "hash_seed": history.hash_seed,
         "choices": history.choices,
         "config": _config(run),
         "evaluations": _parts_of(history.evaluations, ("step", "mean", "std", "iqm", "interval")),
@@ -195,6 +197,8 @@ def _resume_line(details: dict[str, Any]) -> str:
         "cut": "exact: the environments are rebuilt at marks, and versions are taken there",
         "inexact": f"not exact: the environments start a new episode ({escape(reason)})",
     }.get(tier, "not known to be exact")
+    if how.startswith("exact") and details["hash_seed"] == RANDOM:
+        how += "; the hash seed was random, so not where the environment depends on the order of a set"
     if details["missing"]:
         return f"resume: {how}; but the record of this run has a gap"
     return f"resume: {how}" + ("" if details["exact"] else "; an earlier resume was not exact")

@@ -174,6 +174,7 @@ _FIELDS: dict[str, _Check] = {
     "choices": (_is_optional(_is_choices), "choices with their reasons, or null"),
     "versions": _MAPPING,
     "host": _TEXT,
+    "hash_seed": _TEXT,
     "pid": _COUNT,
     "message": _TEXT,
     "name": _TEXT,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rltrack.hash_seed import RANDOM
 from rltrack.journal import JournalReader, Record, read_journal, read_tail, unreadable
 from rltrack.ranking import rank
 from rltrack.runs.completeness import JournalPosition, Numbering
@@ -167,6 +168,11 @@ class RunHistory:
     def environments(self) -> Mapping[str, Any] | None:
         """By which tier the environments of the last attempt take part in a resume."""
         return self.attempts[-1]["environments"] if self.attempts else None
+
+    @property
+    def hash_seed(self) -> str:
+        """The seed of Python's hashes in the last attempt; ``random`` where it was not fixed, or is not known."""
+        return str(self.attempts[-1].get("hash_seed", RANDOM)) if self.attempts else RANDOM
 
     @property
     def tier(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rltrack.agents.protocol import State
+from rltrack.hash_seed import hash_seed
 
 
 def call(agent: Any, method: str, *arguments: Any) -> Any:
@@ -42,4 +43,4 @@ def describe_resume(agent: Any) -> dict[str, Any] | None:
 
 def numerics(agent: Any) -> dict[str, Any]:
     """Return what decides about bits beside the versions of packages."""
-    return dict(call(agent, "numerics") or {})
+    return {**(call(agent, "numerics") or {}), "hash_seed": hash_seed()}

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rltrack import damage
 from rltrack.checkpoints.kept import what_is_gone
 from rltrack.errors import ConfigurationError, NotCapturable, ResumeMismatch
+from rltrack.hash_seed import NOTICE, RANDOM, hash_seed
 from rltrack.provenance import package_versions
 from rltrack.training import agent_access
 from rltrack.training.records import record_warning
+
+_logger = logging.getLogger("rltrack")
 
 if TYPE_CHECKING:
     from rltrack.agents.protocol import State
@@ -92,6 +96,8 @@ def begin_attempt(plan: TrainingPlan, agent: Any, session: RunSession, notes: li
     )
     for what, choice in choices.items():
         plan.reporter.say(f"{what}: {choice['chosen']} ({choice['reason']})")
+    if hash_seed() == RANDOM and agent_access.why_not_exact(agent) is None:
+        _logger.warning(NOTICE)
     damage.accept()  # the notes say it, and the attempt is labelled
     for note in notes:
         record_warning(session.records, note)
@@ -112,11 +118,13 @@ def _differences(agent: Any, version: Version, state: State) -> list[str]:
     why_not = agent_access.why_not_exact(agent)
     if why_not is not None or state.get("environment") is None:
         reasons.append(why_not or "the version holds no environments")
-    before = {**version.details.get("versions", {}), **version.details.get("numerics", {})}
+    before = {"hash_seed": RANDOM, **version.details.get("versions", {}), **version.details.get("numerics", {})}
     now = {**package_versions(), **agent_access.numerics(agent)}
     reasons += [
         f"{key} was {before.get(key, 'absent')}, now {now.get(key, 'absent')}"
         for key in sorted(before.keys() | now.keys())
-        if key != "rltrack" and before.get(key) != now.get(key)
+        if key != "rltrack"
+        and before.get(key) != now.get(key)
+        and (key, before.get(key)) != ("hash_seed", RANDOM)  # then the run is labelled already
     ]
     return reasons

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "rltrack"
 
 LAYERS = {
     "ground": "errors text secrets damage files plain_data validation addresses sealed cleanup ranking episode_limits permissions "
-    "processes loopback backoff",
+    "processes loopback backoff hash_seed",
     "names as data": "named_code algorithms zoo_presets",
     "config": "config identity",
     "what is recorded": "resources provenance journal",
