@@ -2,8 +2,8 @@
 
 python examples/custom_agent.py
 
-`rltrack.agents.Agent` names every method that an agent may have. Four are required; with `capture`, `restore` and
-`why_not_exact` its versions hold everything, and a resumed run ends with the very same table.
+`rltrack.AgentBase` has every method of an agent. Four are abstract; with `capture`, `restore` and `why_not_exact` checkpoints hold
+the whole state, and a resumed run ends with the same table.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from rltrack import TrainingLoop, TrainingStatistics
+from rltrack import AgentBase, TrainingLoop, TrainingStatistics
 from rltrack.agents import EpisodeInfo, IterationStats
 
 ENVIRONMENT = "FrozenLake-v1"
 
 
-class QLearning:
+class QLearning(AgentBase):
     """Tabular Q-learning (Watkins 1989) for discrete observations and actions. One iteration is one episode.
 
     Args:

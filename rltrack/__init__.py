@@ -17,6 +17,8 @@ except PackageNotFoundError:  # used from a source tree that was never installed
 
 if TYPE_CHECKING:
     from rltrack.acceleration import accelerate as accelerate
+    from rltrack.agents import AgentBase as AgentBase
+    from rltrack.agents.checking import check_agent as check_agent
     from rltrack.agents.tracking_callback import JournalOutputFormat as JournalOutputFormat
     from rltrack.agents.tracking_callback import TrackingCallback as TrackingCallback
     from rltrack.config import LoopSettings as LoopSettings
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from rltrack.training.trainer import load_agent as load_agent
 
 _PUBLIC = {
+    "AgentBase": "rltrack.agents",
     "EarlyStoppingHook": "rltrack.training.hooks",
     "Gate": "rltrack.registry.gate",
     "JournalOutputFormat": "rltrack.agents.tracking_callback",
@@ -57,6 +60,7 @@ _PUBLIC = {
     "TrainingStatistics": "rltrack.training.progress",
     "TrainingStrategy": "rltrack.training.strategies",
     "accelerate": "rltrack.acceleration",
+    "check_agent": "rltrack.agents.checking",
     "create_training_loop": "rltrack.training.train_loop",
     "load_agent": "rltrack.training.trainer",
     "promote": "rltrack.registry.promotion",

@@ -48,7 +48,7 @@ class Backoff:
         return wait
 
     def succeeded(self) -> None:
-        """Begin anew."""
+        """Start again from the first interval."""
         self.failures = 0
         self.hurry()
 

@@ -1,4 +1,4 @@
-"""What a reader found damaged and went on without. It is told in words, once, and never silently.
+"""What a reader found damaged and left out. It is reported once, never silently.
 
 Whoever reads calls `report`. A command collects what is reported while it runs and prints it at its end; elsewhere it is a
 warning in the log.
@@ -20,7 +20,7 @@ class Collected:
     """What was reported, each text once.
 
     Attributes:
-        new: Damage that nobody has taken note of yet.
+        new: Damage not yet noted.
         known: Damage that the record itself is labelled with already.
     """
 
@@ -65,7 +65,7 @@ def collected() -> Iterator[Collected]:
 
 
 def accept() -> None:
-    """Take note of what was reported so far, where somebody collects: see `Collected.accept`."""
+    """Take note of what was reported so far, where a collector is active: see `Collected.accept`."""
     found = _collected.get()
     if found is not None:
         found.accept()

@@ -18,7 +18,7 @@ _LAST_BYTES = 20_000
 
 
 def free_port(port: int = 0, option: str = "another port") -> int:
-    """Return a port on loopback that nobody uses: this one, or any for 0.
+    """Return a free port on loopback: this one, or any for 0.
 
     Raises:
         ConfigurationError: If it is taken or not allowed; the option that chooses another is named.

@@ -41,7 +41,7 @@ def spawn(
 
 
 def lives(pid: int | None) -> bool:
-    """Whether a process lives; one that ended and that nobody has asked for yet does not."""
+    """Whether a process lives; a zombie does not."""
     if pid is None:
         return False
     try:

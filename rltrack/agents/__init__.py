@@ -1,4 +1,4 @@
-"""Agents: the protocol that the loop talks to, and Stable-Baselines3's algorithms behind it.
+"""Agents: the interface that the loop talks to, and Stable-Baselines3's algorithms behind it.
 
 Importing this package loads neither torch nor SB3; building or wrapping an SB3 model does.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from rltrack.agents.base import REQUIRED_METHODS, AgentBase, ProtocolAgent
 from rltrack.agents.protocol import (
     LEARNER_PARTS,
     POLICY_PARTS,
-    REQUIRED_METHODS,
     Agent,
     EpisodeInfo,
     EvaluationEnvironment,
@@ -31,6 +31,7 @@ __all__ = [
     "LEARNER_PARTS",
     "POLICY_PARTS",
     "Agent",
+    "AgentBase",
     "EpisodeInfo",
     "EvaluationEnvironment",
     "IterationStats",
@@ -54,12 +55,14 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__} has no attribute {name}")
 
 
-def as_agent(agent: Any) -> Agent:
-    """Return an object with the Agent protocol: the given one, or an adapter around an SB3 model.
+def as_agent(agent: Any) -> AgentBase:
+    """Return an agent as `AgentBase`: itself, an adapter around an SB3 model, or one around an object with the same methods.
 
     Raises:
-        ConfigurationError: If it is neither; the missing methods are named.
+        ConfigurationError: If it is none of these; the missing methods are named.
     """
+    if isinstance(agent, AgentBase):
+        return agent
     sb3 = sys.modules.get("stable_baselines3.common.base_class")
     if sb3 is not None and isinstance(agent, sb3.BaseAlgorithm):
         from rltrack.agents.sb3 import SB3Agent
@@ -69,10 +72,10 @@ def as_agent(agent: Any) -> Agent:
     if missing or isinstance(agent, type):
         what = f"the class {agent.__name__}" if isinstance(agent, type) else f"a {type(agent).__name__}"
         raise ConfigurationError(
-            f"agent is {what}, which is neither a Stable-Baselines3 model nor an object with the Agent protocol"
+            f"agent is {what}, which is neither a Stable-Baselines3 model nor an rltrack.agents.AgentBase"
             f"{': it lacks ' + ', '.join(missing) if missing else ''}. Pass for example PPO('MlpPolicy', env)."
         )
-    return agent  # type: ignore[no-any-return]
+    return ProtocolAgent(agent)
 
 
 def build_agent(config: TrainingConfig) -> tuple[SB3Agent, Any]:

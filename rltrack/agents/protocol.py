@@ -1,17 +1,14 @@
-"""What an agent must offer to be trained, and what it may offer on top.
-
-A custom agent implements ``bind``, ``advance``, ``predict`` and ``set_schedule``. Everything else is optional and looked
-up by name: an agent without ``capture``/``restore`` trains as well, but its run cannot go on after a kill.
+"""The data that training loop and agent exchange, and the protocols of what they talk to.
 
 One iteration is "collect experience, then update". Between two iterations lies a *boundary*: no step in flight, update
-done. Everything else (evaluation, checkpoint, pause, stop) happens there.
+done. Everything else (evaluation, checkpoint, pause, stop) happens there. `rltrack.agents.AgentBase` is the interface of agents.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,7 +17,7 @@ from rltrack.checkpoints.encoding import State as State
 POLICY_PARTS = ("policy", "normalization")
 """What it takes to act."""
 LEARNER_PARTS = ("policy", "optimizer", "normalization")
-"""What it takes to go on learning from an earlier policy, with counters and random streams as they are now."""
+"""What it takes to continue learning from an earlier policy, with the current counters and random streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,45 +136,14 @@ class Acting(Protocol):
         """
 
 
-@runtime_checkable
 class Agent(Acting, Protocol):
-    """What an agent must offer.
-
-    Optional methods:
-
-    - ``capture() -> State`` and ``restore(state)``: the complete state at a boundary. ``restore`` gets the parts to put
-      back, and leaves the others as they are.
-    - ``capture_parts(parts) -> State``: some parts only, where that is cheaper than all of them.
-    - ``make_evaluation_env(env, n_envs) -> EvaluationEnvironment``: for agents whose environments need preparation.
-    - ``scale_learning_rate(factor)``: multiply the scheduled learning rate from now on (the ADAPTIVE strategy).
-    - ``update_per_episode() -> str | None``: from now on one iteration is one episode (EPISODIC); a text says why not.
-    - ``collects_whole_episodes``: whether an iteration ends with an episode only, so that it may have no end.
-    - ``set_log_interval(n)``: log every n iterations or episodes.
-    - ``why_not_exact() -> str | None``: why a resume would differ from a run that was never interrupted; without this
-      method a resume is labelled as not exact.
-    - ``is_seeded() -> bool``: whether it would begin alike if it began again.
-    - ``numerics() -> dict``: what decides about bits beside versions; compared on resume.
-    - ``allow_probe(allowed)``: before ``bind``, whether scratch environments may be built.
-    - ``cut_environments(wanted)`` and ``cut()``: before ``bind``, whether environments take part by cuts; and one such cut.
-    - ``describe_choices() -> dict``: by what was chosen: ``chosen`` and ``reason``, for the record.
-    - ``describe_resume() -> dict``: ``tier`` and ``reason``: how environments take part in a resume, for the record.
-    - ``describe() -> dict``: algorithm, hyperparameters, environment and spaces, for the record.
-    - ``describe_policy() -> dict``: how the policy is built from its weights, so that it can be stored as a model
-      (`rltrack.agents.policy_description`), or ``reason``: why it cannot.
-    - ``release()``: put back what ``bind`` changed outside the agent.
-    """
+    """What an agent must have that does not inherit `rltrack.agents.AgentBase`; it may have any of that class's methods besides."""
 
     def bind(self, env: Any, seed: int | None) -> None:
-        """Get ready to train in `env` from zero env steps; `seed` None leaves the agent's own seeding alone."""
+        """Prepare to train in `env` from zero env steps."""
 
     def advance(self, observer: Observer) -> IterationStats:
         """Collect experience and update, once."""
 
     def set_schedule(self, remaining: float) -> None:
-        """Hear how much of the whole budget is left: 1 at the start, 0 when spent.
-
-        As in Stable-Baselines3 it may fall slightly below 0 when the last iteration overshoots the budget.
-        """
-
-
-REQUIRED_METHODS = ("bind", "advance", "predict", "set_schedule")
+        """Receive the remaining fraction of the budget."""

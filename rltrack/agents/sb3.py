@@ -23,6 +23,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from rltrack.agents import sb3_state
 from rltrack.agents.algorithms import ScaledSchedule
+from rltrack.agents.base import AgentBase
 from rltrack.agents.env_state import TrainingEnvs
 from rltrack.agents.environments import SeededEpisodes, rebuild
 from rltrack.agents.policy_check import checked_description
@@ -39,7 +40,7 @@ from rltrack.text import printable
 _PARTS = ("policy", "optimizer", "normalization", "counters", "random", "rollout", "environment", "buffers")
 
 
-class SB3Agent:
+class SB3Agent(AgentBase):
     """Drives one SB3 model, iteration by iteration.
 
     Args:
@@ -87,6 +88,7 @@ class SB3Agent:
             torch.backends.cudnn.deterministic = True
             self._undo.append(lambda: setattr(torch.backends.cudnn, "deterministic", deterministic))
         self._set_env(env)
+        self.n_envs = self.env.num_envs
         self._envs = TrainingEnvs(self.env, self._build_one(), cut=self._cuts, wants_probe=self._probe)
         self._undo.append(self._envs.release)
         self._envs.prepare()

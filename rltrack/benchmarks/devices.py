@@ -6,6 +6,7 @@ It shows which value of `rltrack.agents.devices.WORK` fits this machine.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ class Timing:
         network: Its hidden layers.
         batch: Observations of a gradient step.
         parameters: Number of weights.
-        cpu: Seconds of an iteration of 4096 env steps and one epoch, on the CPU.
+        cpu: Seconds of an iteration of 4096 env steps and ten epochs, on the CPU.
         cuda: Likewise on the GPU; None without one.
     """
 
@@ -51,7 +52,9 @@ def measure(threads: int, tell: Callable[[str], None]) -> list[Timing]:
     for network in NETWORKS:
         for batch in BATCHES:
             cpu, parameters = _iteration_seconds(network, batch, "cpu", threads)
-            cuda = _iteration_seconds(network, batch, "cuda", threads)[0] if has_gpu else None
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="You are trying to run PPO on the GPU")
+                cuda = _iteration_seconds(network, batch, "cuda", threads)[0] if has_gpu else None
             found.append(Timing(list(network), batch, parameters, cpu, cuda))
             gain = "" if cuda is None else f", GPU {cuda:.3f} s: {cpu / cuda:.2f} times as fast"
             tell(f"{network} batch {batch}: {parameters * batch:.1e} of work, CPU {cpu:.3f} s{gain}")

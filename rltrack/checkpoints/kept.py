@@ -1,4 +1,4 @@
-"""Which versions were left where they are: ``kept.json`` in their folder, so that one that somebody removed is noticed.
+"""Which versions were left where they are: ``kept.json`` in their folder, so that one that was removed by hand is noticed.
 
 It is written after a version came and before one goes, so that every number in it has its folder, unless that was removed by
 hand. Without the file, or where it is damaged, nothing is claimed.

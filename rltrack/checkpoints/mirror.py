@@ -1,4 +1,4 @@
-"""The thread that keeps a run's copy in a remote store up to date while training goes on."""
+"""The thread that keeps a run's copy in a remote store up to date during training."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Mirror:
         """Return what went wrong since the last call.
 
         Raises:
-            RunTakenOver: If another machine went on with the run.
+            RunTakenOver: If another machine resumed the run.
         """
         if self._taken_over is not None:
             raise self._taken_over

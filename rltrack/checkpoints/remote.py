@@ -8,7 +8,7 @@
                 segments/<sha256>.safetensors           rows of replay buffers
                 checkpoints/v000012-000002/             files first, then the manifest's signature, the manifest last
 
-An attempt says from which version and from which byte of the journal it went on. What an earlier attempt wrote beyond that
+An attempt says from which version and from which byte of the journal it resumed. What an earlier attempt wrote beyond that
 does not count, so that a trainer that was thought dead can commit nothing. A signature (HMAC-SHA256 with a key from the
 environment) covers the manifest, and with it every file: nothing from a remote store is unpickled without it. Another covers the
 configuration, which names what is imported, together with the run's name. The rest is read as `rltrack.checkpoints.unsigned`
@@ -118,7 +118,7 @@ class RemoteRun:
             ) from None
 
     def check_is_newest(self, attempt: int) -> None:
-        """Find out whether another machine went on meanwhile.
+        """Find out whether another machine resumed the run meanwhile.
 
         Raises:
             RunTakenOver: If so.
@@ -127,7 +127,7 @@ class RemoteRun:
         if newest > attempt:
             host = self._claim(newest).host
             raise RunTakenOver(
-                f"Another trainer went on with {self.url}: attempt {newest} on {host}, this is attempt {attempt}. This one stops; "
+                f"Another trainer resumed {self.url}: attempt {newest} on {host}, this is attempt {attempt}. This one stops; "
                 "what it wrote since does not count."
             )
 
@@ -148,10 +148,10 @@ class RemoteRun:
                 self._write(f"journal/{attempt:06d}-{first:012d}.jsonl", file.read(last - first))
 
     def upload_version(self, version: Version, attempt: int) -> None:
-        """Copy a version: what it refers to first, the manifest last, and only if nobody took over.
+        """Copy a version: what it refers to first, the manifest last, and only if no other machine took over.
 
         Raises:
-            RunTakenOver: If another machine went on with the run.
+            RunTakenOver: If another machine resumed the run.
             FileNotFoundError: If it was superseded and deleted here meanwhile.
         """
         folder = f"checkpoints/v{version.number:06d}-{int(version.details['attempt']):06d}"
@@ -380,7 +380,7 @@ def signing_key(environ: Mapping[str, str] = os.environ) -> bytes:
 
 
 def _counts(number: int, attempt: int, claims: list[Claim]) -> bool:
-    """Whether a version that an attempt wrote is part of the run: no later attempt went on from an earlier one."""
+    """Whether a version that an attempt wrote is part of the run: no later attempt resumed from an earlier one."""
     return all(number <= claim.resumed_from for claim in claims if claim.attempt > attempt)
 
 

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Keep the newest resumable versions, the best ones by their evaluation, and one now and then for good.
+    """Keep the newest resumable versions, the best ones by their evaluation, and one now and then permanently.
 
     Attributes:
         keep_last: Newest resumable versions to keep, at least 1.
         keep_best: Versions with the highest mean return to keep.
-        keep_every: Env steps; the first resumable version of each such stretch is kept for good. None for none.
+        keep_every: Env steps; the first resumable version of each such stretch is kept permanently. None for none.
     """
 
     keep_last: int = 2

@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """The rows of a ring buffer, live: take them with `rows` before training goes on.
+    """The rows of a ring buffer, live: take them with `rows` before training continues.
 
     Row r (counted from the first that was ever written) is at ``r % capacity``. Rows must not change once written.
 

@@ -72,7 +72,7 @@ def new_rows(ring: Ring, stored: Sequence[Segment]) -> NewRows:
     """
     kept = tuple(segment for segment in stored if segment.last > ring.first)
     reached = kept[-1].last if kept else ring.first
-    if reached > ring.written:  # a ring that was begun anew
+    if reached > ring.written:  # a ring that was reset
         kept, reached = (), ring.first
     data = save_tensors(ring.rows(reached, ring.written)) if reached < ring.written else None
     return NewRows(kept, data, reached, ring.written, ring.capacity)

@@ -352,7 +352,7 @@ class CheckpointStore:
                 problems.append(str(error))
         if problems:
             raise CheckpointCorrupt(
-                f"None of the resumable versions in {self.folder} verifies: {' '.join(problems)} Training cannot go on from "
+                f"None of the resumable versions in {self.folder} verifies: {' '.join(problems)} Training cannot resume from "
                 "here; start a new run."
             )
         return None

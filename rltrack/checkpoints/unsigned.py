@@ -30,7 +30,7 @@ class Claim:
     Attributes:
         attempt: 1, 2, 3, …, over all machines.
         run_id: Of the run; another run of the same name has another.
-        resumed_from: Number of the version from which it went on; 0 for none.
+        resumed_from: Number of the version from which it resumed; 0 for none.
         journal_bytes: Size of the journal with which it began, in bytes, as far as the store has it.
         host: Where it runs.
     """
@@ -94,7 +94,7 @@ def unsigned_configuration(
         data: The file.
         manifest: Of the newest version, whose signature holds; None if there is no version.
         name: The run's name.
-        store: Address of the store, which the run goes on to be copied to.
+        store: Address of the store, to which the run continues to be copied.
         source: What the file is called in an error.
 
     Raises:
@@ -122,4 +122,4 @@ def unsigned_configuration(
         ) from None
 
 
-_REMEDY = "It was changed or damaged in the store; go on with a copy of the run that you trust."
+_REMEDY = "It was changed or damaged in the store; resume from a copy of the run that you trust."

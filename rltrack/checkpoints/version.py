@@ -57,7 +57,7 @@ class Version:
 
     @property
     def is_resumable(self) -> bool:
-        """Whether training can go on from it, rather than only its policy act."""
+        """Whether training can resume from it, rather than only its policy act."""
         return "loop" in self.parts
 
     @property

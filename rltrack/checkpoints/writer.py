@@ -1,4 +1,4 @@
-"""The thread that commits versions while training goes on."""
+"""The thread that commits versions during training."""
 
 from __future__ import annotations
 

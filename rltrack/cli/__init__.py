@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
 def run_command(arguments: list[str]) -> int:
     """Run one command; return its exit code. Errors on purpose are one message, without a traceback.
 
-    What readers found damaged and went on without is told at the end, and makes the exit code 1 where it would be 0.
+    What readers found damaged and left out is reported at the end, and makes the exit code 1 where it would be 0.
     """
     with damage.collected() as found:
         code = _run(arguments)
@@ -76,7 +76,7 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.filename is not None:
             typer.echo(printable(f"Error: {_about_file(error)}"), err=True)
-        else:  # where it happened helps whoever mends it; what it says may be anybody's
+        else:  # where it happened helps the person who fixes it; what it says may be anybody's
             typer.echo(printable(traceback.format_exc()), err=True)
         return EXIT_ERROR
     return 0

@@ -121,7 +121,7 @@ def outage(
     seconds: Annotated[float, typer.Option(min=1.0, help="Length of each training.")] = 60.0,
     trials: Annotated[int, typer.Option(min=1, help="Trainings of each kind.")] = 3,
 ) -> None:
-    """Compare training speed with MLflow's server up and with nobody answering. Takes seven minutes."""
+    """Compare training speed with MLflow's server up and with no server answering. Takes seven minutes."""
     from rltrack.benchmarks.outage import as_markdown, measure_outage
 
     typer.echo(as_markdown(measure_outage(seconds, trials, tell=lambda text: typer.echo(text, err=True))))

@@ -33,7 +33,7 @@ class TrainingOptions:
     config: ConfigFile = None
     overrides: Overrides = None
     name: Annotated[
-        str | None, typer.Option("--name", help="The run's name; one that exists goes on.", show_default=False)
+        str | None, typer.Option("--name", help="The run's name; an existing one is resumed.", show_default=False)
     ] = None
     algo: Annotated[
         str | None, typer.Option("--algo", help="Algorithm, such as ppo, sac or tqc.", show_default=False)

@@ -110,7 +110,7 @@ def prune(
     keep_best: Annotated[
         int | None, typer.Option(min=0, help="So many of the best of them stay.", show_default=False)
     ] = None,
-    unfinished: Annotated[bool, typer.Option("--unfinished", help="Also runs that could still go on.")] = False,
+    unfinished: Annotated[bool, typer.Option("--unfinished", help="Also runs that can still be resumed.")] = False,
     whole: Annotated[
         bool,
         typer.Option(
@@ -177,7 +177,7 @@ def checkpoints(
         bool, typer.Option("--prune", help="Delete what the run's checkpoints.keep_* no longer keep.")
     ] = False,
     pin: Annotated[
-        list[str] | None, typer.Option(metavar="VERSION", help="Keep a version for good: v12, best or env steps.")
+        list[str] | None, typer.Option(metavar="VERSION", help="Keep a version permanently: v12, best or env steps.")
     ] = None,
     unpin: Annotated[list[str] | None, typer.Option(metavar="VERSION", help="Leave it to retention again.")] = None,
     as_json: AsJson = False,

@@ -69,7 +69,7 @@ def up(
 
 @app.command(rich_help_panel="Servers")
 def down() -> None:
-    """End the stack: running flows are suspended at a boundary, with a version, and go on after the next `up`."""
+    """End the stack: running flows are suspended at a boundary, with a version, and resume after the next `up`."""
     from rltrack.flows import stack
 
     root = the_root()

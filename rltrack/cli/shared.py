@@ -22,7 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Train reinforcement-learning agents, keep every number, and go on after anything.\n\n"
+    help="Train reinforcement-learning agents, keep every number, and resume after anything.\n\n"
     "Try: rltrack train --algo ppo --env CartPole-v1 --timesteps 20000",
 )
 benchmark = typer.Typer(

@@ -58,10 +58,10 @@ def study(
     deployed: Deployed = False,
     wait: Wait = True,
     name: Annotated[
-        str | None, typer.Option(help="The study's name; one that exists goes on.", show_default=False)
+        str | None, typer.Option(help="The study's name; an existing one is resumed.", show_default=False)
     ] = None,
 ) -> None:
-    """Train a configuration with several seeds, and look at them as one. Interrupted at any point, the same command goes on.
+    """Train a configuration with several seeds, and look at them as one. Interrupted at any point, the same command resumes it.
 
     \b
     rltrack study configs/cartpole_ppo.yaml --seeds 5 --jobs 2
@@ -100,7 +100,7 @@ def sweep(
     config: ConfigFile = None,
     overrides: Overrides = None,
     name: Annotated[
-        str | None, typer.Option(help="The sweep's name; one that exists goes on.", show_default=False)
+        str | None, typer.Option(help="The sweep's name; an existing one is resumed.", show_default=False)
     ] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="How many trials.", show_default=False)] = None,
     jobs: Jobs = 1,
@@ -110,7 +110,7 @@ def sweep(
     show: Annotated[bool, typer.Option("--show", help="Only print how it stands.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Search for the best configuration. Interrupted at any point, the same command, or --name alone, goes on.
+    """Search for the best configuration. Interrupted at any point, the same command, or --name alone, resumes it.
 
     \b
     rltrack sweep configs/cartpole_sweep.yaml --jobs 2
@@ -184,7 +184,7 @@ def _spread(start: Callable[[Any], dict[str, str]]) -> bool:
         with client.existing_server(the_root().path):
             problems = start(spread)
     except KeyboardInterrupt:
-        _say("They go on without this command; the same command follows them again.")
+        _say("They continue without this command; the same command follows them again.")
         raise typer.Exit(EXIT_STOPPED) from None
     for name, why in problems.items():
         _say(f"{name}: {why}")
@@ -199,7 +199,7 @@ def _until_stopped(work: Callable[[], T]) -> T:
     try:
         return work()
     except KeyboardInterrupt:
-        _say("Stopped; the same command goes on.")
+        _say("Stopped; the same command resumes it.")
         raise typer.Exit(EXIT_STOPPED) from None
     finally:
         for number, handler in before.items():

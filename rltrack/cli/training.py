@@ -62,7 +62,7 @@ def flow_train(asked: TrainingOptions) -> None:
     deliver_left_behind(the_root())
     try:
         outcome = client.train(resolved, the_root().path, functools.partial(working, aloud=True))
-    except KeyboardInterrupt:  # once it trains, the loop hears Ctrl-C itself
+    except KeyboardInterrupt:  # once it trains, the loop handles Ctrl-C itself
         _interrupted_before_training()
     _print_end(outcome.directory, outcome.statistics, outcome.was_finished)
 
@@ -105,7 +105,7 @@ def resume(
         str | None,
         typer.Option(
             metavar="URL",
-            help="Fetch the run from this remote store first, if it went on elsewhere.",
+            help="Fetch the run from this remote store first, if it was resumed elsewhere.",
             show_default=False,
         ),
     ] = None,
@@ -196,7 +196,7 @@ def _train(config: TrainingConfig) -> None:
         trainer = Trainer(config, root=state.root, reporter=ProgressReporter(console=True))
     try:
         statistics = trainer.train()
-    except KeyboardInterrupt:  # once it trains, the loop hears Ctrl-C itself
+    except KeyboardInterrupt:  # once it trains, the loop handles Ctrl-C itself
         _interrupted_before_training()
     run = trainer.run_directory
     assert run is not None, "a training that ended has a run"

@@ -77,7 +77,7 @@ def evaluate(training: Training, env_steps: int, due: Due) -> float | None:
 @task(name="checkpoint", task_run_name="checkpoint at {env_steps:,}", **RETRIED)
 @redacting
 def checkpoint(training: Training, env_steps: int) -> None:
-    """Begin to commit a version from which training can go on."""
+    """Begin to commit a version from which training can resume."""
     training.perform(Due.CHECKPOINT, env_steps)
 
 

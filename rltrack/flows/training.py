@@ -41,7 +41,7 @@ class Outcome:
 
 
 class Training:
-    """A run's live training inside a flow run: prepared when it is first asked for, and anew after each failure.
+    """A run's live training inside a flow run: prepared when it is first asked for, and again after each failure.
 
     Args:
         config: The training, with a name.

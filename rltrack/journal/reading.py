@@ -128,7 +128,7 @@ class JournalReader:
         if self._resources:
             return f"{text} Only samples of memory, CPU and GPU stand there."
         return (
-            f"{text} Put the file back from a backup; without one, go on: a resume begins at the newest good version, and labels "
+            f"{text} Put the file back from a backup; without one, resume the run: it begins at the newest good version and labels "
             "the record as incomplete."
         )
 
@@ -165,7 +165,7 @@ def unreadable(path: str | Path, error: OSError) -> JournalDamaged:
     what = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror or error}"
     return JournalDamaged(
         f"{path} {what}. The run's versions and configuration are not touched by that. Put the file back from a backup; without "
-        "one, resume the run: it goes on from its newest good version, and its record is labelled as incomplete."
+        "one, resume the run: it begins at its newest good version, and its record is labelled as incomplete."
     )
 
 

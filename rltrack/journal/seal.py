@@ -1,7 +1,7 @@
 """How a journal was closed: ``journal.seal`` beside it says how many lines it had, and what kept it from being written.
 
 It is made, full of spaces, when the journal is opened for writing. So there is room for the reason even on a disk that is
-full by then, and a file that is still blank belongs to a process that runs, or that died without a word.
+full by then, and a file that is still blank belongs to a process that runs, or that was killed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def seal_file(journal: Path) -> Path:
 
 
 def read_seal(journal: Path) -> Seal:
-    """Return how a journal was closed; one that nobody closed, or that an older rltrack wrote, has an empty seal."""
+    """Return how a journal was closed; one that was not closed, or that an older rltrack wrote, has an empty seal."""
     path = seal_file(journal)
     try:
         text = path.read_bytes()

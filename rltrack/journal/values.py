@@ -42,7 +42,7 @@ def number(value: Any) -> float | None:
             return float(value)
     except OverflowError:
         return _infinity(value)
-    except Exception:  # whatever the conversion of somebody's own type raises
+    except Exception:  # whatever the conversion of a third-party type raises
         return None
 
 

@@ -55,7 +55,7 @@ class Numbering:
             self._next_seq_there = self._next_seq
 
     def missing(self, reader: JournalReader) -> list[str]:
-        """Return what the journal lacks, in words, once `reader` has read all of it; nothing for one that is whole."""
+        """Return what the journal lacks, as text, once `reader` has read all of it; nothing for one that is whole."""
         found, position = list(self._found), self._position
         if position is not None:
             if self._next_seq < position.next_seq:

@@ -104,7 +104,7 @@ class RunDirectory:
 
     @property
     def set_aside_file(self) -> Path:
-        """What MLflow refused for good, with its reasons."""
+        """What MLflow refused permanently, with its reasons."""
         return self.path / "undelivered.jsonl"
 
     @property
@@ -176,7 +176,7 @@ class RunDirectory:
     def configuration_record(self) -> Record | None:
         """Return the journal's first record, which holds the run's identity, or its copy in a version; None without both."""
         if self.journal_file.exists():
-            with contextlib.suppress(JournalDamaged):  # whoever needs its records says so
+            with contextlib.suppress(JournalDamaged):  # readers of its records report it
                 record = read_configuration(self.journal_file)
                 if record is not None:
                     return record

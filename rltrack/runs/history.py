@@ -24,7 +24,7 @@ class RunStatus:
 
     Attributes:
         state: ``running``, ``completed``, ``stopped``, ``failed``, or ``interrupted`` (its process died).
-        reason: Why it ended, in words.
+        reason: Why it ended, as text.
         env_steps: Env steps at the last record.
         last_time: Unix seconds of the last record.
         mean_return: Mean of the last evaluation; None without one.
@@ -57,7 +57,7 @@ class RunHistory:
         last_time: Unix seconds of the last record; 0 without any.
         mean_return: Mean return of the last evaluation; None without any.
         labelled_missing: What the journal lacks, as the attempts recorded it.
-        missing: What it lacks, in words, where it was read whole (`read`).
+        missing: What it lacks, as text, where it was read whole (`read`).
 
     Args:
         is_bounded: Keep evaluations without the returns and lengths of their episodes.
@@ -151,7 +151,7 @@ class RunHistory:
         """Return how the run stands, if no process trains it now."""
         facts = self.env_steps, self.last_time, self.mean_return
         if self.end is None:
-            return RunStatus("interrupted", "its process ended without a word", *facts)
+            return RunStatus("interrupted", "its process died", *facts)
         return RunStatus(self.end["state"], self.end["reason"], *facts, is_finished=not self.end["goes_on"])
 
     @property
@@ -161,7 +161,7 @@ class RunHistory:
 
     @property
     def is_exact(self) -> bool:
-        """Whether every attempt went on exactly."""
+        """Whether every attempt resumed exactly."""
         return all(record["exact"] for record in self.attempts)
 
     @property

@@ -48,7 +48,7 @@ class RunWriter:
 
         Args:
             number: 1 for the first process.
-            resumed_from: Name of the version that it goes on from; None for none.
+            resumed_from: Name of the version that it resumes from; None for none.
             env_steps: Where it goes on.
             exact: Whether training and record are those of a run that was never interrupted.
             seed: Of the training.
@@ -122,7 +122,7 @@ class RunWriter:
         mean_return: float | None,
         goes_on: bool,
     ) -> None:
-        """Record how this attempt ended, and whether another may go on; and fsync."""
+        """Record how this attempt ended, and whether the run may be resumed; and fsync."""
         self.journal.note(
             "end",
             state=state,

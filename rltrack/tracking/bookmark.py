@@ -29,7 +29,7 @@ class Problem:
     """Why nothing is delivered just now.
 
     Attributes:
-        kind: ``passing`` (tried again by itself), or ``person`` (somebody must do something first).
+        kind: ``passing`` (tried again by itself), or ``person`` (a person must act first).
         message: What was asked, what was answered, what to do.
         since: Unix seconds of the first failure in a row.
     """
@@ -47,7 +47,7 @@ class SinkBookmark:
         journal: Position in the journal up to which it has everything, in bytes.
         resources: The same for the samples of memory, CPU and GPU.
         finished_at: Position in the journal at which status and plots were delivered; None before.
-        set_aside: Records it refused for good; they are in ``undelivered.jsonl``.
+        set_aside: Records it refused permanently; they are in ``undelivered.jsonl``.
         problem: Why it has no more.
         state: The sink's own: addresses, ids, positions.
     """
@@ -79,7 +79,7 @@ class Bookmark:
     context: dict[str, Any] = field(default_factory=dict)
 
     def follow(self, names: Sequence[str]) -> None:
-        """Deliver to these sinks from now on; each goes on where it was."""
+        """Deliver to these sinks from now on; each continues where it was."""
         known = self.former | self.sinks
         self.sinks = {name: known.pop(name, SinkBookmark()) for name in names}
         self.former = {name: sink for name, sink in known.items() if sink != SinkBookmark()}

@@ -52,7 +52,7 @@ class Delivery:
             self._start()
 
     def finish(self) -> None:
-        """See to it that somebody delivers the rest, now that training has released the run."""
+        """Make sure that a process delivers the rest, now that training has released the run."""
         self._looked = float("-inf")
         self._started = float("-inf")
         self._backoff.hurry()
@@ -60,7 +60,7 @@ class Delivery:
             self.look()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until everything is delivered, or nobody tries any more; return whether it is."""
+        """Wait until everything is delivered, or no process tries any more; return whether it is."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not is_delivered(self._run):
             if (self._process is None or self._process.poll() is not None) and not self._run.is_shipped():
@@ -77,7 +77,7 @@ class Delivery:
         self._started = time.monotonic()
         try:
             self._process = _start_shipper([str(self._run.path)], self._run.shipper_log)
-        except OSError as error:  # no process or no memory to be had: training goes on, and it is tried again
+        except OSError as error:  # no process or no memory to be had: training continues, and it is tried again
             self._backoff.failed(since=self._started)
             _logger.warning(
                 f"Nothing is delivered to MLflow and TensorBoard for now: no process can be started ({error})."
@@ -87,11 +87,11 @@ class Delivery:
 
 
 def wait_until_delivered(run: RunDirectory, wait: Callable[[float], bool], seconds: float) -> bool:
-    """Wait for the end of a run's delivery, and only a moment where MLflow is known not to answer: it goes on by itself.
+    """Wait for the end of a run's delivery, and only a moment where MLflow is known not to answer: it continues by itself.
 
     Args:
         run: The run.
-        wait: Waits for so many seconds, or until nobody tries any more; says whether everything is delivered.
+        wait: Waits for so many seconds, or until no process tries any more; says whether everything is delivered.
         seconds: How long at most.
     """
     begun = time.monotonic()
@@ -99,7 +99,7 @@ def wait_until_delivered(run: RunDirectory, wait: Callable[[float], bool], secon
         slice_begun, slice_seconds = time.monotonic(), min(1.0, seconds - waited)
         if wait(slice_seconds):
             return True
-        if time.monotonic() - slice_begun < slice_seconds * 0.9 or is_stalled(run):  # nobody tries, or could
+        if time.monotonic() - slice_begun < slice_seconds * 0.9 or is_stalled(run):  # no process tries, or could
             return False
         found = read_bookmark(run)
         is_down = found is not None and found.problem is not None

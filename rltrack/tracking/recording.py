@@ -1,4 +1,4 @@
-"""A run that somebody else trains: its journal, its delivery, its end."""
+"""A run that another program trains: its journal, its delivery, its end."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Recording:
         name: The run's name; None for a new unique one made from the agent's description.
         agent: The agent's description: algorithm, hyperparameters, environment, …
         root: Folder of all runs; omitted: ``RLTRACK_ROOT``, or ``./mlruns``.
-        resume: Whether a run of this name may go on; records up to the env steps that it reached are then left out.
+        resume: Whether a run of this name may be resumed; records up to the env steps that it reached are then left out.
         seed: The seed, for the record.
         tracking: The configuration's section ``tracking``.
 
     Raises:
-        NameTaken: If the name exists and may not go on.
+        NameTaken: If the name exists and may not be resumed.
         RunBusy: If another process writes into it.
         RootNotWritable: If nothing can be kept there.
         ConfigurationError: If MLflow can keep nothing at the address.
@@ -59,7 +59,7 @@ class Recording:
         if name is not None and home.exists(name) and not resume:
             raise NameTaken(
                 f"A run '{name}' exists under {home.path}. Choose another name, leave it out for a new one, or pass "
-                "resume=True to go on with it."
+                "resume=True to resume it."
             )
         base = f"{agent.get('algorithm', 'run')}-{agent.get('environment', 'env')}-s{seed or 0}"
         self.run: RunDirectory = home.create(name, base)
@@ -145,7 +145,7 @@ class Recording:
 
         Args:
             state: ``completed``, ``stopped`` or ``failed``.
-            reason: Why, in words.
+            reason: Why, as text.
             error: What made it fail.
         """
         if not self.is_open:

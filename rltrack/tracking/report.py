@@ -71,7 +71,7 @@ class RunReport:
 
     @property
     def missing(self) -> list[str]:
-        """What the journal lacks, in words: as attempts recorded it, and what is damaged in it now."""
+        """what the journal lacks, as text: as attempts recorded it, and what is damaged in it now."""
         known = self.metrics.facts.labelled_missing
         return [*known, *(item for item in self._reader.wrong if item not in known)]
 

@@ -101,7 +101,7 @@ class Route:
 
     @property
     def needs_a_person(self) -> bool:
-        """Whether it makes no sense to try again before somebody did something."""
+        """Whether it makes no sense to try again before a person has acted."""
         return self.bookmark.problem is not None and self.bookmark.problem.kind == "person"
 
     def close(self) -> None:
@@ -144,7 +144,7 @@ class Route:
             return
         try:
             action()
-        except Exception as error:  # whatever a sink of somebody's own raises: the others go on
+        except Exception as error:  # whatever a third-party sink raises: the others continue
             self._failed(error)
             return
         if self.bookmark.problem is not None:

@@ -4,12 +4,12 @@
 holds the run's ``shipper.lock``, so that there is one at a time; training never waits for it, and starts another if it
 dies. In words::
 
-    take the lock; go on from the bookmark
+    take the lock; continue from the bookmark
     until training has ended and everything is delivered:
         sample memory, CPU and GPU of training and of the machine       (every five seconds)
-        fsync the journal, and deliver what is new to each sink          (a failing one waits, the others go on)
+        fsync the journal, and deliver what is new to each sink          (a failing one waits, the others continue)
         now and then: draw plots and update the description
-    deliver the true status: as the journal says, also where training was killed without a word
+    deliver the true status: as the journal says, also where the training process was killed
     film the best policy
 
 Only what is fsynced is delivered, and where the run has a copy in a remote store, only what the copy holds: what a power
@@ -52,7 +52,7 @@ SAMPLE_SECONDS = 5.0
 DELIVER_SECONDS = 2.0
 REFRESH_SECONDS = 60.0
 PATIENCE_SECONDS = 600.0
-"""How long it goes on trying after the end of training."""
+"""How long it keeps trying after the end of training."""
 
 FILM_SECONDS = 180.0
 
@@ -66,7 +66,7 @@ class Shipper:
 
     Args:
         run: The run.
-        patience: Seconds to go on trying after training has ended.
+        patience: Seconds to keep trying after training has ended.
         tell: Hears what happens.
         home: Where training was started, from which its environment may be imported; omitted: here.
     """
@@ -111,7 +111,7 @@ class Shipper:
     def _make_sink(self, name: str, state: dict[str, Any]) -> Sink:
         try:
             return load_sink(name).for_run(self.run, state)
-        except ConfigurationError as error:  # the others go on
+        except ConfigurationError as error:  # the others continue
             return Unusable(str(error), state)
 
     def ship(self) -> bool:
@@ -163,7 +163,7 @@ class Shipper:
         return delivered
 
     def _prepare_end(self) -> None:
-        """Plotting and models take a second each to import: better while training goes on than when somebody waits for its end."""
+        """Plotting and models take a second each to import: better during training than at its end, when a person waits."""
         import rltrack.tracking.plots  # noqa: F401
 
         for route in self._routes:
@@ -290,7 +290,7 @@ def ship_run(
 
 
 def left_behind(root: Root) -> list[RunDirectory]:
-    """Return the runs that nobody trains or delivers now, and that are not delivered."""
+    """Return the runs that no process trains or delivers now, and that are not delivered."""
     found = []
     for run in root.runs():
         try:

@@ -43,7 +43,7 @@ def heartbeat(descriptor: int) -> Iterator[None]:
 
 
 def silent_seconds(run: RunDirectory) -> float | None:
-    """Return how long ago the process that delivers a run gave its last sign of life; None if nobody delivers."""
+    """Return how long ago the process that delivers a run gave its last sign of life; None if none does."""
     if not run.is_shipped():
         return None
     try:
@@ -59,7 +59,7 @@ def is_stalled(run: RunDirectory) -> bool:
 
 
 def waits_for_a_person(run: RunDirectory) -> bool:
-    """Whether a delivery makes no sense before somebody did something."""
+    """Whether a delivery makes no sense before a person has acted."""
     found = read_bookmark(run)
     return found is not None and found.problem is not None and found.problem.kind == "person"
 
@@ -93,7 +93,7 @@ def take_over(run: RunDirectory) -> int:
                 f"alone. Look at it (ps -p {pid} -f), and end it yourself if it is to go."
             )
         with contextlib.suppress(psutil.Error):
-            psutil.Process(pid).kill()  # one that is stopped hears nothing else
+            psutil.Process(pid).kill()  # a stopped process receives no other signal
     descriptor = take_lock(run.shipper_lock, _END_SECONDS)
     if descriptor is None:
         raise RunBusy(

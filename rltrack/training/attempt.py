@@ -11,19 +11,21 @@ from rltrack.checkpoints.kept import what_is_gone
 from rltrack.errors import ConfigurationError, NotCapturable, ResumeMismatch
 from rltrack.hash_seed import NOTICE, RANDOM, hash_seed
 from rltrack.provenance import package_versions
-from rltrack.training import agent_access
 from rltrack.training.records import record_warning
 
 _logger = logging.getLogger("rltrack")
 
 if TYPE_CHECKING:
+    from rltrack.agents import AgentBase
     from rltrack.agents.protocol import State
     from rltrack.checkpoints import Version
     from rltrack.training.plan import TrainingPlan
     from rltrack.training.session import RunSession
 
 
-def begin_attempt(plan: TrainingPlan, agent: Any, session: RunSession, notes: list[str]) -> Mapping[str, Any] | None:
+def begin_attempt(
+    plan: TrainingPlan, agent: AgentBase, session: RunSession, notes: list[str]
+) -> Mapping[str, Any] | None:
     """Restore the run's newest version if it has one, and record that this attempt begins.
 
     Args:
@@ -40,7 +42,7 @@ def begin_attempt(plan: TrainingPlan, agent: Any, session: RunSession, notes: li
         CheckpointCorrupt: If there are versions, and none verifies.
     """
     notes += what_is_gone(session.store.folder)
-    newest = session.restore() if agent_access.can_capture(agent) else None
+    newest = session.restore() if agent.is_capturable else None
     version, exact, loop = None, True, None
     missing = session.missing_records(None if newest is None else newest[0])
     if newest is not None:
@@ -70,7 +72,7 @@ def begin_attempt(plan: TrainingPlan, agent: Any, session: RunSession, notes: li
         if plan.start_from is not None:
             agent.restore(plan.start_from)
         if session.last_attempt is not None:
-            is_seeded = bool(agent_access.call(agent, "is_seeded"))
+            is_seeded = agent.is_seeded()
             exact = (
                 session.last_attempt.get("versions") == package_versions()
                 and is_seeded
@@ -83,20 +85,20 @@ def begin_attempt(plan: TrainingPlan, agent: Any, session: RunSession, notes: li
         notes.append(
             f"{trained} record has a gap, as the journal lacks {'; '.join(missing)}. Was it restored from a backup, or damaged?"
         )
-    if not agent_access.can_capture(agent):
-        notes.append(f"{type(agent).__name__} has no capture() and restore(): there will be no checkpoints")
-    choices = dict(agent_access.call(agent, "describe_choices") or {})
+    if not agent.is_capturable:
+        notes.append(f"{agent.class_name} has no capture() and restore(): there will be no checkpoints")
+    choices = dict(agent.describe_choices())
     session.begin_attempt(
         version,
         exact=exact and not missing,
         seed=plan.seed,
-        environments=agent_access.describe_resume(agent),
+        environments=agent.describe_resume(),
         choices=choices or None,
         missing=missing,
     )
     for what, choice in choices.items():
         plan.reporter.say(f"{what}: {choice['chosen']} ({choice['reason']})")
-    if hash_seed() == RANDOM and agent_access.why_not_exact(agent) is None:
+    if hash_seed() == RANDOM and agent.why_not_exact() is None:
         _logger.warning(NOTICE)
     damage.accept()  # the notes say it, and the attempt is labelled
     for note in notes:
@@ -112,14 +114,14 @@ def _refuse_if_strict(plan: TrainingPlan, session: RunSession, differences: Sequ
         )
 
 
-def _differences(agent: Any, version: Version, state: State) -> list[str]:
+def _differences(agent: AgentBase, version: Version, state: State) -> list[str]:
     """Return what makes a resume from this version differ from a run that was never interrupted."""
     reasons = []
-    why_not = agent_access.why_not_exact(agent)
+    why_not = agent.why_not_exact()
     if why_not is not None or state.get("environment") is None:
         reasons.append(why_not or "the version holds no environments")
     before = {"hash_seed": RANDOM, **version.details.get("versions", {}), **version.details.get("numerics", {})}
-    now = {**package_versions(), **agent_access.numerics(agent)}
+    now = {**package_versions(), **agent.numerics(), "hash_seed": hash_seed()}
     reasons += [
         f"{key} was {before.get(key, 'absent')}, now {now.get(key, 'absent')}"
         for key in sorted(before.keys() | now.keys())

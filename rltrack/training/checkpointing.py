@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rltrack.errors import CheckpointFailed
-from rltrack.training import agent_access
 from rltrack.training.limits import refuse_nonfinite_weights
 from rltrack.training.marks import NEVER, Cadence, Mark
 from rltrack.training.records import record_warning
 
 if TYPE_CHECKING:
+    from rltrack.agents import AgentBase
     from rltrack.checkpoints import Version
     from rltrack.training.plan import TrainingPlan
     from rltrack.training.session import RunSession
@@ -29,7 +29,7 @@ class Checkpointing:
         resumed_at: Env steps of the version that training goes on from; None where it begins.
     """
 
-    def __init__(self, plan: TrainingPlan, agent: Any, session: RunSession, *, resumed_at: int | None) -> None:
+    def __init__(self, plan: TrainingPlan, agent: AgentBase, session: RunSession, *, resumed_at: int | None) -> None:
         self._agent, self._session, self._hooks = agent, session, plan.hooks
         self._progress, self._strategy, settings = plan.progress, plan.strategy, plan.settings
         self._section = settings.checkpoints
@@ -40,7 +40,7 @@ class Checkpointing:
         self._seconds = math.inf if seconds is None else seconds
         self._saved_at = -1 if resumed_at is None else resumed_at
         self._saved_time = time.monotonic()
-        self._known_inexact = agent_access.why_not_exact(agent)
+        self._known_inexact = agent.why_not_exact()
         self._failure: CheckpointFailed | None = None
 
     @property
@@ -64,7 +64,7 @@ class Checkpointing:
     @property
     def why_not_here(self) -> str | None:
         """Return why no further version can be taken at this boundary; None where one can."""
-        if not agent_access.can_capture(self._agent):
+        if not self._agent.is_capturable:
             return "the agent cannot be captured"
         if self._is_cutting:
             return f"versions are taken at cuts only; the next is at {self._next_cut.text}"
@@ -83,8 +83,8 @@ class Checkpointing:
             self._next_cut = self._cuts.after(self._progress)
         self._saved_at, self._saved_time = self._progress.env_steps, time.monotonic()
         self._next = self._strategy.next_checkpoint(self._progress)
-        if agent_access.can_capture(self._agent):
-            state = {**agent_access.capture(self._agent), "loop": dict(loop)}
+        if self._agent.is_capturable:
+            state = {**self._agent.capture(), "loop": dict(loop)}
             self._say_if_degraded()
             self._submit(state, self._progress.env_steps, None)
 
@@ -147,12 +147,12 @@ class Checkpointing:
             state,
             env_steps=env_steps,
             score=score,
-            numerics=agent_access.numerics(self._agent),
-            environments=agent_access.describe_resume(self._agent),
+            numerics=self._agent.numerics(),
+            environments=self._agent.describe_resume(),
         )
 
     def _say_if_degraded(self) -> None:
-        reason = agent_access.why_not_exact(self._agent)
+        reason = self._agent.why_not_exact()
         if reason is not None and reason != self._known_inexact:
             record_warning(self._session.records, f"A resume from here on will not be exact: {reason}")
         self._known_inexact = reason

@@ -10,7 +10,6 @@ from rltrack.errors import EvaluationUnavailable
 from rltrack.evaluation.episodes import EvaluationInterrupted
 from rltrack.evaluation.pending import EvaluationBeside, EvaluationHere
 from rltrack.ranking import is_better
-from rltrack.training import agent_access
 from rltrack.training.limits import refuse_divergence
 from rltrack.training.marks import NEVER, Mark
 from rltrack.training.progress import TrainingState, has_converged
@@ -18,6 +17,7 @@ from rltrack.training.records import record_warning
 from rltrack.training.strategies import Decision
 
 if TYPE_CHECKING:
+    from rltrack.agents import AgentBase
     from rltrack.agents.protocol import State
     from rltrack.evaluation.episodes import Evaluation, Evaluator
     from rltrack.evaluation.pending import PendingEvaluation, Player
@@ -54,7 +54,7 @@ class Evaluating:
     def __init__(
         self,
         plan: TrainingPlan,
-        agent: Any,
+        agent: AgentBase,
         session: RunSession,
         checkpoints: Checkpointing,
         evaluator: Evaluator | None,
@@ -131,7 +131,7 @@ class Evaluating:
             )
         if self._player is None:
             return EvaluationHere(self._evaluator, env_steps)
-        policy = policy or agent_access.capture(self._agent, self._best_parts)
+        policy = policy or self._agent.capture_parts(self._best_parts)
         return EvaluationBeside(self._player, env_steps, policy)
 
     def _take_in_pending(self) -> Evaluation | None:
@@ -171,8 +171,8 @@ class Evaluating:
         progress.last_evaluation = evaluation
         if best:
             progress.best_evaluation = evaluation
-            if policy is None and agent_access.can_capture(agent):
-                policy = agent_access.capture(agent, self._best_parts)
+            if policy is None and agent.is_capturable:
+                policy = agent.capture_parts(self._best_parts)
             if policy is not None:
                 self._checkpoints.keep_policy(policy, evaluation.env_steps, evaluation.mean)
         if evaluation.cut and not self._said_cut:

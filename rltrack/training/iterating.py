@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rltrack.training.control import IterationAbandoned
 from rltrack.training.evaluating import NO_LIMIT
@@ -11,6 +11,7 @@ from rltrack.training.observer import ProgressObserver
 from rltrack.training.records import record_iteration, record_warning
 
 if TYPE_CHECKING:
+    from rltrack.agents import AgentBase
     from rltrack.training.clock import TrainingClock
     from rltrack.training.plan import TrainingPlan
     from rltrack.training.session import RunSession
@@ -29,7 +30,7 @@ class Iterating:
         clock: Counts the seconds.
     """
 
-    def __init__(self, plan: TrainingPlan, agent: Any, session: RunSession, clock: TrainingClock) -> None:
+    def __init__(self, plan: TrainingPlan, agent: AgentBase, session: RunSession, clock: TrainingClock) -> None:
         self._agent, self._session, self._clock = agent, session, clock
         self._progress, self._strategy = plan.progress, plan.strategy
         self._hooks, self._control = plan.hooks, plan.control
@@ -72,7 +73,7 @@ class Iterating:
             IterationAbandoned: If it should end, and nothing but the end of an episode would end it.
         """
         self._say_if_endless()
-        if getattr(self._agent, "collects_whole_episodes", False):
+        if self._agent.collects_whole_episodes:
             limit = self._clock.max_seconds
             if limit is not None and self._clock.elapsed_seconds >= limit and not self._control.should_stop:
                 self._control.stop(f"max_seconds ({limit:g} s) is spent")
@@ -84,8 +85,7 @@ class Iterating:
         progress = self._progress
         if self._said_endless or progress.episodes or progress.env_steps < ENDLESS_STEPS:
             return
-        n_envs = int(getattr(getattr(self._agent, "env", None), "num_envs", 1))
-        if progress.env_steps >= ENDLESS_STEPS * n_envs:
+        if progress.env_steps >= ENDLESS_STEPS * self._agent.n_envs:
             self._said_endless = True
             never = (
                 "" if self._strategy.budget.total_episodes is None else " total_episodes is never reached like that."

@@ -15,9 +15,9 @@ import numpy as np
 from rltrack.agents.protocol import POLICY_PARTS, State
 from rltrack.checkpoints.encoding import find_nonfinite
 from rltrack.errors import EvaluationUnavailable, RltrackError, TrainingDiverged
-from rltrack.training import agent_access
 
 if TYPE_CHECKING:
+    from rltrack.agents import AgentBase
     from rltrack.training.progress import TrainingProgress
 
 RESOURCES_EVERY_SECONDS = 5.0
@@ -81,7 +81,7 @@ def refuse_nonfinite_weights(state: Mapping[str, Any], env_steps: int) -> None:
         )
 
 
-def refuse_divergence(agent: Any, env_steps: int, error: Exception, policy: State | None = None) -> None:
+def refuse_divergence(agent: AgentBase, env_steps: int, error: Exception, policy: State | None = None) -> None:
     """Say what it was, if an error came of numbers that are no numbers; wherever it arose: collecting, updating, evaluating.
 
     Looks at the weights first: NaN, infinite, or so large that float32 does not hold their products. A policy's output may be
@@ -98,11 +98,11 @@ def refuse_divergence(agent: Any, env_steps: int, error: Exception, policy: Stat
     """
     if isinstance(error, RltrackError) and not isinstance(error, EvaluationUnavailable):
         return
-    if policy is None and agent_access.can_capture(agent):
+    if policy is None and agent.is_capturable:
         with contextlib.suppress(
             Exception
         ):  # a GPU after a failed assertion answers nothing; the error itself is what counts
-            policy = agent_access.capture(agent, POLICY_PARTS)
+            policy = agent.capture_parts(POLICY_PARTS)
     try:
         refuse_nonfinite_weights(policy or {}, env_steps)
     except TrainingDiverged as diverged:

@@ -24,6 +24,7 @@ from rltrack.training.records import record_warning
 from rltrack.training.steering import Steering
 
 if TYPE_CHECKING:
+    from rltrack.agents import AgentBase
     from rltrack.agents.protocol import Observer
     from rltrack.checkpoints import Version
     from rltrack.evaluation.episodes import Evaluation, Evaluator
@@ -71,7 +72,7 @@ class LiveTraining:
     def __init__(
         self,
         plan: TrainingPlan,
-        agent: Any,
+        agent: AgentBase,
         session: RunSession,
         evaluator: Evaluator | None,
         player: Player | None,

@@ -18,13 +18,13 @@ from rltrack.evaluation.pending import Player
 from rltrack.identity import identity
 from rltrack.tracking.destination import Destination, read_destination, resolve_destination, write_destination
 from rltrack.tracking.metrics import MetricsTracker
-from rltrack.training import agent_access
 from rltrack.training.attempt import begin_attempt
 from rltrack.training.live import LiveTraining
 from rltrack.training.progress import TrainingState
 from rltrack.training.session import RunSession
 
 if TYPE_CHECKING:
+    from rltrack.agents import AgentBase
     from rltrack.runs import RunDirectory
     from rltrack.training.plan import TrainingPlan
 
@@ -45,7 +45,7 @@ def prepare(plan: TrainingPlan) -> LiveTraining:
     """
     if plan.agent is None:
         raise ConfigurationError("TrainingLoop has no agent. Pass one to TrainingLoop(agent, env) or run(agent, env).")
-    agent: Any = as_agent(plan.agent)
+    agent = as_agent(plan.agent)
     _check_strategy(plan, agent)
     resources = contextlib.ExitStack()
     try:
@@ -67,51 +67,33 @@ def prepare(plan: TrainingPlan) -> LiveTraining:
         raise
 
 
-def _check_strategy(plan: TrainingPlan, agent: Any) -> None:
+def _check_strategy(plan: TrainingPlan, agent: AgentBase) -> None:
     strategy = plan.strategy
-    missing = [name for name in strategy.needs_of_agent if not callable(getattr(agent, name, None))]
+    missing = [name for name in strategy.needs_of_agent if not agent.implements(name)]
     if missing:
         raise ConfigurationError(
-            f"Strategy '{strategy.kind.value}' needs {', '.join(strategy.needs_of_agent)} of the agent, and {type(agent).__name__} "
+            f"Strategy '{strategy.kind.value}' needs {', '.join(strategy.needs_of_agent)} of the agent, and {agent.class_name} "
             f"lacks {', '.join(missing)}. Add them, or use another strategy."
         )
 
 
-def _bind(plan: TrainingPlan, agent: Any, resources: contextlib.ExitStack) -> list[str]:
-    """Have the agent get ready to train in its environment; return what a person should know about it."""
-    agent_access.call(agent, "set_log_interval", plan.settings.tracking.log_interval)
-    _prepare_checkpoints(plan, agent)
-    if callable(getattr(agent, "release", None)):
-        resources.callback(_release, agent)
-    agent.bind(plan.env if _prepares_environments(agent) else _plain_env(plan.env), plan.seed)
+def _bind(plan: TrainingPlan, agent: AgentBase, resources: contextlib.ExitStack) -> list[str]:
+    """Prepare the agent to train in its environment; return the warnings."""
+    section = plan.settings.checkpoints
+    agent.set_log_interval(plan.settings.tracking.log_interval)
+    agent.cut_environments(section.cut_freq is not None)
+    agent.allow_probe(section.probe)
+    resources.callback(_release, agent)
+    agent.bind(plan.env if agent.implements("make_evaluation_env") else _plain_env(plan.env), plan.seed)
     if not plan.strategy.updates_per_episode:
         return []
-    why_not = agent_access.call(agent, "update_per_episode")
-    return (
-        [f"EPISODIC: the agent goes on updating by steps: {why_not}; budget and marks are episodes"] if why_not else []
-    )
+    why_not = agent.update_per_episode()
+    return [f"EPISODIC: the agent still updates by steps: {why_not}; budget and marks are episodes"] if why_not else []
 
 
-def _release(agent: Any) -> None:
-    with cleaning_up(f"Releasing {type(agent).__name__}"):
+def _release(agent: AgentBase) -> None:
+    with cleaning_up(f"Releasing {agent.class_name}"):
         agent.release()
-
-
-def _prepare_checkpoints(plan: TrainingPlan, agent: Any) -> None:
-    """Tell the agent how its environments may take part in a resume."""
-    section = plan.settings.checkpoints
-    if section.cut_freq is not None and not callable(getattr(agent, "cut_environments", None)):
-        raise ConfigurationError(
-            f"checkpoints.cut_freq needs an agent that can cut its environments; {type(agent).__name__} has no "
-            "cut_environments()."
-        )
-    agent_access.call(agent, "cut_environments", section.cut_freq is not None)
-    agent_access.call(agent, "allow_probe", section.probe)
-
-
-def _prepares_environments(agent: Any) -> bool:
-    """Whether the agent prepares its environment itself."""
-    return callable(getattr(agent, "make_evaluation_env", None))
 
 
 def _plain_env(env: Any) -> Any:
@@ -120,7 +102,9 @@ def _plain_env(env: Any) -> Any:
     return make_gym_env(env) if isinstance(env, str) else env
 
 
-def _evaluator(plan: TrainingPlan, agent: Any, resources: contextlib.ExitStack) -> tuple[Evaluator | None, str | None]:
+def _evaluator(
+    plan: TrainingPlan, agent: AgentBase, resources: contextlib.ExitStack
+) -> tuple[Evaluator | None, str | None]:
     """Return what judges the policy; where no environment for it can be built, say why, or refuse if something needs it."""
     if not plan.settings.training.evaluates:
         return None, None
@@ -137,9 +121,9 @@ def _evaluator(plan: TrainingPlan, agent: Any, resources: contextlib.ExitStack) 
     return Evaluator(agent, env, seeds, section.deterministic, section.limits), None
 
 
-def _evaluation_env(plan: TrainingPlan, agent: Any, n_envs: int) -> EvaluationEnvironment:
-    if _prepares_environments(agent):
-        env: EvaluationEnvironment = agent.make_evaluation_env(plan.eval_env, n_envs)
+def _evaluation_env(plan: TrainingPlan, agent: AgentBase, n_envs: int) -> EvaluationEnvironment:
+    env = agent.make_evaluation_env(plan.eval_env, n_envs)
+    if env is not None:
         return env
     if plan.eval_env is not None and not isinstance(plan.eval_env, str):
         from rltrack.agents.environments import GymEvaluation
@@ -157,8 +141,8 @@ def _player(plan: TrainingPlan, evaluator: Evaluator | None, resources: contextl
     return player
 
 
-def _open_session(plan: TrainingPlan, agent: Any) -> RunSession:
-    described = agent.describe() if callable(getattr(agent, "describe", None)) else {"algorithm": type(agent).__name__}
+def _open_session(plan: TrainingPlan, agent: AgentBase) -> RunSession:
+    described = agent.describe()
     settings = plan.settings
     if plan.delivers:
         resolve_destination(settings.tracking.model_dump())  # a bad address is refused before anything starts
@@ -176,7 +160,7 @@ def _open_session(plan: TrainingPlan, agent: Any) -> RunSession:
         identity=own_identity,
         config=config,
         agent=described,
-        policy=agent.describe_policy() if callable(getattr(agent, "describe_policy", None)) else None,
+        policy=agent.describe_policy(),
         checkpoints=settings.checkpoints,
         may_exist=plan.resume,
         tracking=plan.tracking,

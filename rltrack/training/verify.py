@@ -12,17 +12,17 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 
 from rltrack import hash_seed
 from rltrack.agents import build_agent
 from rltrack.agents.protocol import State
+from rltrack.checkpoints.difference import first_difference as first_difference
 from rltrack.cleanup import close_all
 from rltrack.config import TrainingConfig
 from rltrack.errors import RltrackError
@@ -30,7 +30,6 @@ from rltrack.journal import Record, read_journal
 from rltrack.runs import Root, RunDirectory
 from rltrack.training.trainer import Trainer
 
-_WALL_CLOCK = ("elapsed_seconds", "seconds", "t", "time")
 _MIN_STEPS, _ITERATIONS, _AFTER_WARM_UP = 500, 6, 600
 """Env steps at least; iterations of on-policy agents; env steps of off-policy agents after their warm-up."""
 
@@ -106,49 +105,18 @@ def verify_resume(
             if code != expected:
                 raise RltrackError(f"A training ended with exit code {code}, not {expected}: {message or 'no message'}")
         whole, killed = (Root(root).find(name) for name in ("whole", "killed"))
-        compared, difference = first_difference(_everything(whole), _everything(killed))
+        compared, difference = first_difference(
+            _everything(whole), _everything(killed), ("the uninterrupted training", "the killed one")
+        )
         history = killed.history()
         return Verification(
             difference, compared, total, len(history.attempts) - 1, history.tier, tuple(history.warnings)
         )
 
 
-def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield path and value of each leaf of a state, but for those of the wall clock and pickles; rings row by row."""
-    if hasattr(tree, "chunks"):
-        chunks = list(tree.chunks())
-        for name in sorted(chunks[0][1]) if chunks else ():
-            yield f"{path}/{name}", np.concatenate([rows[name] for _, rows in chunks])
-        yield f"{path}/written", tree.written
-    elif isinstance(tree, Mapping):
-        for key, item in tree.items():
-            if key not in _WALL_CLOCK and not str(key).startswith("time/"):
-                yield from leaves(item, f"{path}/{key}")
-    elif isinstance(tree, list | tuple):
-        for index, item in enumerate(tree):
-            yield from leaves(item, f"{path}/{index}")
-    else:
-        yield path.lstrip("/"), tree
-
-
 def comparable(state: State) -> dict[str, Any]:
     """Return the parts of a version that must have the same bits."""
     return {part: tree for part, tree in state.items() if part != "environment"}
-
-
-def first_difference(one: Any, other: Any) -> tuple[int, str | None]:
-    """Compare two trees.
-
-    Returns:
-        How many leaves were compared, and the first that differs, in words; None if there is none.
-    """
-    left, right = dict(leaves(one)), dict(leaves(other))
-    for path in [*left, *(path for path in right if path not in left)]:
-        if path not in left or path not in right:
-            return len(left), f"{path} is in {'the first' if path in left else 'the second'} only"
-        if not _same(left[path], right[path]):
-            return len(left), f"{path}: {_contrast(left[path], right[path])}"
-    return len(left), None
 
 
 def records_of(run: RunDirectory) -> list[Record]:
@@ -159,25 +127,6 @@ def records_of(run: RunDirectory) -> list[Record]:
 def _everything(run: RunDirectory) -> dict[str, Any]:
     store = run.store()
     return {**comparable(store.read(store.find("last"))), "journal": records_of(run)}
-
-
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
-        return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
-    return type(one) is type(other) and (one == other or (one != one and other != other))
-
-
-def _contrast(one: Any, other: Any) -> str:
-    if not isinstance(one, np.ndarray) or not isinstance(other, np.ndarray) or one.shape != other.shape:
-        return f"{_brief(one)} without interruption, {_brief(other)} after kills"
-    differing = np.argwhere(one != other)
-    where = tuple(int(index) for index in differing[0]) if len(differing) else ()
-    share = f"{len(differing)} of {one.size} values"
-    return f"{share} differ, first at {list(where)}: {one[where]!r} without interruption, {other[where]!r} after kills"
-
-
-def _brief(value: Any) -> str:
-    return f"an array {value.dtype} {value.shape}" if isinstance(value, np.ndarray) else repr(value)[:200]
 
 
 def _shortened(config: TrainingConfig, timesteps: int | None, kills: int) -> TrainingConfig:

@@ -144,7 +144,7 @@ def test_what_mlflow_is_told_of_a_run(report):
     assert found.data.params["seed"] == "3"
     assert found.data.tags["team"] == "blue"
     assert found.info.experiment_id != "0"
-    assert found.info.status == "KILLED", "its process ended without a word"
+    assert found.info.status == "KILLED", "its process died"
     assert "interrupted" in found.data.tags["mlflow.note.content"]
     assert len(client.search_runs([found.info.experiment_id], f"tags.`rltrack.run_id` = '{report.run_id}'")) == 1
 

@@ -86,7 +86,7 @@ def test_killed_stopped_failed_and_resumed(own_root, delivery):
     check_delivered(runs["killed"], uri, "KILLED")
     check_delivered(runs["stopped"], uri, "KILLED")
     check_delivered(runs["failed"], uri, "FAILED")
-    assert told(runs["killed"], own_root).data.tags["rltrack.reason"] == "its process ended without a word"
+    assert told(runs["killed"], own_root).data.tags["rltrack.reason"] == "its process died"
     assert told(runs["stopped"], own_root).data.tags["rltrack.reason"] == "SIGTERM received"
     assert told(runs["failed"], own_root).data.tags["rltrack.error"] == "RuntimeError: the simulator fell over"
     assert "system/process_memory_megabytes" in told(runs["killed"], own_root).data.metrics

@@ -1,4 +1,4 @@
-"""Any byte of any file of a run may change, go or come: never a wrong result without a word, never a traceback.
+"""Any byte of any file of a run may change, go or come: never a silent wrong result, never a traceback.
 
 Two real runs are trained once for all. Then one file of a copy is damaged, and a command is run on it in this process. What it
 prints must be what it prints of the undamaged run, or the damage must be named.
@@ -220,7 +220,7 @@ def examine(template, commands, count, seed, out):
                 found.append(f"{way} {where}: {' '.join(command)}: exit code {code}: {problems[-300:]}")
             elif not same and not named and not problems.strip():
                 other = difference(said, template.said[" ".join(command)])
-                found.append(f"{way} {where}: {' '.join(command)}: another result without a word: {other}")
+                found.append(f"{way} {where}: {' '.join(command)}: another result, silently: {other}")
             elif code == 0 and "Damaged: " in problems:
                 found.append(f"{way} {where}: {' '.join(command)}: damage, and exit code 0")
         restore(template)
@@ -269,7 +269,7 @@ def resume_damaged(own_root, count, seed):
         try:
             scripted.loop().run()
         except (RltrackError, OSError) as error:
-            outcomes["refused" if str(error) else "without a word"] += 1
+            outcomes["refused" if str(error) else "silently wrong"] += 1
         else:
             assert policy_of("run") == policy, what
             run = Root().find("run")
@@ -293,9 +293,9 @@ def test_a_damaged_run_resumes_as_it_would_have(own_root):
     outcomes = resume_damaged(own_root, 25, seed=3)
     assert outcomes["whole"] > outcomes["refused"]
     assert outcomes["labelled"] > 0
-    assert outcomes["without a word"] == 0
+    assert outcomes["silently wrong"] == 0
 
 
 @pytest.mark.nightly
 def test_many_damaged_runs_resume_as_they_would_have(own_root):
-    assert resume_damaged(own_root, 600, seed=4)["without a word"] == 0
+    assert resume_damaged(own_root, 600, seed=4)["silently wrong"] == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -160,3 +162,12 @@ class RecordingHook:
 
 
 TINY = "rltrack-tests/Tiny-v0"
+
+
+@cache
+def own_agent_of_the_docs() -> type:
+    """The class of the complete program in docs/own-agent.md."""
+    page = Path(__file__).resolve().parents[2] / "docs" / "own-agent.md"
+    module: dict[str, Any] = {"__name__": "own_agent"}
+    exec(page.read_text(encoding="utf-8").split("```python\n", 1)[1].split("```", 1)[0], module)
+    return module["Reinforce"]

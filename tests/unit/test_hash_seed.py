@@ -46,7 +46,7 @@ def test_a_command_that_trains_fixes_the_seed(code, words, seed, expected):
 
 def test_an_attempt_is_labelled_and_another_seed_is_not_exact(own_root, monkeypatch):
     for seed, total in (("random", 10), ("3", 20), ("4", 30)):
-        for module in ("rltrack.provenance", "rltrack.training.agent_access", "rltrack.training.attempt"):
+        for module in ("rltrack.provenance", "rltrack.training.session", "rltrack.training.attempt"):
             monkeypatch.setattr(f"{module}.hash_seed", lambda seed=seed: seed)
         loop = TrainingLoop(ScriptedAgent(), TinyEnv(), total_timesteps=30, name="order", resume=True, seed=0)
         loop.add_hook(_StopAt(loop, total))

@@ -47,7 +47,7 @@ _DATABASE_FOR_A_PERSON = (
 
 
 def explain(error: Exception, address: str) -> tuple[str, bool]:
-    """Return what happened, in words without passwords, and whether somebody must do something first.
+    """Return what happened, as text without passwords, and whether a person must act first.
 
     Args:
         error: What MLflow, a database or the network raised.
@@ -62,8 +62,8 @@ def explain(error: Exception, address: str) -> tuple[str, bool]:
         if not address.startswith(("http://", "https://")):
             return mismatch(address, None if schema[1] == "None" else schema[1] or schema[2]), True
         return (
-            f"{address} answers: {text[:300]} Its MLflow was upgraded and its database was not: whoever runs that server ends it, "
-            "copies the database, runs `mlflow db upgrade` with the database's address, and starts it again.",
+            f"{address} answers: {text[:300]} Its MLflow was upgraded and its database was not: stop that server, "
+            "copy the database, run `mlflow db upgrade` with its address, and start the server again.",
             True,
         )
     code = str(error.error_code) if isinstance(error, MlflowException) else type(error).__name__

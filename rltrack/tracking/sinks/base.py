@@ -52,7 +52,7 @@ class NotDelivered(RltrackError):
 
     Args:
         message: What was asked, what was answered, what to do.
-        needs_a_person: Whether somebody must do something first; if not, it passes.
+        needs_a_person: Whether a person must act first; if not, it passes.
     """
 
     def __init__(self, message: str, *, needs_a_person: bool = False) -> None:
@@ -67,13 +67,13 @@ class Sink(ABC):
 
         sink = Class.for_run(run, state)
         if sink.is_lost(report): everything is delivered again, from an empty state
-        while the run goes on:
+        during the run:
             sink.open(report)                   once, and again after each failure
             sink.write(points)                  what is new; after it returns, its state is saved
             sink.refresh(report)                about once a minute
         sink.finish(report); sink.add_video(…); sink.close()
 
-    The process may be killed at any moment, and another goes on with the state that was saved last: what was written after that
+    The process may be killed at any moment, and another continues with the state that was saved last: what was written after that
     is given again, in other portions, and must not be there twice. Either the place drops what it has already, or the state says
     how far it was, and `open` removes what lies behind that.
 
@@ -121,7 +121,7 @@ class Sink(ABC):
         """
 
     def prepare_end(self) -> None:  # noqa: B027
-        """Import what `finish` needs while training still goes on, when nobody waits for it."""
+        """Import what `finish` needs during training, when nothing waits for it."""
 
     def refresh(self, report: RunReport) -> None:  # noqa: B027
         """Show how the run stands now.
@@ -131,7 +131,7 @@ class Sink(ABC):
         """
 
     def finish(self, report: RunReport) -> None:  # noqa: B027
-        """Show how the run ended; it may go on later all the same.
+        """Show how the run ended; it may be resumed later.
 
         Raises:
             NotDelivered: If that is not possible now.
@@ -149,7 +149,7 @@ class Sink(ABC):
 
 
 class Unusable(Sink):
-    """Stands for a sink that cannot be made: it takes nothing until a person did something, and the others go on.
+    """Stands for a sink that cannot be made: it takes nothing until a person has acted, and the others continue.
 
     Args:
         reason: Why, and what to do.

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 RUN_TAG = "rltrack.run_id"
 NAMES_TAG = "rltrack.names"
-"""Says that the run's names are those of `mlflow_name`. Runs of older versions lack it: they go on under the names that they
+"""Says that the run's names are those of `mlflow_name`. Runs of older versions lack it: they keep the names that they
 began with, as a series that changed its name in the middle would be delivered again under the new one."""
 ORIGINAL_TAG = "rltrack.name."
 """Followed by the end of a name that was changed; its value is the name as it was recorded."""
@@ -140,7 +140,7 @@ class MlflowSink(Sink):
 
     @_explained
     def write(self, points: Sequence[Point]) -> list[Refused]:
-        """Log metrics in batches; one that MLflow refuses for good is found by halving its batch."""
+        """Log metrics in batches; one that MLflow refuses permanently is found by halving its batch."""
         self._tell_names(key for point in points for key in point.values_for("mlflow"))
         rows = [
             (self._named(key), float(value), int(point.time * 1000), int(point.step))
@@ -359,7 +359,7 @@ class MlflowSink(Sink):
             if "mlflow.modelVersions" not in self._client.get_logged_model(model_id).tags:
                 self._client.delete_logged_model(model_id)
         except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # somebody deleted it
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # it was deleted
                 raise
 
     def _deleted(self, run_id: str) -> NotDelivered:

@@ -32,7 +32,7 @@ _PATHS = (
 def relocate(root: Root) -> tuple[Path, int] | None:
     """Repair the absolute paths in the database and in the runs' folders after the root was moved.
 
-    Processes that wait for just this are ended; training goes on, and starts another to deliver.
+    Processes that wait for just this are ended; training continues, and starts another to deliver.
 
     Returns:
         Where the root was, and how many entries were changed; None if nothing had to be.

@@ -1,4 +1,4 @@
-"""Which schema an MLflow database has, told by its revision, as MLflow itself tells it."""
+"""Which schema an MLflow database has, by its revision, as MLflow itself determines it."""
 
 from __future__ import annotations
 

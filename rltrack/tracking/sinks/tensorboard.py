@@ -36,7 +36,7 @@ class EventFile:
 
     Args:
         path: The file; made if missing.
-        position: Where to go on, in bytes; what lies behind it is removed.
+        position: Where to continue, in bytes; what lies behind it is removed.
         time: Unix seconds of a new file's first event.
         checksum: CRC-32 of what is before the position; None if it is not known.
     """
@@ -162,7 +162,7 @@ class TensorBoardSink(Sink):
     """Delivers a run to TensorBoard, exactly once: what was written after the bookmark is cut off and written again.
 
     An event file is only ever appended to, so that a TensorBoard that is open shows the run as it grows. Each time that
-    training goes on after an end it gets a new file.
+    training is resumed after an end it gets a new file.
 
     Args:
         state: ``folder``, ``file`` and ``position``, as left by the process before.
@@ -176,7 +176,7 @@ class TensorBoardSink(Sink):
         self._writer: TensorBoardWriter | None = None
 
     def is_lost(self, report: RunReport) -> bool:
-        """Whether the files are not those that `state` speaks of, so that the run must be written anew."""
+        """Whether the files are not those that `state` speaks of, so that the run must be rewritten."""
         if not self.state:
             return False
         files = self.state.get("files", {})

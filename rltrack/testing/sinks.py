@@ -1,7 +1,4 @@
-"""Suites that people run on implementations of their own: a sink is right if its subclass of `SinkContract` passes.
-
-Nothing here imports pytest; the classes are collected by it because of their names and those of their methods.
-"""
+"""The suite of a sink: a process that dies after a write, a resumed run, a lost bookmark, NaN and infinities."""
 
 from __future__ import annotations
 
