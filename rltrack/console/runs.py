@@ -104,6 +104,9 @@ def run_details(run: RunDirectory) -> dict[str, Any]:
         "missing": history.missing,
         "environments": history.environments,
         "hash_seed": history.hash_seed,
+        "reproduction": _parts_of(
+            [history.reproduction] if history.reproduction else [], ("reproduced", "result", "time")
+        ),
         "choices": history.choices,
         "config": _config(run),
         "evaluations": _parts_of(history.evaluations, ("step", "mean", "std", "iqm", "interval")),
@@ -153,6 +156,9 @@ def print_details(details: dict[str, Any]) -> None:
         highlight=False,
     )
     out.print(_resume_line(details), highlight=False)
+    for item in details["reproduction"]:
+        style = "green" if item["reproduced"] else "red"
+        out.print(f"[{style}]reproduction[/]: {escape(item['result'])} ({age(item['time'])})", highlight=False)
     if details["missing"]:
         out.print(
             f"[yellow]record[/]: not complete: the journal lacks {escape('; '.join(details['missing']))}. Weights and versions are "

@@ -113,6 +113,11 @@ class RunDirectory:
         return self.path / "destination.json"
 
     @property
+    def certificate_file(self) -> Path:
+        """The certificate of the last `rltrack reproduce`."""
+        return self.path / "reproduction.json"
+
+    @property
     def exports(self) -> Path:
         """Plots and exported metrics."""
         return self.path / "exports"

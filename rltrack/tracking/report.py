@@ -148,6 +148,9 @@ class RunReport:
             tags["rltrack.host"] = facts.attempts[-1]["host"]
             tags["rltrack.resume"] = facts.tier
             tags["rltrack.exact"] = str(facts.is_exact).lower()
+        if facts.reproduction is not None:
+            tags["rltrack.reproduced"] = str(facts.reproduction["reproduced"]).lower()
+            tags["rltrack.reproduction"] = facts.reproduction["result"]
         if self.missing:
             tags["rltrack.missing"] = f"The journal lacks {'; '.join(self.missing)}."
         tags |= {key: str(params[key]) for key in ("algorithm", "environment", "seed") if key in params}
@@ -214,7 +217,11 @@ class RunReport:
 
     def files(self) -> list[tuple[Path, str]]:
         """Return the files that stand for the run, each with its folder: configuration, log, plots."""
-        found = [(path, "") for path in (self.run.config_file, self.run.log_file) if path.is_file()]
+        found = [
+            (path, "")
+            for path in (self.run.config_file, self.run.log_file, self.run.certificate_file)
+            if path.is_file()
+        ]
         found += [(path, "plots") for path in sorted(self.plots)]
         return found
 

@@ -21,6 +21,7 @@ LAYERS = {
     "agents": "acceleration agents",
     "evaluation": "evaluation",
     "training": "training",
+    "inspection": "inspection",
     "comparison": "comparison",
     "studies": "studies",
     "registry": "registry housekeeping",
