@@ -29,9 +29,11 @@ def reproduce(
     import dataclasses
 
     from rltrack.inspection.reproducing import reproduce as train_again
+    from rltrack.tracking import delivery
 
     found_run = the_root().find(run)
     found = train_again(found_run, segments=segments, jobs=jobs, tell=lambda text: typer.echo(text, err=True))
+    delivery.deliver_left_behind(the_root())  # the result is a tag, the certificate an artifact
     if as_json:
         print_json(dataclasses.asdict(found))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,7 +55,7 @@ def stretches(versions: Sequence[Version], wanted: str) -> list[Stretch]:
         ConfigurationError: If it is none of these.
     """
     names = [None, *(version.name for version in versions)]
-    found = [Stretch(begin, end) for begin, end in zip(names, names[1:], strict=False) if end is not None]
+    found = [Stretch(begin, end) for begin, end in itertools.pairwise(names) if end is not None]
     if wanted == "all":
         return found
     count = 1 if wanted == "last" else int(wanted) if wanted.isdecimal() and len(wanted) < 9 else 0

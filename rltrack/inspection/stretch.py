@@ -122,7 +122,7 @@ def repeat(run: RunDirectory, stretch: Stretch) -> Outcome:
         there, here = (_numbered(item, first, last) for item in (run, copy))
         values, wrong = _first_record(there, here)
         count, tensor = first_difference(_compared(theirs), _compared(ours), NAMES)
-        notes = tuple(copy.history(tell=False).warnings[known:])
+        notes = tuple(note for note in copy.history(tell=False).warnings[known:] if "not exactly" in note)
         return Outcome(
             stretch.begin, stretch.end, 0 if begin is None else begin.env_steps, end.env_steps, len(there), values + count,
             wrong or tensor, tensor, notes, round(time.monotonic() - began, 2),

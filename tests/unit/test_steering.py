@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 
 import pytest
@@ -69,7 +68,7 @@ def test_a_request_waits_for_a_boundary_and_no_other_takes_its_place(live):
     run, loop, _ = live
     at_boundary = threading.Event()
     loop.add_hook(type("Long", (), {"on_iteration_end": lambda self, progress, stats: at_boundary.wait()})())
-    with pytest.raises(RltrackError, match="did not come to a boundary within 0.3 s"):
+    with pytest.raises(RltrackError, match="did not come to a boundary"):
         steer(run, "pause", 0.3)
     with pytest.raises(RunBusy, match="Another request"):
         steer(run, "stop", 0.3)
@@ -86,8 +85,8 @@ def test_a_request_to_an_earlier_process_is_not_for_this_one(own_root):
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"{", b"[1]", b'{"verb": "rm", "id": "a", "by": "b"}', json.dumps({"verb": "stop", "id": 1, "by": "a\nb"}).encode()]
-)  # fmt: skip
+    "text", [b"", b"{", b"[1]", b'{"verb": "rm", "id": "a", "by": "b"}', b'{"verb": "stop", "id": 1, "by": "a"}']
+)
 def test_what_is_no_request_is_removed(text, own_root):
     run = Root(own_root).create("odd", "")
     (run.path / "request.json").write_bytes(text)
