@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rltrack.cli.shared import EXIT_ERROR, AsJson, RunName, app, print_json, the_root
+from rltrack.cli.shared import EXIT_ERROR, AsJson, RunAndVersion, RunName, app, print_json, the_root
+from rltrack.errors import ConfigurationError
 
 _PANEL = "Inspection"
 
@@ -40,3 +43,41 @@ def reproduce(
         typer.echo(f"{run} {found.result}\ncertificate   {found_run.certificate_file}")
     if not found.reproduced:
         raise typer.Exit(EXIT_ERROR)
+
+
+@app.command(rich_help_panel=_PANEL)
+def watch(
+    run: RunAndVersion,
+    versions: Annotated[
+        str | None,
+        typer.Option(metavar="V2,V5,LAST", help="Several versions: one after the other, or in a film side by side."),
+    ] = None,
+    film: Annotated[
+        Path | None, typer.Option(metavar="FILE.mp4", help="Write a film; needs the extra video.", show_default=False)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the episode; default: that of the first evaluation.", show_default=False)
+    ] = None,
+) -> None:
+    """Watch a policy play an episode: in a window if there is a display, as a film, or as text.
+
+    \b
+    rltrack watch cartpole-ppo
+    rltrack watch cartpole-ppo --versions v1,best --film watched.mp4
+    """
+    from rltrack.inspection import watching
+    from rltrack.runs import RunRef
+
+    ref = RunRef.parse(run)
+    found = the_root().find(ref.run)
+    store = found.store()
+    wanted = [item.strip() for item in versions.split(",")] if versions else [ref.version or "best"]
+    chosen = [store.find(item).name for item in wanted]
+    if film is None:
+        watching.show(found, chosen, seed, typer.echo)
+    else:
+        if film.suffix != ".mp4":
+            raise ConfigurationError(f"--film is {film}. A film is an .mp4 file.")
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        os.environ.setdefault("MUJOCO_GL", "egl")
+        typer.echo(f"{film}: {watching.film(found, chosen, seed, film)} frames of {', '.join(chosen)}")

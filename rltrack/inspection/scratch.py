@@ -31,11 +31,10 @@ def copy_run(run: RunDirectory, version: Version | None, root: Root) -> RunDirec
     copy = root.directory(run.name)
     copy.path.mkdir(parents=True)
     if version is None:
-        copy.journal_file.write_bytes(_before_first_number(run.journal_file))
+        copy.journal_file.write_bytes(_before(run.journal_file, 1))
         _copy_origin(run, root)
         return copy
-    with open(run.journal_file, "rb") as file:
-        copy.journal_file.write_bytes(file.read(version.journal["bytes"]))
+    copy.journal_file.write_bytes(_before(run.journal_file, version.journal["next_seq"]))
     _copy_version(version, copy)
     _copy_origin(run, root)
     return copy
@@ -92,13 +91,13 @@ def _link(source: str | Path, target: str | Path) -> None:
     shutil.copyfile(source, target)
 
 
-def _before_first_number(journal: Path) -> bytes:
-    """The records of a journal before training produced any: which run this is, and what was chosen for it."""
+def _before(journal: Path, seq: int) -> bytes:
+    """The records of a journal before this number; before the first, which run this is, and what was chosen for it."""
     kept = b""
     with open(journal, "rb") as file:
         for line in file:
             with contextlib.suppress(ValueError):
-                if "seq" in decode_line(line)[1]:
+                if decode_line(line)[1].get("seq", 0) >= seq:
                     break
             kept += line
     return kept

@@ -15,7 +15,7 @@ from rltrack.errors import ConfigurationError, RltrackError
 from rltrack.inspection.reproducing import reproduce, require_reproduced, stretches
 from rltrack.inspection.stretch import repeat
 from rltrack.journal import read_journal
-from rltrack.journal.lines import decode_line, numbered_line
+from rltrack.journal.lines import decode_line, encode_record, numbered_line
 from rltrack.runs import Root
 from rltrack.training.trainer import Trainer
 
@@ -74,15 +74,15 @@ def test_a_run_is_reproduced_and_certified(run, capsys):
     assert "reproduction: reproduced: all of 64" in capsys.readouterr().out
     _change_weight(run)
     with pytest.raises(RltrackError, match="not the version that was reproduced"):
-        require_reproduced(run, run.store().find("v1"))
+        require_reproduced(run, run.store().find("v2"))
 
 
 def test_what_was_changed_is_named(run):
     journal = run.journal_file.read_bytes()
     _change_record(run)
     found = reproduce(run, repeat=repeat)
-    assert "between the start and v1, record " in found.result
-    assert "(metrics at 32 env steps): values/train/loss: " in found.result
+    assert "between the start and v2, record " in found.result
+    assert "(metrics at 16 env steps): values/train/loss: " in found.result
     with pytest.raises(RltrackError, match="was not reproduced"):
         require_reproduced(run, run.store().find("last"))
     run.journal_file.write_bytes(journal)
@@ -93,7 +93,7 @@ def test_what_was_changed_is_named(run):
     run.journal_file.write_bytes(journal)
     _change_weight(run)
     found = reproduce(run, repeat=repeat)
-    assert "and v1, policy/" in found.result
+    assert "and v2, policy/" in found.result
     assert ": 1 of " in found.result
     assert " in the run, " in found.result
 
@@ -106,14 +106,14 @@ def _change_record(run):
         if "train/loss" in record.get("values", ()):
             values = record["values"]
             changed = {**values, "train/loss": math.nextafter(values["train/loss"], 9)}
-            lines[index] = numbered_line(number, {**record, "values": changed})
+            lines[index] = numbered_line(encode_record({**record, "values": changed}), number)
             break
     run.journal_file.write_bytes(b"".join(lines))
 
 
 def _change_weight(run):
     """Change the last weight of the first version by one unit in the last place, with every checksum."""
-    version = run.store().find("v1")
+    version = run.store().find("v2")
     file = version.path / "policy.safetensors"
     data = bytearray(file.read_bytes())
     data[-4] ^= 1
