@@ -74,6 +74,17 @@ class AgentConfig(Section):
         1, ge=1, le=1024, description="Torch threads. One is fastest for small networks, and reproducible."
     )
 
+    acceleration: Literal["auto", "off"] = _operational(
+        "auto",
+        description="auto: less Python around torch where the result is the same in every bit (`rltrack.accelerate`); off.",
+    )
+
+    @field_validator("acceleration", mode="before")
+    @classmethod
+    def _off_in_yaml(cls, value: Any) -> Any:
+        """YAML reads an ``off`` without quotes as false."""
+        return "off" if value is False else value
+
     @field_validator("algorithm")
     @classmethod
     def _own_spelling(cls, name: str) -> str:

@@ -40,15 +40,25 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def own_root(tmp_path, monkeypatch, request, empty_database):
-    """Runs land in a temporary root; only tests that ask for the fixture `delivery` start delivering processes."""
+    """Runs land in a temporary root; only tests that ask for the fixture `delivery` start delivering processes, and only those that
+    ask for `plots` draw when they deliver in their own process: that is half of its time."""
     for variable in MLFLOW_SETTINGS:  # MLflow's own functions set them for their processes
         os.environ.pop(variable, None)
     monkeypatch.setenv("RLTRACK_ROOT", str(tmp_path / "mlruns"))
     monkeypatch.setattr("rltrack.tracking.sinks.embedded._create", empty_database)
+    if "plots" not in request.fixturenames:
+        monkeypatch.setattr("rltrack.tracking.report.RunReport.draw", lambda report: report.plots)
     if "delivery" not in request.fixturenames:
-        monkeypatch.setattr("rltrack.tracking.delivery.deliver", lambda run: None)
+        from rltrack.tracking.delivery import NoDelivery
+
+        monkeypatch.setattr("rltrack.tracking.delivery.Delivery", lambda run: NoDelivery())
         monkeypatch.setattr("rltrack.tracking.delivery.deliver_left_behind", lambda root: 0)
     return tmp_path / "mlruns"
+
+
+@pytest.fixture
+def plots():
+    """Let what is delivered in this process have plots, as outside of tests."""
 
 
 @pytest.fixture
@@ -57,17 +67,29 @@ def delivery():
 
 
 @pytest.fixture(scope="session")
-def empty_database(tmp_path_factory):
+def shared_folder(tmp_path_factory):
+    """A folder that all of pytest's processes have in common."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def empty_database(shared_folder):
     """Makes a root's MLflow database: MLflow's sixty migrations run for the first one, which is copied for the others."""
     from rltrack.addresses import file_uri
+    from rltrack.files import take_lock
     from rltrack.tracking.sinks import embedded
 
-    make, first = embedded._create, tmp_path_factory.mktemp("empty-database")
+    make, first = embedded._create, shared_folder / "empty-database"
 
     def copy(root, database):
         made = first / "mlflow.db"
         if not made.exists():
-            make(first, made)
+            first.mkdir(exist_ok=True)
+            lock = take_lock(first / "lock", 120.0)
+            if not made.exists():
+                make(first, made)
+            os.close(lock)
         draft = root / ".mlflow-copy.db"
         shutil.copyfile(made, draft)
         with contextlib.closing(sqlite3.connect(draft)) as connection, connection:
@@ -78,11 +100,11 @@ def empty_database(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def forks():
+def forks(shared_folder):
     """Commands without the wait for their imports, for tests of what a command does and not of its process."""
     from tests.support.forks import Forks
 
-    forks = Forks()
+    forks = Forks(shared_folder)
     yield forks
     forks.close()
 

@@ -7,6 +7,7 @@ run before a block: what a reader of this page has done already. Configurations 
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -66,10 +67,13 @@ RUN = [
     if any(block.language in ("bash", "python") and block.not_run is None for block in blocks_of(page))
 ]
 SOON = [page for page in RUN if page.stem not in TRAINING_MUCH]
-WITH_REAL_PROCESSES = (DOCS / "get-started.md",)
-"""On the others each command is a fork of a process that has imported everything."""
-SMALLER = (("total_timesteps=10_000, eval_freq=5_000", "total_timesteps=2_048, eval_freq=1_024"), ("learn(10_000,", "learn(2_048,"),
-           ("--timesteps 10000", "--timesteps 2048"), ("total_timesteps=4000", "total_timesteps=2048"))  # fmt: skip
+SMALLER = (
+    ("total_timesteps=10_000, eval_freq=5_000", "total_timesteps=2_048, eval_freq=1_024"),
+    ("learn(10_000,", "learn(2_048,"),
+    ("learn(100_000)", "learn(2_048)"),
+    ("--timesteps 10000", "--timesteps 2048"),
+    ("total_timesteps=4000", "total_timesteps=2048"),
+)
 """Budgets that are cut in `make test`; each night pages are followed to the letter."""
 
 
@@ -124,11 +128,9 @@ def follow(page: Path, folder: Path, programs: list[Path], smaller: tuple[tuple[
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", SOON, ids=lambda page: page.stem)
-def test_page_can_be_followed(page, folder, request):
-    programs = [Path(sys.executable).parent]
-    if page not in WITH_REAL_PROCESSES:
-        programs.insert(0, request.getfixturevalue("forks").programs)
-    follow(page, folder, programs, SMALLER)
+def test_page_can_be_followed(page, folder, forks):
+    """Each command is a fork of a process that has imported everything; each night they are real ones."""
+    follow(page, folder, [forks.programs, Path(sys.executable).parent], SMALLER)
 
 
 @pytest.mark.nightly
@@ -179,17 +181,19 @@ def test_every_flag_in_it_exists():
 
     from rltrack.cli import app
 
+    @functools.cache
+    def help_of(*command):
+        return CliRunner().invoke(app, [*command, "--help"]).output
+
     for page in PAGES:
         for line in re.findall(r"^rltrack (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE):
             words = line.partition("#")[0].split()
             if not words or words[0].startswith(("-", "[")):
                 continue
-            help_text = (
-                CliRunner().invoke(app, [*words[: 2 if words[0] in ("flow", "benchmark") else 1], "--help"]).output
-            )
+            command = words[: 2 if words[0] in ("flow", "benchmark") else 1]
             for word in words:
                 if word.startswith("--"):
-                    assert word.partition("=")[0] in help_text, f"{page.name}: rltrack {line}"
+                    assert word.partition("=")[0] in help_of(*command), f"{page.name}: rltrack {line}"
 
 
 def test_generated_pages_are_up_to_date():

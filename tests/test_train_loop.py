@@ -153,6 +153,7 @@ def test_episodic_schedule_follows_episodes():
     assert model._current_progress_remaining == pytest.approx(0.0, abs=0.06)
 
 
+@pytest.mark.slow
 def test_adaptive_lowers_the_learning_rate_of_sb3():
     model = small_ppo()
     loop = TrainingLoop(
@@ -178,6 +179,7 @@ class Constant(gym.Wrapper):
         super().__init__(gym.make("CartPole-v1", max_episode_steps=3))
 
 
+@pytest.mark.slow
 def test_normalised_frame_stacked_agent_is_evaluated_with_its_statistics():
     env = VecFrameStack(VecNormalize(make_vec_env("Pendulum-v1", n_envs=2, seed=0)), 2)
     model = small_ppo(env)

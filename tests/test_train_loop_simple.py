@@ -289,6 +289,7 @@ def test_adaptive_improving_waits_longer():
     assert agent.scales == []
 
 
+@pytest.mark.slow
 def test_adaptive_plateau_looks_closer_and_lowers_the_rate_a_bounded_number_of_times():
     agent, loop, _, names = decisions([1.0], total=2000)
     assert names.count("plateau") > 3
@@ -307,6 +308,7 @@ def test_adaptive_collapse_brings_the_best_version_back():
     assert "steady" in names[names.index("collapse") + 1 :]
 
 
+@pytest.mark.slow
 def test_adaptive_collapse_is_bounded():
     agent, loop, _, names = decisions([*[1.0] * 4, *[-3.0] * 200], total=2000)
     assert names.count("collapse") > 3

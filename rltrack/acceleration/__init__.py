@@ -7,7 +7,7 @@ that every bit of the result stays, and leave out modules, distributions and val
 - `flat`, `optimizers`: parameters in one tensor, and one operation for all of them;
 - `environments`: a step of DummyVecEnv;
 - `on_policy_collection`, `off_policy_collection`, `rollout_data`, `replay_data`: experience;
-- `update_ppo`, `update_a2c`, `update_dqn`, `update_sac`, `update_td3`: updates;
+- `update`, `update_ppo`, `update_a2c`, `update_dqn`, `update_sac`, `update_td3`: updates;
 - `parts`: recognises what a model consists of, and installs the replacements with `patches`; `watching` notices hooks;
 - `verification`, `trial`: compare them with what they replace, at each start.
 """

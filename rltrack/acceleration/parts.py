@@ -30,6 +30,7 @@ from rltrack.acceleration.optimizers import FlatOptimizer, flat_optimizer
 from rltrack.acceleration.optimizers import install as install_optimizer
 from rltrack.acceleration.patches import Patches, overridden, replaced_on_class
 from rltrack.acceleration.prediction import mode_setter, predictor
+from rltrack.acceleration.update import train_method
 
 NAMES = ("environments", "networks", "collection", "optimizers", "update")
 _ALGORITHMS: dict[type, Callable[[Any], Any]] = {
@@ -131,20 +132,20 @@ class Installation:
         policy = model.policy
         if type(model) in (PPO, A2C):
             self._require_parameters("policy", policy)
-            update = update_ppo if type(model) is PPO else update_a2c
-            self._replace("train", update.trainer(model, networks, optimizers["policy"]))
+            algorithm = update_ppo if type(model) is PPO else update_a2c
+            update = algorithm.updater(model, networks, optimizers["policy"])
         elif type(model) is DQN:
             self._require_parameters("policy", policy.q_net)
-            self._replace("train", update_dqn.trainer(model, networks, optimizers["policy"]))
+            update = update_dqn.updater(model, networks, optimizers["policy"])
         else:
             self._require_parameters("actor", policy.actor)
             self._require_parameters("critic", policy.critic)
             target = self._target(policy.critic_target)
             if type(model) is SAC:
-                self._replace("train", update_sac.trainer(model, networks, optimizers, target))
+                update = update_sac.updater(model, networks, optimizers, target)
             else:
-                actor_target = self._target(policy.actor_target)
-                self._replace("train", update_td3.trainer(model, networks, optimizers, target, actor_target))
+                update = update_td3.updater(model, networks, optimizers, target, self._target(policy.actor_target))
+        self._replace("train", train_method(model, networks, optimizers, update))
 
     def _require_parameters(self, name: str, module: Any) -> None:
         held = self.optimizers[name].flat.parameters

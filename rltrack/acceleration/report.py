@@ -42,6 +42,20 @@ class Report:
         """Names of the parts that run faster now."""
         return tuple(part.name for part in self.parts if part.accelerated)
 
+    def in_short(self) -> dict[str, str]:
+        """Return what was ``chosen`` and the ``reason``, each in a line, for the record of a training."""
+        checked = f"checked bit by bit in {self.check_seconds:.2f} s"
+        left: dict[str, list[str]] = {}
+        for part in self.parts:
+            if not part.accelerated:
+                left.setdefault(part.reason, []).append(part.name)
+        reasons = "; ".join(f"{', '.join(names)} not: {reason}" for reason, names in left.items())
+        if not left:
+            return {"chosen": "on", "reason": f"all parts, {checked}"}
+        if not self.accelerated:
+            return {"chosen": "none", "reason": reasons}
+        return {"chosen": "in part", "reason": f"{', '.join(self.accelerated)}, {checked}; {reasons}"}
+
     def undo(self) -> None:
         """Make the model plain again; training can go on at once, with the same bits."""
         self._undo()

@@ -15,17 +15,12 @@ from rltrack.acceleration.optimizers import FlatOptimizer
 from rltrack.acceleration.rollout_data import minibatches
 
 
-def trainer(model: Any, networks: ActorCritic, optimizer: FlatOptimizer) -> Callable[[], None]:
-    """Return what replaces the model's `train`."""
+def updater(model: Any, networks: ActorCritic, optimizer: FlatOptimizer) -> Callable[[], None]:
+    """Return an update of the model, without its beginning (`update.train_method`)."""
     is_discrete = isinstance(model.action_space, spaces.Discrete)
 
-    def train() -> None:
+    def update() -> None:
         policy = model.policy
-        if networks.is_watched_in_updates():
-            type(model).train(model)
-            return
-        policy.set_training_mode(True)
-        model._update_learning_rate(policy.optimizer)
         for data in minibatches(model.rollout_buffer, None):  # once: all data
             actions = data.actions.long().flatten() if is_discrete else data.actions
             values, log_prob, entropy = networks.evaluate(data.observations, actions)
@@ -51,4 +46,4 @@ def trainer(model: Any, networks: ActorCritic, optimizer: FlatOptimizer) -> Call
         if hasattr(policy, "log_std"):
             record("train/std", torch.exp(policy.log_std).mean().item())
 
-    return train
+    return update

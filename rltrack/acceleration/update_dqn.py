@@ -13,7 +13,7 @@ from rltrack.acceleration.networks import NotRecognised, Perceptron, features_of
 from rltrack.acceleration.optimizers import FlatOptimizer
 from rltrack.acceleration.patches import overridden
 from rltrack.acceleration.replay_data import sample
-from rltrack.acceleration.update_ppo import mean
+from rltrack.acceleration.update import mean
 from rltrack.acceleration.watching import Watched
 
 
@@ -52,15 +52,10 @@ class QFunctions(Watched):
         return self.online(observations).argmax(dim=1).reshape(-1)
 
 
-def trainer(model: Any, networks: QFunctions, optimizer: FlatOptimizer) -> Callable[..., None]:
-    """Return what replaces the model's `train`."""
+def updater(model: Any, networks: QFunctions, optimizer: FlatOptimizer) -> Callable[..., None]:
+    """Return an update of the model, without its beginning (`update.train_method`)."""
 
-    def train(gradient_steps: int, batch_size: int = 100) -> None:
-        if networks.is_watched_in_updates():
-            type(model).train(model, gradient_steps, batch_size)
-            return
-        model.policy.set_training_mode(True)
-        model._update_learning_rate(model.policy.optimizer)
+    def update(gradient_steps: int, batch_size: int = 100) -> None:
         losses = []
         for _ in range(gradient_steps):
             data = sample(model.replay_buffer, batch_size, model._vec_normalize_env)
@@ -76,4 +71,4 @@ def trainer(model: Any, networks: QFunctions, optimizer: FlatOptimizer) -> Calla
         model.logger.record("train/n_updates", model._n_updates, exclude="tensorboard")
         model.logger.record("train/loss", mean(losses))
 
-    return train
+    return update

@@ -14,22 +14,18 @@ from torch.nn.functional import mse_loss
 from rltrack.acceleration.actor_critic import ActorCritic
 from rltrack.acceleration.optimizers import FlatOptimizer
 from rltrack.acceleration.rollout_data import minibatches
+from rltrack.acceleration.update import mean
 
 
-def trainer(model: Any, networks: ActorCritic, optimizer: FlatOptimizer) -> Callable[[], None]:
-    """Return what replaces the model's `train`.
+def updater(model: Any, networks: ActorCritic, optimizer: FlatOptimizer) -> Callable[[], None]:
+    """Return an update of the model, without its beginning (`update.train_method`).
 
     The losses are read once at the end instead of at each minibatch.
     """
     is_discrete = isinstance(model.action_space, spaces.Discrete)
 
-    def train() -> None:
+    def update() -> None:
         policy = model.policy
-        if networks.is_watched_in_updates():
-            type(model).train(model)
-            return
-        policy.set_training_mode(True)
-        model._update_learning_rate(policy.optimizer)
         clip_range = model.clip_range(model._current_progress_remaining)
         clip_range_vf = None
         if model.clip_range_vf is not None:
@@ -94,11 +90,4 @@ def trainer(model: Any, networks: ActorCritic, optimizer: FlatOptimizer) -> Call
         if clip_range_vf is not None:
             record("train/clip_range_vf", clip_range_vf)
 
-    return train
-
-
-def mean(values: list[torch.Tensor]) -> Any:
-    """Return the mean of numbers, as of a list of what `item` returns."""
-    if len(values) == 1:  # the usual case of off-policy algorithms
-        return np.float64(values[0].item())
-    return np.mean(torch.stack(values).tolist())
+    return update

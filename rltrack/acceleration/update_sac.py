@@ -12,13 +12,13 @@ from rltrack.acceleration.continuous import ContinuousNetworks, polyak_update
 from rltrack.acceleration.flat import FlatParameters
 from rltrack.acceleration.optimizers import FlatOptimizer
 from rltrack.acceleration.replay_data import sample
-from rltrack.acceleration.update_ppo import mean
+from rltrack.acceleration.update import mean
 
 
-def trainer(
+def updater(
     model: Any, networks: ContinuousNetworks, optimizers: dict[str, FlatOptimizer], target: FlatParameters
 ) -> Callable[..., None]:
-    """Return what replaces the model's `train`.
+    """Return an update of the model, without its beginning (`update.train_method`).
 
     SB3's update of the actor computes gradients of the critics too, and discards them. Here autograd is asked for the actor's.
 
@@ -31,12 +31,7 @@ def trainer(
     actor_optimizer, critic_optimizer = optimizers["actor"], optimizers["critic"]
     ent_coef_optimizer = optimizers.get("ent_coef")
 
-    def train(gradient_steps: int, batch_size: int = 64) -> None:
-        if networks.is_watched_in_updates():
-            type(model).train(model, gradient_steps, batch_size)
-            return
-        model.policy.set_training_mode(True)
-        model._update_learning_rate([flat.optimizer for flat in optimizers.values()])
+    def update(gradient_steps: int, batch_size: int = 64) -> None:
         ent_coef_losses, ent_coefs, actor_losses, critic_losses = [], [], [], []
         for gradient_step in range(gradient_steps):
             data = sample(model.replay_buffer, batch_size, model._vec_normalize_env)
@@ -81,4 +76,4 @@ def trainer(
         if ent_coef_losses:
             record("train/ent_coef_loss", mean(ent_coef_losses))
 
-    return train
+    return update

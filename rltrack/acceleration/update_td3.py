@@ -12,17 +12,17 @@ from rltrack.acceleration.continuous import ContinuousNetworks, polyak_update
 from rltrack.acceleration.flat import FlatParameters
 from rltrack.acceleration.optimizers import FlatOptimizer
 from rltrack.acceleration.replay_data import sample
-from rltrack.acceleration.update_ppo import mean
+from rltrack.acceleration.update import mean
 
 
-def trainer(
+def updater(
     model: Any,
     networks: ContinuousNetworks,
     optimizers: dict[str, FlatOptimizer],
     target: FlatParameters,
     actor_target: FlatParameters,
 ) -> Callable[..., None]:
-    """Return what replaces the model's `train`.
+    """Return an update of the model, without its beginning (`update.train_method`).
 
     Args:
         model: A TD3 or DDPG.
@@ -33,12 +33,7 @@ def trainer(
     """
     actor_optimizer, critic_optimizer = optimizers["actor"], optimizers["critic"]
 
-    def train(gradient_steps: int, batch_size: int = 100) -> None:
-        if networks.is_watched_in_updates():
-            type(model).train(model, gradient_steps, batch_size)
-            return
-        model.policy.set_training_mode(True)
-        model._update_learning_rate([actor_optimizer.optimizer, critic_optimizer.optimizer])
+    def update(gradient_steps: int, batch_size: int = 100) -> None:
         actor_losses, critic_losses = [], []
         for _ in range(gradient_steps):
             model._n_updates += 1
@@ -70,4 +65,4 @@ def trainer(
             record("train/actor_loss", mean(actor_losses))
         record("train/critic_loss", mean(critic_losses))
 
-    return train
+    return update

@@ -67,7 +67,7 @@ def unchanged_random_streams() -> Iterator[None]:
 def same(first: Any, second: Any) -> bool:
     """Tell whether two values are equal in every bit."""
     if isinstance(first, torch.Tensor):
-        first, second = first.detach().numpy(), second.detach().numpy()
+        first, second = first.detach().cpu().numpy(), second.detach().cpu().numpy()
     if isinstance(first, np.ndarray):
         return bool(first.shape == second.shape and first.dtype == second.dtype and first.tobytes() == second.tobytes())
     if isinstance(first, dict):

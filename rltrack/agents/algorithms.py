@@ -32,7 +32,7 @@ def load_class(algorithm: Algorithm) -> type[Any]:
     return found
 
 
-def check_action_space(algorithm: Algorithm, space: Any, environment: str) -> None:
+def check_action_space(algorithm: Algorithm, space: object, environment: str) -> None:
     """Refuse an algorithm that cannot act in this space.
 
     Raises:
@@ -108,8 +108,8 @@ class ScaledSchedule:
 
 
 def model_arguments(
-    algorithm: Algorithm, model_class: type[Any], given: Mapping[str, Any], action_space: Any
-) -> dict[str, Any]:
+    algorithm: Algorithm, model_class: type[Any], given: Mapping[str, object], action_space: object
+) -> dict[str, object]:
     """Turn hyperparameters written as data into arguments of the algorithm's class.
 
     Raises:
@@ -131,7 +131,7 @@ def model_arguments(
     return arguments
 
 
-def _check_kind(algorithm: Algorithm, model_class: type[Any], key: str, value: Any) -> None:
+def _check_kind(algorithm: Algorithm, model_class: type[Any], key: str, value: object) -> None:
     """Refuse a text where the algorithm's own annotation has none: it would fail deep inside the first update."""
     if not isinstance(value, str):
         return
@@ -144,7 +144,7 @@ def _check_kind(algorithm: Algorithm, model_class: type[Any], key: str, value: A
         raise ConfigurationError(f"Hyperparameter '{key}' is {value!r}, a text; {algorithm.name} wants {wanted}.")
 
 
-def _plain(key: str, value: Any) -> Any:
+def _plain(key: str, value: object) -> Any:
     if isinstance(value, Mapping) and set(value) == {"linear"}:
         points = value["linear"] if isinstance(value["linear"], list) else [value["linear"]]
         if not 1 <= len(points) <= 2 or not all(isinstance(p, int | float) and not isinstance(p, bool) for p in points):
@@ -157,11 +157,11 @@ def _plain(key: str, value: Any) -> Any:
     return value
 
 
-def _train_freq(value: Any, _: Any) -> Any:
+def _train_freq(value: object, _: object) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _action_noise(value: Any, space: Any) -> Any:
+def _action_noise(value: object, space: Any) -> Any:
     import numpy as np
     from stable_baselines3.common import noise
 
@@ -178,7 +178,7 @@ def _action_noise(value: Any, space: Any) -> Any:
     return kinds[kind](mean=np.zeros(size), sigma=float(std) * np.ones(size))
 
 
-def _policy_kwargs(value: Any, _: Any) -> Any:
+def _policy_kwargs(value: Any, _: object) -> Any:
     from torch import nn, optim
 
     read = dict(value or {})
@@ -206,7 +206,7 @@ def _policy_kwargs(value: Any, _: Any) -> Any:
     return read
 
 
-def _replay_buffer_class(value: Any, _: Any) -> Any:
+def _replay_buffer_class(value: object, _: object) -> Any:
     if not isinstance(value, str):
         return value
     from stable_baselines3 import HerReplayBuffer

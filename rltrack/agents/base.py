@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from rltrack.agents.protocol import Agent, EvaluationEnvironment, IterationStats, Observer, State
+import numpy as np
+
+from rltrack.agents.protocol import Agent, EvaluationEnvironment, IterationStats, Observations, Observer, State
 from rltrack.errors import ConfigurationError, NotCapturable
 
 
@@ -18,6 +20,7 @@ class AgentBase(ABC):
         set_log_interval, cut_environments, allow_probe, describe
         bind, update_per_episode (EPISODIC), make_evaluation_env
         restore (a resume), scale_learning_rate (a resume of ADAPTIVE)
+        accelerate
         until the budget is spent:
             set_schedule and the observer's calls inside advance
             predict (evaluations), capture or capture_parts (versions), cut
@@ -56,13 +59,13 @@ class AgentBase(ABC):
     @abstractmethod
     def predict(
         self,
-        observation: Any,
+        observation: Observations,
         *,
-        state: Any = None,
-        episode_start: Any = None,
+        state: object = None,
+        episode_start: np.ndarray | None = None,
         deterministic: bool = True,
-        **inputs: Any,
-    ) -> tuple[Any, Any]:
+        **inputs: object,
+    ) -> tuple[np.ndarray, object]:
         """Return actions, first axis ``(n_envs,)``, and the policy's next recurrent state; see `Acting.predict`."""
 
     @abstractmethod
@@ -179,6 +182,9 @@ class AgentBase(ABC):
         """
         return None
 
+    def accelerate(self) -> None:  # noqa: B027
+        """Train faster from now on, with the same bits, until `release`; after `restore`, before the first iteration."""
+
     def describe_choices(self) -> Mapping[str, Mapping[str, Any]]:
         """Return each setting that was chosen automatically: ``{setting: {"chosen": value, "reason": text}}``."""
         return {}
@@ -234,7 +240,7 @@ class ProtocolAgent(AgentBase):
         """Call the agent's `advance`."""
         return self.agent.advance(observer)
 
-    def predict(self, observation: Any, **inputs: Any) -> tuple[Any, Any]:
+    def predict(self, observation: Observations, **inputs: Any) -> tuple[np.ndarray, object]:
         """Call the agent's `predict`."""
         return self.agent.predict(observation, **inputs)
 

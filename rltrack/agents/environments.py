@@ -19,6 +19,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
+from rltrack.agents.protocol import Observations
 from rltrack.agents.wrappers import wrapper_stack
 from rltrack.cleanup import close_all
 from rltrack.config import EnvironmentConfig
@@ -29,7 +30,7 @@ from rltrack.secrets import one_line, shown, with_environment_values
 _EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale": "atari", "atari": "atari"}
 
 
-def make_gym_env(env_id: str, kwargs: Mapping[str, Any] | None = None) -> gym.Env[Any, Any]:
+def make_gym_env(env_id: str, kwargs: Mapping[str, object] | None = None) -> gym.Env[Any, Any]:
     """Build one environment by its id.
 
     Args:
@@ -195,7 +196,7 @@ def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: in
     inside, outside = (wrap, None) if config.wrappers_inside_monitor else (None, wrap)
     render_mode = {} if is_rendered_as_pictures(config.id) is False else {"render_mode": "rgb_array"}
 
-    def build(**kwargs: Any) -> Any:
+    def build(**kwargs: object) -> Any:
         is_worker = multiprocessing.parent_process() is not None
         if seed is not None and is_worker:  # nobody else seeds its process-wide streams
             random.seed(seed)
@@ -226,7 +227,7 @@ def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: in
     return venv
 
 
-def monitor_arguments(config: EnvironmentConfig) -> dict[str, Any]:
+def monitor_arguments(config: EnvironmentConfig) -> dict[str, object]:
     """Return the arguments of SB3's Monitor.
 
     Raises:
@@ -270,7 +271,7 @@ CUT = "rltrack.episode_cut"
 
 
 class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
-    """Begin each episode from the next seed of a list, whoever resets it; end one that does not end.
+    """Begin each episode from the next seed of a list, whatever resets it; truncate one that does not end.
 
     An episode that is ended so is truncated, with `CUT` in its last info.
     """
@@ -282,10 +283,12 @@ class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self._limit: int | None = None
 
     def set_episode_seeds(self, seeds: Sequence[int]) -> None:
-        """Give the seeds of the episodes to come; after the last one, resets go on unseeded."""
+        """Give the seeds of the episodes to come; after the last one, resets are unseeded."""
         self._seeds = deque(int(seed) for seed in seeds)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, object] | None = None
+    ) -> tuple[Any, dict[str, object]]:
         """Reset with the next seed of the list, if one is left; spaces too, which some environments draw from."""
         self._steps = 0
         if self._seeds:
@@ -299,7 +302,7 @@ class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         known = self.env.spec is not None and self.env.spec.max_episode_steps is not None
         self._limit = UNLIMITED_EPISODE_STEPS if steps is None and not known else steps
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: object) -> tuple[Any, Any, bool, bool, dict[str, object]]:
         """Step, and truncate an episode that is too long."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._steps += 1
@@ -317,7 +320,7 @@ class GymEvaluation:
         self._envs = [env if isinstance(env, SeededEpisodes) else SeededEpisodes(env) for env in envs]
         self.n_envs = len(self._envs)
 
-    def start(self, seeds: Sequence[Sequence[int]]) -> Any:
+    def start(self, seeds: Sequence[Sequence[int]]) -> Observations:
         """Begin; the i-th environment plays one episode for each of its seeds."""
         observations = []
         for env, own in zip(self._envs, seeds, strict=True):
@@ -331,7 +334,7 @@ class GymEvaluation:
             env.limit_episodes(steps)
         return True
 
-    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, list[Mapping[str, Any]]]:
+    def step(self, actions: np.ndarray) -> tuple[Observations, np.ndarray, np.ndarray, list[Mapping[str, object]]]:
         """Step each environment, and reset those whose episode ended."""
         observations, rewards, dones = [], [], []
         infos: list[Mapping[str, Any]] = []
@@ -344,7 +347,7 @@ class GymEvaluation:
             infos.append(info)
         return _stack(observations), np.array(rewards), np.array(dones), infos
 
-    def prediction_inputs(self) -> dict[str, Any]:
+    def prediction_inputs(self) -> dict[str, object]:
         """Nothing further."""
         return {}
 
@@ -353,13 +356,13 @@ class GymEvaluation:
         close_all(*self._envs)
 
 
-def _stack(observations: Sequence[Any]) -> Any:
+def _stack(observations: Sequence[Any]) -> Observations:
     if isinstance(observations[0], Mapping):
         return {key: np.stack([item[key] for item in observations]) for key in observations[0]}
     return np.stack([np.asarray(item) for item in observations])
 
 
-def rebuild(spec: Any, original: Any) -> gym.Env[Any, Any]:
+def rebuild(spec: Any, original: object) -> gym.Env[Any, Any]:
     """Build another environment like `original`, from the specification that it carries.
 
     Raises:
@@ -378,7 +381,7 @@ def rebuild(spec: Any, original: Any) -> gym.Env[Any, Any]:
         ) from None
 
 
-def default_evaluation(env: Any, n_envs: int) -> GymEvaluation:
+def default_evaluation(env: object, n_envs: int) -> GymEvaluation:
     """Build evaluation environments for an agent that does not build its own."""
     if isinstance(env, str):
         return GymEvaluation([make_gym_env(env) for _ in range(n_envs)])

@@ -132,12 +132,12 @@ class ExportedPolicy:
 
     def predict(
         self,
-        observation: Any,
+        observation: object,
         *,
-        state: Any = None,
-        episode_start: Any = None,
+        state: object = None,
+        episode_start: object = None,
         deterministic: bool = True,
-        **inputs: Any,
+        **inputs: object,
     ) -> tuple[Any, Any]:
         """Return actions and the next recurrent state.
 
@@ -160,7 +160,7 @@ class ExportedPolicy:
         layers, _, units = self.policy.lstm_hidden_state_shape
         return (2, layers, units)
 
-    def _normalize(self, observation: Any) -> Any:
+    def _normalize(self, observation: object) -> Any:
         if not self._statistics:
             return observation
         if isinstance(observation, Mapping):
@@ -170,7 +170,7 @@ class ExportedPolicy:
             }
         return self._standardized(observation, "")
 
-    def _standardized(self, value: Any, key: str) -> np.ndarray:
+    def _standardized(self, value: object, key: str) -> np.ndarray:
         """As SB3's VecNormalize does, operation by operation."""
         mean, var = self._statistics[key]
         settings = self.description["normalization"]
@@ -180,7 +180,7 @@ class ExportedPolicy:
 
 
 def _statistics_of(
-    description: Mapping[str, Any], tensors: Mapping[str, np.ndarray], space: Any
+    description: Mapping[str, object], tensors: Mapping[str, np.ndarray], space: object
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Mean and variance by the keys of the observations; without keys, under an empty one."""
     found = {name: value for name, value in tensors.items() if not name.startswith(_WEIGHTS)}
@@ -198,7 +198,7 @@ def _statistics_of(
     return {key: (found[f"{_STATISTICS}mean/{key}"], found[f"{_STATISTICS}var/{key}"]) for key in keys}
 
 
-def _build(description: Mapping[str, Any], weights: Mapping[str, np.ndarray], allowed: Collection[str]) -> Any:
+def _build(description: Mapping[str, object], weights: Mapping[str, np.ndarray], allowed: Collection[str]) -> Any:
     """Let SB3 build the policy, and fill in its weights."""
     import torch
     from stable_baselines3.common.policies import BasePolicy
@@ -226,7 +226,7 @@ def _no_more_parameters_than(limit: int) -> Iterator[None]:
 
     thread, count = threading.get_ident(), 0
 
-    def add(module: Any, name: str, parameter: Any) -> None:
+    def add(module: object, name: str, parameter: Any) -> None:
         nonlocal count
         if parameter is not None and threading.get_ident() == thread:
             count += parameter.numel()

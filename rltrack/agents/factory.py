@@ -101,7 +101,13 @@ def build(config: TrainingConfig, *, evaluate_in_processes: bool = False) -> tup
     finally:
         torch.set_num_threads(threads)
     choices = {"device": {"chosen": str(model.device), "reason": why}}
-    agent = SB3Agent(model, threads=config.agent.threads, eval_env_builder=evaluation, choices=choices)
+    agent = SB3Agent(
+        model,
+        threads=config.agent.threads,
+        eval_env_builder=evaluation,
+        choices=choices,
+        acceleration=config.agent.acceleration,
+    )
     return agent, model.env
 
 

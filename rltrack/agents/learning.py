@@ -26,7 +26,7 @@ class LearningWatch:
 
     Args:
         model: Whose.
-        failed: Told the exception, before it goes on.
+        failed: Called with the exception, before it propagates.
     """
 
     def __init__(self, model: BaseAlgorithm, failed: Failed) -> None:
@@ -61,21 +61,37 @@ def _watched(own: type[BaseAlgorithm]) -> type[BaseAlgorithm]:
     }
     for name in _WATCHED:
         if callable(getattr(own, name, None)):
-            members[name] = _telling(getattr(own, name))
+            members[name] = _Telling(name, getattr(own, name))
     return type(own.__name__, (own,), members)
 
 
-def _telling(method: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def watched(self: BaseAlgorithm, *arguments: Any, **keywords: Any) -> Any:
-        try:
-            return method(self, *arguments, **keywords)
-        except BaseException as error:
-            for failed in list(_watchers.get(self, [])):
-                failed(error)
-            raise
+class _Telling:
+    """A method that tells the watchers of a model what it raises, also where the model has one of its own (`accelerate`)."""
 
-    return watched
+    def __init__(self, name: str, method: Callable[..., Any]) -> None:
+        self._name, self._method = name, method
+
+    def __get__(self, model: BaseAlgorithm | None, kind: type | None = None) -> Callable[..., Any]:
+        if model is None:
+            return self._method
+        method = vars(model).get(self._name) or functools.partial(self._method, model)
+
+        @functools.wraps(self._method)
+        def watched(*arguments: Any, **keywords: Any) -> Any:
+            try:
+                return method(*arguments, **keywords)
+            except BaseException as error:
+                for failed in list(_watchers.get(model, [])):
+                    failed(error)
+                raise
+
+        return watched
+
+    def __set__(self, model: BaseAlgorithm, value: Any) -> None:
+        vars(model)[self._name] = value
+
+    def __delete__(self, model: BaseAlgorithm) -> None:
+        del vars(model)[self._name]
 
 
 class EndOfLearning:

@@ -29,7 +29,7 @@ _ONLY_FOR_LEARNING = ("optimizer_class", "optimizer_kwargs")
 
 
 class NotExportable(Exception):
-    """The policy cannot be described by data; the message says why, and how to go on."""
+    """The policy cannot be described by data; the message says why, and what to do."""
 
 
 def describe_policy(model: BaseAlgorithm) -> dict[str, Any]:

@@ -29,7 +29,7 @@ _DTYPES = (
 # ---- writing ----
 
 
-def space_as_data(space: Any) -> dict[str, Any]:
+def space_as_data(space: object) -> dict[str, object]:
     """Return a space as plain data, from which `space_of` builds an equal one.
 
     Raises:
@@ -42,7 +42,7 @@ def space_as_data(space: Any) -> dict[str, Any]:
     return data
 
 
-def _described(space: Any) -> dict[str, Any]:
+def _described(space: object) -> dict[str, object]:
     if isinstance(space, spaces.Dict):
         if not all(isinstance(key, str) for key in space.spaces):
             raise ValueError(f"The space {space} cannot be stored: its keys are not texts.")
@@ -79,7 +79,7 @@ def _bounds(values: np.ndarray, bounded: np.ndarray) -> Any:
     return nested
 
 
-def _as_json(value: Any, is_bounded: Any) -> Any:
+def _as_json(value: Any, is_bounded: object) -> Any:
     return value if is_bounded and abs(value) != math.inf else "-inf" if value < 0 else "inf"
 
 
@@ -97,7 +97,7 @@ def _alike(one: Any, other: Any) -> bool:
 # ---- reading ----
 
 
-def space_of(data: Any, depth: int = 0) -> Any:
+def space_of(data: object, depth: int = 0) -> Any:
     """Return the space that a description stands for.
 
     Raises:
@@ -136,7 +136,7 @@ def _subspaces(spaces: Any, depth: int) -> list[tuple[str, Any]]:
     return [(key, space_of(item, depth + 1)) for key, item in pairs]
 
 
-def _box(shape: Any, dtype: Any, low: Any, high: Any) -> Any:
+def _box(shape: object, dtype: object, low: object, high: object) -> Any:
     kind, lengths = _dtype(dtype), _shape(shape)
     (lower, is_below), (upper, is_above) = (_bound(side, lengths, kind) for side in (low, high))
     box = spaces.Box(lower, upper, lengths, kind.type)
@@ -145,7 +145,7 @@ def _box(shape: Any, dtype: Any, low: Any, high: Any) -> Any:
     return box
 
 
-def _bound(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
+def _bound(value: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
     """One side of a Box, and where it is bounded; a single number stands for all."""
     if not isinstance(value, list):
         plain, is_bounded = _limit(value, dtype)
@@ -155,7 +155,7 @@ def _bound(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[np
     return values, np.array([is_bounded for _, is_bounded in limits], dtype=bool).reshape(shape)
 
 
-def _limit(value: Any, dtype: np.dtype[Any]) -> tuple[Any, bool]:
+def _limit(value: object, dtype: np.dtype[Any]) -> tuple[Any, bool]:
     number = number_of(value)
     if dtype.kind == "f":
         return number, abs(number) != math.inf
@@ -167,7 +167,7 @@ def _limit(value: Any, dtype: np.dtype[Any]) -> tuple[Any, bool]:
     return int(number), True
 
 
-def _discrete(n: Any, start: Any = 0, dtype: Any = "int64") -> Any:
+def _discrete(n: object, start: object = 0, dtype: object = "int64") -> Any:
     kind = _dtype(dtype)
     if type(n) is not int or type(start) is not int or not 0 < n <= MAX_ELEMENTS:
         raise ValueError(f"A Discrete space in the policy's description has n {shown(n)} and start {shown(start)}.")
@@ -176,7 +176,7 @@ def _discrete(n: Any, start: Any = 0, dtype: Any = "int64") -> Any:
     return spaces.Discrete(n, start=start, **more)
 
 
-def _multi_discrete(nvec: Any, start: Any = None, dtype: Any = "int64") -> Any:
+def _multi_discrete(nvec: object, start: object = None, dtype: object = "int64") -> Any:
     kind, counts = _dtype(dtype), np.array(nvec)
     begin = np.zeros_like(counts) if start is None else np.array(start)
     if counts.dtype.kind not in "iu" or begin.dtype.kind not in "iu" or counts.shape != begin.shape:
@@ -191,12 +191,12 @@ def _multi_discrete(nvec: Any, start: Any = None, dtype: Any = "int64") -> Any:
     return spaces.MultiDiscrete(whole[0], dtype=kind.type, start=whole[1])
 
 
-def _multi_binary(n: Any) -> Any:
+def _multi_binary(n: object) -> Any:
     lengths = _shape(n if isinstance(n, list) else [n])
     return spaces.MultiBinary(list(lengths) if isinstance(n, list) else lengths[0])
 
 
-def _dtype(name: Any) -> np.dtype[Any]:
+def _dtype(name: object) -> np.dtype[Any]:
     if name not in _DTYPES:
         raise ValueError(f"The dtype {shown(name)} in the policy's description is not among {', '.join(_DTYPES)}.")
     found: np.dtype[Any] = np.dtype(name)
@@ -212,7 +212,7 @@ def _shape(lengths: Any) -> tuple[int, ...]:
     return tuple(lengths)
 
 
-def _flattened(value: Any, shape: tuple[int, ...]) -> list[Any]:
+def _flattened(value: object, shape: tuple[int, ...]) -> list[Any]:
     if not shape:
         return [value]
     if not isinstance(value, list) or len(value) != shape[0]:
@@ -220,7 +220,7 @@ def _flattened(value: Any, shape: tuple[int, ...]) -> list[Any]:
     return [item for part in value for item in _flattened(part, shape[1:])]
 
 
-def number_of(value: Any) -> int | float:
+def number_of(value: object) -> int | float:
     """Return a number; infinities are written as text, since JSON has none.
 
     Raises:
@@ -233,7 +233,7 @@ def number_of(value: Any) -> int | float:
     return value
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Return a value for a message, short."""
     try:
         text = repr(value)

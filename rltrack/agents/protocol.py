@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -18,6 +18,10 @@ POLICY_PARTS = ("policy", "normalization")
 """What it takes to act."""
 LEARNER_PARTS = ("policy", "optimizer", "normalization")
 """What it takes to continue learning from an earlier policy, with the current counters and random streams."""
+
+
+Observations: TypeAlias = np.ndarray | dict[str, np.ndarray] | tuple[np.ndarray, ...]
+"""Observations of all parallel environments, first axis ``(n_envs,)``; by key for Dict spaces, SB3's ``VecEnvObs``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +38,8 @@ class StepInfo:
     """
 
     env_steps: int
-    observations: Any
-    actions: Any
+    observations: Observations
+    actions: np.ndarray
     rewards: np.ndarray
     dones: np.ndarray
     infos: Sequence[Mapping[str, Any]]
@@ -76,10 +80,10 @@ class IterationStats:
 
 
 class Observer(Protocol):
-    """Hears what happens inside an iteration."""
+    """Receives what happens inside an iteration."""
 
     wants_steps: bool
-    """Whether anybody listens to single steps; if not, pass ``None`` as `step` and save the work."""
+    """Whether single steps are used; if not, pass ``None`` as `step` and save the work."""
 
     def on_step(self, env_steps: int, step: StepInfo | None) -> None:
         """Call after each step of the environments, with the number of env steps just taken."""
@@ -100,13 +104,13 @@ class EvaluationEnvironment(Protocol):
     reports_episodes: bool
     """Whether infos carry ``episode`` with the raw return ``r`` and length ``l`` at the end of a real episode."""
 
-    def start(self, seeds: Sequence[Sequence[int]]) -> Any:
+    def start(self, seeds: Sequence[Sequence[int]]) -> Observations:
         """Begin; the i-th environment plays one episode for each of its seeds. Returns observations."""
 
-    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, Sequence[Mapping[str, Any]]]:
+    def step(self, actions: np.ndarray) -> tuple[Observations, np.ndarray, np.ndarray, Sequence[Mapping[str, Any]]]:
         """Return observations, rewards (raw), dones and infos; first axis ``(n_envs,)``."""
 
-    def prediction_inputs(self) -> dict[str, Any]:
+    def prediction_inputs(self) -> dict[str, object]:
         """Return further arguments for ``predict``, such as action masks."""
 
     def close(self) -> None:
@@ -118,13 +122,13 @@ class Acting(Protocol):
 
     def predict(
         self,
-        observation: Any,
+        observation: Observations,
         *,
-        state: Any = None,
-        episode_start: Any = None,
+        state: object = None,
+        episode_start: np.ndarray | None = None,
         deterministic: bool = True,
-        **inputs: Any,
-    ) -> tuple[Any, Any]:
+        **inputs: object,
+    ) -> tuple[np.ndarray, object]:
         """Return actions (first axis ``(n_envs,)``) and the policy's next recurrent state.
 
         Args:

@@ -1,4 +1,4 @@
-"""Stable-Baselines3's algorithms (and sb3-contrib's and SBX's) behind the Agent protocol.
+"""Stable-Baselines3's algorithms (and sb3-contrib's and SBX's) as agents.
 
 ``model.learn()`` is never called: it bends schedules at each call, and offers no consistent moment between two
 iterations. The loop here is the body of ``learn()``, one iteration at a time, with the same calls in the same order, so
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -21,13 +21,14 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv
 
+from rltrack.acceleration import accelerate
 from rltrack.agents import sb3_state
 from rltrack.agents.algorithms import ScaledSchedule
 from rltrack.agents.base import AgentBase
 from rltrack.agents.env_state import TrainingEnvs
 from rltrack.agents.environments import SeededEpisodes, rebuild
 from rltrack.agents.policy_check import checked_description
-from rltrack.agents.protocol import IterationStats, Observer, State
+from rltrack.agents.protocol import IterationStats, Observations, Observer, State
 from rltrack.agents.random_state import untouched_random_streams
 from rltrack.agents.sb3_description import describe
 from rltrack.agents.sb3_environments import SB3Evaluation, made, mirror, one_env, same_env, spec_of
@@ -48,7 +49,8 @@ class SB3Agent(AgentBase):
         threads: Torch threads while this agent is bound. One repeats, and is fastest for small networks.
         eval_env_builder: Builds an evaluation ``VecEnv`` of n environments, each around ``prepare(env)``; without one,
             environments are rebuilt from the specification that the training environment carries.
-        choices: What was chosen when it was built, and why, for the record.
+        choices: Settings that were chosen automatically when it was built, and why, for the record.
+        acceleration: ``auto``: train with less Python where the bits stay the same (`rltrack.accelerate`); or ``off``.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class SB3Agent(AgentBase):
         threads: int = 1,
         eval_env_builder: Callable[[int, Callable[[Any], Any]], VecEnv] | None = None,
         choices: Mapping[str, Any] | None = None,
+        acceleration: Literal["auto", "off"] = "auto",
     ) -> None:
         self.model = model
         self.choices = dict(choices or {})
@@ -66,6 +69,7 @@ class SB3Agent(AgentBase):
         self._envs: TrainingEnvs | None = None
         self._replay: ReplayState | None = None
         self._threads = threads
+        self._acceleration = acceleration
         self._eval_env_builder = eval_env_builder
         self._iterate = iteration_of(model)
         self.log_interval = 1
@@ -76,10 +80,10 @@ class SB3Agent(AgentBase):
         self._writer = MetricsCollector()
         self._undo: list[Callable[[], None]] = []
 
-    # ---- the Agent protocol: what every agent has ----
+    # ---- what every agent has ----
 
     def bind(self, env: Any, seed: int | None) -> None:
-        """Get ready to train from zero env steps, exactly as ``learn()`` begins."""
+        """Prepare to train from zero env steps, exactly as ``learn()`` begins."""
         threads = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         self._undo.append(lambda: torch.set_num_threads(threads))
@@ -98,7 +102,7 @@ class SB3Agent(AgentBase):
         _, callback = self.model._setup_learn(NO_TOTAL, self.relay, True, type(self.model).__name__, False)
         self.relay = callback  # type: ignore[assignment]
         self.relay.prepare(self.env)
-        self._envs.settle()
+        self._envs.try_capture()
         self._replay = ReplayState(self.model)
         self.iteration = 0
         self._remaining = 1.0
@@ -123,20 +127,22 @@ class SB3Agent(AgentBase):
 
     def predict(
         self,
-        observation: Any,
+        observation: Observations,
         *,
-        state: Any = None,
-        episode_start: Any = None,
+        state: object = None,
+        episode_start: np.ndarray | None = None,
         deterministic: bool = True,
-        **inputs: Any,
-    ) -> tuple[Any, Any]:
+        **inputs: object,
+    ) -> tuple[np.ndarray, object]:
         """Act as the model acts; observations come from the evaluation environment, normalised if the model's are."""
+        arrays = cast("np.ndarray | dict[str, np.ndarray]", observation)
+        hidden = cast("tuple[np.ndarray, ...] | None", state)
         return self.model.predict(
-            observation, state=state, episode_start=episode_start, deterministic=deterministic, **inputs
+            arrays, state=hidden, episode_start=episode_start, deterministic=deterministic, **inputs
         )
 
     def set_schedule(self, remaining: float) -> None:
-        """Hear how much of the budget is left; the model reads it at the moments at which SB3 computes it."""
+        """Receive the remaining fraction of the budget; the model reads it at the moments at which SB3 computes it."""
         self._remaining = remaining
 
     # ---- what an agent may have ----
@@ -188,12 +194,21 @@ class SB3Agent(AgentBase):
         """Say, before `bind`, whether two scratch copies may be built to find out how environments can be taken."""
         self._probe = allowed
 
+    def accelerate(self) -> None:
+        """Train with less Python from now on, until `release`; the result is the same in every bit."""
+        if self._acceleration == "off":
+            self.choices["acceleration"] = {"chosen": "off", "reason": "as configured"}
+            return
+        report = accelerate(self.model)
+        self._undo.append(report.undo)
+        self.choices["acceleration"] = report.in_short()
+
     def cut_environments(self, wanted: bool) -> None:
         """Say, before `bind`, whether environments take part by cuts instead of by their state."""
         self._cuts = wanted
 
     def cut(self) -> None:
-        """End every episode here, build the environments anew, and reset them with seeds made from the env steps."""
+        """End every episode here, rebuild the environments, and reset them with seeds derived from the env steps."""
         model: Any = self.model
         end_episodes(model)
         self.relay.prepare(self.env)
@@ -251,7 +266,7 @@ class SB3Agent(AgentBase):
         return f"the environments begin a new episode: {envs.reason}" if envs.tier == "inexact" else None
 
     def describe_resume(self) -> dict[str, Any]:
-        """Return by which tier the environments take part in a resume, and why (`TrainingEnvs.describe`)."""
+        """Return the tier by which the environments take part in a resume, and why (`TrainingEnvs.describe`)."""
         return self._bound_envs.describe()
 
     def is_seeded(self) -> bool:
@@ -259,7 +274,7 @@ class SB3Agent(AgentBase):
         return self.model.seed is not None
 
     def describe_choices(self) -> dict[str, Any]:
-        """Return what was chosen by ``auto``, and why; by what was chosen."""
+        """Return what ``auto`` chose for each setting, and why."""
         return self.choices
 
     def numerics(self) -> dict[str, Any]:
@@ -316,7 +331,7 @@ class SB3Agent(AgentBase):
         return checked_description(self.model)
 
     def release(self) -> None:
-        """Put back threads, logger and what EPISODIC changed."""
+        """Restore threads, logger and what EPISODIC changed."""
         while self._undo:
             self._undo.pop()()
 
@@ -328,7 +343,7 @@ class SB3Agent(AgentBase):
         return self._envs
 
     def _build_one(self) -> Callable[[], Any] | None:
-        """Return a function that builds one environment as training has them, or None if nobody can."""
+        """Return a function that builds one environment as training has them, or None if that is impossible."""
         if self._eval_env_builder is not None:
             build = self._eval_env_builder
             return lambda: build(1, lambda env: env).unwrapped.envs[0]  # type: ignore[attr-defined]

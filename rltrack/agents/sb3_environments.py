@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env import (
 
 from rltrack.agents.env_state import StateAccess, Wrappers
 from rltrack.agents.environments import SeededEpisodes, make_gym_env, rebuild
+from rltrack.agents.protocol import Observations
 from rltrack.cleanup import close_all
 from rltrack.errors import EvaluationUnavailable
 
@@ -37,7 +38,7 @@ class SB3Evaluation:
         venv: Where to play.
         training: Whose statistics to use.
         model: Whose policy plays.
-        build: Builds `venv` anew for each evaluation but the first, where a reset does not forget the past.
+        build: Rebuilds `venv` for each evaluation but the first, where a reset does not forget the past.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class SB3Evaluation:
         self._max_steps: int | None = None
         self._masked = "action_masks" in inspect.signature(model.predict).parameters
 
-    def start(self, seeds: Sequence[Sequence[int]]) -> Any:
+    def start(self, seeds: Sequence[Sequence[int]]) -> Observations:
         """Take over the training's statistics, seed the episodes and reset."""
         if self._build is not None and not self._is_new:
             close_all(self.venv)
@@ -92,7 +93,7 @@ class SB3Evaluation:
         except (AttributeError, NotImplementedError):
             return False
 
-    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, Sequence[Mapping[str, Any]]]:
+    def step(self, actions: np.ndarray) -> tuple[Observations, np.ndarray, np.ndarray, Sequence[Mapping[str, Any]]]:
         """Step all environments."""
         observations, rewards, dones, infos = self.venv.step(actions)
         return observations, np.asarray(rewards), np.asarray(dones), infos
@@ -101,7 +102,7 @@ class SB3Evaluation:
         """Return what the environments look like now, uint8, shape ``(height, width, 3)``; None if they cannot show it."""
         return self.venv.render("rgb_array")
 
-    def prediction_inputs(self) -> dict[str, Any]:
+    def prediction_inputs(self) -> dict[str, object]:
         """Return the action masks, for algorithms that use them in environments that have them."""
         if not self._masked:
             return {}

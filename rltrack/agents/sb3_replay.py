@@ -84,7 +84,7 @@ class ReplayState:
         ring = saved["rows"]
         if ring.capacity != replay.buffer_size:
             raise ConfigurationError(
-                f"The saved replay buffer has room for {ring.capacity} rows, this one for {replay.buffer_size}. Build the agent "
+                f"The saved replay buffer holds {ring.capacity} rows, this one {replay.buffer_size}. Build the agent "
                 "with the buffer_size and the number of environments with which it was saved."
             )
         fill(_ring_arrays(replay), ring.chunks())

@@ -40,7 +40,7 @@ def capture(model: BaseAlgorithm, parts: Collection[str] | None = None) -> State
     return {part: take(model) for part, take in _PARTS.items() if parts is None or part in parts}
 
 
-def _capture_policy(model: BaseAlgorithm) -> dict[str, Any]:
+def _capture_policy(model: BaseAlgorithm) -> dict[str, object]:
     if sbx_state.is_sbx(model):
         return sbx_state.capture(model)
     names, variables = model._get_torch_save_params()
@@ -49,20 +49,20 @@ def _capture_policy(model: BaseAlgorithm) -> dict[str, Any]:
     return policy | {name: _to_numpy(_resolve(model, name)) for name in variables}
 
 
-def _capture_optimizers(model: BaseAlgorithm) -> dict[str, Any]:
+def _capture_optimizers(model: BaseAlgorithm) -> dict[str, object]:
     names = [] if sbx_state.is_sbx(model) else model._get_torch_save_params()[0]
     owners = {name: _resolve(model, name) for name in names}
     return {name: _to_numpy(o.state_dict()) for name, o in owners.items() if isinstance(o, torch.optim.Optimizer)}
 
 
-def _capture_counters(model: BaseAlgorithm) -> dict[str, Any]:
+def _capture_counters(model: BaseAlgorithm) -> dict[str, object]:
     counters = {name: getattr(model, name) for name in _COUNTERS if hasattr(model, name)}
     counters["episodes"] = [_numbers(item) for item in model.ep_info_buffer or ()]
     counters["successes"] = [float(item) for item in model.ep_success_buffer or ()]
     return counters
 
 
-def _numbers(episode: Mapping[str, Any]) -> dict[str, Any]:
+def _numbers(episode: Mapping[str, object]) -> dict[str, object]:
     """What Monitor told of an episode, without what `info_keywords` added to it that is no number or text."""
     return {key: value for key, value in episode.items() if isinstance(value, int | float | str | np.generic)}
 
@@ -111,7 +111,7 @@ def restore(
 _ROLLOUT = ("_last_obs", "_last_episode_starts", "_last_original_obs")
 
 
-def _capture_rollout(model: BaseAlgorithm) -> dict[str, Any]:
+def _capture_rollout(model: BaseAlgorithm) -> dict[str, object]:
     """What lies between two rollouts: last observations, recurrent states, noise, values waiting to be logged."""
     logger = model.logger
     rollout: dict[str, Any] = {name: _with_strides(getattr(model, name, None)) for name in _ROLLOUT}
@@ -143,16 +143,16 @@ def _restore_rollout(model: Any, rollout: dict[str, Any]) -> None:
         model.old_count = rollout["old_count"]
 
 
-def _noises(model: Any) -> list[Any]:
+def _noises(model: object) -> list[Any]:
     noise = getattr(model, "action_noise", None)
     return list(getattr(noise, "noises", [noise] if noise is not None else []))
 
 
-def _on_device(model: BaseAlgorithm, value: Any) -> torch.Tensor:
+def _on_device(model: BaseAlgorithm, value: object) -> torch.Tensor:
     return torch.from_numpy(np.array(value)).to(model.device)
 
 
-def _with_strides(value: Any) -> Any:
+def _with_strides(value: object) -> Any:
     """Keep how an array lies in memory: torch picks its kernels by that, and other kernels give other bits."""
     if isinstance(value, dict):
         return {"dict": {key: _with_strides(item) for key, item in value.items()}}
@@ -182,7 +182,7 @@ def _resolve(model: BaseAlgorithm, dotted: str) -> Any:
     return owner
 
 
-def _restore_tensors(model: BaseAlgorithm, saved: dict[str, Any]) -> None:
+def _restore_tensors(model: BaseAlgorithm, saved: dict[str, object]) -> None:
     for name, value in saved.items():
         owner = _resolve(model, name)
         try:
@@ -198,7 +198,7 @@ def _restore_tensors(model: BaseAlgorithm, saved: dict[str, Any]) -> None:
             ) from None
 
 
-def _to_numpy(value: Any) -> Any:
+def _to_numpy(value: object) -> Any:
     if isinstance(value, torch.Tensor):
         return value.detach().cpu().numpy().copy()
     if isinstance(value, dict):
@@ -208,7 +208,7 @@ def _to_numpy(value: Any) -> Any:
     return value
 
 
-def _to_torch(value: Any) -> Any:
+def _to_torch(value: object) -> Any:
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.copy())
     if isinstance(value, dict):
@@ -224,7 +224,7 @@ def _statistics(rms: Any) -> Any:
     return {"mean": np.array(rms.mean), "var": np.array(rms.var), "count": float(rms.count)}
 
 
-def _capture_normalization(normalize: VecNormalize | None) -> dict[str, Any] | None:
+def _capture_normalization(normalize: VecNormalize | None) -> dict[str, object] | None:
     if normalize is None:
         return None
     return {

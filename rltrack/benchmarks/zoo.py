@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from rltrack.errors import MissingExtra, RltrackError
 
-BAR = 0.7
+BAR = 0.5
 STEPS, EVAL_FREQ, EPISODES, SAVE_FREQ = 50_000, 10_000, 20, 25_000
 
 

@@ -27,9 +27,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import orjson
-from fsspec.implementations.local import LocalFileSystem
 
 from rltrack.checkpoints import segments
 from rltrack.checkpoints.unsigned import Claim, check_journal, claim_of, unsigned_configuration
@@ -62,12 +60,16 @@ class RemoteRun:
     def __init__(self, url: str, name: str, key: bytes) -> None:
         self._store, self._name, self._key = url, check_run_name(name), key
         self.url = f"{url.rstrip('/')}/{name}"
+        import fsspec  # here, since it takes a while and most trainings have no remote store
+        from fsspec.implementations.local import LocalFileSystem
+
         try:
             self._fs, self._path = fsspec.url_to_fs(self.url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise MissingExtra(
                 f"checkpoints.store '{url}': {error}. For s3:// install rltrack[s3]; local folders are file:///path."
             ) from None
+        self._is_local = isinstance(self._fs, LocalFileSystem)
 
     def check_writable(self) -> None:
         """Find out whether the store is there and takes what is written.
@@ -107,7 +109,7 @@ class RemoteRun:
         data = orjson.dumps({name: getattr(claim, name) for name in Claim.__slots__})
         path = f"{self._path}/attempts/{claim.attempt:06d}.json"
         try:
-            if isinstance(self._fs, LocalFileSystem):
+            if self._is_local:
                 self._fs.makedirs(os.path.dirname(path), exist_ok=True)
                 create_file(Path(path), data)
             else:
@@ -348,7 +350,7 @@ class RemoteRun:
 
     def _write(self, name: str, data: bytes) -> None:
         path = f"{self._path}/{name}"
-        if isinstance(self._fs, LocalFileSystem):
+        if self._is_local:
             self._fs.makedirs(os.path.dirname(path), exist_ok=True)
             write_bytes(Path(f"{path}.tmp"), data)
             os.replace(f"{path}.tmp", path)

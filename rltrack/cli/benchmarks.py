@@ -79,7 +79,9 @@ def acceleration(
     only: Annotated[list[str] | None, typer.Option(help="Only cases with this in their name; may be repeated.")] = None,
     trials: Annotated[int, typer.Option(min=1, help="Trainings of each kind and case.")] = 5,
 ) -> None:
-    """Measure what `rltrack.accelerate` gains over SB3's `learn()`. All cases take ten minutes, on an idle machine."""
+    """Measure a training with rltrack, everything logged, against SB3's `learn()`. All cases take a quarter of an hour, on an
+    idle machine.
+    """
     from rltrack.benchmarks.acceleration import as_markdown, measure_acceleration
 
     rows = measure_acceleration(only or (), trials, tell=lambda text: typer.echo(text, err=True))

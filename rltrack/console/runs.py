@@ -140,7 +140,7 @@ def _parts_of(records: Iterable[Record], keys: Sequence[str]) -> list[dict[str, 
 
 def _config(run: RunDirectory) -> dict[str, Any] | None:
     try:
-        return run.read_config()
+        return dict(run.configuration().values)
     except RunDamaged as error:
         damage.report(str(error))
         return None

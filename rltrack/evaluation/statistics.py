@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+_PART = 1_000_000
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
@@ -74,11 +75,21 @@ def improvement_interval(
     resamples: int = 1000,
 ) -> Interval:
     """Estimate a confidence interval for `probability_of_improvement`, both sides resampled."""
-    left, right = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
+    both = np.concatenate([np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)])
+    values, places = np.unique(both, return_inverse=True)
+    left, right = places[: len(ours)], places[len(ours) :]
     rng = np.random.default_rng(seed)
-    estimates = [
-        probability_of_improvement(rng.choice(left, left.size), rng.choice(right, right.size)) for _ in range(resamples)
-    ]
+
+    def counts(side: NDArray[np.intp], rows: int) -> NDArray[np.intp]:
+        drawn = side[rng.integers(side.size, size=(rows, side.size))] + values.size * np.arange(rows)[:, None]
+        return np.bincount(drawn.ravel(), minlength=rows * values.size).reshape(rows, values.size)
+
+    estimates: list[float] = []
+    while len(estimates) < resamples:  # in parts, as a part takes memory for each of its resamples and values
+        rows = min(resamples - len(estimates), 1 + _PART // values.size)
+        one, other = counts(left, rows), counts(right, rows)
+        above = (one * (other.cumsum(axis=1) - other / 2)).sum(axis=1)
+        estimates += (above / (left.size * right.size)).tolist()
     return _percentiles(estimates, level)
 
 

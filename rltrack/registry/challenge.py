@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
 from typing import Any
 
 from rltrack.agents.exported_policy import ExportedPolicy
-from rltrack.config import TrainingConfig
 from rltrack.evaluation.episodes import Evaluation
 from rltrack.identity import identity, identity_hash
 from rltrack.registry.champions import load_champion
@@ -24,7 +22,7 @@ from rltrack.registry.match import (
 from rltrack.registry.model_registry import ModelRegistry, Tell
 from rltrack.registry.models import StoredPolicy
 from rltrack.registry.registered import Registered, number_of
-from rltrack.runs import Root
+from rltrack.runs import Root, StoredConfiguration
 
 
 def compare(
@@ -54,7 +52,8 @@ def compare(
         ConfigurationError: If the two cannot be compared, or a return is not finite.
         ModelBroken: If the champion's files are missing or changed.
     """
-    config = challenger.run.read_config()
+    settings = challenger.run.configuration()
+    config = settings.values
     rival = None
     if champion is not None:
         rival = load_champion(registry, model, champion)
@@ -78,10 +77,10 @@ def compare(
         "against": number_of(champion),
         "gate": gate.to_record(),
         "seeds": seeds,
-        "challenger": {**_described(challenger.label, config), **_played(ours), "interval": list(result.interval)},
+        "challenger": {**_described(challenger.label, settings), **_played(ours), "interval": list(result.interval)},
         "champion": None
         if theirs is None or rival is None
-        else {**_described(rival.source, rival.config), **_played(theirs)},
+        else {**_described(rival.source, StoredConfiguration.of(rival.config, rival.source)), **_played(theirs)},
         "difference": result.difference,
         "difference_interval": None if result.difference_interval is None else list(result.difference_interval),
         "baseline": None,
@@ -93,8 +92,8 @@ def compare(
     return record
 
 
-def _described(source: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    settings = TrainingConfig.from_mapping(config, source="the stored policy's configuration")
+def _described(source: str, stored: StoredConfiguration) -> dict[str, Any]:
+    settings = stored.to_training()
     return {"source": source, "configuration": identity_hash(identity(settings)), "seed": settings.seed}
 
 

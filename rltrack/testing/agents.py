@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from rltrack.checkpoints.difference import first_difference
 from rltrack.cleanup import close_all
 from rltrack.errors import EvaluationUnavailable
 from rltrack.evaluation.episodes import play_episodes
-from rltrack.runs import Root
+from rltrack.runs import Root, RunDirectory
 from rltrack.training.train_loop import TrainingLoop
 from rltrack.training.verify import comparable, records_of
 
@@ -27,15 +28,21 @@ class Interruption(Exception):
 
 
 class InterruptAt:
-    """A hook that ends the training after so many env steps."""
+    """A hook that ends the training in the iteration after so many env steps, once a checkpoint is committed."""
 
-    def __init__(self, env_steps: int) -> None:
+    def __init__(self, env_steps: int, run: RunDirectory) -> None:
         self.env_steps = env_steps
+        self.run = run
+        self._is_next = False
 
     def on_iteration_end(self, progress: Any, stats: Any) -> None:
         """Raise when it is time."""
-        if progress.env_steps >= self.env_steps:
+        if self._is_next:
+            deadline = time.monotonic() + 60.0
+            while not self.run.store().versions() and time.monotonic() < deadline:
+                time.sleep(0.01)
             raise Interruption
+        self._is_next = progress.env_steps >= self.env_steps
 
 
 class AgentContract(ABC):
@@ -75,7 +82,11 @@ class AgentContract(ABC):
         """A crash between two checkpoints and a resume change no bit of the last checkpoint and of the journal."""
         statistics = self._train(tmp_path, "whole")
         try:
-            self._train(tmp_path, "interrupted", InterruptAt(round(0.5 * statistics.env_steps)))
+            self._train(
+                tmp_path,
+                "interrupted",
+                InterruptAt(round(0.2 * statistics.env_steps), Root(tmp_path).directory("interrupted")),
+            )
         except Interruption:
             pass
         else:
@@ -86,8 +97,10 @@ class AgentContract(ABC):
         assert [attempt["exact"] for attempt in attempts] == [True, self.is_exact]
         assert attempts[1]["env_steps"] > 0, "it was resumed from a checkpoint"
         if self.is_exact:
-            ends = [self._end(tmp_path, name) for name in ("whole", "interrupted")]
-            assert first_difference(*ends, names=("the uninterrupted training", "the interrupted one"))[1] is None
+            whole, interrupted = self._end(tmp_path, "whole"), self._end(tmp_path, "interrupted")
+            names = ("the uninterrupted training", "the interrupted one")
+            difference = first_difference(whole, interrupted, names)[1]
+            assert difference is None, difference
 
     def test_a_stored_policy_plays_the_same_episodes(self, tmp_path: Path) -> None:
         """The policy's parts of a checkpoint, restored into a new agent, act as the trained agent does."""

@@ -25,8 +25,22 @@ KNOWN_DOWN_SECONDS = 5.0
 """How long the end of a training waits for an MLflow that did not answer."""
 
 
+class NoDelivery:
+    """For a training whose records stay where they are."""
+
+    def look(self) -> None:
+        """Do nothing."""
+
+    def finish(self) -> None:
+        """Do nothing."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Return that nothing is left to deliver."""
+        return True
+
+
 class Delivery:
-    """A run's delivery, seen from the process that trains: it costs a look a second, and never waits.
+    """A run's delivery, seen from the process that trains: the first `look` starts a shipper; none of them waits.
 
     Args:
         run: The run.
@@ -106,13 +120,6 @@ def wait_until_delivered(run: RunDirectory, wait: Callable[[float], bool], secon
         if is_down and time.monotonic() - begun >= KNOWN_DOWN_SECONDS:
             return False
     return is_delivered(run)
-
-
-def deliver(run: RunDirectory) -> Delivery:
-    """Begin to deliver a run."""
-    delivery = Delivery(run)
-    delivery.look()
-    return delivery
 
 
 def deliver_left_behind(root: Root) -> int:

@@ -106,7 +106,8 @@ class Recording:
             seed=seed,
         )
         write_destination(self.run, resolve_destination(section, read_destination(self.run)))
-        self._delivery = delivery.deliver(self.run)
+        self._delivery = delivery.Delivery(self.run)
+        self._delivery.look()
 
     def __del__(self) -> None:
         with contextlib.suppress(
@@ -166,8 +167,7 @@ class Recording:
             )
         finally:
             self._open.close()
-        if self._delivery is not None:
-            self._delivery.finish()
+        self._delivery.finish()
 
     def end_with(self, error: BaseException) -> None:
         """Record that an error ended it; Ctrl-C and ``sys.exit()`` stop it."""
@@ -180,12 +180,11 @@ class Recording:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until everything is delivered; return whether it is."""
-        return True if self._delivery is None else self._delivery.wait(timeout)
+        return self._delivery.wait(timeout)
 
     def _seen(self, step: int) -> None:
         self._env_steps = max(self._env_steps, step)
-        if self._delivery is not None:
-            self._delivery.look()
+        self._delivery.look()
 
 
 _recordings: weakref.WeakValueDictionary[Path, Recording] = weakref.WeakValueDictionary()

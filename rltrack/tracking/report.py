@@ -15,7 +15,7 @@ from rltrack.errors import RltrackError, RunDamaged
 from rltrack.journal import JournalReader, Record, read_from
 from rltrack.plain_data import flatten
 from rltrack.ranking import rank
-from rltrack.runs import RunDirectory, RunStatus
+from rltrack.runs import RunDirectory, RunStatus, StoredConfiguration
 from rltrack.secrets import redacted
 from rltrack.tracking.destination import without_password
 from rltrack.tracking.metrics import MetricsTracker
@@ -99,11 +99,12 @@ class RunReport:
         params: dict[str, Any] = {
             key: agent[key] for key in ("algorithm", "policy", "environment", "n_envs") if key in agent
         }
-        params["seed"] = self.config.get("seed")
+        params["seed"] = self.config.seed
         params |= {key: value for key, value in (agent.get("hyperparameters") or {}).items() if key not in params}
         for section in ("environment", "training", "evaluation", "checkpoints"):
-            if isinstance(self.config.get(section), Mapping):
-                params |= {f"{section}.{key}": value for key, value in flatten(self.config[section])}
+            values = self.config.values.get(section)
+            if isinstance(values, Mapping):
+                params |= {f"{section}.{key}": value for key, value in flatten(values)}
         for name, same in (("environment.id", "environment"), ("environment.n_envs", "n_envs"), ("verbose", None)):
             if same is None or same in params:
                 params.pop(name, None)
@@ -148,17 +149,16 @@ class RunReport:
             tags["rltrack.host"] = facts.attempts[-1]["host"]
             tags["rltrack.resume"] = facts.tier
             tags["rltrack.exact"] = str(facts.is_exact).lower()
+            acceleration = (facts.attempts[-1].get("choices") or {}).get("acceleration")
+            if acceleration is not None:
+                tags["rltrack.acceleration"] = f"{acceleration['chosen']} ({acceleration['reason']})"
         if facts.reproduction is not None:
             tags["rltrack.reproduced"] = str(facts.reproduction["reproduced"]).lower()
             tags["rltrack.reproduction"] = facts.reproduction["result"]
         if self.missing:
             tags["rltrack.missing"] = f"The journal lacks {'; '.join(self.missing)}."
         tags |= {key: str(params[key]) for key in ("algorithm", "environment", "seed") if key in params}
-        return tags | {key: str(value) for key, value in redacted(self._tracking.get("tags") or {}).items()}
-
-    @property
-    def _tracking(self) -> Mapping[str, Any]:
-        return self.config.get("tracking") or {}
+        return tags | {key: str(value) for key, value in redacted(self.config.tracking.tags).items()}
 
     def _seed_group(self) -> str:
         """The same for runs that differ in nothing but their seed."""
@@ -187,7 +187,7 @@ class RunReport:
             ]
         if metrics.facts.error:
             lines += ["", f"Error: {metrics.facts.error}"]
-        flow_run = (self._tracking.get("tags") or {}).get("prefect.flow_run_url")
+        flow_run = self.config.tracking.tags.get("prefect.flow_run_url")
         if flow_run:
             lines += ["", f"[Flow run in Prefect]({flow_run})"]
         return "\n".join(lines)
@@ -226,13 +226,13 @@ class RunReport:
         return found
 
 
-def _config_of(run: RunDirectory) -> dict[str, Any]:
-    """The configuration; without one, what the journal says is told all the same."""
+def _config_of(run: RunDirectory) -> StoredConfiguration:
+    """The configuration; where it is lost, everything else of the run is delivered."""
     try:
-        return run.read_config()
+        return run.configuration()
     except RunDamaged as error:
         damage.report(str(error))
-        return {}
+        return StoredConfiguration.of({})
 
 
 def _spread(items: list[Record], count: int) -> list[Record]:

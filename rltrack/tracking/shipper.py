@@ -188,8 +188,7 @@ class Shipper:
     def _film(self) -> None:
         """Add a video of the best policy; nobody waits for it, and a run without one is complete."""
         config = self.report.config
-        can_be_built = (config.get("environment") or {}).get("id") is not None
-        wanted = can_be_built and (config.get("tracking") or {}).get("video", False)
+        wanted = config.is_buildable and config.tracking.video
         if not wanted or not self.report.status().is_finished or importlib.util.find_spec("moviepy") is None:
             return
         video, gif = self.run.exports / "best.mp4", self.run.exports / "best.gif"
@@ -228,7 +227,7 @@ class Shipper:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        if (self.report.config.get("checkpoints") or {}).get("store") is None:
+        if self.report.config.checkpoints.store is None:
             return size
         try:
             return min(size, mirrored_bytes(self.run.path))

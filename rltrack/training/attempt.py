@@ -29,13 +29,13 @@ def begin_attempt(
     """Restore the run's newest version if it has one, and record that this attempt begins.
 
     Args:
-        plan: Of the training; its progress, strategy and hooks take over what the version holds.
+        plan: Of the training; its progress, strategy and hooks are restored from the version.
         agent: Bound to its environment.
         session: The open run.
-        notes: What a person should know besides, from before.
+        notes: Warnings from the preparation.
 
     Returns:
-        What the version holds beside the agent; None where training begins anew.
+        What the version holds besides the agent; None where training starts from zero.
 
     Raises:
         ConfigurationError: If only an exact resume is wanted, and it would not be one.
@@ -47,7 +47,7 @@ def begin_attempt(
     missing = session.missing_records(None if newest is None else newest[0])
     if newest is not None:
         version, state, problems = newest
-        notes += [f"A damaged version was passed over: {problem}" for problem in problems]
+        notes += [f"A damaged version was skipped: {problem}" for problem in problems]
         differences = _differences(agent, version, state)
         _refuse_if_strict(plan, session, [*differences, *(f"its journal lacks {item}" for item in missing)])
         try:
@@ -78,15 +78,16 @@ def begin_attempt(
                 and is_seeded
                 and session.last_attempt["exact"]
             )
-            notes.append("Begun anew: the attempts before left no checkpoint")
+            notes.append("Started again from zero: earlier attempts left no checkpoint")
             session.journal.resume_from(1, exact=exact)
     if missing:
-        trained = "The training goes on exactly, but its" if exact else "The run's"
+        trained = "The training is resumed exactly, but its" if exact else "The run's"
         notes.append(
             f"{trained} record has a gap, as the journal lacks {'; '.join(missing)}. Was it restored from a backup, or damaged?"
         )
     if not agent.is_capturable:
         notes.append(f"{agent.class_name} has no capture() and restore(): there will be no checkpoints")
+    agent.accelerate()
     choices = dict(agent.describe_choices())
     session.begin_attempt(
         version,
@@ -110,7 +111,7 @@ def _refuse_if_strict(plan: TrainingPlan, session: RunSession, differences: Sequ
     if differences and plan.settings.checkpoints.resume == "strict":
         raise ConfigurationError(
             f"Run {session.directory.name} cannot be resumed exactly: {'; '.join(differences)}. Set checkpoints.resume to "
-            "exact to go on all the same; the run is then labelled."
+            "exact to resume all the same; the run is then labelled."
         )
 
 

@@ -24,7 +24,7 @@ def beginning_in_versions(directory: RunDirectory, ours: Mapping[str, Any]) -> d
         if versions[-1].details["identity"] != identity_hash(ours):
             raise NameTaken(
                 f"{directory.path} holds versions of a run with another configuration, and its journal, which would say which, is "
-                "missing or damaged. Choose another name, or give the run's own configuration to go on with it."
+                "missing or damaged. Choose another name, or pass the run's own configuration to resume it."
             )
         return {"run_id": versions[-1].run_id, "identity": ours}
     if path.exists() and path.read_bytes().find(b"\n") >= 0:
@@ -34,8 +34,8 @@ def beginning_in_versions(directory: RunDirectory, ours: Mapping[str, Any]) -> d
     else:
         return None
     raise JournalDamaged(
-        f"{what} The run cannot go on. Put the file back from a backup, or move {directory.path} away to begin a new run of this "
-        "name."
+        f"{what} The run cannot be resumed. Restore the file from a backup, or move {directory.path} away to start a new run of "
+        "this name."
     )
 
 

@@ -1,4 +1,4 @@
-"""When versions of a training are due, and how they come to be: captured at a boundary, committed beside training."""
+"""When versions of a training are due, and how they are written: captured at a boundary, committed in a background thread."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Checkpointing:
         plan: Of the training.
         agent: Whose state is taken.
         session: Keeps the versions.
-        resumed_at: Env steps of the version that training goes on from; None where it begins.
+        resumed_at: Env steps of the version that training resumes from; None at the beginning.
     """
 
     def __init__(self, plan: TrainingPlan, agent: AgentBase, session: RunSession, *, resumed_at: int | None) -> None:
@@ -73,7 +73,7 @@ class Checkpointing:
         return None
 
     def save(self, loop: Mapping[str, Any]) -> None:
-        """Take a version from which training can go on; where cuts are asked for, cut first if one is due here.
+        """Take a version from which training can be resumed; with cuts, cut first if one is due here.
 
         Args:
             loop: The state of everything but the agent, as plain data.
@@ -85,7 +85,7 @@ class Checkpointing:
         self._next = self._strategy.next_checkpoint(self._progress)
         if self._agent.is_capturable:
             state = {**self._agent.capture(), "loop": dict(loop)}
-            self._say_if_degraded()
+            self._warn_if_inexact()
             self._submit(state, self._progress.env_steps, None)
 
     def save_at_end(self, loop: Mapping[str, Any], *, completed: bool) -> None:
@@ -96,7 +96,7 @@ class Checkpointing:
             completed: Whether nothing is left to train.
 
         Raises:
-            CheckpointFailed: If the last version could not be written, whatever is configured: there is nothing to go on with,
+            CheckpointFailed: If the last version could not be written, whatever is configured: there is nothing to resume from,
                 and without it the end of the training would be lost.
         """
         if not self.is_current and (completed or not self._is_cutting):
@@ -130,7 +130,7 @@ class Checkpointing:
                 if self._section.on_failure == "stop":
                     raise outcome
                 self._failure = outcome
-                record_warning(self._session.records, f"{outcome} Training goes on, as checkpoints.on_failure says.")
+                record_warning(self._session.records, f"{outcome} Training continues, as checkpoints.on_failure says.")
             else:
                 newest = outcome
                 self._failure = None if newest.is_resumable else self._failure
@@ -151,7 +151,7 @@ class Checkpointing:
             environments=self._agent.describe_resume(),
         )
 
-    def _say_if_degraded(self) -> None:
+    def _warn_if_inexact(self) -> None:
         reason = self._agent.why_not_exact()
         if reason is not None and reason != self._known_inexact:
             record_warning(self._session.records, f"A resume from here on will not be exact: {reason}")

@@ -13,7 +13,7 @@ RATE_SECONDS = 0.05
 """How often speed and time left are computed, at boundaries."""
 
 OVERTIME_SECONDS, OVERTIME_SHARE = 10.0, 0.1
-"""How long an evaluation may go on when `max_seconds` is spent: so many seconds, or this share of `max_seconds` if it is more."""
+"""How long an evaluation may continue when `max_seconds` is spent: in seconds, or as a share of `max_seconds` if that is more."""
 
 
 class TrainingClock:

@@ -73,7 +73,7 @@ class Control:
         self._resumed.clear()
 
     def resume(self) -> None:
-        """Go on after a pause."""
+        """Continue after a pause."""
         self._resumed.set()
 
     @property

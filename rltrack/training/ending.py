@@ -36,7 +36,7 @@ class Ending:
         return self.abandoned is not None or self._watch.exceeded is not None or self._plan.control.should_stop
 
     def outcome(self) -> tuple[TrainingState, str] | None:
-        """Return how training ends here, and why; None if it goes on."""
+        """Return how training ends here, and why; None if it continues."""
         if self.abandoned is not None:
             return TrainingState.STOPPED, self.abandoned
         if self._watch.exceeded is not None:

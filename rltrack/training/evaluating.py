@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 LONG_EPISODE_STEPS = 10_000
-"""Env steps of an episode after which a person is told, once, that none has ended yet."""
+"""Env steps of an episode after which one warning says that none has ended yet."""
 
 NO_LIMIT = (
     "The likely cause: the environment never ends an episode and has no TimeLimit. Register it with max_episode_steps, or add "
@@ -38,8 +38,8 @@ NO_LIMIT = (
 class Evaluating:
     """Evaluates one training's policy at marks; records the result, keeps the best policy, lets the strategy answer.
 
-    Beside training (``evaluation.beside_training``) `evaluate` begins an evaluation and takes in the one before, so that
-    a result has its consequences at the same env steps however long it takes to play.
+    In the background (``evaluation.beside_training``) `evaluate` starts an evaluation and applies the previous one, so that
+    a result is applied at the same env steps however long it takes to play.
 
     Args:
         plan: Of the training.
@@ -47,8 +47,8 @@ class Evaluating:
         session: Where results are recorded.
         checkpoints: Keeps the best policy.
         evaluator: Plays the episodes; None where there is no environment for it.
-        player: Plays them beside training; None to play between iterations.
-        should_stop: Whether somebody waits for training to stop, which interrupts an evaluation.
+        player: Plays them in a background process; None to play between iterations.
+        should_stop: Whether training is to stop, which interrupts an evaluation.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Evaluating:
         should_stop: Callable[[], bool],
     ) -> None:
         self.ended: str | None = None
-        """Why a result, or a hook before a resume, ended the training; None while it goes on."""
+        """Why a result, or a hook before a resume, ended the training; None while it continues."""
         self._agent, self._session, self._checkpoints = agent, session, checkpoints
         self._evaluator, self._player, self._should_stop = evaluator, player, should_stop
         self._progress, self._strategy, self._hooks = plan.progress, plan.strategy, plan.hooks
@@ -85,38 +85,38 @@ class Evaluating:
 
     @property
     def is_current(self) -> bool:
-        """Whether the policy as it is was evaluated, with every consequence, or cannot be."""
+        """Whether the policy as it is was evaluated, and its result was applied, or it cannot be."""
         if self._evaluator is None:
             return True
         return self._pending is None and (self._evaluated_at == self._progress.env_steps or self.ended is not None)
 
     def evaluate(self) -> Evaluation | None:
-        """Evaluate the policy as it is; return the evaluation that was taken in, or None if a request to stop came first."""
+        """Evaluate the policy as it is; return the evaluation that was applied, or None if a request to stop came first."""
         progress = self._progress
         progress.state = TrainingState.EVALUATING
         self._reporter.update(progress)
         try:
-            taken_in = self._take_in_pending()
+            applied = self._apply_pending()
             if self._pending is None and self.ended is None:
                 self._pending = self._begin(progress.env_steps)
                 self._evaluated_at = progress.env_steps
                 if self._player is None:
-                    taken_in = self._take_in_pending()
+                    applied = self._apply_pending()
         finally:
             progress.state = TrainingState.RUNNING
             progress.restart_clock()
         if self._evaluated_at == progress.env_steps:
             self._next = self._strategy.next_evaluation(progress)
-        return taken_in
+        return applied
 
     def evaluate_finally(self) -> None:
-        """Evaluate the final policy, and take in what is pending; a request to stop cuts it short."""
+        """Evaluate the final policy, and apply what is pending; a request to stop cuts it short."""
         if self._evaluated_at != self._progress.env_steps:
             self.evaluate()
-        self._take_in_pending()
+        self._apply_pending()
 
     def _begin(self, env_steps: int, policy: State | None = None) -> PendingEvaluation:
-        """Begin to play the episodes.
+        """Start to play the episodes.
 
         Args:
             env_steps: Env steps of training at which the policy was frozen.
@@ -134,26 +134,26 @@ class Evaluating:
         policy = policy or self._agent.capture_parts(self._best_parts)
         return EvaluationBeside(self._player, env_steps, policy)
 
-    def _take_in_pending(self) -> Evaluation | None:
-        """Wait for the pending evaluation, and let it have its consequences; None without a result."""
+    def _apply_pending(self) -> Evaluation | None:
+        """Wait for the pending evaluation, and apply its result; None without one."""
         pending = self._pending
         if pending is None:
             return None
         try:
-            evaluation = pending.result(self._should_stop, self._tell)
+            evaluation = pending.result(self._should_stop, self._show)
         except EvaluationInterrupted:
-            if self._player is None:  # begun again when training goes on
+            if self._player is None:  # it is started again when training resumes
                 self._pending, self._evaluated_at = None, -1
             return None
         except Exception as error:
             refuse_divergence(self._agent, pending.env_steps, error, pending.policy)
             raise
         self._pending = None
-        self._take_in(evaluation, pending.policy)
+        self._apply_result(evaluation, pending.policy)
         return evaluation
 
-    def _tell(self, episodes: int, steps: int) -> None:
-        """Show how the evaluation goes, and say once that it does not come to an end."""
+    def _show(self, episodes: int, steps: int) -> None:
+        """Show the progress of the evaluation, and warn once if no episode ends."""
         self._reporter.show_evaluation(self._progress, episodes, steps)
         if steps >= LONG_EPISODE_STEPS and not episodes and not self._said_long:
             self._said_long = True
@@ -163,7 +163,7 @@ class Evaluating:
                 "counted as it is at a bound (evaluation.max_steps_per_episode, evaluation.max_seconds).",
             )
 
-    def _take_in(self, evaluation: Evaluation, policy: State | None) -> None:
+    def _apply_result(self, evaluation: Evaluation, policy: State | None) -> None:
         agent, progress = self._agent, self._progress
         before = progress.best_evaluation
         best = is_better(evaluation.mean, None if before is None else before.mean)
@@ -187,13 +187,13 @@ class Evaluating:
         self._hooks.call("on_evaluation_end", progress, evaluation)
         decision = self._strategy.on_evaluation(evaluation)
         if decision is not None:
-            self._apply(decision)
+            self._apply_decision(decision)
         if has_converged(evaluation, self._threshold):
             self.ended = (
                 f"converged: the interval's lower end {evaluation.interval.low:.6g} reaches {self._threshold:g}"
             )
 
-    def _apply(self, decision: Decision) -> None:
+    def _apply_decision(self, decision: Decision) -> None:
         """Record a decision of the strategy, and do what it says."""
         self._session.records.decision(self._progress.env_steps, decision.name, decision.reason, decision.numbers)
         self._reporter.say(f"{decision.name}: {decision.reason}", show=decision.name not in ("steady", "improving"))
@@ -217,7 +217,7 @@ class Evaluating:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what a version held; an evaluation that was pending is begun again."""
+        """Take over what a version held; an evaluation that was pending is started again."""
         self._next = Mark(*state["next_evaluation"])
         self._evaluated_at = state["evaluated_at"]
         self.ended = state["done"]

@@ -25,7 +25,7 @@ class TrainingHook:
     """Every moment, with what it is told. Deriving from this class is optional; `TrainingProgress` always comes first."""
 
     def on_training_start(self, progress: TrainingProgress) -> None:
-        """Training begins, or goes on after a resume."""
+        """Training begins, or is resumed."""
 
     def on_step(self, progress: TrainingProgress, step_info: StepInfo | None) -> None:
         """All parallel environments took a step; None where the algorithm does not show its steps (ARS)."""
@@ -46,7 +46,7 @@ class TrainingHook:
         """Training pauses."""
 
     def on_resume(self, progress: TrainingProgress) -> None:
-        """Training goes on after a pause."""
+        """Training continues after a pause."""
 
     def on_error(self, progress: TrainingProgress, error: BaseException) -> None:
         """Training failed; the error is raised after all hooks have heard of it."""

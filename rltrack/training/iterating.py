@@ -1,4 +1,4 @@
-"""One iteration of a training: the agent collects and updates, and what it did is counted, recorded and told."""
+"""One iteration of a training: the agent collects and updates, and what it did is counted, recorded and passed to hooks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rltrack.training.session import RunSession
 
 ENDLESS_STEPS = 10_000
-"""Env steps of each environment without the end of any episode, after which a person is told, once."""
+"""Env steps of each environment without the end of any episode, after which one warning is given."""
 
 
 class Iterating:
@@ -34,19 +34,19 @@ class Iterating:
         self._agent, self._session, self._clock = agent, session, clock
         self._progress, self._strategy = plan.progress, plan.strategy
         self._hooks, self._control = plan.hooks, plan.control
-        self._said_endless = False
+        self._warned_endless = False
         self.observer = ProgressObserver(
-            plan.progress, plan.hooks, plan.strategy.remaining, agent.set_schedule, self._look_inside
+            plan.progress, plan.hooks, plan.strategy.remaining, agent.set_schedule, self._check_inside
         )
 
     def start(self) -> None:
-        """Get ready for the first iteration: clock, hooks and the agent's schedules begin here."""
+        """Prepare the first iteration: clock, hooks and the agent's schedules begin here."""
         self._clock.start()
         self.observer.listen()
         self._agent.set_schedule(self._strategy.remaining(self._progress))
 
     def iterate(self) -> None:
-        """Let the agent collect and update once; then count, record and tell what it did.
+        """Let the agent collect and update once; then count and record what it did, and call the hooks.
 
         Raises:
             IterationAbandoned: If a signal, or a limit that cannot wait, cut it off: the agent is in no consistent state.
@@ -63,16 +63,16 @@ class Iterating:
         self._clock.advance()
         record_iteration(self._session.records, progress, stats, self.observer.take_episodes())
         refuse_nonfinite_losses(stats.losses, progress.env_steps)
-        self._say_if_endless()
+        self._warn_if_endless()
         self._hooks.call("on_iteration_end", progress, stats)
 
-    def _look_inside(self) -> None:
+    def _check_inside(self) -> None:
         """An iteration is long: it may wait for an episode that does not end, and then no boundary comes.
 
         Raises:
             IterationAbandoned: If it should end, and nothing but the end of an episode would end it.
         """
-        self._say_if_endless()
+        self._warn_if_endless()
         if self._agent.collects_whole_episodes:
             limit = self._clock.max_seconds
             if limit is not None and self._clock.elapsed_seconds >= limit and not self._control.should_stop:
@@ -80,13 +80,13 @@ class Iterating:
             if self._control.should_stop:
                 raise IterationAbandoned("its episode does not end")
 
-    def _say_if_endless(self) -> None:
-        """Say once that no episode ends: budgets and marks in episodes are then never reached."""
+    def _warn_if_endless(self) -> None:
+        """Warn once that no episode ends: budgets and marks in episodes are then never reached."""
         progress = self._progress
-        if self._said_endless or progress.episodes or progress.env_steps < ENDLESS_STEPS:
+        if self._warned_endless or progress.episodes or progress.env_steps < ENDLESS_STEPS:
             return
         if progress.env_steps >= ENDLESS_STEPS * self._agent.n_envs:
-            self._said_endless = True
+            self._warned_endless = True
             never = (
                 "" if self._strategy.budget.total_episodes is None else " total_episodes is never reached like that."
             )

@@ -63,7 +63,7 @@ def refuse_nonfinite_losses(losses: Mapping[str, float], env_steps: int) -> None
         if value - value != 0.0:  # NaN and infinities
             raise TrainingDiverged(
                 f"{key} is {value} at {env_steps} env steps. The last version is good; lower the learning rate or normalise "
-                "observations and rewards, and start anew or from that version."
+                "observations and rewards, and start a new run or from that version."
             )
 
 

@@ -1,4 +1,4 @@
-"""LiveTraining: a training that is ready to run, with the verbs that carry it from boundary to boundary."""
+"""LiveTraining: a training that is ready to run, with the methods that take it from boundary to boundary."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from rltrack.checkpoints import Version
     from rltrack.evaluation.episodes import Evaluation, Evaluator
     from rltrack.evaluation.pending import Player
-    from rltrack.tracking.delivery import Delivery
     from rltrack.training.marks import Mark
     from rltrack.training.plan import TrainingPlan
     from rltrack.training.progress import TrainingStatistics
@@ -49,7 +48,7 @@ class Due(StrEnum):
 
 
 class LiveTraining:
-    """A training that is ready to run; `rltrack.training.prepare.prepare` makes it from a plan, whole.
+    """A training that is ready to run; `rltrack.training.prepare.prepare` makes it from a plan, complete.
 
     `run` is the training. A flow does the same with a task for each step::
 
@@ -61,11 +60,11 @@ class LiveTraining:
 
     Args:
         plan: Of the training.
-        agent: What is trained; bound to its environment, and with the state of the version that training goes on from.
+        agent: What is trained; bound to its environment, with the state of the version that training resumes from.
         session: The open run.
         evaluator: Judges the policy; None where there is no environment for it.
-        player: Evaluates beside training; None to evaluate between iterations.
-        loop: What the version that training goes on from holds beside the agent (`state_dict`); None where it begins.
+        player: Evaluates in a background process; None to evaluate between iterations.
+        loop: What that version holds besides the agent (`state_dict`); None at the beginning.
         resources: What to release in the end.
     """
 
@@ -97,8 +96,7 @@ class LiveTraining:
             session.directory, self.control, self.progress, self._record_signal, self._checkpoint_on_request
         )
         self._ending = Ending(plan, session, self.evaluations, self._watch)
-        self._delivery: Delivery | None = None
-        """The background process that delivers what is recorded, once there is something to deliver."""
+        self._delivery = delivery.Delivery(session.directory) if plan.delivers else delivery.NoDelivery()
         self._resources = resources
         self._is_closed = False
 
@@ -127,10 +125,10 @@ class LiveTraining:
         self.close()
         return self.plan.statistics
 
-    # ---- the verbs, which a flow calls one by one ----
+    # ---- the methods that a flow calls one by one ----
 
     def start(self) -> None:
-        """Start the clock and tell the hooks; comes before the first chunk."""
+        """Start the clock and call the hooks; comes before the first chunk."""
         progress = self.progress
         self.control.on_signal = self._record_signal
         self._steering.start()
@@ -139,8 +137,7 @@ class LiveTraining:
         self.plan.reporter.start(self.plan.statistics.run or "training", progress)
         self.plan.hooks.call("on_training_start", progress)
         self._watch.look()
-        if self.plan.delivers:
-            self._delivery = delivery.deliver(self.session.directory)
+        self._delivery.look()
 
     def due(self) -> Due:
         """Return what is to be done at this boundary; `END` when only `finish` is left."""
@@ -187,24 +184,23 @@ class LiveTraining:
                 self._iterations.iterate()
                 self.checkpoints.record_committed()
                 self._watch.look()
-                if self._delivery is not None:
-                    self._delivery.look()
+                self._delivery.look()
                 self.plan.reporter.update(self.progress)
 
     def evaluate(self) -> Evaluation | None:
         """Evaluate the policy as it is, keep it if it is the best so far, and let the strategy answer.
 
-        Beside training (``evaluation.beside_training``) this begins the evaluation, and takes in the one before.
+        In the background (``evaluation.beside_training``) this starts the evaluation, and applies the previous one.
 
         Returns:
-            The evaluation that was taken in; None without one, or if a request to stop came first.
+            The evaluation that was applied; None without one, or if a request to stop came first.
         """
         evaluation = self.evaluations.evaluate()
         self._count_overtime()
         return evaluation
 
     def checkpoint(self) -> Version | None:
-        """Commit a version from which training can go on; None if the agent cannot be captured, or as configured."""
+        """Commit a version from which training can be resumed; None if the agent cannot be captured, or as configured."""
         self.checkpoints.save(self.state_dict())
         return self.checkpoints.record_committed(wait=True)
 
@@ -225,7 +221,7 @@ class LiveTraining:
         self._ending.record(reason)
 
     def fail(self, error: BaseException) -> None:
-        """Tell everybody that an error ends the training, and record it; the raising is left to the caller."""
+        """Call the hooks with the error that ends the training, and record it; the caller raises it."""
         self.progress.state = TrainingState.FAILED
         with cleaning_up("A hook's on_error"):
             self.plan.hooks.call("on_error", self.progress, error)
@@ -253,7 +249,7 @@ class LiveTraining:
 
     def wait_for_tracking(self, timeout: float | None = None) -> bool:
         """Wait until everything is delivered, or the timeout (in seconds) is over; return whether it is."""
-        return True if self._delivery is None else self._delivery.wait(timeout)
+        return self._delivery.wait(timeout)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything but the agent that a version holds."""
@@ -266,7 +262,7 @@ class LiveTraining:
 
     @property
     def observer(self) -> Observer:
-        """Hears the agent's steps and episodes."""
+        """Receives the agent's steps and episodes."""
         return self._iterations.observer
 
     def _should_end_evaluation(self) -> bool:
@@ -308,14 +304,11 @@ class LiveTraining:
             self.session.records.signal(name)
 
     def _deliver_rest(self) -> None:
-        """Training has released the run: see to it that what is left is delivered."""
+        """Deliver what is left, now that training has released the run."""
         if not self.session.is_mirrored:
             store = self.plan.settings.checkpoints.store
             _logger.warning(
                 f"{store} lacks the newest records of this run. They are delivered to MLflow when it has them, so that another "
-                "machine that goes on doubles nothing; resume the run to try again."
+                "machine that resumes the run repeats nothing; resume the run here to try again."
             )
-        if self.plan.delivers:
-            self._delivery = self._delivery or delivery.deliver(self.session.directory)
-            if self._delivery is not None:
-                self._delivery.finish()
+        self._delivery.finish()

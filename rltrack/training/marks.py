@@ -99,5 +99,5 @@ class Budget:
         return None
 
     def is_time_up(self, at: Counters) -> bool:
-        """Whether only the cap on seconds is spent, so that a later attempt with a greater one goes on."""
+        """Whether only the cap on seconds is spent, so that an attempt with a greater one can resume."""
         return self.max_seconds is not None and at.elapsed_seconds >= self.max_seconds and not self.mark.is_reached(at)

@@ -1,4 +1,4 @@
-"""Counts what happens inside an iteration, and tells the hooks."""
+"""Counts what happens inside an iteration, and calls the hooks."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ LONG_ITERATION_STEPS, LOOK_EVERY_STEPS = 10_000, 1_000
 
 
 class ProgressObserver:
-    """Hears the agent's steps and episodes; keeps progress and schedule up to date within an iteration.
+    """Receives the agent's steps and episodes; keeps progress and schedule up to date within an iteration.
 
     Args:
         progress: What is counted.
-        hooks: Who is told.
+        hooks: Called at each event.
         remaining: Gives the fraction of the budget that is left.
         set_schedule: Takes it.
-        look: Called now and then inside an iteration that has become long, such as one that waits for the end of an episode.
+        look: Called regularly inside an iteration that has become long, such as one that waits for the end of an episode.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class ProgressObserver:
     def listen(self) -> None:
         """See whether hooks want steps and episodes: passing them on costs something at each step."""
         self.wants_steps = self._hooks.listens_to("on_step")
-        self._tell_episodes = self._hooks.listens_to("on_episode_end")
+        self._passes_episodes = self._hooks.listens_to("on_episode_end")
 
     def on_step(self, env_steps: int, step: StepInfo | None) -> None:
         """Count a step of the environments."""
@@ -63,7 +63,7 @@ class ProgressObserver:
         self._progress.add_episode(episode)
         self._set_schedule(self._remaining(self._progress))
         self._episodes.append(episode)
-        if self._tell_episodes:
+        if self._passes_episodes:
             self._hooks.call("on_episode_end", self._progress, episode)
 
     def take_episodes(self) -> list[EpisodeInfo]:

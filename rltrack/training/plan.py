@@ -34,19 +34,19 @@ class TrainingPlan:
         strategy: Says where the marks are, and when the budget is spent.
         progress: Where the training stands.
         statistics: What it amounts to.
-        control: What is asked from outside.
-        hooks: Told of each moment.
+        control: Requests to stop and pause.
+        hooks: Called at each event.
         reporter: Shows the progress.
-        agent: What is trained: an SB3 model, or an object with the Agent protocol; None as long as it is not known.
+        agent: What is trained: an SB3 model or an own agent; None until it is known.
         env: The environment; None for the one that the model has.
         eval_env: Environment for evaluation; None to build it like `env`.
         name: The run's name under the root; None for a new unique one.
         root: Folder of all runs; None for the default.
-        resume: Whether a run of this name may go on.
+        resume: Whether an existing run of this name may be resumed.
         tracking: False: nothing is kept when the training has ended.
         delivers: Whether the records go to MLflow and TensorBoard.
         seed: Seed of agent and environment; None leaves their own seeding alone.
-        identity: What must be equal for a run to go on; None for the settings and the agent's description.
+        identity: What must be equal for a run to be resumed; None for the settings and the agent's description.
         config: The resolved configuration to keep beside the run; None to make it from the settings.
         start_from: Parts of another run's state to begin with; only a run without a version of its own takes them.
     """

@@ -34,10 +34,10 @@ _logger = logging.getLogger("rltrack")
 def prepare(plan: TrainingPlan) -> LiveTraining:
     """Bind the agent, build the evaluation, open the run, and restore its newest version if it has one.
 
-    Whatever can be wrong is found out before the run's folder is made. A run that was finished before is only read.
+    All checks come before the run's folder is made. A run that is finished already is only read.
 
     Returns:
-        The training, whole. Close it.
+        The complete training. Close it.
 
     Raises:
         ConfigurationError: If agent, environment and settings do not fit together; nothing was started.
@@ -133,7 +133,7 @@ def _evaluation_env(plan: TrainingPlan, agent: AgentBase, n_envs: int) -> Evalua
 
 
 def _player(plan: TrainingPlan, evaluator: Evaluator | None, resources: contextlib.ExitStack) -> Player | None:
-    """Return what evaluates beside training; None to evaluate between iterations."""
+    """Return what evaluates in a background process; None to evaluate between iterations."""
     if evaluator is None or not plan.settings.evaluation.beside_training:
         return None
     player = Player(plan.config or {}, list(evaluator.seeds))

@@ -113,7 +113,7 @@ class TrainingProgress:
         self.eta_seconds = max(self.remaining, 0.0) / rate if rate > 0 else None
 
     def restart_clock(self) -> None:
-        """Begin measuring speed anew, after a pause or an evaluation."""
+        """Restart the measurement of speed, after a pause or an evaluation."""
         self._marks.clear()
 
     def update_resource_usage(self) -> Resources:

@@ -46,7 +46,7 @@ def record_iteration(
 
 
 def record_end(records: RunWriter, progress: TrainingProgress, reason: str, *, goes_on: bool) -> None:
-    """Write how this attempt ended, and whether another may go on; and fsync."""
+    """Write how this attempt ended, and whether it can be resumed; and fsync."""
     last = progress.last_evaluation
     records.end(
         progress.state.value,

@@ -126,16 +126,16 @@ class RunSession:
             root: Where runs are kept.
             name: The run's name, or None for a new unique one.
             base_name: What a new unique name is made from.
-            identity: What must be the same for a run to go on.
+            identity: What must be the same for a run to be resumed.
             config: The resolved configuration, written to the folder.
             agent: The agent's description, for the journal.
             policy: How its policy is built, for the journal; None if nobody can say.
             checkpoints: What to keep.
-            may_exist: Whether a run of this name may go on.
+            may_exist: Whether an existing run of this name may be resumed.
             tracking: False: in a temporary folder that is removed when closed.
 
         Raises:
-            NameTaken: If the name exists and may not go on, or has another identity.
+            NameTaken: If the name exists and may not be resumed, or has another identity.
             RunBusy: If another process is training it.
             RootNotWritable: If nothing can be kept there.
         """
@@ -152,7 +152,7 @@ class RunSession:
         if exists and not may_exist:
             raise NameTaken(
                 f"A run '{name}' exists under {home.path}{f' or in {remote.url}' if remote else ''}. Choose another name, or "
-                "pass resume=True to go on with it."
+                "pass resume=True to resume it."
             )
         return cls._begin(
             home.create(name, base_name), identity, config, agent, policy, checkpoints, remote=remote, temporary=False
@@ -213,14 +213,14 @@ class RunSession:
         choices: Mapping[str, Any] | None = None,
         missing: Sequence[str] = (),
     ) -> None:
-        """Record that this process begins, by which tier its environments take part in a resume, and what was chosen for it.
+        """Record that this process begins, the tier of its environments, and the settings that were chosen automatically.
 
         Args:
-            resumed_from: The version that it goes on from.
+            resumed_from: The version that it resumes from.
             exact: Whether training and record are those of a run that was never interrupted.
             seed: Of the training.
             environments: The tier, with its reason.
-            choices: What was chosen, with the reasons.
+            choices: Settings that were chosen automatically, with the reasons.
             missing: Records that the journal has lost.
 
         Raises:
@@ -252,7 +252,7 @@ class RunSession:
     def _copied_bytes(self, remote: RemoteRun) -> int:
         """Return how much of this journal the store has; what a trainer that was thought dead added there since is not of it."""
         here, copied = self.journal.position["bytes"], mirrored_bytes(self.directory.path)
-        if here < copied:  # going on would mix two journals in the store
+        if here < copied:  # to continue would mix two journals in the store
             raise JournalDamaged(
                 f"{self.directory.journal_file} has {here:,} bytes, but its copy in {remote.url} has {copied:,}: the journal here "
                 f"lost its end. Move {self.directory.path} away and resume again; the run is then fetched from the store."
@@ -362,5 +362,5 @@ def refuse_other_identity(directory: RunDirectory, ours: Mapping[str, Any], thei
         lines = "\n  ".join(changed)
         raise NameTaken(
             f"Run '{directory.name}' exists with another configuration (its value → yours):\n  {lines}\n"
-            "Choose another name, or give the run's own configuration to go on with it."
+            "Choose another name, or pass the run's own configuration to resume it."
         )

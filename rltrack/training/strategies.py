@@ -64,7 +64,7 @@ class Strategy:
     needs_of_agent: Sequence[str] = ()
     """Optional methods of the agent without which the strategy cannot work."""
     returns_to_best = False
-    """Whether training may go on from the best version, which is then kept with its optimizer."""
+    """Whether training may continue from the best version, which is then kept with its optimizer."""
     learning_rate_scale = 1.0
     """Factor on the scheduled learning rate."""
 
@@ -152,7 +152,7 @@ class Adaptive(Strategy):
     - *plateau* (no new best mean for `PLATEAU_PATIENCE` evaluations): evaluate more often and halve the learning rate,
       at most `MAX_REDUCTIONS` times.
     - *collapse* (the interval lies below the best one's): weights, optimizer and normalisation of the best version come
-      back with half the learning rate, at most `MAX_RESTORES` times, while counters and random streams go on.
+      back with half the learning rate, at most `MAX_RESTORES` times, while counters and random streams continue.
     - *converged* (the lower end of the interval reaches `convergence_threshold`): stop.
     - *steady*: none of these.
 
@@ -171,7 +171,7 @@ class Adaptive(Strategy):
     def __init__(self, section: TrainingSection) -> None:
         super().__init__(section)
         if section.eval_freq is None:
-            raise ConfigurationError("Strategy 'adaptive' lives on evaluations; set eval_freq.")
+            raise ConfigurationError("Strategy 'adaptive' needs evaluations; set eval_freq.")
         self._base = section.eval_freq
         self._threshold = section.convergence_threshold
         self.interval = float(section.eval_freq)

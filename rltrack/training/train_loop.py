@@ -49,7 +49,7 @@ class TrainingLoop:
     Stop, pause, signals, limits and hooks' requests are looked at at boundaries only.
 
     Args:
-        agent: An SB3, sb3-contrib or SBX model, or any object with the `rltrack.agents.Agent` protocol.
+        agent: An SB3, sb3-contrib or SBX model, or an `rltrack.AgentBase` (or an object with its four abstract methods).
         env: A Gymnasium environment, an SB3 ``VecEnv``, or an id; None for the one that the model has.
         settings: All settings as one value; or give them flat, as keywords (below).
         eval_env: Environment for evaluation, never the training one; omitted: built like the training environment.
@@ -57,12 +57,12 @@ class TrainingLoop:
         reporter: Shows the progress; omitted: a bar where standard error is a terminal.
         name: The run's name under the root; omitted: new and unique.
         root: Folder of all runs; omitted: ``RLTRACK_ROOT``, or ``./mlruns``.
-        resume: Whether a run of this name may go on.
+        resume: Whether an existing run of this name may be resumed.
         tracking: False: nothing is kept when the training has ended.
         seed: Seed of agent and environment; None leaves their own seeding alone.
-        identity: What must be equal for a run to go on; omitted: the settings and the agent's description.
+        identity: What must be equal for a run to be resumed; omitted: the settings and the agent's description.
         config: The resolved configuration to keep beside the run; omitted: made from the settings.
-        control: What is asked from outside, where it outlives this training; omitted: one of its own.
+        control: Requests to stop and pause, where they are shared with other code; omitted: a new one.
         options: Any of the settings, flat: ``strategy``, ``total_timesteps``, ``total_episodes``, ``max_seconds``,
             ``eval_freq``, ``eval_episodes``, ``checkpoint_freq``, ``checkpoint_seconds``, ``memory_limit_mb``,
             ``convergence_threshold``, ``enable_early_stopping``, ``patience``, ``min_improvement``,
@@ -73,8 +73,8 @@ class TrainingLoop:
         live: The training itself; None before `run` or `prepare`.
         progress: Where it stands.
         statistics: What it amounts to.
-        control: What was asked from outside.
-        hooks: Told of each moment.
+        control: Requests to stop and pause.
+        hooks: Called at each event.
         reporter: Shows the progress.
 
     Raises:
@@ -185,7 +185,7 @@ class TrainingLoop:
         self.control.pause()
 
     def resume(self) -> None:
-        """Go on after a pause; from any thread."""
+        """Continue after a pause; from any thread."""
         self.control.resume()
 
     def run(self, agent: Any = None, env: Any = None) -> TrainingStatistics:
@@ -197,7 +197,7 @@ class TrainingLoop:
 
         Returns:
             What the training amounted to. The run's journal and versions are complete; the delivery to MLflow and
-            TensorBoard goes on in a process of its own (`wait_for_tracking`).
+            TensorBoard continues in a background process (`wait_for_tracking`).
 
         Raises:
             ConfigurationError: If agent, environment and settings do not fit together; nothing was started.
@@ -207,10 +207,10 @@ class TrainingLoop:
         return self.prepare(self.plan.given(agent, env)).run()
 
     def prepare(self, plan: TrainingPlan | None = None) -> LiveTraining:
-        """Get ready to train, for a caller that goes through the verbs of the live training itself.
+        """Prepare to train, for a caller that calls the methods of the live training itself.
 
         Args:
-            plan: The loop's plan with what has become known since; omitted: the loop's plan.
+            plan: The loop's plan with agent and environment; omitted: the loop's plan.
 
         Raises:
             ConfigurationError: As `run`.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Trainer:
     """Trains what a configuration describes.
 
-    A run that exists under the configuration's name goes on where it stood; one that is finished is only read.
+    An existing run of the configuration's name is resumed; a finished one is only read.
 
     Args:
         config: A `TrainingConfig`, or a nested mapping of the same shape.
@@ -91,7 +91,7 @@ class Trainer:
             self.close()
 
     def prepare(self) -> LiveTraining:
-        """Build agent and environment and get ready to train, for a caller that goes through the verbs itself.
+        """Build agent and environment and prepare to train, for a caller that calls the methods of the live training itself.
 
         Raises:
             ConfigurationError, MissingExtra, NameTaken: As `train`.
@@ -136,7 +136,7 @@ class Trainer:
         return agent, env
 
     def _with_order_of_wrappers(self, root: Root) -> TrainingConfig:
-        """Say where wrappers stand, if the configuration does not: as in the run that goes on; in a new one inside Monitor."""
+        """Choose the place of the wrappers, if the configuration does not: as in the run that is resumed; else inside Monitor."""
         environment = self.config.environment
         if not environment.wrappers or environment.wrappers_inside_monitor is not None:
             return self.config

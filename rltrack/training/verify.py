@@ -84,7 +84,7 @@ def verify_resume(
         config: What to train; its budget is shortened.
         timesteps: Env steps; None for a few iterations after any warm-up.
         kills: How often to kill, at least 1.
-        tell: Told what is going on.
+        tell: Called with progress messages.
         run: Runs a job in another process; returns its exit code (negative: a signal) and its last message. Omitted: in a
             new interpreter.
 

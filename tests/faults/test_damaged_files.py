@@ -152,6 +152,7 @@ def test_sync_all_goes_on_past_a_damaged_run(own_root, capsys):
     assert "a is not delivered" in said.err
 
 
+@pytest.mark.slow
 def test_a_run_without_its_journal_is_listed_with_what_to_do(own_root, capsys):
     run = made_run(own_root, "one")
     made_run(own_root, "two")
@@ -165,6 +166,7 @@ def test_a_run_without_its_journal_is_listed_with_what_to_do(own_root, capsys):
     assert run_command(["checkpoints", "one"]) == 0
 
 
+@pytest.mark.slow
 def test_a_version_that_was_removed_is_named_wherever_versions_are_used(own_root, capsys):
     run = train()
     assert run_command(["show", "run"]) == 0, "what retention deleted is not missed"
@@ -219,6 +221,7 @@ def test_tensorboards_folder_is_the_same_under_another_name(own_root, tmp_path):
     assert not _same_folder(None, tmp_path / "events")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["changed", "removed", "cut"])
 def test_tensorboards_files_that_are_damaged_are_named_and_written_again(own_root, way, capsys):
     run = train()

@@ -62,7 +62,7 @@ def told(run, own_root):
 
 
 @pytest.mark.parametrize("count", [4, pytest.param(8, marks=pytest.mark.nightly)])
-def test_many_first_starts_at_once(count, own_root, delivery):
+def test_many_first_starts_at_once(count, own_root, delivery, forked):
     processes = [start(f"run-{index}", 1.0) for index in range(count)]
     for process in processes:
         assert process.wait(200) == 0, process.stderr.read().decode()[-2000:]
@@ -70,7 +70,7 @@ def test_many_first_starts_at_once(count, own_root, delivery):
         check_delivered(Root().find(f"run-{index}"), f"sqlite:///{own_root / 'mlflow.db'}", "FINISHED")
 
 
-def test_killed_stopped_failed_and_resumed(own_root, delivery):
+def test_killed_stopped_failed_and_resumed(own_root, delivery, forked):
     uri = f"sqlite:///{own_root / 'mlflow.db'}"
     killed, stopped, failed = start("killed", 60.0), start("stopped", 60.0), start("failed", 4.0, "fail")
     for name in ("killed", "stopped"):

@@ -58,7 +58,10 @@ def ship(run, patience=0.0):
     return result, said
 
 
-@pytest.mark.parametrize("mode", [500, 503, 401, 403, 404, "hang"])
+@pytest.mark.parametrize(
+    "mode",
+    [500, pytest.param(503, marks=pytest.mark.nightly), 401, pytest.param(403, marks=pytest.mark.nightly), 404, "hang"],
+)
 def test_a_server_that_does_not_take_it(mode, proxy, server):
     proxy.mode = mode
     loop, _ = train(proxy.uri)
@@ -78,7 +81,7 @@ def test_a_server_that_does_not_take_it(mode, proxy, server):
     assert read_bookmark(run).mlflow.problem is None
 
 
-def test_an_outage_in_the_middle_and_one_at_the_end(proxy, server, delivery):
+def test_an_outage_in_the_middle_and_one_at_the_end(proxy, server, delivery, forked):
     loop, agent = train(proxy.uri, iterations=100, seconds=12.0)
     changes = {30: 500, 50: "pass", 90: "hang"}
     slow = agent.before_iteration
@@ -177,7 +180,7 @@ def delivered_as(run, seconds=60.0):
     raise AssertionError(run.shipper_log.read_text())
 
 
-def test_a_run_that_was_deleted_waits_for_a_person(proxy, server, delivery):
+def test_a_run_that_was_deleted_waits_for_a_person(proxy, server, delivery, forked):
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(server.uri)
@@ -210,7 +213,7 @@ def test_a_run_that_was_deleted_waits_for_a_person(proxy, server, delivery):
     check_delivered(run, server.uri, "FINISHED")
 
 
-def test_a_server_that_is_killed_and_comes_back(tmp_path, delivery):
+def test_a_server_that_is_killed_and_comes_back(tmp_path, delivery, forked):
     server = MlflowServer(tmp_path / "mlflow").start()
     try:
         loop, agent = train(server.uri, "killed", iterations=100, seconds=10.0)

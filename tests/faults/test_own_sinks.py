@@ -39,6 +39,7 @@ class KillsTheShipper:
         self.killed += 1
 
 
+@pytest.mark.slow
 def test_a_training_delivers_to_it_and_a_kill_doubles_nothing(monkeypatch, delivery):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(EXAMPLES), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.syspath_prepend(EXAMPLES)
@@ -58,6 +59,7 @@ def test_a_training_delivers_to_it_and_a_kill_doubles_nothing(monkeypatch, deliv
     assert next(delivery_lines(delivery_state(run))) == "MLflow: not among the run's tracking.sinks"
 
 
+@pytest.mark.slow
 def test_one_that_does_not_work_stops_no_other(monkeypatch, tmp_path, delivery):
     (tmp_path / "odd_sinks.py").write_text("class NoSink: pass\n\ndef f(): pass\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))

@@ -76,6 +76,7 @@ def ship(run, patience=600.0):
 # ---- MLflow's schema ----
 
 
+@pytest.mark.slow
 def test_the_installed_mlflow_is_one_that_is_written_to_directly(database):
     """A new release of MLflow fails here: see "A new release of MLflow or Prefect" in CONTRIBUTING.md."""
     assert expected_revision() in KNOWN_REVISIONS
@@ -83,6 +84,7 @@ def test_the_installed_mlflow_is_one_that_is_written_to_directly(database):
     assert MetricRows(database.parent).is_usable
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("revision", "words"), [("17e22815139b", "mlflow db upgrade "), ("ffffffffffff", "pip install --upgrade mlflow")]
 )
@@ -102,6 +104,7 @@ def test_a_database_of_another_schema_waits_for_a_person(database, revision, wor
     assert ship(run, 0.0) == shipper.EXIT_DELIVERED
 
 
+@pytest.mark.slow
 def test_the_same_for_a_database_that_the_user_named(database, tmp_path):
     other = Path(shutil.copy(database, tmp_path / "o'ther.db"))
     change(other, "UPDATE alembic_version SET version_num = '17e22815139b'")
@@ -205,6 +208,7 @@ def test_a_registry_that_is_down_says_that_it_does_not_answer(own_root, monkeypa
         ModelRegistry(Root(), Destination(uri)).names()
 
 
+@pytest.mark.slow
 def test_the_end_of_a_training_waits_a_moment_for_a_server_that_is_down(own_root, monkeypatch):
     """Counted in turns, not in seconds: of 120 seconds, five are waited."""
     run = train(uri=f"http://127.0.0.1:{free_port()}")
@@ -262,6 +266,7 @@ HOLD = (
 )
 
 
+@pytest.mark.slow
 def test_a_heartbeat_shows_that_a_process_runs_and_a_stop_that_it_does_not(database, monkeypatch):
     monkeypatch.setattr(takeover, "STALLED_SECONDS", 3.0)
     run = train()
@@ -285,6 +290,7 @@ def stop_and_age(process, run):
     os.utime(run.shipper_lock, (time.time() - 3600, time.time() - 3600))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("everything", [False, True])
 def test_sync_says_since_when_a_stopped_process_has_not_moved_and_takes_over(everything, database, capsys):
     run = train()
@@ -301,6 +307,7 @@ def test_sync_says_since_when_a_stopped_process_has_not_moved_and_takes_over(eve
     assert is_delivered(run)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_not_rltracks_is_never_ended(database, monkeypatch):
     run = train()
     with holding(run, HOLD, "some-other-program") as process:
@@ -316,6 +323,7 @@ def test_a_process_that_is_not_rltracks_is_never_ended(database, monkeypatch):
     os.close(lock)
 
 
+@pytest.mark.slow
 def test_a_lock_with_another_processs_number_ends_nobody(database):
     """The number of a process that is long gone may be another's now."""
     run = train()
@@ -331,6 +339,7 @@ def test_a_lock_with_another_processs_number_ends_nobody(database):
         bystander.wait()
 
 
+@pytest.mark.slow
 def test_relocate_ends_the_process_that_waits_for_it_and_no_other(database, own_root, tmp_path):
     assert ship(train(), 0.0) == shipper.EXIT_DELIVERED
     own_root.rename(tmp_path / "new")

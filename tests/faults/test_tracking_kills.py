@@ -15,9 +15,9 @@ pytest.importorskip("stable_baselines3")
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-def survive(folder: Path, uri: str, kills: int, seed: int) -> None:
+def survive(folder: Path, uri: str, kills: int, seed: int, python: str = sys.executable) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.tracking_kills", str(folder), uri, str(kills), str(seed)],
+        [python, "-m", "tests.support.tracking_kills", str(folder), uri, str(kills), str(seed)],
         capture_output=True,
         text=True,
         cwd=PROJECT,
@@ -28,14 +28,14 @@ def survive(folder: Path, uri: str, kills: int, seed: int) -> None:
 
 
 @pytest.mark.slow
-def test_some_kills_on_the_roots_own_database(tmp_path):
-    survive(tmp_path / "kills", "embedded", 4, 1)
+def test_some_kills_on_the_roots_own_database(tmp_path, forks):
+    survive(tmp_path / "kills", "embedded", 4, 1, forks.python)
 
 
 @pytest.mark.slow
-def test_some_kills_on_a_server_over_postgresql(tmp_path):
+def test_some_kills_on_a_server_over_postgresql(tmp_path, forks):
     with postgres_database() as uri:
-        survive(tmp_path / "kills", uri, 3, 2)
+        survive(tmp_path / "kills", uri, 3, 2, forks.python)
 
 
 @pytest.mark.nightly

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 
 @pytest.fixture(scope="session")
-def prefect_api(tmp_path_factory):
+def prefect_api(tmp_path_factory, shared_folder):
     """A server of rltrack's own; everything in this process talks to it. Its address."""
     from rltrack.flows.client import prefect_server
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PREFECT_API_URL", raising=False)
         patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect-home")))
-        base = tmp_path_factory.getbasetemp()
-        shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-        with prefect_server(shared / "prefect-server") as api:
+        with prefect_server(shared_folder / "prefect-server") as api:
             yield api
 
 

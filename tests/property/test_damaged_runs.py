@@ -24,6 +24,7 @@ from rltrack.cli import run_command
 from rltrack.errors import RltrackError
 from rltrack.journal import read_journal
 from rltrack.runs import Root
+from rltrack.tracking.delivery import NoDelivery
 from rltrack.tracking.shipper import prepare_process, ship_run
 from rltrack.training.trainer import Trainer
 from tests.resume import test_lost_records as scripted
@@ -61,7 +62,7 @@ pytestmark = pytest.mark.slow
 def template(tmp_path_factory):
     root = tmp_path_factory.mktemp("damaged") / "root"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rltrack.tracking.delivery.deliver", lambda run: None)
+        patch.setattr("rltrack.tracking.delivery.Delivery", lambda run: NoDelivery())
         patch.setattr("rltrack.tracking.delivery.deliver_left_behind", lambda root: 0)
         prepare_process()
         for name, seed in (("one", 0), ("two", 1)):

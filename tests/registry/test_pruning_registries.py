@@ -87,6 +87,7 @@ RECOGNISED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_is_recognised_by_its_id_in_every_registry(own_root, databases):
     """Every way to say it, in every registry, for a run that was delivered to either."""
     expected = {}
@@ -107,6 +108,7 @@ def test_a_run_is_recognised_by_its_id_in_every_registry(own_root, databases):
         assert run.store().find("best").name == "v2"
 
 
+@pytest.mark.slow
 def test_a_model_where_the_environment_says_now(own_root, databases, monkeypatch):
     one, two = (made_run(own_root, name) for name in ("one", "two"))
     register(databases["other"], {"rltrack.policy": f"{run_id_of(one)}/v2"})

@@ -18,7 +18,7 @@ from rltrack.training.verify import comparable, first_difference, records_of
 pytest.importorskip("stable_baselines3")
 PPO = {"algorithm": "PPO", "hyperparameters": {"n_steps": 32, "batch_size": 32, "n_epochs": 2, "learning_rate": 0.003,
                                                "policy_kwargs": {"net_arch": [16]}}}  # fmt: skip
-SAC = {"algorithm": "SAC", "hyperparameters": {"learning_starts": 50, "buffer_size": 200, "batch_size": 8,
+SAC = {"algorithm": "SAC", "hyperparameters": {"train_freq": 4, "learning_starts": 50, "buffer_size": 200, "batch_size": 8,
                                                "policy_kwargs": {"net_arch": [8]}}}  # fmt: skip
 
 
@@ -84,13 +84,13 @@ def train(settings, *hooks):
 
 
 CASES = {
-    "timesteps": ({"total_timesteps": 2000, "eval_freq": 400, "checkpoint_freq": 300}, {}),
+    "timesteps": ({"total_timesteps": 1000, "eval_freq": 300, "checkpoint_freq": 200}, {}),
     "episodic": ({"strategy": "episodic", "total_episodes": 60, "eval_freq": 15, "checkpoint_freq": 10}, {}),
-    "episodic-sac": ({"strategy": "episodic", "total_episodes": 5, "eval_freq": 2, "checkpoint_freq": 1},
+    "episodic-sac": ({"strategy": "episodic", "total_episodes": 4, "eval_freq": 2, "checkpoint_freq": 1},
                      {"agent": SAC, "env": "Pendulum-v1"}),
     "mixed": ({"strategy": "mixed", "total_timesteps": 2000, "total_episodes": 90, "eval_freq": 500, "eval_freq_episodes": 20,
                "checkpoint_freq": 300}, {}),
-    "adaptive": ({"strategy": "adaptive", "total_timesteps": 3000, "eval_freq": 200, "checkpoint_freq": 250}, {}),
+    "adaptive": ({"strategy": "adaptive", "total_timesteps": 1500, "eval_freq": 200, "checkpoint_freq": 250}, {}),
     "early stopping": ({"total_timesteps": 6000, "eval_freq": 200, "checkpoint_freq": 250, "enable_early_stopping": True,
                         "patience": 3, "min_improvement": 30.0}, {}),
     "converged": ({"total_timesteps": 20000, "eval_freq": 300, "checkpoint_freq": 250, "convergence_threshold": 25.0}, {}),
@@ -99,7 +99,7 @@ CASES = {
     "beside adaptive": ({"strategy": "adaptive", "total_timesteps": 2000, "eval_freq": 200, "checkpoint_freq": 250},
                         {"evaluation": {"beside_training": True}}),
 }  # fmt: skip
-QUICK = ("timesteps", "adaptive")
+QUICK = ("timesteps",)
 NIGHTLY = ("beside",)
 """Part of another case."""
 
@@ -111,7 +111,9 @@ NIGHTLY = ("beside",)
         for case in CASES
     ],
 )
-def test_a_crash_changes_nothing(case, own_root):
+def test_a_crash_changes_nothing(case, own_root, request):
+    if "beside" in case:
+        request.getfixturevalue("forked")
     training, more = CASES[case]
     hooks = [Remembers(), Remembers()]
     whole = train(config("whole", training, **dict(more)), hooks[0])
@@ -126,7 +128,8 @@ def test_a_crash_changes_nothing(case, own_root):
     assert attempts[-1]["env_steps"] > 0
 
 
-def test_evaluation_beside_training_gives_the_same_numbers(own_root):
+@pytest.mark.slow
+def test_evaluation_beside_training_gives_the_same_numbers(own_root, forked):
     training = {"total_timesteps": 1000, "eval_freq": 250, "checkpoint_freq": 300}
     here = train(config("here", training))
     beside = train(config("beside", training, evaluation={"beside_training": True}))
@@ -137,25 +140,7 @@ def test_evaluation_beside_training_gives_the_same_numbers(own_root):
     assert (best[0].env_steps, best[0].score) == (best[1].env_steps, best[1].score)
 
 
-def test_a_player_that_dies_is_replaced(own_root):
-    class KillsPlayer:
-        kills = 0
-
-        def on_iteration_end(self, progress, stats):
-            player = trainer.loop.live.evaluations._player
-            if self.kills < 2 and player._process is not None and progress.env_steps > 300:
-                player._process.kill()
-                self.kills += 1
-
-    killer = KillsPlayer()
-    trainer = Trainer(
-        config("x", {"total_timesteps": 1000, "eval_freq": 250}, evaluation={"beside_training": True}), hooks=[killer]
-    )
-    statistics = trainer.train()
-    assert killer.kills == 2
-    assert [evaluation.env_steps for evaluation in statistics.evaluations] == [256, 512, 768, 1024]
-
-
+@pytest.mark.slow
 def test_a_hook_that_asked_to_stop_has_stopped(own_root):
     training = {"total_timesteps": 5000, "checkpoint_freq": 100, "eval_freq": None}
     assert train(config("h", training), Remembers(20)).reason == "saw 20 iterations"
@@ -175,6 +160,7 @@ def no_space(monkeypatch, when):
     monkeypatch.setattr(os, "write", write)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_failure", ["stop", "continue"])
 @pytest.mark.parametrize("when", ["in the middle", "at the end"])
 def test_a_full_disk_during_a_checkpoint(on_failure, when, own_root, monkeypatch):

@@ -94,6 +94,7 @@ def test_an_environment_that_cannot_be_taken_is_labelled(own_root, monkeypatch):
     assert [record["exact"] for record in kinds if record["kind"] == "attempt"] == [True, False]
 
 
+@pytest.mark.slow
 def test_other_threads_are_not_exact(own_root, monkeypatch):
     from rltrack.agents.sb3 import SB3Agent
 

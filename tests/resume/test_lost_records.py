@@ -97,6 +97,7 @@ def last_attempt(run):
     return run.attempts()[-1]
 
 
+@pytest.mark.slow
 def test_a_journal_from_an_older_backup_leaves_a_gap_that_is_told_everywhere(own_root, capsys):
     loop("whole").run()
     run = interrupted()
@@ -120,7 +121,7 @@ def test_a_journal_from_an_older_backup_leaves_a_gap_that_is_told_everywhere(own
     [warning] = [
         r["message"] for r in read_journal(run.journal_file) if r["kind"] == "warning" and "gap" in r["message"]
     ]
-    assert warning.startswith("The training goes on exactly, but its record has a gap")
+    assert warning.startswith("The training is resumed exactly, but its record has a gap")
     assert gap in warning
     # what was trained is what an uninterrupted run trains, with its own numbers; only the gap is missing
     whole = {record["seq"]: record for record in without_clock(numbered(Root().find("whole")))}
@@ -174,6 +175,7 @@ def test_an_inexact_resume_before_is_no_gap(own_root, monkeypatch):
     assert run_details(run)["missing"] == []
 
 
+@pytest.mark.slow
 def test_after_an_inexact_resume_lost_numbers_are_not_given_out_again(own_root, monkeypatch):
     run = interrupted()
     cut_after(run, 60)
@@ -223,6 +225,7 @@ def test_a_journal_that_was_changed_does_not_fit_its_version(own_root, change, s
     assert last_attempt(run)["missing"] == found
 
 
+@pytest.mark.slow
 def test_lost_records_without_a_number_are_noticed(own_root):
     run = interrupted()
     loop(stop_at=160).run()  # its first version comes after the records of an attempt
@@ -243,6 +246,7 @@ def test_lost_records_without_a_number_are_noticed(own_root):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [None, b"", b"no journal at all\n"])
 def test_without_a_journal_a_run_goes_on_from_its_versions_and_is_labelled(own_root, content, capsys):
     loop("whole").run()
@@ -277,6 +281,7 @@ def test_without_a_journal_the_versions_of_another_configuration_are_not_gone_on
     assert not run.journal_file.exists()
 
 
+@pytest.mark.slow
 def test_a_journal_without_its_beginning_gets_it_from_a_version(own_root):
     run = interrupted()
     before = run.configuration_record()["run_id"]
@@ -298,6 +303,7 @@ def test_with_neither_journal_nor_a_version_that_can_be_read_nothing_is_begun(ow
     assert not run.journal_file.exists()
 
 
+@pytest.mark.slow
 def test_the_journal_of_another_run_does_not_go_with_these_versions(own_root):
     run, other = interrupted("run"), interrupted("other", at=60)
     shutil.copy(other.journal_file, run.journal_file)
@@ -320,6 +326,7 @@ def test_a_damaged_line_is_named_and_training_goes_on(own_root, capsys):
     assert "Known: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_attempts_are_counted_on_where_the_journal_forgot_one(own_root):
     run = interrupted()
     backup = run.journal_file.read_bytes()
@@ -341,6 +348,7 @@ def test_numbers_that_were_lost_are_kept_free(tmp_path):
     assert RunHistory.read(path).missing == ["records 6 to 8 (between 5 and 9 env steps)"]
 
 
+@pytest.mark.slow
 def test_a_journal_shorter_than_its_copy_in_the_store_is_not_mixed_with_it(own_root, tmp_path, monkeypatch):
     monkeypatch.setenv("RLTRACK_SIGNING_KEY", "a key for tests only")
     store = f"file://{tmp_path}/store"

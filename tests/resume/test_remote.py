@@ -94,6 +94,7 @@ def everything(root):
     return {**comparable(versions.read(versions.find("last"))), "journal": records_of(run)}
 
 
+@pytest.mark.slow
 def test_another_machine_goes_on(store, tmp_path):
     Trainer(config(), root=tmp_path / "whole").train()
     first = Trainer(config(store), root=tmp_path / "a")
@@ -147,6 +148,7 @@ def test_a_killed_machine_is_replaced_again_and_again(store, tmp_path):
     assert first_difference(everything(tmp_path / "whole"), everything(tmp_path / f"m{number}"))[1] is None
 
 
+@pytest.mark.slow
 def test_a_trainer_thought_dead_cannot_commit(store, tmp_path):
     first = Trainer(config(store), root=tmp_path / "a")
 
@@ -168,6 +170,7 @@ def test_a_trainer_thought_dead_cannot_commit(store, tmp_path):
     assert first.loop.progress.env_steps < 1200 or first.loop.progress.state.value == "failed"
 
 
+@pytest.mark.slow
 def test_a_trainer_thought_dead_writes_while_another_begins(store, tmp_path, monkeypatch):
     first = Trainer(config(store), root=tmp_path / "a")
     stop_at(first, 300)
@@ -213,6 +216,7 @@ def test_nothing_unsigned_is_read(store, tmp_path, monkeypatch):
         Trainer(config(store), root=tmp_path / "b").train()
 
 
+@pytest.mark.slow
 def test_fetch(store, tmp_path):
     root = Root(tmp_path / "b")
     with pytest.raises(RunNotFound, match="holds no run 'roaming'"):
@@ -232,6 +236,7 @@ def test_fetch(store, tmp_path):
         fetch(Root(tmp_path / "c"), "roaming", store)
 
 
+@pytest.mark.slow
 def test_an_outage_stops_nothing_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("RLTRACK_SIGNING_KEY", KEY)
     monkeypatch.setattr("rltrack.training.session.MIRROR_SECONDS", 0.5)

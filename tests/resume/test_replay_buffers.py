@@ -57,6 +57,7 @@ def loop(name, buffer_class, stop_at=None, demonstrations=False):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("buffer_class", "demonstrations"), [(Weighted, False), (ReplayBuffer, True)])
 def test_they_come_back(buffer_class, demonstrations, own_root):
     whole = loop("whole", buffer_class, demonstrations=demonstrations)

@@ -83,7 +83,7 @@ def leaves(model):
     return found
 
 
-FAST = ("ppo", "a2c", "dqn", "maskable-ppo", "ars")
+FAST = ("ppo",)
 
 
 @pytest.mark.parametrize(

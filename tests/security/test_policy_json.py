@@ -364,6 +364,7 @@ def test_any_bytes_anywhere(good, folder, position, noise, how):
     acts_or_is_refused(folder, good)
 
 
+@pytest.mark.slow
 def test_reading_needs_nothing_of_rltrack(good, tmp_path):
     """The files are copied into each model; there they import each other, and nothing of rltrack."""
     import subprocess

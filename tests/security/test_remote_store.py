@@ -13,6 +13,7 @@ from rltrack.checkpoints.remote import RemoteRun
 from rltrack.checkpoints.unsigned import check_journal, claim_of
 from rltrack.errors import CheckpointCorrupt, ConfigurationError, RunTakenOver
 from rltrack.runs import Root
+from rltrack.tracking.delivery import NoDelivery
 from rltrack.training.fetching import fetch
 from rltrack.training.trainer import Trainer, config_of
 from tests.resume.test_remote import KEY, config, stop_at
@@ -24,7 +25,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RLTRACK_SIGNING_KEY", KEY)
-        patch.setattr("rltrack.tracking.delivery.deliver", lambda run: None)
+        patch.setattr("rltrack.tracking.delivery.Delivery", lambda run: NoDelivery())
         for name, seed in (("roaming", 3), ("other", 4)):
             tags = {"tags": {"kind": "original"}, "tensorboard_log_dir": None}
             made = config(f"file://{folder}/store", name=name, seed=seed, tracking=tags)

@@ -5,13 +5,16 @@ and signals as the real ones do, and end as the command ends; the command itself
 killed when they are. What a fork cannot show: what a module does when it is imported, another hash seed, a command line in the
 process table, and Prefect, which is never imported ahead, as it reads its settings then. Tests of those start real processes.
 
-``python -m tests.support.forks SOCKET`` is the process that forks.
+All of pytest's processes share it: each holds a shared lock, and it ends when nobody does.
+
+``python -m tests.support.forks FOLDER USERS READY`` is the process that forks.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import importlib
 import io
 import json
@@ -71,30 +74,45 @@ os._exit(code)
 class Forks:
     """The forking process and its two commands.
 
+    Args:
+        shared: A folder; whoever gives the same one gets the same process.
+
     Attributes:
         python: What to run instead of ``sys.executable``.
         programs: The folder with ``python`` and ``rltrack``, for PATH.
     """
 
-    def __init__(self) -> None:
-        self.programs = Path(tempfile.mkdtemp(prefix="forks-"))  # a socket's path is short
+    def __init__(self, shared: Path) -> None:
+        self._lock = os.open(shared / "forks.users", os.O_RDWR | os.O_CREAT)
+        with open(shared / "forks.folder", "a+") as known:
+            fcntl.flock(known, fcntl.LOCK_EX)
+            fcntl.flock(self._lock, fcntl.LOCK_SH)  # waits for a process that is ending
+            known.seek(0)
+            folder = known.read()
+            if not folder or not Path(folder).exists():
+                folder = tempfile.mkdtemp(prefix="forks-")  # a socket's path is short
+                self._start(Path(folder), shared / "forks.users")
+                known.truncate(0)
+                known.write(folder)
+        self.programs = Path(folder)
         self.python = str(self.programs / "python")
-        address = str(self.programs / "socket")
+
+    def _start(self, folder: Path, users: Path) -> None:
         for program in ("python", "rltrack"):
-            file = self.programs / program
+            file = folder / program
             text = CLIENT.format(
                 python=Path(sys.executable).resolve(),
-                address=address,
+                address=str(folder / "socket"),
                 program=program,
                 forwarded=[int(number) for number in FORWARDED],
             )
             file.write_text(text)
             file.chmod(0o755)
         ready, told = os.pipe()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.forks", address, str(told)],
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.support.forks", str(folder), str(users), str(told)],
             cwd=Path(__file__).resolve().parents[2],
-            stdin=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
             pass_fds=[told],
             start_new_session=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -104,21 +122,18 @@ class Forks:
             assert answer.read() == b"ready", "the process that forks has died"
 
     def close(self) -> None:
-        """End the process that forks, and every fork."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(60)
-        shutil.rmtree(self.programs)
+        """Leave it; with its last user the process that forks ends, and every fork."""
+        os.close(self._lock)
 
 
-def main(address: str, told: int) -> None:
-    """Fork for whoever connects, until standard input is closed."""
+def main(folder: Path, users: Path, told: int) -> None:
+    """Fork for whoever connects, until it has no users."""
     for name in AHEAD:
         importlib.import_module(name)
     assert threading.active_count() == 1, "a thread does not come along into a fork"
     path = [item for item in sys.path[1:] if item not in os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(address)
+    listener.bind(str(folder / "socket"))
     listener.listen(64)
     woken, waker = os.pipe()
     os.set_blocking(woken, False)
@@ -129,10 +144,11 @@ def main(address: str, told: int) -> None:
     os.close(told)
     clients: dict[int, socket.socket] = {}
     while True:
-        ready, _, _ = select.select([0, woken, listener, *clients.values()], [], [])
-        if 0 in ready:
+        ready, _, _ = select.select([woken, listener, *clients.values()], [], [], 2.0)
+        if not ready and _is_unused(users):
             for pid in clients:
                 _kill(pid)
+            shutil.rmtree(folder)
             return
         if woken in ready:
             with contextlib.suppress(BlockingIOError):
@@ -147,6 +163,19 @@ def main(address: str, told: int) -> None:
             if client in ready:  # nothing is ever sent: its end was closed, as it was killed
                 _kill(pid)
         _tell_ends(clients)
+
+
+def _is_unused(users: Path) -> bool:
+    """Whether nobody holds the lock; then it is held until this process has ended."""
+    lock = os.open(users, os.O_RDWR) if users.exists() else None
+    if lock is None:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return False
+    return True
 
 
 def _kill(pid: int) -> None:
@@ -249,7 +278,8 @@ def _run(wanted: dict[str, Any]) -> int:
         if arguments[0] == "-m":
             sys.path[0] = os.getcwd()
             sys.argv[:] = arguments[1:]
-            sys.modules.pop(arguments[1], None)  # it may have been imported ahead
+            if not hasattr(sys.modules.get(arguments[1]), "__path__"):
+                sys.modules.pop(arguments[1], None)  # it may have been imported ahead
             runpy._run_module_as_main(arguments[1])  # type: ignore[attr-defined]
         elif arguments[0] == "-c":
             sys.argv[:] = ["-c", *arguments[2:]]
@@ -288,4 +318,4 @@ def _end(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

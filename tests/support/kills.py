@@ -1,8 +1,8 @@
 """Trainings that are killed, in forks of this process: ``python -m tests.support.kills MODE CASE FOLDER NUMBER [SEED]``.
 
 ``at-points``: one kill at each of NUMBER operations on files, spread evenly over all that the checkpoints of a training do.
-``at-random``: NUMBER kills at random moments, over as many trainings as it takes. Every training must end as one without
-checkpoints.
+``at-random``: NUMBER kills at random moments, over as many trainings as it takes. Acceleration is switched on and off between
+the attempts. Every training must end as one without checkpoints and without acceleration.
 """
 
 from __future__ import annotations
@@ -39,13 +39,18 @@ SHORT, OFTEN = 5, 15
 """How often to checkpoint over a training: by marks only, or by marks and also by the clock."""
 
 
-def config(case: str, name: str, *, checkpoints: int) -> TrainingConfig:
+def config(case: str, name: str, *, checkpoints: int, acceleration: str) -> TrainingConfig:
     algorithm, environment, hyperparameters, steps = CASES[case]
     return TrainingConfig.from_mapping(
         {
             "name": name,
             "seed": 5,
-            "agent": {"algorithm": algorithm, "hyperparameters": hyperparameters, "device": "cpu"},
+            "agent": {
+                "algorithm": algorithm,
+                "hyperparameters": hyperparameters,
+                "device": "cpu",
+                "acceleration": acceleration,
+            },
             "environment": environment,
             "training": {
                 "total_timesteps": steps,
@@ -60,12 +65,20 @@ def config(case: str, name: str, *, checkpoints: int) -> TrainingConfig:
     )
 
 
-def start(case: str, root: Path, name: str, *, checkpoints: int = OFTEN, kill_at: int | None = None) -> int:
+def start(
+    case: str,
+    root: Path,
+    name: str,
+    *,
+    checkpoints: int = OFTEN,
+    kill_at: int | None = None,
+    acceleration: str = "auto",
+) -> int:
     """Train in a fork; with `kill_at`, it is killed at that operation on files. Returns its process."""
 
     def train() -> None:
         counter = Counter(kill_at)
-        trainer = Trainer(config(case, name, checkpoints=checkpoints), root=root)
+        trainer = Trainer(config(case, name, checkpoints=checkpoints, acceleration=acceleration), root=root)
         trainer.loop.delivers = False
         trainer.train()
         (root / f"{name}.operations").write_text(str(counter.count))
@@ -134,7 +147,7 @@ def kill_at_points(case: str, root: Path, number: int) -> int:
     for point in points:
         name = f"point-{point}"
         assert end(start(case, root, name, checkpoints=SHORT, kill_at=point)) == -signal.SIGKILL
-        assert end(start(case, root, name, checkpoints=SHORT)) == 0, name
+        assert end(start(case, root, name, checkpoints=SHORT, acceleration="off")) == 0, name
         check(root, name)
     print(f"{case}: {len(points)} kills at {total} operations of {SHORT} checkpoints")
     return len(points)
@@ -147,7 +160,7 @@ def kill_at_random(case: str, root: Path, number: int, seed: int) -> int:
         trainings += 1
         name = f"random-{trainings}"
         while kills < number:
-            pid = start(case, root, name)
+            pid = start(case, root, name, acceleration=rng.choice(("auto", "off")))
             time.sleep(rng.uniform(0.05, 0.9))
             os.kill(pid, signal.SIGKILL)
             if end(pid) == 0:
@@ -165,7 +178,7 @@ def main() -> None:
     mode, case, folder, number = sys.argv[1:5]
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
-    assert end(start(case, root, "whole", checkpoints=0)) == 0
+    assert end(start(case, root, "whole", checkpoints=0, acceleration="off")) == 0
     if mode == "at-points":
         kills = kill_at_points(case, root, int(number))
         assert kills > 0

@@ -22,7 +22,7 @@ from rltrack.training.trainer import Trainer
 from rltrack.training.verify import comparable, first_difference, records_of
 from tests.support.servers import check_delivered, destination_uri, free_port
 
-LONG, SHORT = 20_000, 2_000
+LONG, MIDDLE, SHORT = 20_000, 8_000, 2_000
 BOOT_SECONDS = 60.0
 
 
@@ -139,11 +139,11 @@ class Stack:
     def directory(self, name: str) -> RunDirectory:
         return RunDirectory(self.root.runs_folder / name)
 
-    def wait_for(self, what: str, ask, seconds: float = 180.0) -> Any:
+    def wait_for(self, what: str, ask, seconds: float = 180.0, every: float = 1.0) -> Any:
         deadline = time.monotonic() + seconds
         while not (found := ask()):
             assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}: {json.dumps(self.seen(), indent=1)}"
-            time.sleep(0.3)
+            time.sleep(every)
         return found
 
     def seen(self) -> dict[str, Any]:
@@ -154,7 +154,7 @@ class Stack:
 
     def wait_for_version(self, name: str, count: int = 2) -> None:
         folder = self.directory(name).path / "checkpoints"
-        self.wait_for(f"version {count} of {name}", lambda: len(list(folder.glob("v*"))) >= count)
+        self.wait_for(f"version {count} of {name}", lambda: len(list(folder.glob("v*"))) >= count, every=0.1)
 
     def wait_for_end(self, name: str, seconds: float = 240.0) -> None:
         self.wait_for(
@@ -201,14 +201,14 @@ def say(text: str) -> None:
 
 
 def short(stack: Stack) -> None:
-    """Up, a schedule that fires and skips, a run that is killed and comes back by itself, down."""
-    stack.train_undisturbed(LONG)
+    """Up, a schedule that fires and skips, a run that is killed and comes back by itself, a sweep, down."""
+    stack.train_undisturbed(MIDDLE)
     stack.up()
     try:
         stack.up()  # changes nothing
         _is_scheduled(stack)
-        _is_killed(stack)
-        _is_swept(stack)
+        _is_killed(stack, MIDDLE)
+        _is_swept(stack, trials=1)
     finally:
         stack.down()
 
@@ -218,7 +218,7 @@ def whole(stack: Stack) -> None:
     stack.train_undisturbed(LONG)
     stack.up()
     try:
-        for scene in (_completes, _is_scheduled, _is_cancelled, _is_preempted, _is_killed, _worker_is_killed,
+        for scene in (_completes, _is_scheduled, _is_swept, _is_cancelled, _is_preempted, _is_killed, _worker_is_killed,
                       _both_are_killed, _server_is_away, _is_drained):  # fmt: skip
             say(scene.__name__.strip("_").replace("_", " "))
             scene(stack)
@@ -238,15 +238,15 @@ def _completes(stack: Stack) -> None:
     assert refused.returncode != 0, "the server refuses bad values"
 
 
-def _is_swept(stack: Stack) -> None:
+def _is_swept(stack: Stack, trials: int = 2) -> None:
     """A sweep's trials are runs of a deployment, started once each; the command comes back to what is there."""
-    sweep = {"parameters": {"learning_rate": {"float": [1e-4, 1e-3]}}, "trials": 2, "pruner": "none"}
+    sweep = {"parameters": {"learning_rate": {"float": [1e-4, 1e-3]}}, "trials": trials, "pruner": "none"}
     file = stack.root.path.parent / "swept.json"
     file.write_text(json.dumps({**training(SHORT), "sweep": sweep}))
-    for _ in range(2):
+    for _ in range(trials):
         out = json.loads(stack.rltrack("sweep", str(file), "--deployed", "--json"))
-        assert [trial["state"] for trial in out["trials"]] == ["complete", "complete"]
-    for number in range(2):
+        assert [trial["state"] for trial in out["trials"]] == ["complete"] * trials
+    for number in range(trials):
         assert stack.states(f"swept-t{number:04d}") == ["Complete"]
         assert stack.directory(f"swept-t{number:04d}").status().is_finished
 
@@ -257,7 +257,7 @@ def _is_scheduled(stack: Stack) -> None:
 
     with stack.client() as client:
         deployment = client.read_deployment_by_name("retrain/retrain")
-        parameters = {"config": {**training(SHORT * 4), "name": "nightly"}}
+        parameters = {"config": {**training(SHORT * 2), "name": "nightly"}}
         [made] = client.create_deployment_schedules(
             deployment.id, [(IntervalSchedule(interval=timedelta(seconds=8)), True)]
         )
@@ -309,8 +309,8 @@ def _is_preempted(stack: Stack) -> None:
     assert stack.states("preempted")[0] == "Preempted"
 
 
-def _is_killed(stack: Stack) -> None:
-    stack.run("killed", LONG)
+def _is_killed(stack: Stack, steps: int = LONG) -> None:
+    stack.run("killed", steps)
     stack.wait_for_version("killed")
     stack.kill_trainer("killed")
     stack.wait_for_end("killed")

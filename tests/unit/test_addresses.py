@@ -55,6 +55,10 @@ ODD = [
     "a+b",
     "%",
 ]
+ODD_FOLDERS = [
+    " ".join(ODD[:5]),
+    *(pytest.param(" ".join(some), marks=pytest.mark.slow) for some in (ODD[5:10], ODD[10:])),
+]
 REFUSED = ["a?b", "a\nb", "a\x1b[31mb", ":memory:", "x mode=memory", "a\udcffb"]
 
 
@@ -103,8 +107,8 @@ def test_what_is_no_local_address():
     assert without_account("https://host/a@b") == "https://host/a@b"
 
 
-@pytest.mark.parametrize("name", ODD)
-def test_a_root_with_odd_letters_is_trained_and_delivered_under(name, tmp_path, database, monkeypatch):
+@pytest.mark.parametrize("name", ODD_FOLDERS, ids=range(3))
+def test_a_root_with_odd_letters_is_trained_and_delivered_under(name, tmp_path, database, monkeypatch, plots):
     monkeypatch.chdir(tmp_path)
     root = tmp_path / name / "mlruns"
     root.mkdir(parents=True)
@@ -114,6 +118,7 @@ def test_a_root_with_odd_letters_is_trained_and_delivered_under(name, tmp_path, 
     assert run_details(run)["delivery"]["complete"]
     check_delivered(run, sqlite_uri(root / "mlflow.db"), "FINISHED")
     assert list((root / "artifacts").rglob("config.yaml"))
+    assert list((root / "artifacts").rglob("plots/learning_curve.png"))
     assert all(path.is_relative_to(root) for path in files(tmp_path))
     assert moved_from(root) is None
     _check_database(sqlite_uri(root / "mlflow.db"))
@@ -188,6 +193,7 @@ def linked(tmp_path, database):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("real", "link"), ("link", "real")])
 def test_a_root_used_under_two_names(names, linked):
     runs = []
@@ -213,6 +219,7 @@ def test_a_root_used_under_two_names(names, linked):
     assert same_address(sqlite_uri(linked / "real" / "mlflow.db"), sqlite_uri(linked / "link" / "mlflow.db"))
 
 
+@pytest.mark.slow
 def test_a_move_after_both_names_were_used(linked):
     for root, name in (("real", "one"), ("link", "two")):
         train(linked / root, name)
@@ -236,6 +243,7 @@ def test_a_move_after_both_names_were_used(linked):
     assert relocate(Root(new)) is None
 
 
+@pytest.mark.slow
 def test_relocating_into_a_folder_inside_the_old_one(linked):
     train(linked / "real", "one")
     new = linked / "real" / "mlruns"
@@ -247,6 +255,7 @@ def test_relocating_into_a_folder_inside_the_old_one(linked):
     assert relocate(Root(new)) is None
 
 
+@pytest.mark.slow
 def test_relocating_a_database_of_an_unknown_schema_changes_nothing(linked):
     train(linked / "real", "one")
     (linked / "real").rename(linked / "new")
@@ -259,6 +268,7 @@ def test_relocating_a_database_of_an_unknown_schema_changes_nothing(linked):
     assert sqlite3.connect(database).execute("SELECT * FROM experiments").fetchall() == before
 
 
+@pytest.mark.slow
 def test_a_users_own_database_in_the_root_moves_along(linked):
     root = linked / "real"
     run, _ = train(root, "one")
@@ -277,6 +287,7 @@ def test_a_users_own_database_in_the_root_moves_along(linked):
 # ---- links that can be opened, options by both names ----
 
 
+@pytest.mark.slow
 def test_links_have_no_account(tmp_path, monkeypatch):
     from rltrack.flows.links import flow_run_page, mlflow_link
 

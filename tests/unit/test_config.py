@@ -142,6 +142,7 @@ def test_identity_leaves_operational_keys_out():
             "training": {"total_timesteps": 1000, "memory_limit_mb": 5.0, "max_seconds": 9},
             "tracking": {"experiment": "e"},
             "checkpoints": {"keep_last": 9},
+            "agent": {**MINIMAL["agent"], "acceleration": "off"},
         }
     )
     assert identity(one) == identity(other)

@@ -71,6 +71,7 @@ def test_servers_that_cannot_be_used(tmp_path, monkeypatch, variable, value, wor
     assert word in finding.found
 
 
+@pytest.mark.slow
 def test_a_server_that_a_profile_of_prefects_names(tmp_path):
     """In a process of its own: Prefect reads its profile once."""
     (tmp_path / "profiles.toml").write_text(
@@ -103,6 +104,7 @@ def test_versions_that_do_not_work_together(tmp_path, monkeypatch):
     assert "pip install" in found(tmp_path, "torch")[0].found
 
 
+@pytest.mark.slow
 def test_the_environments_that_it_names_are_there(tmp_path):
     """An extra that is said to be there can be used."""
     names = {"extra box2d": "LunarLander-v3", "extra mujoco": "HalfCheetah-v5", "extra atari": "ALE/Pong-v5"}

@@ -209,8 +209,9 @@ def test_a_first_evaluation_that_is_nan_is_not_the_best_one():
     assert Root().find("hiccup").store().find("best").score == max(means[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("reward", [NAN, INF, -INF, 1e308])
+@pytest.mark.parametrize("reward", [NAN, INF, pytest.param(-INF, marks=pytest.mark.nightly), 1e308])
 def test_one_bad_run_stops_no_listing(reward, capsys, tmp_path, monkeypatch):
     """As `nan_returns.py` of the issue."""
     monkeypatch.chdir(tmp_path)  # where `compare` and `export` write
@@ -355,6 +356,7 @@ SWEEP = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_bad_choice_fails_and_the_others_complete(tmp_path, capsys):
     """As `sweep_with_a_bad_choice.yaml` of the issue."""
     file = tmp_path / "sweep.yaml"

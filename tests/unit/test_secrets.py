@@ -219,6 +219,7 @@ def test_errors_do_not_repeat_it(monkeypatch, own_root):
     assert "abc123" not in journal
 
 
+@pytest.mark.slow
 def test_nothing_of_a_run_holds_the_secrets_that_a_program_gave_it(tmp_path, delivery, forked):
     from rltrack import TrainingLoop
     from tests.support.agents import ScriptedAgent, TinyEnv

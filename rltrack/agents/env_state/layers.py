@@ -23,12 +23,14 @@ from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper, VecMonitor
 
+from rltrack.acceleration.patches import Replacement
 from rltrack.agents.env_state import simulators
 from rltrack.agents.env_state.recorder import Recorder, recorder_of
 from rltrack.errors import NotCapturable
 
 _STAYS = (
-    EnvSpec, Recorder, types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, io.IOBase, type
+    EnvSpec, Recorder, Replacement, types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, io.IOBase,
+    type,
 )  # fmt: skip
 _STAYING_MODULES = ("pygame", "glfw", "OpenGL", "gymnasium.envs.mujoco.mujoco_rendering", "multiprocessing")
 _STAYING_NAMES = {
@@ -39,7 +41,7 @@ _STAYING_NAMES = {
     SubprocVecEnv: ("remotes", "work_remotes", "processes"),
     VecEnvWrapper: ("class_attributes",),
 }
-"""Infos are told to whoever steps, and are no state: each step makes them anew, and nothing of SB3 reads old ones."""
+"""Infos are returned by each step and are no state: SB3 never reads old ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class CoreMethod:
     put: Callable[[Any, Any], None]
 
 
-def gym_layers(env: Any) -> Iterator[Any]:
+def gym_layers(env: object) -> Iterator[Any]:
     """Yield the layers of a Gymnasium environment, outermost first."""
     while True:
         yield env
@@ -67,7 +69,7 @@ def gym_layers(env: Any) -> Iterator[Any]:
         env = env.env
 
 
-def capture(layers: list[Any], cores: list[Any], method: str) -> dict[str, Any]:
+def capture(layers: list[Any], cores: list[Any], method: str) -> dict[str, object]:
     """Return the state of `layers`.
 
     Args:
@@ -97,7 +99,9 @@ def capture(layers: list[Any], cores: list[Any], method: str) -> dict[str, Any]:
         "method": method,
         "pickle": buffer.getvalue(),
         "layers": [type(layer).__name__ for layer in layers],
-        "names": [sorted(vars(layer)) for layer in layers],
+        "names": [
+            [name for name, own in sorted(vars(layer).items()) if type(own) is not Replacement] for layer in layers
+        ],
         "spaces": [_stream(space) for space in spaces],
         "simulators": [simulators.take(simulator) for simulator in pickler.simulators],
         "time": time.time(),
@@ -137,7 +141,7 @@ def restore(layers: list[Any], cores: list[Any], state: dict[str, Any]) -> None:
         if method.name == "attributes" or not _among(layer, cores):
             for name in [name for name in _attributes(layer) if name not in known]:
                 del vars(layer)[name]
-        if "t_start" in saved:  # a Monitor's clock goes on as if no time had passed
+        if "t_start" in saved:  # a Monitor's clock continues as if no time had passed
             layer.t_start += away
     for space, stream in zip(spaces, state["spaces"], strict=True):
         if stream is None:
@@ -146,11 +150,11 @@ def restore(layers: list[Any], cores: list[Any], state: dict[str, Any]) -> None:
             space.np_random.bit_generator.state = stream
 
 
-def _among(layer: Any, cores: list[Any]) -> bool:
+def _among(layer: object, cores: list[Any]) -> bool:
     return any(layer is core for core in cores)
 
 
-def _attributes(layer: Any) -> dict[str, Any]:
+def _attributes(layer: object) -> dict[str, object]:
     staying = [name for cls, names in _STAYING_NAMES.items() if isinstance(layer, cls) for name in names]
     return {
         name: value
@@ -161,14 +165,14 @@ def _attributes(layer: Any) -> dict[str, Any]:
     }
 
 
-def _may_read_reset_infos(layer: Any) -> bool:
+def _may_read_reset_infos(layer: object) -> bool:
     """Whether it is somebody's own wrapper around vectorised environments; SB3's read no infos of a reset that is past."""
     return isinstance(layer, VecEnvWrapper) and not type(layer).__module__.startswith(
         ("stable_baselines3", "sb3_contrib")
     )
 
 
-def _reset_infos(layer: Any, layers: list[Any], spaces: list[Any]) -> dict[str, Any]:
+def _reset_infos(layer: object, layers: list[Any], spaces: list[Any]) -> dict[str, object]:
     """The infos of the last reset, if they can be pickled."""
     infos = vars(layer).get("reset_infos") if isinstance(layer, VecEnv) else None
     if infos is None:
@@ -180,7 +184,7 @@ def _reset_infos(layer: Any, layers: list[Any], spaces: list[Any]) -> dict[str, 
     return {"reset_infos": infos}
 
 
-def _put_attributes(layer: Any, attributes: dict[str, Any]) -> None:
+def _put_attributes(layer: object, attributes: dict[str, object]) -> None:
     vars(layer).update(attributes)
 
 
@@ -199,11 +203,11 @@ def has_own_state(core: Any) -> bool:
     return all(one.default is not one.empty for one in get) and len(needed) == 1
 
 
-def _take_own(core: Any) -> dict[str, Any]:
+def _take_own(core: Any) -> dict[str, object]:
     return {"state": core.get_state(), "np_random": vars(core).get("_np_random")}
 
 
-def _put_own(core: Any, saved: dict[str, Any]) -> None:
+def _put_own(core: Any, saved: dict[str, object]) -> None:
     core.set_state(saved["state"])
     core._np_random = saved["np_random"]
 
@@ -226,7 +230,7 @@ def _spaces(layers: list[Any]) -> list[gym.Space[Any]]:
     """Every space that a layer holds, nested ones too, each once, in an order that depends on the construction only."""
     found: dict[int, gym.Space[Any]] = {}
 
-    def add(value: Any) -> None:
+    def add(value: object) -> None:
         if isinstance(value, gym.Space) and id(value) not in found:
             found[id(value)] = value
             inner = getattr(value, "spaces", ())
@@ -244,7 +248,7 @@ def _stream(space: gym.Space[Any]) -> Any:
     return None if generator is None else generator.bit_generator.state
 
 
-def _live_simulators(layers: list[Any], cores: list[Any], spaces: list[Any], state: dict[str, Any]) -> list[Any]:
+def _live_simulators(layers: list[Any], cores: list[Any], spaces: list[Any], state: dict[str, object]) -> list[Any]:
     """The simulators of the layers as they are now, in the order in which a stream meets them.
 
     Raises:
@@ -302,7 +306,7 @@ class _Pickler(pickle.Pickler):
         offset = value.__array_interface__["data"][0] - owner.__array_interface__["data"][0]
         return _view, (owner, value.shape, value.dtype, offset, value.strides, value.flags.writeable)
 
-    def persistent_id(self, value: Any) -> tuple[str, int] | None:
+    def persistent_id(self, value: object) -> tuple[str, int] | None:
         known = self._live.get(id(value))
         if known is None and simulators.is_simulator(value):
             known = self._live[id(value)] = ("simulator", len(self.simulators))
@@ -340,7 +344,7 @@ class _Unpickler(pickle.Unpickler):
         return self._live[kind][index]
 
 
-def _culprit(layers: list[Any], spaces: list[Any], contents: list[dict[str, Any]], error: Exception) -> str:
+def _culprit(layers: list[Any], spaces: list[Any], contents: list[dict[str, object]], error: Exception) -> str:
     """Name the first attribute that cannot be pickled."""
     for layer, attributes in zip(layers, contents, strict=True):
         for name, value in attributes.items():

@@ -1,4 +1,4 @@
-"""Find out, on two scratch copies, how an environment can be taken so that it goes on as if nothing had happened.
+"""Find out, on two scratch copies, how an environment can be captured so that it continues as if nothing had happened.
 
 One copy plays through some episodes, is taken, and plays on. The other, played elsewhere before, gets that state and the
 same actions. Only where every observation, reward and flag has the same bits is a method good.
@@ -97,7 +97,7 @@ def _works(method: str, one: Any, other: Any, actions: Sequence[Any]) -> bool:
 
 
 def _play_on(env: Any, actions: Sequence[Any]) -> list[bytes]:
-    """Go on with the episode, and into the next one."""
+    """Continue the episode, and into the next one."""
     ours = actions[_BEFORE : _BEFORE + _AFTER]
     half = len(ours) // 2
     return [*_play(env, ours[:half]), digest(env.reset()[0]), *_play(env, ours[half:])]

@@ -35,11 +35,11 @@ class Recorder:
         self._hash = hashlib.blake2b(digest_size=16)
 
         @functools.wraps(self._reset)
-        def reset(**arguments: Any) -> Any:
+        def reset(**arguments: object) -> Any:
             return self._on_reset(arguments)
 
         @functools.wraps(self._step)
-        def step(action: Any) -> Any:
+        def step(action: object) -> Any:
             return self._on_step(action)
 
         vars(env).update({"reset": reset, "step": step, _ATTRIBUTE: self})
@@ -49,7 +49,7 @@ class Recorder:
         for name in ("reset", "step", _ATTRIBUTE):
             vars(self.env).pop(name, None)
 
-    def capture(self) -> dict[str, Any]:
+    def capture(self) -> dict[str, object]:
         """Return what it takes to get here again.
 
         Raises:
@@ -89,7 +89,7 @@ class Recorder:
         _update(self._hash, result[0])
         return result
 
-    def _on_step(self, action: Any) -> Any:
+    def _on_step(self, action: object) -> Any:
         self._actions.append(np.array(action) if isinstance(action, np.ndarray) else action)
         result = self._step(action)
         for item in result[:4]:
@@ -103,7 +103,7 @@ def record(env: gym.Env[Any, Any]) -> Recorder:
     return known if isinstance(known, Recorder) else Recorder(env)
 
 
-def recorder_of(env: Any) -> Recorder:
+def recorder_of(env: object) -> Recorder:
     """Return the recorder of an environment.
 
     Raises:
@@ -115,14 +115,14 @@ def recorder_of(env: Any) -> Recorder:
     return known
 
 
-def digest(outcome: Any) -> bytes:
+def digest(outcome: object) -> bytes:
     """Return a hash of what a reset or a step returned."""
     hashed = hashlib.blake2b(digest_size=16)
     _update(hashed, outcome)
     return hashed.digest()
 
 
-def _update(hashed: Any, value: Any) -> None:
+def _update(hashed: Any, value: object) -> None:
     if isinstance(value, np.ndarray) and value.dtype == object:
         _update(hashed, value.tolist())
     elif isinstance(value, np.ndarray | np.generic | bool | int | float):
@@ -140,7 +140,7 @@ def _update(hashed: Any, value: Any) -> None:
         hashed.update(pickle.dumps(value))
 
 
-def _streams(env: gym.Env[Any, Any]) -> dict[str, Any]:
+def _streams(env: gym.Env[Any, Any]) -> dict[str, object]:
     generator = vars(env).get("_np_random")
     return {
         "np_random": None if generator is None else generator.bit_generator.state,

@@ -50,7 +50,9 @@ class StateAccess(gym.Wrapper[Any, Any, Any, Any]):
             NotCapturable: If nobody said how to build one.
         """
         if self._build is None:
-            raise NotCapturable("StateAccess was not told how to build this environment anew: StateAccess(env, build).")
+            raise NotCapturable(
+                "StateAccess cannot rebuild this environment: it has no build function. Use StateAccess(env, build)."
+            )
         close_all(self.env)
         self.env = seed_spaces(self._build(), seed)
 

@@ -1,11 +1,11 @@
-"""The vectorised training environments of a run: by which tier they take part in an exact resume, taken and put back.
+"""The vectorised training environments of a run: the tier by which they take part in an exact resume, capture and restore.
 
 =============  ==================================================================================================
 tier           what a version holds
 =============  ==================================================================================================
 ``capture``    the inside of each environment, whole, or what its own ``get_state()`` returns
 ``replay``     the actions since each environment's last reset; replaying them must give the recorded bits
-``cut``        nothing but a seed: at marks every environment is built anew and reset (opt-in: learning notices)
+``cut``        nothing but a seed: at marks every environment is rebuilt and reset (opt-in: it changes what is learned)
 ``inexact``    nothing: after a resume the environments begin a new episode, and the run is labelled
 =============  ==================================================================================================
 """
@@ -29,11 +29,11 @@ from rltrack.errors import ConfigurationError, NotCapturable, ResumeMismatch
 
 
 class TrainingEnvs:
-    """Takes and puts back the state of a vectorised environment.
+    """Captures and restores the state of a vectorised environment.
 
     Args:
         venv: The outermost layer.
-        build: Builds one environment as the training ones were built, in this process; None where nobody can.
+        build: Builds one environment as the training ones were built, in this process; None where that is impossible.
         cut: Whether the tier is ``cut``.
         wants_probe: Whether scratch copies may be built to find out what works.
 
@@ -62,13 +62,13 @@ class TrainingEnvs:
         self.reason = ""
         self.is_probed = False
 
-    # ---- getting to know them ----
+    # ---- choosing the tier ----
 
     def prepare(self) -> None:
         """Find out the tier; call it before the first reset.
 
         Raises:
-            ConfigurationError: If the tier is ``cut`` and the environments cannot be built anew.
+            ConfigurationError: If the tier is ``cut`` and the environments cannot be rebuilt.
         """
         if isinstance(self._base, RestartingSubprocVecEnv):
             self.tier, self.reason = "inexact", "an environment that crashes is started again alone (restart_crashed)"
@@ -100,10 +100,10 @@ class TrainingEnvs:
         if finding.method == "replay":
             self._record()
 
-    def settle(self) -> None:
-        """Call it after the first reset: what no probe could find out is tried on the environments themselves.
+    def try_capture(self) -> None:
+        """Choose the tier after the first reset, where no probe could: try to capture the environments themselves.
 
-        A replay is not tried: it may give the recorded bits and go on differently, which only a probe finds out.
+        A replay is not tried: it may give the recorded bits and continue differently, which only a probe finds out.
         """
         if self.tier != "inexact" or self.reason:
             return
@@ -120,7 +120,7 @@ class TrainingEnvs:
         self.reason = f"{'; '.join(reasons)}; and no copy could be built to find out whether it can be replayed"
 
     def give_up(self, reason: str) -> None:
-        """From now on the tier is ``inexact``: something beside the environments cannot be taken."""
+        """From now on the tier is ``inexact``: something besides the environments cannot be captured."""
         self.tier, self.reason, self._method = "inexact", reason, None
 
     @property
@@ -141,7 +141,7 @@ class TrainingEnvs:
                 except NotCapturable:
                     continue
 
-    # ---- taking and putting back ----
+    # ---- capture and restore ----
 
     def capture(self) -> dict[str, Any] | None:
         """Return the state; None where it cannot be taken. If it could be so far, the tier becomes ``inexact``."""
@@ -173,7 +173,7 @@ class TrainingEnvs:
         layers.restore(self._vec_layers if "cut" in state else self._all_layers(), cores, state["layers"])
 
     def cut(self, seed: Sequence[int]) -> Any:
-        """Truncate every episode, build the environments anew, and reset them.
+        """Truncate every episode, rebuild the environments, and reset them.
 
         Args:
             seed: Made from the run's seed and its env steps only.
@@ -200,7 +200,7 @@ class TrainingEnvs:
         return observations
 
     def forget_cut(self) -> None:
-        """Training goes on: the environments are no longer where the last cut left them."""
+        """Training continues: the environments are no longer where the last cut left them."""
         self._last_cut = None
 
     # ---- inside ----
@@ -250,12 +250,12 @@ class TrainingEnvs:
         if isinstance(self._base, SubprocVecEnv) and self._base.has_attr("rebuild"):
             return
         raise ConfigurationError(
-            "checkpoints.cut_freq builds the environments anew, which needs environments made by gymnasium.make or from a "
+            "checkpoints.cut_freq rebuilds the environments, which needs environments made by gymnasium.make or from a "
             "configuration. Leave cut_freq out, or register the environment and make it by its id."
         )
 
     def _rebuild(self, seeds: list[int]) -> None:
-        """Build every environment anew; the next reset uses the seeds."""
+        """Rebuild every environment; the next reset uses the seeds."""
         for index, seed in enumerate(seeds):
             if isinstance(self._base, DummyVecEnv):
                 assert self._build is not None, "prepare() saw to it"
@@ -269,7 +269,7 @@ class TrainingEnvs:
         self._rebuild(cut["seeds"])
         if digest(self._base.reset()) != cut["digest"]:
             raise ResumeMismatch(
-                "Environments that were built anew and reset with the same seed began otherwise than recorded: they depend on "
+                "Environments that were rebuilt and reset with the same seed began otherwise than recorded: they depend on "
                 "something outside themselves."
             )
         self._last_cut = cut
@@ -278,7 +278,7 @@ class TrainingEnvs:
 class Wrappers:
     """What the layers around the environments hold as it is now, to begin with it again.
 
-    Some wrappers remember across resets (SB3's EpisodicLifeEnv goes on with a game that is not over).
+    Some wrappers remember across resets (SB3's EpisodicLifeEnv continues a game that is not over).
     """
 
     def __init__(self, venv: VecEnv) -> None:

@@ -80,6 +80,7 @@ def test_on_policy(case):
     both(lambda: build(algorithm, space, **options), 90, NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", OFF_POLICY)
 def test_off_policy(case):
     algorithm, space, options = OFF_POLICY[case]

@@ -59,6 +59,7 @@ few = settings(max_examples=10, deadline=None, derandomize=True, suppress_health
 many = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
 
+@pytest.mark.slow
 @few
 @given(models())
 def test_any_model(model):

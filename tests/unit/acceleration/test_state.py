@@ -28,6 +28,7 @@ def make(name):
     return build(algorithm, space, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_undo_and_accelerate_in_the_middle_change_nothing(name):
     plain, switched = make(name), make(name)
@@ -81,6 +82,7 @@ def test_state_put_back_is_taken_over(name):
     assert_same(*results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_callbacks_see_the_same_and_can_end_the_training(name):
     class Watching(BaseCallback):

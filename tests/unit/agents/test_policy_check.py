@@ -75,6 +75,7 @@ def test_a_reader_that_sorted_the_keys_would_be_noticed(monkeypatch):
     assert "does not act as in training: on 32 observations" in checked_description(model)["reason"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "stack"), [(DummyVecEnv, False), (DummyVecEnv, True), (SubprocVecEnv, False)])
 def test_a_normalised_image_keeps_its_own_dtype(kind, stack, tmp_path):
     inner = kind([lambda: OddEnv(image_and_vector())] * 2)

@@ -151,6 +151,7 @@ def test_the_page_needs_nothing_else(root, tmp_path):
     assert len(json.loads(files[-1].read_text())["groups"]) == 3
 
 
+@pytest.mark.slow
 def test_on_the_command_line(root, tmp_path, capsys):
     assert run_command(["compare", "slow-0", "slow-1", "fast-0", "--output", str(tmp_path / "out"), "--no-log"]) == 0
     out = capsys.readouterr().out

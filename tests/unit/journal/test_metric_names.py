@@ -160,6 +160,7 @@ class Names(BaseCallback):
         self.logger.record("", 3.0)
 
 
+@pytest.mark.slow
 def test_two_names_are_two_series_from_a_script_to_mlflow(database):  # noqa: F811
     """As `metric_names.py` of the issue."""
     model = PPO("MlpPolicy", "CartPole-v1", n_steps=128, batch_size=64, n_epochs=1, seed=0, device="cpu")

@@ -217,6 +217,7 @@ def test_bookmarks_survive_and_bad_ones_do_not_count(run):
         assert read_bookmark(run) == Bookmark("way")
 
 
+@pytest.mark.slow
 def test_the_report_is_bounded_and_the_curve_is_kept(run):
     report = RunReport(run, {"machine.host": "here"})
     journal = Journal(run.journal_file)

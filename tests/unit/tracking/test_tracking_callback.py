@@ -137,6 +137,18 @@ model.learn(320, callback=[rltrack.TrackingCallback("broken"), Breaks()])
 """
 
 
+def test_a_failure_is_recorded_where_methods_of_the_model_are_replaced(own_root):
+    """As `rltrack.accelerate` replaces them."""
+    model = ppo()
+    rltrack.accelerate(model)
+    model.env.envs[0].step = lambda action: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        model.learn(64, callback=rltrack.TrackingCallback(name="replaced"))
+    assert Root().find("replaced").status().reason.startswith("ZeroDivisionError")
+    assert type(model) is PPO
+    assert "collect_rollouts" in vars(model)
+
+
 @pytest.mark.slow
 def test_a_script_that_fails_says_so(own_root):
     done = subprocess.run(

@@ -24,6 +24,7 @@ from rltrack.console.runs import run_details
 from rltrack.errors import ConfigurationError
 from rltrack.identity import identity
 from rltrack.runs import Root
+from rltrack.tracking.report import RunReport
 from rltrack.training.trainer import Trainer
 
 
@@ -99,9 +100,31 @@ def test_small_networks_learn_on_the_cpu_and_the_record_says_why(own_root):
     trainer = Trainer(config({}, training={"total_timesteps": 64, "eval_freq": None}))
     trainer.loop.delivers = False
     trainer.train()
-    choice = run_details(Root(own_root).find("chosen"))["choices"]["device"]
-    assert choice["chosen"] == "cpu"
-    assert "GPU" in choice["reason"]
+    choices = run_details(Root(own_root).find("chosen"))["choices"]
+    assert choices["device"]["chosen"] == "cpu"
+    assert "GPU" in choices["device"]["reason"]
+    assert choices["acceleration"]["chosen"] == "on"
+    assert "checked bit by bit" in choices["acceleration"]["reason"]
+
+
+def test_what_is_not_accelerated_is_recorded_with_the_reason(own_root):
+    hyperparameters = {"n_steps": 64, "batch_size": 64, "n_epochs": 1, "use_sde": True}
+    budget = {"total_timesteps": 64, "eval_freq": None}
+    for acceleration, expected in (
+        ("auto", "in part (environments, optimizers, checked"),
+        (False, "off (as configured)"),
+    ):
+        agent = {"algorithm": "PPO", "hyperparameters": hyperparameters, "acceleration": acceleration}
+        trainer = Trainer(config({"id": "Pendulum-v1"}, str(acceleration), agent=agent, training=budget))
+        trainer.loop.delivers = False
+        trainer.train()
+        run = Root(own_root).find(str(acceleration))
+        report = RunReport(run, {})
+        report.catch_up(run.journal_file.stat().st_size, 0)
+        tag = report.tags()["rltrack.acceleration"]
+        assert tag.startswith(expected)
+        assert acceleration is False or "networks, collection, update not: the policy explores by gSDE" in tag
+        assert run.read_config()["agent"]["acceleration"] == ("auto" if acceleration else "off")
 
 
 def test_a_gpu_is_chosen_by_the_network(monkeypatch):

@@ -134,6 +134,7 @@ def test_a_sweep_goes_on_with_more_trials_but_not_with_another_training(tmp_path
         search(tmp_path, own_root, seeds=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "env_id"),
     [("PPO", "CartPole-v1"), ("A2C", "CartPole-v1"), ("DQN", "CartPole-v1"), ("SAC", "Pendulum-v1"), ("TD3", "Pendulum-v1"),
@@ -201,6 +202,7 @@ def test_bad_values_fail_their_trial_only_and_pruned_ones_stop_at_a_boundary(tmp
     assert write_best(found) is None
 
 
+@pytest.mark.slow
 def test_what_a_machine_lacks_is_not_the_trials_fault(tmp_path, own_root, monkeypatch):
     monkeypatch.delenv("RLTRACK_SIGNING_KEY", raising=False)
     base = training(checkpoints={"store": f"file://{tmp_path}/store"})

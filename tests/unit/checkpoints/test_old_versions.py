@@ -10,7 +10,7 @@ import pytest
 from rltrack.checkpoints import CheckpointStore
 from rltrack.checkpoints.rings import fill
 
-DATA = Path(__file__).resolve().parents[1] / "data"
+DATA = Path(__file__).resolve().parents[2] / "data"
 
 
 def test_format_1():

@@ -236,6 +236,7 @@ def test_an_output_of_a_logger_says_nothing_after_its_end():
     assert steps("ended") == [1]
 
 
+@pytest.mark.slow
 def test_a_recording_that_is_dropped_ends():
     recording = Recording("dropped", AGENT)
     recording.metrics(1, {"a": 1.0})
@@ -305,7 +306,7 @@ def test_a_forked_child_does_not_end_its_parents_recording():
 SCRIPT = """
 import os, sys, threading
 from rltrack.tracking import delivery
-delivery.deliver = lambda run: None
+delivery.Delivery = lambda run: delivery.NoDelivery()
 from rltrack.tracking.recording import Recording
 recording = Recording("script", {"algorithm": "x"})
 recording.metrics(1, {"a": 1.0})
@@ -313,6 +314,7 @@ BODY
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
@@ -378,7 +380,7 @@ TERMINAL = """
 import os, signal
 import rltrack
 from rltrack.tracking import delivery
-delivery.deliver = lambda run: None
+delivery.Delivery = lambda run: delivery.NoDelivery()
 from stable_baselines3 import PPO
 class Waits:
     def on_iteration_end(self, progress, stats):

@@ -37,7 +37,7 @@ def test_what_is_prepared_is_whole(own_root):
     live = loop_of(name="whole").prepare()
     before = dict(vars(live))
     empty = [name for name, value in before.items() if value is None]
-    assert empty == ["_delivery"], "nothing is delivered here"
+    assert empty == []
     assert live.run().state is TrainingState.COMPLETED
     after = vars(live)
     assert after.keys() == before.keys()

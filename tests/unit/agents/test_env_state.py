@@ -145,7 +145,7 @@ def envs_of(build, n_envs=2, **more):
     envs = TrainingEnvs(venv, lambda: DummyVecEnv([build]).envs[0], **more)
     envs.prepare()
     venv.reset()
-    envs.settle()
+    envs.try_capture()
     return envs
 
 
@@ -193,7 +193,7 @@ def test_without_a_copy_only_taking_is_trusted():
         envs = TrainingEnvs(make_vec_env(env, 1, seed=0), None)
         envs.prepare()
         envs.venv.reset()
-        envs.settle()
+        envs.try_capture()
         return envs
 
     assert (unprobed(Drift).tier, unprobed(Drift).is_probed) == ("capture", False)
@@ -222,7 +222,7 @@ def test_cut():
     play(other, 7)
     other.restore(state)
     assert first_difference(expected, play(other, 30, seed=1))[1] is None
-    with pytest.raises(ConfigurationError, match=r"cut_freq builds the environments anew"):
+    with pytest.raises(ConfigurationError, match=r"cut_freq rebuilds the environments"):
         TrainingEnvs(make_vec_env(Drift, 1), None, cut=True).prepare()
 
 
@@ -257,6 +257,7 @@ def test_a_custom_vectorised_environment_may_bring_its_own_state():
     assert wrapped.tier == "capture"
 
 
+@pytest.mark.slow
 def test_workers_without_access_are_inexact_and_say_what_to_do():
     from stable_baselines3.common.vec_env import SubprocVecEnv
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -86,10 +87,12 @@ def test_what_was_changed_is_named(run):
     with pytest.raises(RltrackError, match="was not reproduced"):
         require_reproduced(run, run.store().find("last"))
     run.journal_file.write_bytes(journal)
-    config = run.config_file.read_text()
-    run.config_file.write_text(config.replace("n_epochs: 2", "n_epochs: 3"))
+    config = run.read_config()
+    changed = copy.deepcopy(config)
+    changed["agent"]["hyperparameters"]["n_epochs"] = 3
+    run.write_config(changed)
     assert "agent.hyperparameters.n_epochs" in reproduce(run, repeat=repeat).result
-    run.config_file.write_text(config)
+    run.write_config(config)
     run.journal_file.write_bytes(journal)
     _change_weight(run)
     found = reproduce(run, repeat=repeat)

@@ -14,9 +14,10 @@ import pytest
 from rltrack.cli import run_command
 from rltrack.runs import Root
 from rltrack.tracking.bookmark import read_bookmark
+from rltrack.tracking.delivery import NoDelivery
 
 pytest.importorskip("stable_baselines3")
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def trained(tmp_path_factory):
         "evaluation: {episodes: 2}\n"
     )
     patch = pytest.MonkeyPatch()
-    patch.setattr("rltrack.tracking.delivery.deliver", lambda run: None)
+    patch.setattr("rltrack.tracking.delivery.Delivery", lambda run: NoDelivery())
     patch.setattr("rltrack.tracking.delivery.deliver_left_behind", lambda root: 0)
     for seed in (0, 1):
         assert (
@@ -220,6 +221,7 @@ def test_python_m(tmp_path):
     assert "No runs under" in result.stdout
 
 
+@pytest.mark.slow
 def test_checkpoints_are_listed_verified_pinned_and_pruned(own_root, capsys):
     run_command(["train", "--algo", "ppo", "--env", "CartPole-v1", "--timesteps", "600", "--name", "kept",
                  "--set", "agent.hyperparameters.n_steps=100", "--set", "training.checkpoint_freq=100",
@@ -250,6 +252,7 @@ def test_checkpoints_are_listed_verified_pinned_and_pruned(own_root, capsys):
     assert "committed:" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_show_says_how_a_resume_comes_out(own_root, capsys):
     run_command(["train", "--algo", "a2c", "--env", "CartPole-v1", "--timesteps", "100", "--name", "shown"])
     capsys.readouterr()
@@ -262,7 +265,7 @@ def test_show_says_how_a_resume_comes_out(own_root, capsys):
 
 
 @pytest.mark.slow
-def test_verify_resume(own_root, capsys):
+def test_verify_resume(own_root, capsys, forked):
     settings = ["--set", "agent.hyperparameters.n_steps=32", "--set", "agent.hyperparameters.batch_size=32"]
     assert run_command(["verify-resume", "--algo", "ppo", "--env", "CartPole-v1", "--kills", "1", *settings]) == 0
     assert "exact: 500 env steps, 1 kills" in capsys.readouterr().out
@@ -329,7 +332,7 @@ def test_sync_delivers_and_relocate_repairs_what_was_moved(trained, capsys, tmp_
 
 
 @pytest.mark.slow
-def test_ui_serves_both_pages_and_ends_both(trained, tmp_path):
+def test_ui_serves_both_pages_and_ends_both(trained, tmp_path, forked):
     import signal
     import time
     import urllib.request

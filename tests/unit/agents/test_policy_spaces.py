@@ -80,7 +80,7 @@ def assert_same(one, other):
             assert np.array_equal(getattr(one, name), getattr(other, name)), name
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(ALL)
 def test_described_written_and_built_it_is_the_same(space):
     data = space_as_data(space)

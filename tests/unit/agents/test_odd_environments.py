@@ -40,7 +40,7 @@ from rltrack.training.progress import TrainingState
 from rltrack.training.trainer import evaluate_run
 from tests.support import odd_envs
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 QUICK = {"n_steps": 64, "batch_size": 64, "n_epochs": 1}
 
 
@@ -133,6 +133,7 @@ def test_an_error_of_cleaning_up_does_not_replace_the_error_before(tmp_path):
 # ---- infos are no state ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["LambdaInInfo", "ItselfInInfo", "KeepsInfo", "KeepsObjects", "DelRaises"])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_what_cannot_be_pickled_does_not_end_a_training(kind, tmp_path):
@@ -222,6 +223,7 @@ def test_a_time_limit_among_the_wrappers_ends_episodes(tmp_path):
     assert evaluate_run(Root(tmp_path).find("odd"), episodes=2)[1].lengths == (25, 25)
 
 
+@pytest.mark.slow
 def test_a_run_of_before_keeps_its_order_of_wrappers(tmp_path):
     wrappers = [{"gymnasium.wrappers.ClipReward": {"max_reward": 0.5}}]
     old = config("CartPole-v1", environment={"wrappers": wrappers, "wrappers_inside_monitor": False})
@@ -310,6 +312,7 @@ def test_a_training_without_ends_says_so_and_ends(tmp_path, monkeypatch):
     assert all("TimeLimit" in message for message in said)
 
 
+@pytest.mark.slow
 def test_max_seconds_ends_an_evaluation_that_does_not_end(tmp_path, monkeypatch):
     monkeypatch.setattr("rltrack.training.clock.OVERTIME_SECONDS", 0.2)
     statistics = trained(config("OddEndless-v0", training={"max_seconds": 0.5}), tmp_path)
@@ -350,6 +353,7 @@ def test_an_evaluation_shows_how_it_goes(tmp_path, capsys):
     assert "evaluating (3 episodes done, 12,345 steps)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_warning_is_shown_while_the_log_goes_to_a_file(tmp_path):
     program = (
         "import gymnasium as gym, logging; from stable_baselines3 import PPO; from rltrack import TrainingLoop\n"

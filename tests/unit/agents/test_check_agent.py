@@ -223,7 +223,7 @@ WRONG = {
     "a counter that is not restored": ({"restore": restores_no_steps}, "restore() does not bring back counters/steps"),
     "numpy's process-wide stream": (
         {"advance": draws_from_process},
-        "do not bring back the environment's np_random, numpy.random.",
+        "the environment's np_random, numpy.random.",
     ),
     "Python's process-wide stream": (
         {"advance": draws_from_python},

@@ -84,7 +84,7 @@ def test_plots_are_pictures_with_something_on_them(journal_file, tmp_path):
     for path in paths:
         picture = imread(path)
         assert picture.shape[1] > 400
-        assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 20
+        assert len(np.unique(picture[::4, ::4].reshape(-1, picture.shape[2]), axis=0)) > 20
     assert draw_run(MetricsTracker(), tmp_path / "none") == []
 
 

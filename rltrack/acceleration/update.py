@@ -1,0 +1,36 @@
+"""What the updates of all algorithms have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from rltrack.acceleration.optimizers import FlatOptimizer
+from rltrack.acceleration.watching import Watched
+
+
+def train_method(
+    model: Any, networks: Watched, optimizers: Mapping[str, FlatOptimizer], update: Callable[..., None]
+) -> Callable[..., None]:
+    """Return what replaces the model's `train`: SB3's own where somebody watches, and `update` after SB3's beginning else."""
+    trained = [flat.optimizer for flat in optimizers.values()]
+
+    def train(*arguments: Any, **keywords: Any) -> None:
+        if networks.is_watched_in_updates():
+            type(model).train(model, *arguments, **keywords)
+            return
+        model.policy.set_training_mode(True)
+        model._update_learning_rate(trained)
+        update(*arguments, **keywords)
+
+    return train
+
+
+def mean(values: list[torch.Tensor]) -> Any:
+    """Return the mean of numbers, as of a list of what `item` returns."""
+    if len(values) == 1:  # the usual case of off-policy algorithms
+        return np.float64(values[0].item())
+    return np.mean(torch.stack(values).tolist())
