@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rltrack.cli.shared import EXIT_ERROR, AsJson, RunAndVersion, RunName, app, print_json, the_root
+from rltrack.cli.shared import EXIT_ERROR, AsJson, RunAndVersion, RunName, app, print_json, the_root, working
 from rltrack.errors import ConfigurationError
 
 _PANEL = "Inspection"
@@ -81,3 +81,61 @@ def watch(
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         os.environ.setdefault("MUJOCO_GL", "egl")
         typer.echo(f"{film}: {watching.film(found, chosen, seed, film)} frames of {', '.join(chosen)}")
+
+
+@app.command(rich_help_panel=_PANEL)
+def diagnose(
+    run: RunName,
+    at: Annotated[
+        int | None,
+        typer.Option(
+            metavar="STEPS", help="Begin at the newest version at or before; default: the newest.", show_default=False
+        ),
+    ] = None,
+    until: Annotated[
+        int | None,
+        typer.Option(
+            metavar="STEPS", help="End here; default: where the records end, and two iterations on.", show_default=False
+        ),
+    ] = None,
+    pdb: Annotated[bool, typer.Option("--pdb", help="Open Python's debugger where the first cause was found.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Repeat a failed run's last iterations under watch, and name the first NaN, infinity or error. Exit code 1 if there is one.
+
+    \b
+    rltrack diagnose robot-sac
+    rltrack diagnose robot-sac --at 40000 --until 45000
+    """
+    import dataclasses
+
+    from rltrack.inspection.diagnosing import diagnose as find_cause
+
+    with working(f"repeating the last iterations of {run}"):
+        found = find_cause(the_root().find(run), at=at, until=until)
+    where = f"{found.from_steps:,} to {found.to_steps:,} env steps, from {found.begin or 'the start'}"
+    if as_json:
+        print_json(
+            {**dataclasses.asdict(dataclasses.replace(found, error=None)), "error": found.error and str(found.error)}
+        )
+    else:
+        for note in found.notes:
+            typer.echo(f"note: {note}")
+        if found.cause is None:
+            typer.echo(f"nothing found: {where}")
+        else:
+            env = "" if found.cause.env_index is None else f", env {found.cause.env_index}"
+            typer.echo(
+                f"first cause ({found.cause.kind}) at {found.cause.env_steps:,} env steps{env}:\n{found.cause.text}"
+            )
+            for line in found.history:
+                typer.echo(f"  {line}")
+            typer.echo(f"repeated: {where}")
+        if found.script is not None:
+            typer.echo(f"the episode without rltrack: python {found.script}")
+    if pdb and found.error is not None:
+        import pdb as debugger
+
+        debugger.post_mortem(found.error.__traceback__)
+    if found.cause is not None:
+        raise typer.Exit(EXIT_ERROR)
