@@ -68,12 +68,14 @@ class FirstCause:
 
     Attributes:
         cause: The first cause; None as long as all is well.
+        doing: What the training does, for errors that nothing watched was part of, such as ``in an evaluation: ``.
         actions_out_of_bounds: The first action that a layer of an environment was given and that is not in its action space.
     """
 
     def __init__(self, model: BaseAlgorithm) -> None:
         self._model: Any = model
         self.cause: Cause | None = None
+        self.doing = ""
         self.actions_out_of_bounds: str | None = None
         self.episodes: dict[int, Episode] = {}
         self._undo: list[Callable[[], None]] = []
@@ -100,7 +102,7 @@ class FirstCause:
     def exception(self, error: BaseException) -> Cause:
         """Return the cause of an error that ended the training, where no watch found any before."""
         if self.cause is None:
-            what = f"{type(error).__name__}: {_one_line(error)}"
+            what = f"{self.doing}{type(error).__name__}: {_one_line(error)}"
             if isinstance(error, EOFError | BrokenPipeError | ConnectionResetError):
                 self._keep("process", f"the process of an environment died: {self._dead_workers() or what}")
             else:
@@ -117,12 +119,13 @@ class FirstCause:
             for index, env in enumerate(base.envs):
                 self.episodes[index] = Episode()
                 stack = list(gym_layers(env))
-                for layer in reversed(stack):
-                    self._watch_layer(layer, index, outermost=layer is stack[0])
+                for place in reversed(range(len(stack))):
+                    giver = type(stack[place - 1]).__name__ if place else "the policy"
+                    self._watch_layer(stack[place], index, giver, outermost=place == 0)
         for layer in reversed(layers):
             self._watch_vec_layer(layer)
 
-    def _watch_layer(self, layer: Any, index: int, *, outermost: bool) -> None:
+    def _watch_layer(self, layer: Any, index: int, giver: str, *, outermost: bool) -> None:
         step, reset, name = layer.step, layer.reset, type(layer).__name__
 
         def watched_reset(**arguments: Any) -> Any:
@@ -136,7 +139,7 @@ class FirstCause:
             if outermost:
                 self.episodes[index].actions.append(np.array(action) if isinstance(action, np.ndarray) else action)
             self._look_at(action, "action", f"{name} was given", index)
-            self._look_at_bounds(layer, action, index)
+            self._look_at_bounds(layer, action, index, giver)
             try:
                 result = step(action)
             except Exception as error:
@@ -169,13 +172,13 @@ class FirstCause:
         self._replace(layer, "step_async", watched_async)
         self._replace(layer, "step_wait", watched_wait)
 
-    def _look_at_bounds(self, layer: Any, action: Any, index: int) -> None:
+    def _look_at_bounds(self, layer: Any, action: Any, index: int, giver: str) -> None:
         space = layer.action_space
         if self.actions_out_of_bounds is not None or not isinstance(space, gym.spaces.Box | gym.spaces.Discrete):
             return
         if not space.contains(np.asarray(action, dtype=space.dtype) if isinstance(space, gym.spaces.Box) else action):
             self.actions_out_of_bounds = (
-                f"{type(layer).__name__} was given the action {_value(action)}, not in {space}; env {index}, "
+                f"{giver} gave {type(layer).__name__} the action {_value(action)}, which is not in {space}; env {index}, "
                 f"{self._model.num_timesteps:,} env steps"
             )
 
@@ -212,13 +215,13 @@ class FirstCause:
                 given = next((f"; its input holds {value:g}" for one in inputs if (value := _bad(one)) is not None), "")
                 weights = [own for own, value in module.named_parameters(recurse=False) if _bad(value) is not None]
                 if weights:
-                    self._found("weights", f"the weights {name}.{weights[0]} hold {bad:g}{self._growth()}")
-                self._found("activation", f"{name} ({type(module).__name__}) returned {bad:g}{given}{self._growth()}")
+                    self._found("weights", f"the weights {name}.{weights[0]} hold {bad:g}")
+                self._found("activation", f"{name} ({type(module).__name__}) returned {bad:g}{given}")
 
         return look
 
     def _watch_losses(self) -> None:
-        backward = torch.Tensor.backward
+        backward: Any = torch.Tensor.backward
 
         def watched(tensor: torch.Tensor, *arguments: Any, **more: Any) -> Any:
             if self.cause is None and (bad := _bad(tensor)) is not None:
@@ -229,7 +232,7 @@ class FirstCause:
                 first = next((name for name in terms if name != "loss"), terms[0] if terms else "the loss")
                 others = [name for name in terms if name != first][:_SHOWN_LOSSES]
                 also = f", and so are {', '.join(others)}" if others else ""
-                self._found("loss", f"{first} is {bad:g}{also}{self._growth()}")
+                self._found("loss", f"{first} is {bad:g}{also}")
             return backward(tensor, *arguments, **more)
 
         torch.Tensor.backward = watched  # type: ignore[method-assign, assignment]
@@ -242,7 +245,7 @@ class FirstCause:
     def _after_gradient(self, parameter: Any) -> Callable[[torch.Tensor], None]:
         def look(gradient: torch.Tensor) -> None:
             if self.cause is None and (bad := _bad(gradient)) is not None:
-                self._found("gradient", f"the gradient of {self._names[id(parameter)]} is {bad:g}{self._growth()}")
+                self._found("gradient", f"the gradient of {self._names[id(parameter)]} is {bad:g}")
 
         return look
 
@@ -260,23 +263,22 @@ class FirstCause:
             )
             self._largest.append((self._model.num_timesteps, weight, gradient, float(optimizer.param_groups[0]["lr"])))
             if self.cause is None and not np.isfinite(weight):
-                self._found("weights", f"a step of {type(optimizer).__name__} made a weight {weight:g}{self._growth()}")
+                self._found("weights", f"a step of {type(optimizer).__name__} made a weight {weight:g}")
             return result
 
         return watched
 
     def _growth(self) -> str:
-        """Say so where the weights grew before: then the numbers follow from that."""
+        """Say so where the weights grew before: then other numbers follow from that."""
         if not self._largest:
             return ""
         (_, first, _, _), (steps, last, gradient, rate) = self._largest[0], self._largest[-1]
-        begin = min(first, 1.0)
-        if last > _GROWN * max(begin, 1e-3):
-            return (
-                f". Before that the largest weight grew to {last:.4g} at {steps:,} env steps, with a learning rate of {rate:.4g} "
-                f"and a largest gradient of {gradient:.4g}"
-            )
-        return ""
+        if last <= _GROWN * max(min(first, 1.0), 1e-3):
+            return ""
+        return (
+            f"the largest weight grew to {last:.4g} at {steps:,} env steps, with a learning rate of {rate:.4g} and a "
+            f"largest gradient of {gradient:.4g}"
+        )
 
     # ---- inside ----
 
@@ -290,6 +292,9 @@ class FirstCause:
             self.cause = Cause(kind, printable(text), index, int(self._model.num_timesteps), episode)
 
     def _found(self, kind: str, text: str, index: int | None = None) -> None:
+        growth = self._growth()
+        if growth and index is None:
+            kind, text = "weights", f"{growth}; then {text}"
         self._keep(kind, text, index)
         raise CauseFound(text)
 

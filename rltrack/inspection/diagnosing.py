@@ -90,7 +90,7 @@ def _repeat(run: RunDirectory, begin: Version | None, until: int | None) -> Diag
         error: BaseException | None = None
         try:
             live.start()
-            _train(live, history.env_steps, until)
+            _train(live, watch, history.env_steps, until)
         except (Exception, CauseFound) as raised:
             error = raised
             watch.exception(raised)
@@ -112,7 +112,7 @@ def _repeat(run: RunDirectory, begin: Version | None, until: int | None) -> Diag
         )  # fmt: skip
 
 
-def _train(live: LiveTraining, recorded: int, until: int | None) -> None:
+def _train(live: LiveTraining, watch: FirstCause, recorded: int, until: int | None) -> None:
     """Train an iteration at a time, to `until`, or a little past the end of the records."""
     past = 0
     while (due := live.due()) is not Due.END:
@@ -121,6 +121,7 @@ def _train(live: LiveTraining, recorded: int, until: int | None) -> None:
             if (until is not None and steps >= until) or (until is None and past == _ITERATIONS_PAST_THE_END):
                 return
             past += steps >= recorded
+        watch.doing = "" if due is Due.CHUNK else "in an evaluation: "
         live.perform(due, Mark(env_steps=steps + 1) if due is Due.CHUNK else None)
 
 
@@ -214,4 +215,5 @@ env.reset(**EPISODE["reset"])
 for number, action in enumerate(EPISODE["actions"], 1):
     observation, reward, terminated, truncated, info = env.step(value(action))
     print(number, action, reward, terminated or truncated)
+print("Nothing was raised: the error depends on more than this episode, such as earlier ones, or the machine.")
 '''
