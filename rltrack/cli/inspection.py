@@ -40,7 +40,7 @@ def reproduce(
     if as_json:
         print_json(dataclasses.asdict(found))
     else:
-        typer.echo(f"{run} {found.result}\ncertificate   {found_run.certificate_file}")
+        typer.echo(f"{run} {found.result}\ncertificate   {(found_run.path / CERTIFICATE)}")
     if not found.reproduced:
         raise typer.Exit(EXIT_ERROR)
 

@@ -113,7 +113,7 @@ def reproduce(
         result = _share(outcomes, versions[-1].env_steps) if wrong is None else f"differs: {wrong}"
         found = Reproduction(wrong is None, result, tuple(notes), tuple(outcomes))
         certificate = _certificate(run, found, versions, identity_hash(identity(config)))
-        replace_text(run.certificate_file, json.dumps(certificate, indent=2) + "\n")
+        replace_text((run.path / CERTIFICATE), json.dumps(certificate, indent=2) + "\n")
         journal = Journal(run.journal_file)
         try:
             RunWriter(journal).reproduction(found.reproduced, found.result)
@@ -135,12 +135,12 @@ def require_reproduced(run: RunDirectory, version: Version) -> None:
     """
     again = f"Make one: rltrack reproduce {run.name}."
     try:
-        certificate: Any = json.loads(run.certificate_file.read_bytes())
+        certificate: Any = json.loads((run.path / CERTIFICATE).read_bytes())
         reproduced, result, known = certificate["reproduced"], certificate["result"], certificate["digests"]["versions"]
     except FileNotFoundError:
         raise RltrackError(f"Run {run.name} has no certificate of a reproduction. {again}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RltrackError(f"{run.certificate_file} cannot be read ({error}). {again}") from None
+        raise RltrackError(f"{(run.path / CERTIFICATE)} cannot be read ({error}). {again}") from None
     if reproduced is not True:
         raise RltrackError(f"Run {run.name} was not reproduced: {result}. Find out why before you promote it.")
     if certificate.get("covers") is not True:

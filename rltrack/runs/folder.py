@@ -39,6 +39,8 @@ from rltrack.runs.configuration import StoredConfiguration
 from rltrack.runs.history import RunHistory, RunStatus, read_configuration
 
 DEFAULT_ROOT = "mlruns"
+CERTIFICATE = "reproduction.json"
+"""In a run's folder: the certificate of the last `rltrack reproduce`."""
 
 
 def resolve_root(root: str | Path | None = None) -> Path:
@@ -111,11 +113,6 @@ class RunDirectory:
     def destination_file(self) -> Path:
         """Where the run's numbers go."""
         return self.path / "destination.json"
-
-    @property
-    def certificate_file(self) -> Path:
-        """The certificate of the last `rltrack reproduce`."""
-        return self.path / "reproduction.json"
 
     @property
     def exports(self) -> Path:

@@ -219,7 +219,7 @@ class RunReport:
         """Return the files that stand for the run, each with its folder: configuration, log, plots."""
         found = [
             (path, "")
-            for path in (self.run.config_file, self.run.log_file, self.run.certificate_file)
+            for path in (self.run.config_file, self.run.log_file, (self.run.path / CERTIFICATE))
             if path.is_file()
         ]
         found += [(path, "plots") for path in sorted(self.plots)]

@@ -69,7 +69,7 @@ def test_a_run_is_reproduced_and_certified(run, capsys):
     assert sum(outcome.records for outcome in found.outcomes) == numbered
     for version in run.store().versions():
         require_reproduced(run, version)
-    certificate = json.loads(run.certificate_file.read_bytes())
+    certificate = json.loads((run.path / CERTIFICATE).read_bytes())
     assert certificate["digests"]["versions"].keys() == {version.name for version in run.store().versions()}
     assert run_command(["show", "again"]) == 0
     assert "reproduction: reproduced: all of 64" in capsys.readouterr().out
@@ -147,4 +147,4 @@ def test_segments_are_chosen():
 def test_every_algorithm_is_reproduced_in_processes(algorithm, own_root):
     run = trained(own_root, algorithm)
     assert run_command(["reproduce", "again", "--jobs", "2"]) == 0
-    assert json.loads(run.certificate_file.read_bytes())["covers"]
+    assert json.loads((run.path / CERTIFICATE).read_bytes())["covers"]
