@@ -32,6 +32,7 @@ def reproduce(
     import dataclasses
 
     from rltrack.inspection.reproducing import reproduce as train_again
+    from rltrack.runs.folder import CERTIFICATE
     from rltrack.tracking import delivery
 
     found_run = the_root().find(run)
@@ -40,7 +41,7 @@ def reproduce(
     if as_json:
         print_json(dataclasses.asdict(found))
     else:
-        typer.echo(f"{run} {found.result}\ncertificate   {(found_run.path / CERTIFICATE)}")
+        typer.echo(f"{run} {found.result}\ncertificate   {found_run.path / CERTIFICATE}")
     if not found.reproduced:
         raise typer.Exit(EXIT_ERROR)
 

@@ -21,6 +21,7 @@ from rltrack.journal import Journal
 from rltrack.plain_data import differences
 from rltrack.provenance import context_now, package_versions
 from rltrack.runs import RunDirectory
+from rltrack.runs.folder import CERTIFICATE
 from rltrack.runs.writer import RunWriter
 from rltrack.training.trainer import config_of
 
@@ -113,7 +114,7 @@ def reproduce(
         result = _share(outcomes, versions[-1].env_steps) if wrong is None else f"differs: {wrong}"
         found = Reproduction(wrong is None, result, tuple(notes), tuple(outcomes))
         certificate = _certificate(run, found, versions, identity_hash(identity(config)))
-        replace_text((run.path / CERTIFICATE), json.dumps(certificate, indent=2) + "\n")
+        replace_text(run.path / CERTIFICATE, json.dumps(certificate, indent=2) + "\n")
         journal = Journal(run.journal_file)
         try:
             RunWriter(journal).reproduction(found.reproduced, found.result)
@@ -140,7 +141,7 @@ def require_reproduced(run: RunDirectory, version: Version) -> None:
     except FileNotFoundError:
         raise RltrackError(f"Run {run.name} has no certificate of a reproduction. {again}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RltrackError(f"{(run.path / CERTIFICATE)} cannot be read ({error}). {again}") from None
+        raise RltrackError(f"{run.path / CERTIFICATE} cannot be read ({error}). {again}") from None
     if reproduced is not True:
         raise RltrackError(f"Run {run.name} was not reproduced: {result}. Find out why before you promote it.")
     if certificate.get("covers") is not True:

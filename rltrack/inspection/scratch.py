@@ -34,7 +34,11 @@ def copy_run(run: RunDirectory, version: Version | None, root: Root) -> RunDirec
         copy.journal_file.write_bytes(_before(run.journal_file, 1))
         _copy_origin(run, root)
         return copy
-    copy.journal_file.write_bytes(_before(run.journal_file, version.journal["next_seq"]))
+    with open(run.journal_file, "rb") as file:
+        records = file.read(version.journal["bytes"])
+    if not records.endswith(b"\n"):  # lines before were changed: whether bits are the same is still to be found out
+        records = _before(run.journal_file, version.journal["next_seq"])
+    copy.journal_file.write_bytes(records)
     _copy_version(version, copy)
     _copy_origin(run, root)
     return copy

@@ -16,6 +16,7 @@ from rltrack.journal import JournalReader, Record, read_from
 from rltrack.plain_data import flatten
 from rltrack.ranking import rank
 from rltrack.runs import RunDirectory, RunStatus, StoredConfiguration
+from rltrack.runs.folder import CERTIFICATE
 from rltrack.secrets import redacted
 from rltrack.tracking.destination import without_password
 from rltrack.tracking.metrics import MetricsTracker

@@ -18,6 +18,7 @@ from rltrack.inspection.stretch import repeat
 from rltrack.journal import read_journal
 from rltrack.journal.lines import decode_line, encode_record, numbered_line
 from rltrack.runs import Root
+from rltrack.runs.folder import CERTIFICATE
 from rltrack.training.trainer import Trainer
 
 ALGORITHMS = {
