@@ -1,6 +1,17 @@
-"""``python -m rltrack``."""
+"""``python -m rltrack``, and the program ``rltrack``."""
 
-from rltrack.cli import main
+import sys
+
+from rltrack.hash_seed import fix_hash_seed
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    fix_hash_seed(sys.argv[1:])
+    from rltrack import cli
+
+    cli.main()
+
 
 if __name__ == "__main__":
     main()

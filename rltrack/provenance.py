@@ -17,6 +17,8 @@ from typing import Any
 
 import psutil
 
+from rltrack.hash_seed import hash_seed
+
 RECORDED_PACKAGES = ("rltrack", "stable-baselines3", "sb3-contrib", "sbx-rl", "gymnasium", "torch", "numpy")
 
 
@@ -38,6 +40,7 @@ def process_facts() -> dict[str, Any]:
         "user": _user(),
         "program": _program(),
         "python": platform.python_version(),
+        "hash_seed": hash_seed(),
         "versions": package_versions(),
     }
 

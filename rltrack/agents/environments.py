@@ -131,6 +131,12 @@ def _check_interface(env: gym.Env[Any, Any], env_id: str) -> None:
 
 def is_rendered_as_pictures(env_id: str) -> bool | None:
     """Whether an environment says that it has the render mode ``rgb_array``; None where it does not say, without building it."""
+    modes = render_modes(env_id)
+    return None if modes is None else "rgb_array" in modes
+
+
+def render_modes(env_id: str) -> tuple[str, ...] | None:
+    """Return the render modes that an environment says it has; None where it does not say, without building it."""
     try:
         creator = environment_creator(env_id)
         if creator is None:
@@ -139,7 +145,7 @@ def is_rendered_as_pictures(env_id: str) -> bool | None:
         metadata = getattr(creator, "metadata", None)
     except Exception:  # whatever an import raises: building it says it in words
         return None
-    return "rgb_array" in (metadata.get("render_modes") or ()) if isinstance(metadata, Mapping) else None
+    return tuple(metadata.get("render_modes") or ()) if isinstance(metadata, Mapping) else None
 
 
 def _register_atari(env_id: str) -> None:

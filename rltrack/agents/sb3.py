@@ -32,12 +32,12 @@ from rltrack.agents.random_state import untouched_random_streams
 from rltrack.agents.reconstruction import reconstruct
 from rltrack.agents.sb3_callbacks import CallbackRelay
 from rltrack.agents.sb3_description import describe, numerics
-from rltrack.agents.sb3_environments import SB3Evaluation, made, mirror, one_env, same_env, spec_of
+from rltrack.agents.sb3_environments import SB3Evaluation, made, mirror, one_env, spec_of, use_environment
 from rltrack.agents.sb3_iterations import NO_TOTAL, iteration_of
 from rltrack.agents.sb3_observing import MetricsCollector, Relay, losses_in
 from rltrack.agents.sb3_replay import ReplayState, end_episodes
 from rltrack.config import EnvironmentConfig
-from rltrack.errors import ConfigurationError, EvaluationUnavailable, NotCapturable, ResumeMismatch
+from rltrack.errors import EvaluationUnavailable, NotCapturable, ResumeMismatch
 from rltrack.text import printable
 
 _PARTS = ("policy", "optimizer", "normalization", "counters", "random", "rollout", "environment", "buffers")
@@ -95,7 +95,7 @@ class SB3Agent(AgentBase):
             deterministic = torch.backends.cudnn.deterministic
             torch.backends.cudnn.deterministic = True
             self._undo.append(lambda: setattr(torch.backends.cudnn, "deterministic", deterministic))
-        self._set_env(env)
+        use_environment(self.model, env)
         if self._eval_env_builder is None:
             self._find_out_configuration()
         self.n_envs = self.env.num_envs
@@ -381,14 +381,6 @@ class SB3Agent(AgentBase):
         """The vectorised training environment."""
         assert self.model.env is not None
         return self.model.env
-
-    def _set_env(self, env: Any) -> None:
-        model = self.model
-        if env is None or same_env(model.env, env):
-            if model.env is None:
-                raise ConfigurationError("Neither the model nor TrainingLoop has an environment. Pass env=.")
-            return
-        model.set_env(one_env(env) if not isinstance(env, VecEnv) else env, force_reset=True)
 
     @contextmanager
     def _our_schedule(self) -> Iterator[None]:

@@ -26,7 +26,7 @@ from rltrack.agents.env_state import StateAccess, Wrappers
 from rltrack.agents.environments import SeededEpisodes, make_gym_env, rebuild
 from rltrack.agents.protocol import Observations
 from rltrack.cleanup import close_all
-from rltrack.errors import EvaluationUnavailable
+from rltrack.errors import ConfigurationError, EvaluationUnavailable
 
 
 class SB3Evaluation:
@@ -217,3 +217,16 @@ def _like(wrapper: VecNormalize, venv: VecEnv) -> VecNormalize:
         epsilon=wrapper.epsilon,
         norm_obs_keys=wrapper.norm_obs_keys,
     )
+
+
+def use_environment(model: BaseAlgorithm, env: Any) -> None:
+    """Give a model the environment to train in; None for the one that it has.
+
+    Raises:
+        ConfigurationError: If neither is there.
+    """
+    if env is None or same_env(model.env, env):
+        if model.env is None:
+            raise ConfigurationError("Neither the model nor TrainingLoop has an environment. Pass env=.")
+        return
+    model.set_env(one_env(env) if not isinstance(env, VecEnv) else env, force_reset=True)

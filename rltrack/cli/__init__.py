@@ -15,7 +15,7 @@ import typer
 
 # they add their commands, and the help lists them in this order
 # isort: off
-from rltrack.cli import training, sweeps, runs, models, exchange, servers, benchmarks  # noqa: F401
+from rltrack.cli import training, sweeps, live, runs, inspection, models, exchange, servers, benchmarks  # noqa: F401
 
 # isort: on
 from rltrack import damage

@@ -40,6 +40,9 @@ def promote(
         float | None,
         typer.Option(help="Return that the lower end of its interval must reach.", show_default=False),
     ] = None,
+    reproduced: Annotated[
+        bool, typer.Option("--require-reproduced", help="Refuse a run without a certificate of `rltrack reproduce`.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a run's policy the champion of a model, if it is better than the champion. Exit code 4 if it is not.
@@ -59,6 +62,10 @@ def promote(
     wanted = Gate(kind, margin, episodes, level, floor)  # type: ignore[arg-type]  # its own check
     ref = RunRef.parse(run)
     found = the_root().find(ref.run)
+    if reproduced:
+        from rltrack.inspection.reproducing import require_reproduced
+
+        require_reproduced(found, found.store().find(ref.version or "best"))
     prepare_process()
     decision = decide(found, model, version=ref.version or "best", gate=wanted, tell=_tell)
     if as_json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rltrack.console.tables import number
@@ -26,26 +26,29 @@ def print_journal(run: RunDirectory, *, kinds: Sequence[str], follow: bool, as_j
     for kind in kinds:
         if kind not in KINDS:
             raise ConfigurationError(f"No record is a '{kind}'.{did_you_mean(kind, KINDS)} Kinds: {', '.join(KINDS)}.")
-    position = 0
-    reader = JournalReader(run.journal_file)
     with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
-        while True:
-            training = run.is_locked()
-            size = _size(run)
-            while position < size:
-                records, end = read_from(run.journal_file, position, size, reader=reader)
-                for record in records:
-                    if not kinds or record["kind"] in kinds:
-                        print(
-                            encode_record(record).decode().rstrip() if as_json else _record_line(record), flush=follow
-                        )
-                if end == position:
-                    break
-                position = end
-            if not follow or not training:
-                reader.finish()
-                return
-            time.sleep(0.3)
+        for record in new_records(run, follow=follow):
+            if record is not None and (not kinds or record["kind"] in kinds):
+                print(encode_record(record).decode().rstrip() if as_json else _record_line(record), flush=follow)
+
+
+def new_records(run: RunDirectory, *, follow: bool) -> Iterator[Record | None]:
+    """Yield a run's records; with `follow`, new ones too until its training ends, and None each time there is none by now."""
+    position, reader = 0, JournalReader(run.journal_file)
+    while True:
+        training = run.is_locked()
+        size = _size(run)
+        while position < size:
+            records, end = read_from(run.journal_file, position, size, reader=reader)
+            yield from records
+            if end == position:
+                break
+            position = end
+        if not follow or not training:
+            reader.finish()
+            return
+        yield None
+        time.sleep(0.3)
 
 
 def _size(run: RunDirectory) -> int:

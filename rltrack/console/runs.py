@@ -13,6 +13,7 @@ from rltrack.checkpoints import Version, best_first
 from rltrack.console.deliveries import delivery_lines, delivery_state
 from rltrack.console.tables import age, number, size, styled, table_of, terminal
 from rltrack.errors import JournalDamaged, RltrackError, RunDamaged
+from rltrack.hash_seed import RANDOM
 from rltrack.runs import RunHistory, RunStatus
 from rltrack.tracking.event_files import report_changed_events
 from rltrack.training.session import journal_position
@@ -102,6 +103,10 @@ def run_details(run: RunDirectory) -> dict[str, Any]:
         "exact": history.is_exact and not history.missing,
         "missing": history.missing,
         "environments": history.environments,
+        "hash_seed": history.hash_seed,
+        "reproduction": _parts_of(
+            [history.reproduction] if history.reproduction else [], ("reproduced", "result", "time")
+        ),
         "choices": history.choices,
         "config": _config(run),
         "evaluations": _parts_of(history.evaluations, ("step", "mean", "std", "iqm", "interval")),
@@ -151,6 +156,9 @@ def print_details(details: dict[str, Any]) -> None:
         highlight=False,
     )
     out.print(_resume_line(details), highlight=False)
+    for item in details["reproduction"]:
+        style = "green" if item["reproduced"] else "red"
+        out.print(f"[{style}]reproduction[/]: {escape(item['result'])} ({age(item['time'])})", highlight=False)
     if details["missing"]:
         out.print(
             f"[yellow]record[/]: not complete: the journal lacks {escape('; '.join(details['missing']))}. Weights and versions are "
@@ -196,6 +204,8 @@ def _resume_line(details: dict[str, Any]) -> str:
         "recorded": "none: TrackingCallback keeps policies, and no state of the training",
         "inexact": f"not exact: the environments start a new episode ({escape(reason)})",
     }.get(tier, "not known to be exact")
+    if how.startswith("exact") and details["hash_seed"] == RANDOM:
+        how += "; the hash seed was random, so not where the environment depends on the order of a set"
     if details["missing"]:
         return f"resume: {how}; but the record of this run has a gap"
     return f"resume: {how}" + ("" if details["exact"] else "; an earlier resume was not exact")

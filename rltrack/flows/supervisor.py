@@ -24,6 +24,7 @@ from rltrack.flows.databases import Databases
 from rltrack.flows.installation import Installation, installation_of
 from rltrack.flows.server import ServerFolder, hold_server, is_healthy
 from rltrack.flows.stack import DELIVERY_SECONDS, DRAIN_SECONDS, StackFolder, stop_leftover_processes
+from rltrack.hash_seed import with_hash_seed
 from rltrack.loopback import HOST
 from rltrack.processes import end_session, lives, spawn
 from rltrack.runs import Root
@@ -163,7 +164,7 @@ class Supervisor:
         environment.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")
         if self.databases.mlflow is not None:
             environment["MLFLOW_TRACKING_URI"] = mlflow_page
-        return environment
+        return with_hash_seed(environment)
 
     def _watch(self, settings: Mapping[str, str]) -> None:
         while not self.stopping.wait(_POLL_SECONDS):

@@ -38,6 +38,7 @@ from rltrack.tracking.delivery import wait_until_delivered
 from rltrack.training.live import Due, LiveTraining
 from rltrack.training.marks import Mark
 from rltrack.training.progress import TrainingState
+from rltrack.training.steering import STOPPED
 
 DELIVERY_SECONDS = 120.0
 MAX_RESTARTS = 100
@@ -233,7 +234,7 @@ def _final_state(outcome: Outcome, flow_run_id: str) -> State[Any]:
     now = _state_now(flow_run_id)
     if now is not None and now.is_paused():
         raise Pause(state=now)  # suspended: `rltrack up`, or a person, resumes the same flow run
-    by_person = "SIGINT" in statistics.reason or (now is not None and now.is_cancelling())
+    by_person = statistics.reason.startswith(("SIGINT", STOPPED)) or (now is not None and now.is_cancelling())
     return Cancelled(name="Stopped" if by_person else "Preempted", message=message, data=outcome)
 
 

@@ -18,6 +18,7 @@ kind                    fields
 ``signal``              ``name`` (not numbered)
 ``error``               ``error``, ``message`` (not numbered)
 ``end``                 ``state``, ``reason``, ``env_steps``, ``episodes``, ``seconds`` (not numbered)
+``reproduction``        ``reproduced``: whether training it again gave the same bits; ``result`` in words (not numbered)
 ======================  =================================================================================
 
 Each line has a number and a checksum in front (`journal.lines`); what does not match is left out by readers, and told
@@ -47,4 +48,5 @@ KINDS = (
     "signal",
     "error",
     "end",
+    "reproduction",
 )

@@ -174,6 +174,7 @@ _FIELDS: dict[str, _Check] = {
     "choices": (_is_optional(_is_choices), "choices with their reasons, or null"),
     "versions": _MAPPING,
     "host": _TEXT,
+    "hash_seed": _TEXT,
     "pid": _COUNT,
     "message": _TEXT,
     "name": _TEXT,
@@ -183,6 +184,8 @@ _FIELDS: dict[str, _Check] = {
     "seconds": _NUMBER,
     "mean_return": _MAYBE_NUMBER,
     "goes_on": _FLAG,
+    "reproduced": _FLAG,
+    "result": _TEXT,
 }
 
 _NEEDED: dict[str, tuple[str, ...]] = {
@@ -197,6 +200,7 @@ _NEEDED: dict[str, tuple[str, ...]] = {
     "warning": ("message",),
     "signal": ("name",),
     "error": ("error", "message"),
+    "reproduction": ("reproduced", "result"),
     "end": ("state", "reason", "env_steps", "mean_return", "goes_on"),
 }
 """The fields that readers of a kind of record rely on."""

@@ -39,6 +39,8 @@ from rltrack.runs.configuration import StoredConfiguration
 from rltrack.runs.history import RunHistory, RunStatus, read_configuration
 
 DEFAULT_ROOT = "mlruns"
+CERTIFICATE = "reproduction.json"
+"""In a run's folder: the certificate of the last `rltrack reproduce`."""
 
 
 def resolve_root(root: str | Path | None = None) -> Path:

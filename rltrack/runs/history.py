@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rltrack.hash_seed import RANDOM
 from rltrack.journal import JournalReader, Record, read_journal, read_tail, unreadable
 from rltrack.ranking import rank
 from rltrack.runs.completeness import JournalPosition, Numbering
@@ -51,6 +52,7 @@ class RunHistory:
         errors: What went wrong, in all attempts.
         error: What went wrong in the last attempt; empty for nothing.
         end: The record of the last attempt's end; None while it has none.
+        reproduction: The record of the last time that it was trained again; None if it never was.
         episodes: Training episodes that ended.
         env_steps: Env steps at the last record.
         last_time: Unix seconds of the last record; 0 without any.
@@ -73,6 +75,7 @@ class RunHistory:
         self.errors: list[str] = []
         self.error = ""
         self.end: Record | None = None
+        self.reproduction: Record | None = None
         self.episodes = 0
         self.env_steps = 0
         self.last_time = 0.0
@@ -142,6 +145,8 @@ class RunHistory:
         elif kind == "error":
             self.error = f"{record['error']}: {record['message']}"
             self.errors.append(self.error)
+        elif kind == "reproduction":
+            self.reproduction = record
         elif kind == "end":
             self.end, self.mean_return = record, record["mean_return"]
         self.last_time = time
@@ -167,6 +172,11 @@ class RunHistory:
     def environments(self) -> Mapping[str, Any] | None:
         """By which tier the environments of the last attempt take part in a resume."""
         return self.attempts[-1]["environments"] if self.attempts else None
+
+    @property
+    def hash_seed(self) -> str:
+        """The seed of Python's hashes in the last attempt; ``random`` where it was not fixed, or is not known."""
+        return str(self.attempts[-1].get("hash_seed", RANDOM)) if self.attempts else RANDOM
 
     @property
     def tier(self) -> str:

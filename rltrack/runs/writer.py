@@ -111,6 +111,11 @@ class RunWriter:
         """Record what went wrong; `message` holds no secret."""
         self.journal.note("error", error=type(error).__name__, message=message)
 
+    def reproduction(self, reproduced: bool, result: str) -> None:
+        """Record whether training the run again gave the same bits, with the result in words; and fsync."""
+        self.journal.note("reproduction", reproduced=reproduced, result=result)
+        self.journal.sync()
+
     def end(
         self,
         state: str,

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rltrack.hash_seed import with_hash_seed
 from rltrack.processes import spawn
 from rltrack.resources import gpu_names
 
@@ -115,4 +116,6 @@ def _one_gpu(gpus: Sequence[str], place: int) -> dict[str, str]:
 def _start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start a job; Ctrl-C reaches it once, through us."""
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    return spawn(job.command, job.log, {**os.environ, "NO_COLOR": "1", **environment, **job.environment})
+    return spawn(
+        job.command, job.log, with_hash_seed({**os.environ, "NO_COLOR": "1", **environment, **job.environment})
+    )

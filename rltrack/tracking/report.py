@@ -16,6 +16,7 @@ from rltrack.journal import JournalReader, Record, read_from
 from rltrack.plain_data import flatten
 from rltrack.ranking import rank
 from rltrack.runs import RunDirectory, RunStatus, StoredConfiguration
+from rltrack.runs.folder import CERTIFICATE
 from rltrack.secrets import redacted
 from rltrack.tracking.destination import without_password
 from rltrack.tracking.metrics import MetricsTracker
@@ -154,6 +155,9 @@ class RunReport:
             acceleration = (facts.attempts[-1].get("choices") or {}).get("acceleration")
             if acceleration is not None:
                 tags["rltrack.acceleration"] = f"{acceleration['chosen']} ({acceleration['reason']})"
+        if facts.reproduction is not None:
+            tags["rltrack.reproduced"] = str(facts.reproduction["reproduced"]).lower()
+            tags["rltrack.reproduction"] = facts.reproduction["result"]
         if self.missing:
             tags["rltrack.missing"] = f"The journal lacks {'; '.join(self.missing)}."
         tags |= {key: str(params[key]) for key in ("algorithm", "environment", "seed") if key in params}
@@ -216,7 +220,11 @@ class RunReport:
 
     def files(self) -> list[tuple[Path, str]]:
         """Return the files that stand for the run, each with its folder: configuration, log, plots."""
-        found = [(path, "") for path in (self.run.config_file, self.run.log_file) if path.is_file()]
+        found = [
+            (path, "")
+            for path in (self.run.config_file, self.run.log_file, (self.run.path / CERTIFICATE))
+            if path.is_file()
+        ]
         found += [(path, "plots") for path in sorted(self.plots)]
         return found
 

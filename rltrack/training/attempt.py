@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rltrack import damage
 from rltrack.checkpoints.kept import what_is_gone
 from rltrack.errors import ConfigurationError, NotCapturable, ResumeMismatch
+from rltrack.hash_seed import NOTICE, RANDOM, hash_seed
 from rltrack.provenance import package_versions
 from rltrack.training.records import record_warning
+
+_logger = logging.getLogger("rltrack")
 
 if TYPE_CHECKING:
     from rltrack.agents import AgentBase
@@ -95,6 +99,8 @@ def begin_attempt(
     )
     for what, choice in choices.items():
         plan.reporter.say(f"{what}: {choice['chosen']} ({choice['reason']})")
+    if hash_seed() == RANDOM and agent.why_not_exact() is None:
+        _logger.warning(NOTICE)
     damage.accept()  # the notes say it, and the attempt is labelled
     for note in notes:
         record_warning(session.records, note)
@@ -115,11 +121,13 @@ def _differences(agent: AgentBase, version: Version, state: State) -> list[str]:
     why_not = agent.why_not_exact()
     if why_not is not None or state.get("environment") is None:
         reasons.append(why_not or "the version holds no environments")
-    before = {**version.details.get("versions", {}), **version.details.get("numerics", {})}
-    now = {**package_versions(), **agent.numerics()}
+    before = {"hash_seed": RANDOM, **version.details.get("versions", {}), **version.details.get("numerics", {})}
+    now = {**package_versions(), **agent.numerics(), "hash_seed": hash_seed()}
     reasons += [
         f"{key} was {before.get(key, 'absent')}, now {now.get(key, 'absent')}"
         for key in sorted(before.keys() | now.keys())
-        if key != "rltrack" and before.get(key) != now.get(key)
+        if key != "rltrack"
+        and before.get(key) != now.get(key)
+        and (key, before.get(key)) != ("hash_seed", RANDOM)  # then the run is labelled already
     ]
     return reasons

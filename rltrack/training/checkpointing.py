@@ -61,6 +61,17 @@ class Checkpointing:
         """Whether the newest version was taken here."""
         return self._saved_at == self._progress.env_steps
 
+    @property
+    def why_not_here(self) -> str | None:
+        """Return why no further version can be taken at this boundary; None where one can."""
+        if not self._agent.is_capturable:
+            return "the agent cannot be captured"
+        if self._is_cutting:
+            return f"versions are taken at cuts only; the next is at {self._next_cut.text}"
+        if self.is_current:
+            return f"there is a version of {self._progress.env_steps:,} env steps"
+        return None
+
     def save(self, loop: Mapping[str, Any]) -> None:
         """Take a version from which training can be resumed; with cuts, cut first if one is due here.
 

@@ -86,9 +86,10 @@ class Control:
         """Whether a pause was asked for, and no stop."""
         return not self._resumed.is_set() and not self._stop.is_set()
 
-    def wait_while_paused(self) -> None:
-        """Block until `resume` or `stop`; signals are still heard."""
+    def wait_while_paused(self, look: Callable[[], None] = lambda: None) -> None:
+        """Block until `resume` or `stop`; signals are still heard, and `look` is called now and then."""
         while self.should_pause:
+            look()
             self._resumed.wait(_POLL_SECONDS)
 
     def abandonable(self) -> _Abandonable:

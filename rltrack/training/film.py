@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 
 from rltrack.agents.environments import is_rendered_as_pictures
 from rltrack.cleanup import close_all
-from rltrack.errors import ConfigurationError, RltrackError
+from rltrack.errors import ConfigurationError, MissingExtra, RltrackError
 from rltrack.evaluation.episodes import episode_seeds
 from rltrack.runs import RunDirectory
 from rltrack.text import printable
@@ -37,35 +39,50 @@ def film(run: RunDirectory, video: Path, gif: Path, version: str = "best") -> in
     Raises:
         ConfigurationError: If the environment cannot be rendered as pictures.
     """
-    frames = _play(run, version)
-    video.parent.mkdir(parents=True, exist_ok=True)
-    _write_video(frames, video)
+    env_id = config_of(run).environment.id
+    if is_rendered_as_pictures(env_id) is False:
+        raise ConfigurationError(_no_pictures(env_id))
+    frames = list(itertools.islice(scenes(run, version, "rgb_array"), MAX_FRAMES))
+    write_video(frames, video)
     _write_gif(frames, gif)
     return len(frames)
 
 
-def _play(run: RunDirectory, version: str) -> list[np.ndarray]:
-    env_id = config_of(run).environment.id
-    if is_rendered_as_pictures(env_id) is False:
-        raise ConfigurationError(_no_pictures(env_id))
-    agent, env, _, config = agent_of(run, version, {"render_mode": "rgb_array"})
+def scenes(run: RunDirectory, version: str, render_mode: str, seed: int | None = None) -> Iterator[Any]:
+    """Play one episode of a version's policy; yield what each step looks like.
+
+    Args:
+        run: The run.
+        version: Whose policy plays.
+        render_mode: ``rgb_array`` for pictures, uint8, shape ``(height, width, 3)``; ``ansi`` for text; ``human`` for a window that
+            the environment opens itself, and None from here.
+        seed: Of the episode; None for that of the run's first evaluation.
+
+    Raises:
+        ConfigurationError: If the environment cannot be rendered so.
+    """
+    agent, env, _, config = agent_of(run, version, {"render_mode": render_mode})
     stage = agent.make_evaluation_env(None, 1)
     try:
-        observation = stage.start([episode_seeds(config.seed, 1)])
-        frames: list[np.ndarray] = []
+        observation = stage.start([episode_seeds(config.seed, 1) if seed is None else [seed]])
         state, starts = None, np.ones(1, dtype=bool)
-        while len(frames) < MAX_FRAMES:
-            frames.append(_picture(stage, config.environment.id))
+        while True:
+            yield _look(stage, config.environment.id, render_mode)
             actions, state = agent.predict(
                 observation, state=state, episode_start=starts, deterministic=True, **stage.prediction_inputs()
             )
             observation, _, dones, infos = stage.step(actions)
             starts = dones
             if dones[0] and (not stage.reports_episodes or "episode" in infos[0]):
-                break
-        return frames
+                return
     finally:
         close_all(stage, env)
+
+
+def _look(stage: Any, env_id: str, render_mode: str) -> Any:
+    if render_mode == "rgb_array":
+        return _picture(stage, env_id)
+    return str(stage.venv.env_method("render")[0]) if render_mode == "ansi" else None
 
 
 def _picture(stage: Any, env_id: str) -> np.ndarray:
@@ -86,9 +103,17 @@ def _no_pictures(env_id: str) -> str:
     return f"{env_id} cannot be rendered as pictures (render_mode 'rgb_array')."
 
 
-def _write_video(frames: list[np.ndarray], path: Path) -> None:
-    from moviepy import ImageSequenceClip
+def write_video(frames: list[np.ndarray], path: Path) -> None:
+    """Write pictures of one size as an ``.mp4`` file.
 
+    Raises:
+        MissingExtra: Without moviepy.
+    """
+    try:
+        from moviepy import ImageSequenceClip
+    except ImportError:
+        raise MissingExtra("A film needs moviepy: pip install 'rltrack[video]'.") from None
+    path.parent.mkdir(parents=True, exist_ok=True)
     height, width = frames[0].shape[0] // 2 * 2, frames[0].shape[1] // 2 * 2  # what the codec can encode
     clip = ImageSequenceClip([frame[:height, :width] for frame in frames], fps=_FRAMES_PER_SECOND)
     clip.write_videofile(str(path), codec="libx264", audio=False, logger=None)

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from rltrack.cleanup import cleaning_up
-from rltrack.errors import ConfigurationError, JournalFailed, MemoryLimitExceeded
+from rltrack.errors import CheckpointFailed, ConfigurationError, JournalFailed, MemoryLimitExceeded
 from rltrack.secrets import without_secrets
 from rltrack.tracking import delivery
 from rltrack.training.checkpointing import Checkpointing
@@ -21,6 +21,7 @@ from rltrack.training.iterating import Iterating
 from rltrack.training.limits import ResourceWatch
 from rltrack.training.progress import TrainingState
 from rltrack.training.records import record_warning
+from rltrack.training.steering import Steering
 
 if TYPE_CHECKING:
     from rltrack.agents import AgentBase
@@ -91,6 +92,9 @@ class LiveTraining:
             self.evaluations.load_state_dict(loop)
         self._iterations = Iterating(plan, agent, session, self.clock)
         self._watch = ResourceWatch(self.progress, plan.settings.training.memory_limit_mb)
+        self._steering = Steering(
+            session.directory, self.control, self.progress, self._record_signal, self._checkpoint_on_request
+        )
         self._ending = Ending(plan, session, self.evaluations, self._watch)
         self._delivery = delivery.Delivery(session.directory) if plan.delivers else delivery.NoDelivery()
         self._resources = resources
@@ -127,6 +131,7 @@ class LiveTraining:
         """Start the clock and call the hooks; comes before the first chunk."""
         progress = self.progress
         self.control.on_signal = self._record_signal
+        self._steering.start()
         progress.state = TrainingState.RUNNING
         self._iterations.start()
         self.plan.reporter.start(self.plan.statistics.run or "training", progress)
@@ -170,8 +175,11 @@ class LiveTraining:
         if self.progress.state is TrainingState.INITIALIZING:
             raise ConfigurationError("Call start() before the first chunk.")
         while not mark.is_reached(self.progress) and self._ending.outcome() is None and not self.checkpoints.is_due:
+            self._steering.look()
             if self.control.should_pause:
                 self._pause()
+            elif self.control.should_stop:
+                continue
             else:
                 self._iterations.iterate()
                 self.checkpoints.record_committed()
@@ -259,6 +267,7 @@ class LiveTraining:
         return self._iterations.observer
 
     def _should_end_evaluation(self) -> bool:
+        self._steering.look(at_boundary=False)
         return self.control.should_stop or self.clock.is_overtime()
 
     def _count_overtime(self) -> None:
@@ -278,10 +287,18 @@ class LiveTraining:
         hooks.call("on_pause", progress)
         reporter.update(progress)
         reporter.say(f"paused at {progress.env_steps:,} env steps", show=True)
-        self.control.wait_while_paused()
+        self._steering.paused()
+        self.control.wait_while_paused(self._steering.look)
         progress.state = TrainingState.RUNNING
         self.clock.skip()
         hooks.call("on_resume", progress)
+
+    def _checkpoint_on_request(self) -> str:
+        why_not = self.checkpoints.why_not_here
+        version = None if why_not else self.checkpoint()
+        if version is None:
+            raise CheckpointFailed(why_not or "no version was written; the run's warnings say why")
+        return f"{version.name} at {version.env_steps:,} env steps"
 
     def _record_signal(self, name: str) -> None:
         if not self._is_closed:

@@ -24,6 +24,7 @@ from rltrack.errors import (
     JournalDamaged,
     NameTaken,
 )
+from rltrack.hash_seed import hash_seed
 from rltrack.identity import identity_hash
 from rltrack.journal import Journal
 from rltrack.plain_data import differences
@@ -282,7 +283,7 @@ class RunSession:
             "identity": self.identity_hash,
             "attempt": self.attempt,
             "versions": package_versions(),
-            "numerics": dict(numerics or {}),
+            "numerics": {**(numerics or {}), "hash_seed": hash_seed()},
             "environments": dict(environments or {}),
             "configuration": self._description,
         }

@@ -2,7 +2,7 @@
 
 Each training runs in processes of its own; a kill is a SIGKILL to itself between two checkpoints, so that a stretch is
 trained twice. What the wall clock says is not compared, nor the pickled inside of the environments: had it not come back,
-the rest would differ.
+the rest would differ. Where this process has no fixed hash seed, each of them has another one.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 import orjson
 
+from rltrack import hash_seed
 from rltrack.agents import build_agent
 from rltrack.agents.protocol import State
 from rltrack.checkpoints.difference import first_difference as first_difference
@@ -160,7 +161,11 @@ def _shortened(config: TrainingConfig, timesteps: int | None, kills: int) -> Tra
 def _in_new_interpreter(job: Job) -> tuple[int, str]:
     data = orjson.dumps({"config": job.config.to_mapping(), "root": str(job.root), "kill_at": job.kill_at})
     done = subprocess.run(
-        [sys.executable, "-m", "rltrack.training.verify"], input=data, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [sys.executable, "-m", "rltrack.training.verify"],
+        input=data,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, hash_seed.VARIABLE: hash_seed.hash_seed()},
     )
     messages = done.stderr.decode(errors="replace").strip().splitlines()
     return done.returncode, messages[-1] if messages else ""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rltrack.config import TrainingConfig
+from rltrack.console.steering import steer
 from rltrack.errors import CheckpointFailed, ConfigurationError, MissingExtra, RltrackError, RunBusy, TrainingDiverged
 from rltrack.flows import retries
 from rltrack.flows import train as flow
@@ -19,6 +20,7 @@ from rltrack.flows.page import artifact_key
 from rltrack.journal import read_journal
 from rltrack.journal.lines import encode_record, numbered_line
 from rltrack.runs import Root
+from rltrack.training import steering
 from rltrack.training.trainer import Trainer
 from rltrack.training.verify import comparable, first_difference, records_of
 
@@ -173,6 +175,25 @@ def test_a_signal_ends_the_flow_with_a_version_and_it_goes_on(client, own_root, 
     training = flow.train_here(config(signalled, total_timesteps=6000), own_root)
     assert training.statistics.state.value == "completed"
     same("undisturbed", signalled)
+
+
+def test_a_flow_is_paused_continued_and_stopped_through_its_folder(client, own_root, monkeypatch):
+    monkeypatch.setattr(steering, "EVERY_SECONDS", 0.0)
+    said = []
+
+    def steer_it():
+        while not any((own_root / "runs" / "steered" / "checkpoints").glob("v*")):
+            time.sleep(0.01)
+        said.extend(steer(Root(own_root).find("steered"), verb, 60.0) for verb in ("pause", "continue", "stop"))
+
+    thread = threading.Thread(target=steer_it, daemon=True)
+    thread.start()
+    training = flow.train_here(config("steered", total_timesteps=10**7), own_root)
+    thread.join()
+    assert training.statistics.state.value == "stopped"
+    assert [text.split()[0] for text in said] == ["paused", "continues", "stopped"]
+    [flow_run] = flow_runs(client, "steered")
+    assert (flow_run.state.type.value, flow_run.state.name) == ("CANCELLED", "Stopped"), "no automation brings it back"
 
 
 def test_a_run_that_is_being_trained_is_left_alone(client, own_root):

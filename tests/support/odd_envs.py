@@ -36,6 +36,14 @@ class Base(gym.Env):
         return {}
 
 
+class OrderOfASet(Base):
+    """Observations follow the order of a set of texts, which the hash seed decides."""
+
+    def observe(self):
+        order = [int(text) for text in {str(number) for number in range(100)}]
+        return np.array(order[:3], np.float32) / 100
+
+
 class Endless(Base):
     """Never ends an episode."""
 
@@ -175,7 +183,7 @@ SPACES = {
 
 KINDS = [
     Base, Endless, LambdaInInfo, ItselfInInfo, LargeInfo, CloseRaises, CloseExits, DelRaises, KeepsInfo,
-    KeepsObjects, Alone, NoMetadata, OldReset, NoSpace, CannotBeBuilt, TakesNoRenderMode, RenderRaises, Speaks,
+    KeepsObjects, OrderOfASet, Alone, NoMetadata, OldReset, NoSpace, CannotBeBuilt, TakesNoRenderMode, RenderRaises, Speaks,
 ]  # fmt: skip
 for _kind in KINDS:
     register(f"Odd{_kind.__name__}-v0", entry_point=_kind)

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "rltrack"
 
 LAYERS = {
     "ground": "errors text secrets damage files plain_data validation addresses sealed cleanup ranking episode_limits permissions "
-    "processes loopback backoff",
+    "processes loopback backoff hash_seed",
     "names as data": "named_code algorithms zoo_presets zoo_logs",
     "config": "config identity",
     "what is recorded": "resources provenance journal evaluation.statistics evaluation.results",
@@ -21,6 +21,7 @@ LAYERS = {
     "agents": "acceleration agents",
     "evaluation": "evaluation",
     "training": "training",
+    "inspection": "inspection",
     "comparison": "comparison",
     "studies": "studies",
     "registry": "registry housekeeping",

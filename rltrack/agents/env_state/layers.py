@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper, VecMonitor
@@ -88,6 +89,10 @@ def capture(layers: list[Any], cores: list[Any], method: str) -> dict[str, objec
     pickler = _Pickler(buffer, layers, spaces)
     try:
         pickler.dump(contents)
+        if shared := pickler.shared_arrays():
+            buffer = io.BytesIO()
+            pickler = _Pickler(buffer, layers, spaces, shared)
+            pickler.dump(contents)
     except Exception as error:
         raise NotCapturable(_culprit(layers, spaces, contents, error)) from None
     return {
@@ -262,13 +267,44 @@ def _live_simulators(layers: list[Any], cores: list[Any], spaces: list[Any], sta
 
 
 class _Pickler(pickle.Pickler):
-    """Writes references to what stays live, and remembers the simulators it meets."""
+    """Writes references to what stays live, and remembers the simulators and arrays it meets.
 
-    def __init__(self, buffer: io.BytesIO, layers: list[Any], spaces: list[Any]) -> None:
+    Arrays that are views of one array are written as such, so that they share its memory again: only where several arrays do,
+    as one view may be a small part of a large array that nothing else needs.
+
+    Args:
+        buffer: Where to write.
+        layers: They stay live.
+        spaces: So do they.
+        shared: Ids of the arrays whose views are written as views.
+    """
+
+    def __init__(
+        self, buffer: io.BytesIO, layers: list[Any], spaces: list[Any], shared: frozenset[int] = frozenset()
+    ) -> None:
         super().__init__(buffer, protocol=5)
         self._live = {id(value): ("layer", index) for index, value in enumerate(layers)}
         self._live |= {id(value): ("space", index) for index, value in enumerate(spaces)}
+        self._shared = shared
+        self._arrays: dict[int, list[np.ndarray]] = {}
         self.simulators: list[Any] = []
+
+    def shared_arrays(self) -> frozenset[int]:
+        """Return the ids of the arrays whose memory several of the arrays in the stream have."""
+        return frozenset(owner for owner, arrays in self._arrays.items() if len({id(array) for array in arrays}) > 1)
+
+    def reducer_override(self, value: Any) -> Any:
+        """Write a view of a shared array as a view."""
+        if type(value) is not np.ndarray:
+            return NotImplemented
+        owner = _owner(value)
+        if owner is None:
+            return NotImplemented
+        self._arrays.setdefault(id(owner), []).append(value)
+        if owner is value or id(owner) not in self._shared:
+            return NotImplemented
+        offset = value.__array_interface__["data"][0] - owner.__array_interface__["data"][0]
+        return _view, (owner, value.shape, value.dtype, offset, value.strides, value.flags.writeable)
 
     def persistent_id(self, value: object) -> tuple[str, int] | None:
         known = self._live.get(id(value))
@@ -276,6 +312,24 @@ class _Pickler(pickle.Pickler):
             known = self._live[id(value)] = ("simulator", len(self.simulators))
             self.simulators.append(value)
         return known
+
+
+def _owner(array: np.ndarray) -> np.ndarray | None:
+    """Return the array whose memory this one has; None where it is no plain, contiguous array."""
+    owner = array
+    while type(owner.base) is np.ndarray:
+        owner = owner.base
+    plain = owner.base is None and owner.dtype.hasobject is False and array.dtype.hasobject is False
+    return owner if plain and owner.size and array.size and owner.flags.forc else None
+
+
+def _view(
+    owner: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, offset: int, strides: tuple[int, ...], writeable: bool
+) -> np.ndarray:
+    buffer = owner if owner.flags.c_contiguous else owner.T
+    view: np.ndarray = np.ndarray(shape, dtype, buffer, offset, strides)
+    view.flags.writeable = writeable
+    return view
 
 
 class _Unpickler(pickle.Unpickler):

@@ -62,7 +62,7 @@ class Recorder:
             "arguments": self._arguments,
             "actions": list(self._actions),
             "digest": self._hash.hexdigest(),
-            "after": _streams(self.env)["np_random"],  # spaces may be sampled by the agent too
+            "after": streams_of(self.env)["np_random"],  # spaces may be sampled by the agent too
         }
 
     def replay(self, saved: dict[str, Any]) -> None:
@@ -75,14 +75,14 @@ class Recorder:
         self._on_reset(saved["arguments"])
         for action in saved["actions"]:
             self._on_step(action)
-        if self._hash.hexdigest() != saved["digest"] or _streams(self.env)["np_random"] != saved["after"]:
+        if self._hash.hexdigest() != saved["digest"] or streams_of(self.env)["np_random"] != saved["after"]:
             raise ResumeMismatch(
                 f"{type(self.env).__name__}: replaying the {len(saved['actions'])} actions since its last reset did not give "
                 "what was recorded: a reset of this environment depends on more than its random stream."
             )
 
     def _on_reset(self, arguments: dict[str, Any]) -> Any:
-        before = _streams(self.env)
+        before = streams_of(self.env)
         result = self._reset(**arguments)
         self._before, self._arguments, self._actions = before, dict(arguments), []
         self._hash = hashlib.blake2b(digest_size=16)
@@ -140,7 +140,8 @@ def _update(hashed: Any, value: object) -> None:
         hashed.update(pickle.dumps(value))
 
 
-def _streams(env: gym.Env[Any, Any]) -> dict[str, object]:
+def streams_of(env: gym.Env[Any, Any]) -> dict[str, object]:
+    """Return the random streams of an environment and of its spaces."""
     generator = vars(env).get("_np_random")
     return {
         "np_random": None if generator is None else generator.bit_generator.state,

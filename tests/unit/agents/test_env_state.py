@@ -103,10 +103,27 @@ class GlobalRandom(Drift):
         return self.look(), self.get(), abs(self.get()) > 5, False, {}
 
 
+class Views(Drift):
+    """The sum is read through one view of an array and written through another, in both memory orders."""
+
+    def __init__(self):
+        self.last = np.zeros((3, 2), order="F")
+        self.tail = self.last[::-1][:2, 1:]
+        self.parts = [self.tail[:, 0], np.zeros(4)[1:]]
+        super().__init__()
+
+    def put(self, total):
+        self.last[2, 1] = total
+
+    def get(self):
+        return float(self.parts[0][0])
+
+
 @pytest.mark.parametrize(
     ("env", "method"),
     [
         (Drift, "attributes"),
+        (Views, "attributes"),
         (Handle, "replay"),
         (OwnState, "own"),
         (Locked, "replay"),

@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import VecCheckNan, VecFrameStack, VecNorm
 
 from rltrack.agents.reconstruction import reconstruct
 
-PROJECT = Path(__file__).resolve().parents[2] / "examples" / "own_project"
+PROJECT = Path(__file__).resolve().parents[3] / "examples" / "own_project"
 
 
 @pytest.fixture

@@ -1,0 +1,359 @@
+"""Watches an SB3 model at work for the first NaN, infinity, refused action or error: where did it come from?
+
+Nothing that is computed changes. Values are looked at where they arise: each layer of each environment, from the inside out; each
+module of the policy; each loss when its gradient is taken; the gradient of each parameter; each step of an optimizer.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
+
+from rltrack.agents.env_state.layers import gym_layers
+from rltrack.agents.env_state.recorder import streams_of
+from rltrack.text import printable
+
+_GROWN, _SHOWN_LOSSES = 1e3, 6
+
+
+class CauseFound(BaseException):
+    """The first cause was found; the training need not go on. No ``except Exception`` in between swallows it."""
+
+
+@dataclass
+class Episode:
+    """What an environment was given since its last reset: enough to do it again.
+
+    Attributes:
+        streams: Its random streams before the reset; None if that came before the watch began.
+        arguments: Of the reset.
+        actions: Since then.
+    """
+
+    streams: dict[str, Any] | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    actions: list[Any] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """What went wrong first.
+
+    Attributes:
+        kind: ``observation``, ``reward``, ``action``, ``activation``, ``loss``, ``gradient``, ``weights``, ``exception`` or
+            ``process``.
+        text: In words: what, where, and with which value.
+        env_index: Of the environment; None where it is none's.
+        env_steps: Env steps of the run.
+        episode: What that environment was given, where it raised.
+    """
+
+    kind: str
+    text: str
+    env_index: int | None
+    env_steps: int
+    episode: Episode | None = None
+
+
+class FirstCause:
+    """Watches a model that is bound to its environment, until `remove`.
+
+    Attributes:
+        cause: The first cause; None as long as all is well.
+        doing: What the training does, for errors that nothing watched was part of, such as ``in an evaluation: ``.
+        actions_out_of_bounds: The first action that a layer of an environment was given and that is not in its action space.
+    """
+
+    def __init__(self, model: BaseAlgorithm) -> None:
+        self._model: Any = model
+        self.cause: Cause | None = None
+        self.doing = ""
+        self.actions_out_of_bounds: str | None = None
+        self.episodes: dict[int, Episode] = {}
+        self._undo: list[Callable[[], None]] = []
+        self._names = {id(value): name for name, value in model.policy.named_parameters()}
+        self._largest: list[tuple[int, float, float, float]] = []
+        """For each step of an optimizer: env steps, largest weight, largest gradient, learning rate."""
+        self._watch_environments()
+        self._watch_modules()
+        self._watch_losses()
+        self._watch_optimizers()
+
+    def remove(self) -> None:
+        """Stop watching."""
+        while self._undo:
+            self._undo.pop()()
+
+    def history(self) -> list[str]:
+        """Return how weights and gradients grew in the last steps of the optimizers, as lines."""
+        return [
+            f"{steps:,} env steps: largest weight {weight:.4g}, largest gradient {gradient:.4g}, learning rate {rate:.4g}"
+            for steps, weight, gradient, rate in self._largest[-5:]
+        ]
+
+    def exception(self, error: BaseException) -> Cause:
+        """Return the cause of an error that ended the training, where no watch found any before."""
+        if self.cause is None:
+            what = f"{self.doing}{type(error).__name__}: {_one_line(error)}"
+            if isinstance(error, EOFError | BrokenPipeError | ConnectionResetError):
+                self._keep("process", f"the process of an environment died: {self._dead_workers() or what}")
+            else:
+                self._keep("exception", f"{what}{_place(error)}")
+        assert self.cause is not None
+        return self.cause
+
+    # ---- environments ----
+
+    def _watch_environments(self) -> None:
+        layers = list(_vec_layers(self._model.env))
+        base = layers[-1]
+        if isinstance(base, DummyVecEnv):
+            for index, env in enumerate(base.envs):
+                self.episodes[index] = Episode()
+                stack = list(gym_layers(env))
+                for place in reversed(range(len(stack))):
+                    giver = type(stack[place - 1]).__name__ if place else "the policy"
+                    self._watch_layer(stack[place], index, giver, outermost=place == 0)
+        for layer in reversed(layers):
+            self._watch_vec_layer(layer)
+
+    def _watch_layer(self, layer: Any, index: int, giver: str, *, outermost: bool) -> None:
+        step, reset, name = layer.step, layer.reset, type(layer).__name__
+
+        def watched_reset(**arguments: Any) -> Any:
+            if outermost:
+                self.episodes[index] = Episode(streams_of(layer.unwrapped), dict(arguments))
+            result = reset(**arguments)
+            self._look_at(result[0], "observation", f"the reset of {name}", index)
+            return result
+
+        def watched_step(action: Any) -> Any:
+            if outermost:
+                self.episodes[index].actions.append(np.array(action) if isinstance(action, np.ndarray) else action)
+            self._look_at(action, "action", f"{name} was given", index)
+            self._look_at_bounds(layer, action, index, giver)
+            try:
+                result = step(action)
+            except Exception as error:
+                if self.cause is None:
+                    bounds = f" (first: {self.actions_out_of_bounds})" if self.actions_out_of_bounds else ""
+                    kind = "action" if bounds else "exception"
+                    text = f"{name}.step({_value(action)}) raised {type(error).__name__}: {_one_line(error)}{_place(error)}{bounds}"
+                    self._keep(kind, text, index, self.episodes[index])
+                raise
+            self._look_at(result[0], "observation", f"{name}.step({_value(action)}) returned", index)
+            self._look_at(result[1], "reward", f"{name}.step({_value(action)}) returned", index)
+            return result
+
+        self._replace(layer, "step", watched_step)
+        self._replace(layer, "reset", watched_reset)
+
+    def _watch_vec_layer(self, layer: VecEnv) -> None:
+        step_async, step_wait, name = layer.step_async, layer.step_wait, type(layer).__name__
+
+        def watched_async(actions: Any) -> None:
+            self._look_at(actions, "action", f"{name} was given", None)
+            step_async(actions)
+
+        def watched_wait() -> Any:
+            result = step_wait()
+            self._look_at(result[0], "observation", f"{name} returned", None)
+            self._look_at(result[1], "reward", f"{name} returned", None)
+            return result
+
+        self._replace(layer, "step_async", watched_async)
+        self._replace(layer, "step_wait", watched_wait)
+
+    def _look_at_bounds(self, layer: Any, action: Any, index: int, giver: str) -> None:
+        space = layer.action_space
+        if self.actions_out_of_bounds is not None or not isinstance(space, gym.spaces.Box | gym.spaces.Discrete):
+            return
+        if not space.contains(np.asarray(action, dtype=space.dtype) if isinstance(space, gym.spaces.Box) else action):
+            self.actions_out_of_bounds = (
+                f"{giver} gave {type(layer).__name__} the action {_value(action)}, which is not in {space}; env {index}, "
+                f"{self._model.num_timesteps:,} env steps"
+            )
+
+    def _look_at(self, value: Any, kind: str, where: str, index: int | None) -> None:
+        if self.cause is not None:
+            return
+        for path, array in _arrays(value):
+            bad = ~np.isfinite(array)
+            if bad.any():
+                place = np.argwhere(bad)[0].tolist() if array.ndim else []
+                if index is None and place:
+                    index = int(place[0])
+                number = array[tuple(place)]
+                at = f" at {place}" if place else ""
+                self._found(kind, f"{where} the {kind}{path} {number}{at}", index)
+
+    def _dead_workers(self) -> str:
+        processes = getattr(list(_vec_layers(self._model.env))[-1], "processes", ())
+        for process in processes:
+            process.join(1.0)
+        codes = [(index, process.exitcode) for index, process in enumerate(processes) if process.exitcode is not None]
+        return "; ".join(f"env {index} ended with exit code {code}" for index, code in codes)
+
+    # ---- the policy and its training ----
+
+    def _watch_modules(self) -> None:
+        for name, module in self._model.policy.named_modules():
+            handle = module.register_forward_hook(self._after_module(name or "policy"))
+            self._undo.append(handle.remove)
+
+    def _after_module(self, name: str) -> Callable[..., None]:
+        def look(module: Any, inputs: Any, output: Any) -> None:
+            if self.cause is None and (bad := _bad(output)) is not None:
+                given = next((f"; its input holds {value:g}" for one in inputs if (value := _bad(one)) is not None), "")
+                weights = [own for own, value in module.named_parameters(recurse=False) if _bad(value) is not None]
+                if weights:
+                    self._found("weights", f"the weights {name}.{weights[0]} hold {bad:g}")
+                self._found("activation", f"{name} ({type(module).__name__}) returned {bad:g}{given}")
+
+        return look
+
+    def _watch_losses(self) -> None:
+        backward: Any = torch.Tensor.backward
+
+        def watched(tensor: torch.Tensor, *arguments: Any, **more: Any) -> Any:
+            if self.cause is None and (bad := _bad(tensor)) is not None:
+                seen = sys._getframe(1).f_locals
+                terms = [
+                    name for name, value in seen.items() if isinstance(value, torch.Tensor) and _bad(value) is not None
+                ]
+                first = next((name for name in terms if name != "loss"), terms[0] if terms else "the loss")
+                others = [name for name in terms if name != first][:_SHOWN_LOSSES]
+                also = f", and so are {', '.join(others)}" if others else ""
+                self._found("loss", f"{first} is {bad:g}{also}")
+            return backward(tensor, *arguments, **more)
+
+        torch.Tensor.backward = watched  # type: ignore[method-assign, assignment]
+        self._undo.append(lambda: setattr(torch.Tensor, "backward", backward))
+        for value in self._model.policy.parameters():
+            if value.requires_grad:
+                handle: Any = value.register_hook(self._after_gradient(value))
+                self._undo.append(handle.remove)
+
+    def _after_gradient(self, parameter: Any) -> Callable[[torch.Tensor], None]:
+        def look(gradient: torch.Tensor) -> None:
+            if self.cause is None and (bad := _bad(gradient)) is not None:
+                self._found("gradient", f"the gradient of {self._names[id(parameter)]} is {bad:g}")
+
+        return look
+
+    def _watch_optimizers(self) -> None:
+        for optimizer in _optimizers(self._model):
+            self._replace(optimizer, "step", self._step_of(optimizer, optimizer.step))
+
+    def _step_of(self, optimizer: Any, step: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*arguments: Any, **more: Any) -> Any:
+            result = step(*arguments, **more)
+            values = [one for group in optimizer.param_groups for one in group["params"]]
+            weight = max((float(one.detach().abs().max()) for one in values if one.numel()), default=0.0)
+            gradient = max(
+                (float(one.grad.abs().max()) for one in values if one.grad is not None and one.numel()), default=0.0
+            )
+            self._largest.append((self._model.num_timesteps, weight, gradient, float(optimizer.param_groups[0]["lr"])))
+            if self.cause is None and not np.isfinite(weight):
+                self._found("weights", f"a step of {type(optimizer).__name__} made a weight {weight:g}")
+            return result
+
+        return watched
+
+    def _growth(self) -> str:
+        """Say so where the weights grew before: then other numbers follow from that."""
+        if not self._largest:
+            return ""
+        (_, first, _, _), (steps, last, gradient, rate) = self._largest[0], self._largest[-1]
+        if last <= _GROWN * max(min(first, 1.0), 1e-3):
+            return ""
+        return (
+            f"the largest weight grew to {last:.4g} at {steps:,} env steps, with a learning rate of {rate:.4g} and a "
+            f"largest gradient of {gradient:.4g}"
+        )
+
+    # ---- inside ----
+
+    def _replace(self, thing: Any, name: str, function: Callable[..., Any]) -> None:
+        had, before = name in vars(thing), vars(thing).get(name)
+        setattr(thing, name, function)
+        self._undo.append(lambda: setattr(thing, name, before) if had else delattr(thing, name))
+
+    def _keep(self, kind: str, text: str, index: int | None = None, episode: Episode | None = None) -> None:
+        if self.cause is None:
+            self.cause = Cause(kind, printable(text), index, int(self._model.num_timesteps), episode)
+
+    def _found(self, kind: str, text: str, index: int | None = None) -> None:
+        growth = self._growth()
+        if growth and index is None:
+            kind, text = "weights", f"{growth}; then {text}"
+        self._keep(kind, text, index)
+        raise CauseFound(text)
+
+
+def _vec_layers(venv: VecEnv) -> Iterator[Any]:
+    layer: Any = venv
+    while isinstance(layer, VecEnvWrapper):
+        yield layer
+        layer = layer.venv
+    yield layer
+
+
+def _arrays(value: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _arrays(item, f"{path}[{key!r}]")
+    elif isinstance(value, tuple | list):
+        for index, item in enumerate(value):
+            yield from _arrays(item, f"{path}[{index}]")
+    else:
+        array = np.asarray(value)
+        if np.issubdtype(array.dtype, np.floating):
+            yield path, array
+
+
+def _bad(value: Any) -> float | None:
+    """Return the first number of a tensor that is not finite; None where there is none."""
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point() or not value.numel():
+        return None
+    bad = ~torch.isfinite(value.detach())
+    return float(value.detach()[bad].flatten()[0]) if bool(bad.any()) else None
+
+
+def _optimizers(model: Any) -> list[Any]:
+    found = {
+        id(one): one
+        for holder in (model, *model.policy.modules())
+        for one in vars(holder).values()
+        if _is_optimizer(one)
+    }
+    return list(found.values())
+
+
+def _is_optimizer(value: Any) -> bool:
+    return isinstance(value, torch.optim.Optimizer)
+
+
+def _value(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _place(error: BaseException) -> str:
+    """Where in which file it was raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})"

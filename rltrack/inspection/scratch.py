@@ -1,0 +1,107 @@
+"""A copy of a run that stands where one of its versions was written, so that a training can go on from there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rltrack.checkpoints import Version
+from rltrack.checkpoints.segments import FOLDER
+from rltrack.config import TrainingConfig
+from rltrack.journal.lines import decode_line
+from rltrack.runs import Root, RunDirectory, RunRef
+from rltrack.training.trainer import config_of
+
+
+def copy_run(run: RunDirectory, version: Version | None, root: Root) -> RunDirectory:
+    """Put into another root what a training needs to go on from a version of a run.
+
+    Args:
+        run: The run; it is only read.
+        version: From where; None for the beginning.
+        root: Where the copy is made, under the run's name.
+
+    Returns:
+        The copy. What the run began with, another run's version, is there too.
+    """
+    copy = root.directory(run.name)
+    copy.path.mkdir(parents=True)
+    if version is None:
+        copy.journal_file.write_bytes(_before(run.journal_file, 1))
+        _copy_origin(run, root)
+        return copy
+    with open(run.journal_file, "rb") as file:
+        records = file.read(version.journal["bytes"])
+    if not records.endswith(b"\n"):  # lines before were changed: whether bits are the same is still to be found out
+        records = _before(run.journal_file, version.journal["next_seq"])
+    copy.journal_file.write_bytes(records)
+    _copy_version(version, copy)
+    _copy_origin(run, root)
+    return copy
+
+
+def quiet_config(run: RunDirectory) -> TrainingConfig:
+    """Return a run's configuration without its own checkpoints, limits, remote store and deliveries, which change no bit."""
+    data: dict[str, Any] = config_of(run).to_mapping()
+    training = {
+        "checkpoint_freq": None,
+        "checkpoint_freq_episodes": None,
+        "checkpoint_seconds": None,
+        "memory_limit_mb": None,
+    }
+    if data["training"].get("total_timesteps") or data["training"].get("total_episodes"):
+        training["max_seconds"] = None
+    changed: Mapping[str, Mapping[str, Any]] = {
+        "training": training,
+        "checkpoints": {"store": None, "resume": "exact", "keep_last": 10_000},
+        "tracking": {"mlflow_tracking_uri": None, "tensorboard_log_dir": None, "video": False},
+    }
+    for section, values in changed.items():
+        data[section] = {**data[section], **values}
+    return TrainingConfig.from_mapping({**data, "name": run.name}, source=f"run {run.name}")
+
+
+def _copy_origin(run: RunDirectory, root: Root) -> None:
+    ref = run.configuration().start_from
+    if ref is None:
+        return
+    origin = Root(run.root).find(ref.run)
+    version = origin.store().find(RunRef(ref.run, ref.version).version or "last")
+    there = root.directory(origin.name)
+    if not there.path.exists():
+        there.path.mkdir(parents=True)
+        there.journal_file.write_bytes(origin.journal_file.read_bytes())
+        _copy_version(version, there)
+
+
+def _copy_version(version: Version, copy: RunDirectory) -> None:
+    folder = copy.path / "checkpoints"
+    folder.mkdir(exist_ok=True)
+    shutil.copytree(version.path, folder / version.path.name, copy_function=_link)
+    for segment in version.segments():
+        (folder / FOLDER).mkdir(exist_ok=True)
+        _link(version.path.parent / FOLDER / segment.file, folder / FOLDER / segment.file)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    """Versions and segments are written once: a second name for a file is as good as a copy."""
+    with contextlib.suppress(OSError):
+        os.link(source, target)
+        return
+    shutil.copyfile(source, target)
+
+
+def _before(journal: Path, seq: int) -> bytes:
+    """The records of a journal before this number; before the first, which run this is, and what was chosen for it."""
+    kept = b""
+    with open(journal, "rb") as file:
+        for line in file:
+            with contextlib.suppress(ValueError):
+                if decode_line(line)[1].get("seq", 0) >= seq:
+                    break
+            kept += line
+    return kept

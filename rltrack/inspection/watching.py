@@ -1,0 +1,84 @@
+"""Shows how policies act: in a window, as a film, or as text; several versions of a run side by side in a film."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rltrack.agents.environments import render_modes
+from rltrack.errors import ConfigurationError
+from rltrack.runs import RunDirectory
+from rltrack.training.film import MAX_FRAMES, scenes, write_video
+from rltrack.training.trainer import config_of
+
+_TEXT_SECONDS = 0.1
+
+
+def way_to_show(env_id: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Return the render mode to watch an environment with here: ``human`` if there is a display, else ``ansi``.
+
+    Raises:
+        ConfigurationError: If neither is possible; with what is.
+    """
+    modes = render_modes(env_id) or ("human", "rgb_array")
+    has_display = sys.platform == "darwin" or any(environment.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    if "human" in modes and has_display:
+        return "human"
+    if "ansi" in modes:
+        return "ansi"
+    film = " Write a film: --film watched.mp4." if "rgb_array" in modes else ""
+    why = "there is no display" if "human" in modes else f"its render modes are {', '.join(modes) or 'none'}"
+    raise ConfigurationError(f"{env_id} cannot be shown here: {why}.{film}")
+
+
+def show(run: RunDirectory, versions: Sequence[str], seed: int | None, write: Callable[[str], None]) -> None:
+    """Play an episode of each version, one after the other, in a window or as text.
+
+    Raises:
+        ConfigurationError: As `way_to_show`.
+    """
+    mode = way_to_show(config_of(run).environment.id)
+    for version in versions:
+        steps = 0
+        for scene in scenes(run, version, mode, seed):
+            if scene is not None:
+                write(f"{run.name}@{version}, step {steps}\n{scene.rstrip()}\n")
+                time.sleep(_TEXT_SECONDS if sys.stdout.isatty() else 0.0)
+            steps += 1
+        write(f"{run.name}@{version}: the episode has {steps} steps")
+
+
+def film(run: RunDirectory, versions: Sequence[str], seed: int | None, path: Path) -> int:
+    """Film an episode of each version, on the same seed, side by side; return the number of frames.
+
+    Raises:
+        ConfigurationError: If the environment cannot be rendered as pictures.
+        MissingExtra: Without moviepy.
+    """
+    frames = list(
+        itertools.islice(_side_by_side([scenes(run, version, "rgb_array", seed) for version in versions]), MAX_FRAMES)
+    )
+    write_video(frames, path)
+    return len(frames)
+
+
+def _side_by_side(plays: Sequence[Iterator[np.ndarray]]) -> Iterator[np.ndarray]:
+    """Join the pictures of several episodes; one that has ended keeps its last picture, darkened."""
+    last: list[np.ndarray | None] = [None] * len(plays)
+    while True:
+        pictures = [next(play, None) for play in plays]
+        if all(picture is None for picture in pictures):
+            return
+        for index, picture in enumerate(pictures):
+            if picture is not None:
+                last[index] = picture
+        shown = [
+            old if new is not None else old // 2 for new, old in zip(pictures, last, strict=True) if old is not None
+        ]
+        yield np.concatenate(shown, axis=1)

@@ -1,0 +1,151 @@
+"""A run is trained again between its versions: the same bits, or the first record and tensor that differ."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import shutil
+
+import pytest
+
+from rltrack.checkpoints.version import MANIFEST, seal, unseal
+from rltrack.cli import run_command
+from rltrack.errors import ConfigurationError, RltrackError
+from rltrack.inspection.reproducing import reproduce, require_reproduced, stretches
+from rltrack.inspection.stretch import repeat
+from rltrack.journal import read_journal
+from rltrack.journal.lines import decode_line, encode_record, numbered_line
+from rltrack.runs import Root
+from rltrack.runs.folder import CERTIFICATE
+from rltrack.training.trainer import Trainer
+
+ALGORITHMS = {
+    "PPO": {"n_steps": 16, "batch_size": 16, "n_epochs": 2},
+    "A2C": {"n_steps": 8},
+    "DQN": {"learning_starts": 20, "buffer_size": 100},
+    "SAC": {"learning_starts": 20, "buffer_size": 100},
+    "TD3": {"learning_starts": 20, "buffer_size": 100},
+    "DDPG": {"learning_starts": 20, "buffer_size": 100},
+}
+
+
+def trained(root, algorithm="PPO"):
+    continuous = algorithm in ("SAC", "TD3", "DDPG")
+    config = {
+        "name": "again",
+        "agent": {"algorithm": algorithm, "hyperparameters": ALGORITHMS[algorithm]},
+        "environment": {"id": "Pendulum-v1" if continuous else "CartPole-v1"},
+        "training": {"total_timesteps": 64, "eval_freq": 32, "checkpoint_freq": 32},
+        "evaluation": {"episodes": 1},
+        "checkpoints": {"keep_last": 10},
+    }
+    trainer = Trainer(config, root=root)
+    trainer.loop.delivers = False
+    trainer.train()
+    return Root(root).find("again")
+
+
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory):
+    root = tmp_path_factory.mktemp("trained") / "root"
+    trained(root)
+    return root
+
+
+@pytest.fixture
+def run(trained_once, own_root):
+    shutil.copytree(trained_once, own_root)
+    return Root(own_root).find("again")
+
+
+def test_a_run_is_reproduced_and_certified(run, capsys):
+    with pytest.raises(RltrackError, match="no certificate"):
+        require_reproduced(run, run.store().find("last"))
+    found = reproduce(run, repeat=repeat)
+    assert found.reproduced, found.result
+    assert found.result.startswith("reproduced: all of 64 env steps in 2 segment(s)")
+    numbered = sum("seq" in record for record in read_journal(run.journal_file))
+    assert sum(outcome.records for outcome in found.outcomes) == numbered
+    for version in run.store().versions():
+        require_reproduced(run, version)
+    certificate = json.loads((run.path / CERTIFICATE).read_bytes())
+    assert certificate["digests"]["versions"].keys() == {version.name for version in run.store().versions()}
+    assert run_command(["show", "again"]) == 0
+    assert "reproduction: reproduced: all of 64" in capsys.readouterr().out
+    _change_weight(run)
+    with pytest.raises(RltrackError, match="not the version that was reproduced"):
+        require_reproduced(run, run.store().find("v2"))
+
+
+def test_what_was_changed_is_named(run):
+    journal = run.journal_file.read_bytes()
+    _change_record(run)
+    found = reproduce(run, repeat=repeat)
+    assert "between the start and v2, record " in found.result
+    assert "(metrics at 16 env steps): values/train/loss: " in found.result
+    with pytest.raises(RltrackError, match="was not reproduced"):
+        require_reproduced(run, run.store().find("last"))
+    run.journal_file.write_bytes(journal)
+    config = run.read_config()
+    changed = copy.deepcopy(config)
+    changed["agent"]["hyperparameters"]["n_epochs"] = 3
+    run.write_config(changed)
+    assert "agent.hyperparameters.n_epochs" in reproduce(run, repeat=repeat).result
+    run.write_config(config)
+    run.journal_file.write_bytes(journal)
+    _change_weight(run)
+    found = reproduce(run, repeat=repeat)
+    assert "and v2, policy/" in found.result
+    assert ": 1 of " in found.result
+    assert " in the run, " in found.result
+
+
+def _change_record(run):
+    """Change a value of a metric by one unit in the last place, with its checksum."""
+    lines = run.journal_file.read_bytes().splitlines(keepends=True)
+    for index, line in enumerate(lines):
+        number, record = decode_line(line)
+        if "train/loss" in record.get("values", ()):
+            values = record["values"]
+            changed = {**values, "train/loss": math.nextafter(values["train/loss"], 9)}
+            lines[index] = numbered_line(encode_record({**record, "values": changed}), number)
+            break
+    run.journal_file.write_bytes(b"".join(lines))
+
+
+def _change_weight(run):
+    """Change the last weight of the first version by one unit in the last place, with every checksum."""
+    version = run.store().find("v2")
+    file = version.path / "policy.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-4] ^= 1
+    file.unlink()
+    file.write_bytes(data)
+    manifest = unseal((version.path / MANIFEST).read_bytes())
+    manifest["files"][file.name]["sha256"] = hashlib.sha256(data).hexdigest()
+    (version.path / MANIFEST).write_bytes(seal(manifest))
+
+
+def test_segments_are_chosen():
+    class Named:
+        def __init__(self, name):
+            self.name = name
+
+    versions = [Named(f"v{number}") for number in range(1, 7)]
+    assert [stretch.end for stretch in stretches(versions, "all")] == ["v1", "v2", "v3", "v4", "v5", "v6"]
+    assert [(stretch.begin, stretch.end) for stretch in stretches(versions, "last")] == [("v5", "v6")]
+    assert [stretch.end for stretch in stretches(versions, "3")] == ["v2", "v4", "v6"]
+    assert len(stretches(versions, "99")) == 6
+    for wrong in ("0", "-1", "some"):
+        with pytest.raises(ConfigurationError, match="Allowed: all, last"):
+            stretches(versions, wrong)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
+def test_every_algorithm_is_reproduced_in_processes(algorithm, own_root):
+    run = trained(own_root, algorithm)
+    assert run_command(["reproduce", "again", "--jobs", "2"]) == 0
+    assert json.loads((run.path / CERTIFICATE).read_bytes())["covers"]
