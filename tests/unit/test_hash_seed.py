@@ -67,8 +67,10 @@ class _StopAt:
             self.loop.stop()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("seed", "exact"), [("random", False), ("0", True)])
+@pytest.mark.parametrize(
+    ("seed", "exact"),
+    [pytest.param("random", False, marks=pytest.mark.slow), pytest.param("0", True, marks=pytest.mark.nightly)],
+)
 def test_verify_resume_varies_what_is_not_fixed(seed, exact, monkeypatch):
     monkeypatch.setattr("rltrack.hash_seed.hash_seed", lambda: seed)
     found = verify_resume(
