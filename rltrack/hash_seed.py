@@ -1,6 +1,6 @@
 """The seed of Python's hashes of text and bytes, on which the order of a set depends: ``PYTHONHASHSEED``.
 
-Python draws it anew for each process unless the variable fixes it before the interpreter starts. An environment that iterates
+Python draws a new one for each process unless the variable fixes it before the interpreter starts. An environment that iterates
 over a set of texts or objects then does something else after a resume. Commands that train therefore fix it.
 """
 

@@ -20,7 +20,7 @@ def scores(
 ) -> None:
     """Train the tuned settings over several seeds, and compare with rl_zoo3's published scores.
 
-    Goes on where it was interrupted. All five cases with five seeds take about an hour of two cores.
+    An interrupted one resumes. All five cases with five seeds take about an hour of two cores.
     """
     from rltrack.benchmarks.scores import as_markdown, run_scores
 

@@ -1,4 +1,4 @@
-"""Who may import whom: rooms from the ground up, each importing only those above it in the list, and their third parties."""
+"""Who may import whom: packages from the ground up, each importing only those above it in the list, and their third parties."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LAYERS = {
     "doors": "console ui doctor starter",
     "commands": "cli benchmarks testing __main__",
 }
-"""The rooms in their order, with what is in them. A module belongs to its longest name here; a room below imports what is above."""
+"""The packages in their order, with what is in them. A module belongs to its longest name here; a package below imports what is above."""
 
 LAZY_PACKAGE = "rltrack"
 """The package itself names everything, and imports it when it is first used."""
@@ -116,13 +116,13 @@ def own_imports() -> frozenset[tuple[str, str, str]]:
 
 @cache
 def layer_of(module: str) -> int:
-    """The place of a module's room in the list."""
+    """The place of a module's package in the list."""
     places = {name: place for place, names in enumerate(LAYERS.values()) for name in names.split()}
     parts = module.split(".")
     for length in range(len(parts), 0, -1):
         if (name := ".".join(parts[:length])) in places:
             return places[name]
-    raise AssertionError(f"{module} has no place in LAYERS, and docs/architecture.md: which room does it belong to?")
+    raise AssertionError(f"{module} has no place in LAYERS, and docs/architecture.md: which package does it belong to?")
 
 
 def upwards(*whens: str) -> set[tuple[str, str]]:
@@ -149,7 +149,7 @@ def test_types_go_down_too():
 
 
 def test_no_circle_crosses_rooms():
-    """Inside a room some modules may know each other; across rooms, and when modules are imported, nowhere."""
+    """Inside a package some modules may know each other; across packages, and when modules are imported, nowhere."""
     graph: dict[str, set[str]] = defaultdict(set)
     for module, name, when in own_imports():
         if when == "start" and name and name != module:
@@ -174,7 +174,7 @@ def test_no_circle_crosses_rooms():
     }
     assert circles == set()
     together = sorted(module for module, others in reached.items() if module in others)
-    assert together == [], "modules that import each other, in one room"
+    assert together == [], "modules that import each other, in one package"
 
 
 def test_third_parties_stay_in_their_rooms():
