@@ -12,6 +12,7 @@ FAST = ("ppo", "a2c", "dqn-3-envs")
 WARNINGS = {
     "maskable-ppo": ["no evaluation environment"],  # made without an id, so that no second one can be built
     "ars": ["the observer gets no StepInfo"],  # SB3 steps inside evaluate_policy
+    "ars-2-envs": ["the observer gets no StepInfo"],
 }
 
 

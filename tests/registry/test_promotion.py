@@ -337,14 +337,3 @@ def test_killed_anywhere_then_asked_again(root, where, forks):
     assert promote(root.find("good"), "tiny", gate=GATE).promoted
     assert ModelRegistry(root).aliases("tiny") == {"champion": 2}
     assert history(root) == [("promoted", "fair", 1), ("promoted", "good", 2)]
-
-
-def test_a_run_of_a_script_has_nowhere_to_play(own_root):
-    from stable_baselines3 import PPO
-
-    import rltrack
-
-    model = PPO("MlpPolicy", "CartPole-v1", n_steps=16, batch_size=16, n_epochs=1)
-    rltrack.TrainingLoop(model, None, total_timesteps=32, name="scripted", root=own_root).run()
-    with pytest.raises(ConfigurationError, match="trained by a script"):
-        promote(Root(own_root).find("scripted"), "tiny", gate=GATE)

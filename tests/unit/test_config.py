@@ -11,6 +11,7 @@ from rltrack.config import FLAT_KEYS, LoopSettings, TrainingConfig
 from rltrack.errors import ConfigurationError, MissingExtra
 from rltrack.identity import identity, identity_hash
 from rltrack.plain_data import apply_overrides, differences
+from tests.support.extras import needs
 
 MINIMAL = {"agent": {"algorithm": "PPO"}, "environment": {"id": "CartPole-v1"}, "training": {"total_timesteps": 1000}}
 
@@ -167,7 +168,7 @@ def test_evaluations_by_default():
 
 
 def test_zoo_presets_are_read_as_data():
-    pytest.importorskip("rl_zoo3")
+    needs("rl_zoo3")
     data = {"agent": {"algorithm": "ppo", "preset": "zoo", "hyperparameters": {"n_steps": 64}},
             "environment": {"id": "CartPole-v1"}, "training": {"total_timesteps": 5}}  # fmt: skip
     config = TrainingConfig.from_mapping(data)
@@ -191,7 +192,7 @@ def test_zoo_without_the_extra_names_the_command(monkeypatch):
 
 
 def test_every_zoo_preset_translates_without_evaluation():
-    pytest.importorskip("rl_zoo3")
+    needs("rl_zoo3")
     from rltrack import zoo_presets as zoo
 
     seen = 0

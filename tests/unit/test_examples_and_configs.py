@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rltrack.config import TrainingConfig
+from tests.support.extras import needs
 
 pytest.importorskip("stable_baselines3")
 FILES = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
@@ -42,7 +43,7 @@ def test_sweep_can_be_searched(path):
     ],
 )  # fmt: skip
 def test_zoo_preset_builds(algorithm, env_id):
-    pytest.importorskip("rl_zoo3")
+    needs("rl_zoo3")
     pytest.importorskip("sb3_contrib")
     from rltrack.agents import build_agent
 

@@ -30,7 +30,7 @@ LAYERS = {
     "doors": "console ui doctor starter",
     "commands": "cli benchmarks testing __main__",
 }
-"""The packages in their order, with what is in them. A module belongs to its longest name here; a package below imports what is above."""
+"""The packages in order. A module belongs to its longest name here; a package imports what is above it."""
 
 LAZY_PACKAGE = "rltrack"
 """The package itself names everything, and imports it when it is first used."""

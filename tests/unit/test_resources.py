@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
 
 from rltrack.resources import ResourceSampler, not_of_training
 
+PROJECT = Path(__file__).resolve().parents[2]
 HOLD = "data = bytearray(120_000_000); print('ready', flush=True); input()"
 
 
@@ -20,6 +22,12 @@ def child(**options):
 
 
 def test_workers_count_and_the_process_that_delivers_does_not():
+    """In an interpreter of its own: other tests leave children here that end at any time."""
+    code = "from tests.unit.test_resources import measure; measure()"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PROJECT, timeout=60)
+
+
+def measure():
     alone = ResourceSampler().memory_mb()
     worker, shipper = child(), child(start_new_session=True)
     not_of_training(shipper.pid)

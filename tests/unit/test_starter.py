@@ -12,6 +12,7 @@ from rltrack.cli import app, run_command
 from rltrack.config import TrainingConfig
 from rltrack.errors import ConfigurationError
 from rltrack.starter import starter
+from tests.support.extras import needs
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,7 @@ def test_names_every_key_and_each_can_be_switched_on():
 
 
 def test_takes_the_tuned_settings_where_there_are_any():
-    pytest.importorskip("rl_zoo3")
+    needs("rl_zoo3")
     assert "n_steps: 32" in starter("ppo", "CartPole-v1")
     assert "rl_zoo3's tuned settings" in starter("ppo", "CartPole-v1")
 

@@ -26,6 +26,7 @@ from rltrack.studies.search import Search
 from rltrack.studies.space import check_space, full_key, read_sweep
 from rltrack.studies.sweep import sweep_here, trial_rows, write_best
 from rltrack.studies.trials import run_trial, train_here
+from tests.support.extras import needs
 
 
 def training(steps: int = 256, **more):
@@ -142,7 +143,7 @@ def test_a_sweep_goes_on_with_more_trials_but_not_with_another_training(tmp_path
      ("RecurrentPPO", "CartPole-v1"), ("ARS", "CartPole-v1")],
 )  # fmt: skip
 def test_rl_zoo3s_spaces_make_valid_trainings(tmp_path, own_root, algorithm, env_id):
-    pytest.importorskip("rl_zoo3")
+    needs("rl_zoo3")
     pytest.importorskip("sb3_contrib")
     policy = {"RecurrentPPO": "MlpLstmPolicy", "ARS": "LinearPolicy"}.get(algorithm, "MlpPolicy")
     base = training(agent={"algorithm": algorithm, "policy": policy}, environment={"id": env_id})
