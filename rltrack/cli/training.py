@@ -110,7 +110,7 @@ def resume(
         ),
     ] = None,
 ) -> None:
-    """Go on with a run from its newest version.
+    """Resume a run from its newest version.
 
     \b
     rltrack resume cartpole-ppo
