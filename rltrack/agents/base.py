@@ -153,7 +153,7 @@ class AgentBase(ABC):
             raise ConfigurationError(f"callbacks= are for Stable-Baselines3's models; {self.class_name} takes hooks=.")
 
     def end_training(self) -> None:  # noqa: B027
-        """Hear that training ended well; called before `release`."""
+        """Called when training has ended without an error, before `release`."""
 
     def cut_environments(self, wanted: bool) -> None:
         """Turn cuts on or off (``checkpoints.cut_freq``); called before `bind`.

@@ -12,7 +12,6 @@ from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     SubprocVecEnv,
     VecEnv,
-    VecEnvWrapper,
     VecFrameStack,
     VecMonitor,
     VecNormalize,
@@ -20,7 +19,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from rltrack.agents.env_state import StateAccess
-from rltrack.agents.env_state.layers import gym_layers
+from rltrack.agents.env_state.layers import gym_layers, vec_layers
 from rltrack.agents.protocol import MakeEnv
 from rltrack.agents.sb3_environments import spec_of
 from rltrack.agents.written_values import as_data
@@ -42,15 +41,14 @@ def describe_environment(env: VecEnv, make_env: MakeEnv | None = None) -> tuple[
     """
     missing: list[str] = []
     section: dict[str, Any] = {"n_envs": env.num_envs}
-    layer = env
-    while isinstance(layer, VecEnvWrapper):
-        if isinstance(layer, VecNormalize):
-            section["normalize"] = _normalization(layer)
-        elif isinstance(layer, VecFrameStack):
-            section["frame_stack"] = layer.stacked_obs.n_stack
-        elif not isinstance(layer, VecTransposeImage | VecMonitor):
-            missing.append(f"the vectorised wrapper {type(layer).__name__}, which a configuration cannot name")
-        layer = layer.venv
+    *wrappers, layer = vec_layers(env)
+    for wrapper in wrappers:
+        if isinstance(wrapper, VecNormalize):
+            section["normalize"] = _normalization(wrapper)
+        elif isinstance(wrapper, VecFrameStack):
+            section["frame_stack"] = wrapper.stacked_obs.n_stack
+        elif not isinstance(wrapper, VecTransposeImage | VecMonitor):
+            missing.append(f"the vectorised wrapper {type(wrapper).__name__}, which a configuration cannot name")
     if isinstance(layer, SubprocVecEnv):
         section["vectorization"] = "subproc"
     elif not isinstance(layer, DummyVecEnv):

@@ -15,9 +15,9 @@ import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from rltrack.agents.env_state.layers import gym_layers
+from rltrack.agents.env_state.layers import gym_layers, vec_layers
 from rltrack.agents.env_state.recorder import streams_of
 from rltrack.text import printable
 
@@ -113,7 +113,7 @@ class FirstCause:
     # ---- environments ----
 
     def _watch_environments(self) -> None:
-        layers = list(_vec_layers(self._model.env))
+        layers = list(vec_layers(self._model.env))
         base = layers[-1]
         if isinstance(base, DummyVecEnv):
             for index, env in enumerate(base.envs):
@@ -196,7 +196,7 @@ class FirstCause:
                 self._found(kind, f"{where} the {kind}{path} {number}{at}", index)
 
     def _dead_workers(self) -> str:
-        processes = getattr(list(_vec_layers(self._model.env))[-1], "processes", ())
+        processes = getattr(list(vec_layers(self._model.env))[-1], "processes", ())
         for process in processes:
             process.join(1.0)
         codes = [(index, process.exitcode) for index, process in enumerate(processes) if process.exitcode is not None]
@@ -297,14 +297,6 @@ class FirstCause:
             kind, text = "weights", f"{growth}; then {text}"
         self._keep(kind, text, index)
         raise CauseFound(text)
-
-
-def _vec_layers(venv: VecEnv) -> Iterator[Any]:
-    layer: Any = venv
-    while isinstance(layer, VecEnvWrapper):
-        yield layer
-        layer = layer.venv
-    yield layer
 
 
 def _arrays(value: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:

@@ -23,6 +23,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from rltrack.agents.env_state import StateAccess, Wrappers
+from rltrack.agents.env_state.layers import vec_layers
 from rltrack.agents.environments import SeededEpisodes, make_gym_env, rebuild
 from rltrack.agents.protocol import Observations
 from rltrack.cleanup import close_all
@@ -176,13 +177,10 @@ def same_env(own: VecEnv | None, given: Any) -> bool:
     """Whether the model already trains in the given environment, or in one of the given id."""
     if own is None:
         return False
-    layer: Any = own
-    while isinstance(layer, VecEnvWrapper):
-        if layer is given:
-            return True
-        layer = layer.venv
-    if layer is given:
+    layers = list(vec_layers(own))
+    if any(layer is given for layer in layers):
         return True
+    layer = layers[-1]
     if isinstance(given, VecEnv) or not isinstance(layer, DummyVecEnv):
         return False
     if isinstance(given, str):
@@ -196,11 +194,8 @@ def same_env(own: VecEnv | None, given: Any) -> bool:
 
 def is_monitored(env: VecEnv) -> bool:
     """Whether its infos carry each episode's raw return and length."""
-    layer: Any = env
-    while isinstance(layer, VecEnvWrapper):
-        if isinstance(layer, VecMonitor):
-            return True
-        layer = layer.venv
+    if any(isinstance(layer, VecMonitor) for layer in vec_layers(env)):
+        return True
     try:
         return all(env.env_is_wrapped(Monitor))
     except (AttributeError, NotImplementedError):

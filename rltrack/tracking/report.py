@@ -72,7 +72,7 @@ class RunReport:
 
     @property
     def missing(self) -> list[str]:
-        """what the journal lacks, as text: as attempts recorded it, and what is damaged in it now."""
+        """What the journal lacks, as text: as attempts recorded it, and what is damaged in it now."""
         known = self.metrics.facts.labelled_missing
         return [*known, *(item for item in self._reader.wrong if item not in known)]
 

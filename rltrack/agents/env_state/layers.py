@@ -60,6 +60,15 @@ class CoreMethod:
     put: Callable[[Any, Any], None]
 
 
+def vec_layers(venv: VecEnv) -> Iterator[Any]:
+    """Yield the layers of vectorised environments, the outermost wrapper first and the environments themselves last."""
+    layer: Any = venv
+    while isinstance(layer, VecEnvWrapper):
+        yield layer
+        layer = layer.venv
+    yield layer
+
+
 def gym_layers(env: object) -> Iterator[Any]:
     """Yield the layers of a Gymnasium environment, outermost first."""
     while True:

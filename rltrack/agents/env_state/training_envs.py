@@ -12,12 +12,12 @@ tier           what a version holds
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from rltrack.agents.env_state import layers
 from rltrack.agents.env_state.probe import Finding, probe
@@ -52,7 +52,7 @@ class TrainingEnvs:
         wants_probe: bool = True,
     ) -> None:
         self.venv = venv
-        self._vec_layers = list(_vec_layers(venv))
+        self._vec_layers = list(layers.vec_layers(venv))
         self._base: Any = self._vec_layers[-1]
         self._build = build
         self._wants_probe = wants_probe
@@ -282,7 +282,7 @@ class Wrappers:
     """
 
     def __init__(self, venv: VecEnv) -> None:
-        vec_layers = list(_vec_layers(venv))
+        vec_layers = list(layers.vec_layers(venv))
         envs = getattr(vec_layers[-1], "envs", ())
         self._layers = [*vec_layers, *(layer for env in envs for layer in layers.gym_layers(env))]
         self._cores = [env.unwrapped for env in envs]
@@ -299,11 +299,3 @@ class Wrappers:
                 layers.restore(self._layers, self._cores, self._state)
             except NotCapturable:
                 self._state = None
-
-
-def _vec_layers(venv: VecEnv) -> Iterator[Any]:
-    layer: Any = venv
-    while isinstance(layer, VecEnvWrapper):
-        yield layer
-        layer = layer.venv
-    yield layer
