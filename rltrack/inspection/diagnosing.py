@@ -16,7 +16,7 @@ from rltrack.checkpoints import Version
 from rltrack.config import TrainingConfig
 from rltrack.errors import RltrackError
 from rltrack.files import replace_text
-from rltrack.inspection.scratch import copy_run, quiet_config
+from rltrack.inspection.scratch import copy_run, quiet_config, versions_to_repeat_from, why_the_resume_is_not_exact
 from rltrack.runs import Root, RunDirectory
 from rltrack.text import printable
 from rltrack.training.live import Due, LiveTraining
@@ -63,13 +63,12 @@ def diagnose(run: RunDirectory, *, at: int | None = None, until: int | None = No
     Raises:
         ConfigurationError: If the run's agent was built by a script.
     """
-    versions = [version for version in run.store().versions() if version.is_resumable and "journal" in version.details]
+    versions = versions_to_repeat_from(run)
     begin = next((one for one in reversed(versions) if at is None or one.env_steps <= at), None)
     found = _repeat(run, begin, until)
     if begin is not None and found.cause is not None and found.cause.episode is not None and found.script is None:
-        earlier = _repeat(
-            run, None, until
-        )  # the episode began before the version: its actions are known from the start only
+        # the episode began before the version: its actions are known from the start only
+        earlier = _repeat(run, None, until)
         return earlier if earlier.script is not None else found
     return found
 
@@ -81,7 +80,7 @@ def _repeat(run: RunDirectory, begin: Version | None, until: int | None) -> Diag
     history = run.history(tell=False)
     with tempfile.TemporaryDirectory(prefix="rltrack-diagnose-") as folder:
         copy = copy_run(run, begin, Root(folder))
-        known = len(copy.history(tell=False).warnings)
+        before = copy.history(tell=False).warnings
         trainer = Trainer(config, root=folder, reporter=ProgressReporter(console=False))
         trainer.loop.delivers = False
         live = trainer.prepare()
@@ -99,7 +98,7 @@ def _repeat(run: RunDirectory, begin: Version | None, until: int | None) -> Diag
             live.close()
             trainer.close()
         cause = watch.cause
-        notes = [note for note in copy.history(tell=False).warnings[known:] if "not exactly" in note]
+        notes = why_the_resume_is_not_exact(copy, before)
         notes += [f"attempt {one['number']} of the run was not exact" for one in history.attempts if not one["exact"]]
         notes += _what_inexact_means(live)
         if cause is None and watch.actions_out_of_bounds is not None:

@@ -16,6 +16,7 @@ from rltrack.checkpoints.version import MANIFEST
 from rltrack.errors import ConfigurationError, RltrackError
 from rltrack.files import replace_text
 from rltrack.identity import identity, identity_hash
+from rltrack.inspection.scratch import versions_to_repeat_from
 from rltrack.inspection.stretch import Outcome, Stretch, repeat_in_process
 from rltrack.journal import Journal
 from rltrack.plain_data import differences
@@ -92,7 +93,7 @@ def reproduce(
     if jobs < 1:
         raise ConfigurationError(f"jobs is {jobs}; at least one training must run at a time.")
     config = config_of(run)
-    versions = [version for version in run.store().versions() if version.is_resumable and "journal" in version.details]
+    versions = versions_to_repeat_from(run)
     if not versions:
         raise RltrackError(
             f"Run {run.name} has no version to compare with: its checkpoints hold no state to resume from."
