@@ -76,7 +76,7 @@ class StoredConfiguration:
         if not self.missing:
             raise ConfigurationError(
                 f"Run {self.name} was trained by a script with an agent of its own; its configuration does not say how to build "
-                "it. Go on in that script, with TrainingLoop(agent, env, name=…, resume=True)."
+                "it. Resume it in that script, with TrainingLoop(agent, env, name=…, resume=True)."
             )
         raise ConfigurationError(
             f"Run {self.name} cannot be built outside its script. It lacks {'; '.join(self.missing)}. For an environment: rltrack "

@@ -108,12 +108,16 @@ def answer_to(run: RunDirectory, request: Request) -> Answer | None:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:
+        with open(path, "rb", opener=_open_without_links) as file:
             data = json.loads(file.read(_MAX_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
     return data if isinstance(data, dict) else None
+
+
+def _open_without_links(path: str, flags: int) -> int:
+    """Neither follow a link nor wait for the other end of a pipe."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _is_text(value: Any) -> bool:

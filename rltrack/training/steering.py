@@ -46,7 +46,7 @@ class Steering:
         self._pause: Request | None = None
 
     def start(self) -> None:
-        """Begin to listen; what was asked of a process before is not for this one."""
+        """Remove a request that an earlier process was asked: it is not for this one."""
         requests.withdraw(self._run)
 
     def look(self, *, at_boundary: bool = True) -> None:
@@ -63,7 +63,7 @@ class Steering:
         self._perform(request)
 
     def paused(self) -> None:
-        """Hear that training is paused."""
+        """Called when training is paused: answer the request to pause."""
         if self._pause is not None:
             requests.answer(self._run, self._pause, self._at("paused"))
             self._pause = None

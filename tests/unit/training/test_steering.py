@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import psutil
 import pytest
 
 from rltrack.cli import run_command
@@ -92,3 +93,13 @@ def test_what_is_no_request_is_removed(text, own_root):
     (run.path / "request.json").write_bytes(text)
     assert requests.peek(run) is None
     assert not (run.path / "request.json").exists()
+
+
+def test_a_folder_in_the_place_of_a_request_costs_no_descriptors(own_root):
+    """A training looks once a second: each look that keeps one open would end it after an hour."""
+    run = Root(own_root).create("odd", "")
+    (run.path / "request.json").mkdir()
+    before = psutil.Process().num_fds()
+    for _ in range(20):
+        assert requests.peek(run) is None
+    assert psutil.Process().num_fds() == before
