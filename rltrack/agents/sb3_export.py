@@ -13,6 +13,7 @@ from stable_baselines3.common.utils import LinearSchedule as TheirLinearSchedule
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize, VecTransposeImage
 
 from rltrack.agents.algorithms import LinearSchedule
+from rltrack.agents.env_state.layers import vec_layers
 
 NORMALIZATION = "vecnormalize.pkl"
 
@@ -28,10 +29,7 @@ def write_sb3(model: BaseAlgorithm, path: Path) -> list[Path]:
         The files.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        _their_schedules(model),
-        open(path, "wb") as file,
-    ):  # by its own name: SB3 appends .zip to a path without a suffix
+    with _their_schedules(model), open(path, "wb") as file:  # open: SB3 appends .zip to a path without a suffix
         model.save(file)
     normalize = model.get_vec_normalize_env()
     if normalize is None:
@@ -45,18 +43,12 @@ def how_to_load(model: BaseAlgorithm, path: Path, make_env: str) -> str:
 
     Args:
         model: The model that was written.
-        path: Its zip file.
+        path: Its zip file; the code is for its folder.
         make_env: The environment's id.
     """
-    layers: list[Any] = []
-    layer: Any = model.env
-    while layer is not None and hasattr(layer, "venv"):
-        layers.insert(0, layer)
-        layer = layer.venv
     lines = [f'env = make_vec_env("{make_env}")']
-    names = ["make_vec_env"]
     wrappers = []
-    for layer in layers:
+    for layer in reversed(list(vec_layers(model.env)) if model.env is not None else []):
         if isinstance(layer, VecFrameStack):
             wrappers.append("VecFrameStack")
             lines.append(f"env = VecFrameStack(env, {layer.stacked_obs.n_stack})")
@@ -65,10 +57,13 @@ def how_to_load(model: BaseAlgorithm, path: Path, make_env: str) -> str:
             lines.append("env = VecTransposeImage(env)")
         elif isinstance(layer, VecNormalize):
             wrappers.append("VecNormalize")
-            lines += [f'env = VecNormalize.load("{NORMALIZATION}", env)', "env.training = env.norm_reward = False"]
+            lines += [
+                f'env = VecNormalize.load("{NORMALIZATION}", env)',
+                "env.training = env.norm_reward = False",
+            ]
     kind = type(model)
     imports = [f"from {kind.__module__.partition('.')[0]} import {kind.__name__}"]
-    imports.append(f"from stable_baselines3.common.env_util import {names[0]}")
+    imports.append("from stable_baselines3.common.env_util import make_vec_env")
     if wrappers:
         imports.append(f"from stable_baselines3.common.vec_env import {', '.join(sorted(set(wrappers)))}")
     load = f'model = {kind.__name__}.load("{path.name}", env=env)'
