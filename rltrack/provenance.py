@@ -37,7 +37,7 @@ def process_facts() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "user": _user(),
+        "user": user_name(),
         "program": _program(),
         "python": platform.python_version(),
         "hash_seed": hash_seed(),
@@ -45,7 +45,8 @@ def process_facts() -> dict[str, Any]:
     }
 
 
-def _user() -> str | None:
+def user_name() -> str | None:
+    """Return the name of the user whose process this is; None for an id without a name."""
     with contextlib.suppress(KeyError, OSError, ImportError):  # a user id without a name, as in some containers
         return getpass.getuser()
     return None

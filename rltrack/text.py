@@ -1,4 +1,4 @@
-"""Texts that others wrote, such as errors of environments, on their way to a terminal."""
+"""Texts and values that others wrote, such as errors of environments, on their way into a message or to a terminal."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(_visible(character) for character in text)
+
+
+def shortened(value: object, longest: int) -> str:
+    """Return a value's representation in at most so many characters; one that is cut ends with three dots."""
+    text = repr(value)
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def _visible(character: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rltrack.errors import CheckpointCorrupt
+from rltrack.text import shortened
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LIMIT = 2**63
@@ -24,10 +25,10 @@ def check_manifest(manifest: Any) -> None:
         CheckpointCorrupt: With the field and what it holds.
     """
     if not isinstance(manifest, dict):
-        raise CheckpointCorrupt(f"it holds {_shown(manifest)}, not a mapping.")
+        raise CheckpointCorrupt(f"it holds {shortened(manifest, 80)}, not a mapping.")
     _check_fields(manifest, _MANIFEST, "")
     if len(set(manifest["parts"])) != len(manifest["parts"]):
-        raise CheckpointCorrupt(f"'parts' is {_shown(manifest['parts'])}; each part stands there once.")
+        raise CheckpointCorrupt(f"'parts' is {shortened(manifest['parts'], 80)}; each part stands there once.")
     for name, entry in manifest["files"].items():
         _check_fields(entry, _FILE, f"files.{name}")
     for key, ring in manifest["rings"].items():
@@ -61,19 +62,14 @@ def is_file_name(name: Any) -> bool:
 
 def _check_fields(value: Any, fields: Mapping[str, _Check], where: str) -> None:
     if not isinstance(value, dict):
-        raise CheckpointCorrupt(f"'{where}' is {_shown(value)}; it must be a mapping.")
+        raise CheckpointCorrupt(f"'{where}' is {shortened(value, 80)}; it must be a mapping.")
     for name, (is_good, wanted, needed) in fields.items():
         label = f"{where}.{name}".lstrip(".")
         if name not in value:
             if needed:
                 raise CheckpointCorrupt(f"it lacks '{label}'.")
         elif not is_good(value[name]):
-            raise CheckpointCorrupt(f"'{label}' is {_shown(value[name])}; it must be {wanted}.")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+            raise CheckpointCorrupt(f"'{label}' is {shortened(value[name], 80)}; it must be {wanted}.")
 
 
 def _is_count(value: Any) -> bool:

@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rltrack.text import shortened
+
 NUMERIC_FIELDS = (
     "values",
     "returns",
@@ -58,14 +60,14 @@ def check_record(record: Mapping[str, Any]) -> None:
     """
     kind = record.get("kind")
     if not isinstance(kind, str):
-        raise ValueError(f"'kind' is {_shown(kind)}; it must be a text")
+        raise ValueError(f"'kind' is {shortened(kind, 60)}; it must be a text")
     missing = [field for field in ("time", *_NEEDED.get(kind, ())) if field not in record]
     if missing:
-        raise ValueError(f"a record of the kind {_shown(kind)} lacks {', '.join(missing)}")
+        raise ValueError(f"a record of the kind {shortened(kind, 60)} lacks {', '.join(missing)}")
     for field, value in record.items():
         found = _FIELDS.get(field)
         if found is not None and not found[0](value):
-            raise ValueError(f"'{field}' is {_shown(value)}; it must be {found[1]}")
+            raise ValueError(f"'{field}' is {shortened(value, 60)}; it must be {found[1]}")
     if "seq" in record and "step" not in record:
         raise ValueError("a record with a number lacks its step")
     if kind == "episodes" and not len(record["steps"]) == len(record["returns"]) == len(record["lengths"]):
@@ -80,12 +82,9 @@ def check_values(values: Mapping[str, Any]) -> None:
     """
     for key, value in values.items():
         if value is None or isinstance(value, str | bytes | list | tuple | dict):
-            raise TypeError(f"The metric '{key}' is {_shown(value)}. Only numbers can be recorded; leave it out.")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+            raise TypeError(
+                f"The metric '{key}' is {shortened(value, 60)}. Only numbers can be recorded; leave it out."
+            )
 
 
 def _is_count(value: Any) -> bool:

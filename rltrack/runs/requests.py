@@ -6,7 +6,6 @@ Who may write into the folder may ask. There is one request at a time; who asks 
 from __future__ import annotations
 
 import contextlib
-import getpass
 import json
 import os
 import socket
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rltrack.errors import RunBusy
 from rltrack.files import create_file, replace_text
+from rltrack.provenance import user_name
 
 if TYPE_CHECKING:
     from rltrack.runs.folder import RunDirectory
@@ -63,7 +63,7 @@ def ask(run: RunDirectory, verb: str) -> Request:
         RunBusy: If another request waits.
         OSError: If the run's folder cannot be written.
     """
-    request = Request(uuid.uuid4().hex, verb, f"{_user()}@{socket.gethostname()}")
+    request = Request(uuid.uuid4().hex, verb, f"{user_name() or os.getuid()}@{socket.gethostname()}")
     try:
         create_file(run.path / _REQUEST, json.dumps(asdict(request)).encode())
     except FileExistsError:
@@ -122,10 +122,3 @@ def _open_without_links(path: str, flags: int) -> int:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= _MAX_TEXT and value.isprintable()
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container's user without a name
-        return str(os.getuid())
