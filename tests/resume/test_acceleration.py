@@ -14,6 +14,7 @@ from rltrack.journal import read_journal
 from rltrack.runs import Root
 from tests.resume.test_exact import fingerprint, records, stop_after
 from tests.resume.test_same_as_learn import CASES, build
+from tests.support.agents import NullObserver
 
 sb3 = pytest.importorskip("stable_baselines3")
 VERSIONS = Path(__file__).resolve().parents[1] / "data" / "format-1"
@@ -86,23 +87,11 @@ def test_a_version_written_before_goes_on_with_the_same_bits():
             agent.accelerate()
             assert (agent.describe_choices()["acceleration"]["chosen"] == "on") == (acceleration == "auto")
             for _ in range(30):
-                agent.advance(Deaf())
+                agent.advance(NullObserver())
             ends.append(fingerprint(agent.capture()))
         finally:
             agent.release()
     assert ends[0] == ends[1]
-
-
-class Deaf:
-    """Hears nothing."""
-
-    wants_steps = False
-
-    def on_step(self, env_steps, step):
-        pass
-
-    def on_episode_end(self, episode):
-        pass
 
 
 @pytest.mark.parametrize("case", ["ppo", "dqn"])

@@ -171,3 +171,15 @@ def own_agent_of_the_docs() -> type:
     module: dict[str, Any] = {"__name__": "own_agent"}
     exec(page.read_text(encoding="utf-8").split("```python\n", 1)[1].split("```", 1)[0], module)
     return module["Reinforce"]
+
+
+class NullObserver:
+    """Receives what happens inside an iteration and does nothing."""
+
+    wants_steps = False
+
+    def on_step(self, env_steps, step):
+        pass
+
+    def on_episode_end(self, episode):
+        pass

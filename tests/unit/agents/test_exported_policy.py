@@ -16,6 +16,7 @@ from rltrack.agents.policy_description import describe_policy
 from rltrack.benchmarks.resume import CASES
 from rltrack.config import TrainingConfig
 from rltrack.evaluation.episodes import play_episodes
+from tests.support.agents import NullObserver
 from tests.support.policies import OwnExtractor
 
 KINDS = (
@@ -28,22 +29,12 @@ KINDS = (
 QUICK = ("ppo-cartpole-norm-4", "ppo-multiobs", "dqn-cartpole")
 
 
-class Deaf:
-    wants_steps = False
-
-    def on_step(self, env_steps, step):
-        pass
-
-    def on_episode_end(self, episode):
-        pass
-
-
 def exported(config: TrainingConfig, folder):
     """A little training, so that statistics are not those of the beginning; the agent, and its policy from files."""
     agent, env = build_agent(config)
     agent.allow_probe(False)
     agent.bind(env, config.seed)
-    agent.advance(Deaf())
+    agent.advance(NullObserver())
     state = agent.capture_parts(POLICY_PARTS)
     description = json.loads(json.dumps(describe_policy(agent.model)))
     assert "reason" not in description, description
