@@ -19,6 +19,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
+from rltrack.agents.gym_types import Env, Wrapper
 from rltrack.agents.protocol import Observations
 from rltrack.agents.wrappers import wrapper_stack
 from rltrack.cleanup import close_all
@@ -30,7 +31,7 @@ from rltrack.secrets import one_line, shown, with_environment_values
 _EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale": "atari", "atari": "atari"}
 
 
-def make_gym_env(env_id: str, kwargs: Mapping[str, object] | None = None) -> gym.Env[Any, Any]:
+def make_gym_env(env_id: str, kwargs: Mapping[str, object] | None = None) -> Env:
     """Build one environment by its id.
 
     Args:
@@ -105,7 +106,7 @@ def environment_creator(env_id: str) -> Callable[..., Any] | None:
     return import_code(env_id, "environment.id")  # type: ignore[no-any-return]
 
 
-def _check_interface(env: gym.Env[Any, Any], env_id: str) -> None:
+def _check_interface(env: Env, env_id: str) -> None:
     """Refuse what is no environment, one without spaces, or one with the `reset` of the old package gym."""
     if not isinstance(env, gym.Env):
         raise ConfigurationError(
@@ -282,13 +283,13 @@ CUT = "rltrack.episode_cut"
 """Set in the last info of an episode that was ended because it did not end."""
 
 
-class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
+class SeededEpisodes(Wrapper):
     """Begin each episode from the next seed of a list, whatever resets it; truncate one that does not end.
 
     An episode that is ended so is truncated, with `CUT` in its last info.
     """
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
+    def __init__(self, env: Env) -> None:
         super().__init__(env)
         self._seeds: deque[int] = deque()
         self._steps = 0
@@ -328,7 +329,7 @@ class GymEvaluation:
 
     reports_episodes = False
 
-    def __init__(self, envs: Sequence[gym.Env[Any, Any]]) -> None:
+    def __init__(self, envs: Sequence[Env]) -> None:
         self._envs = [env if isinstance(env, SeededEpisodes) else SeededEpisodes(env) for env in envs]
         self.n_envs = len(self._envs)
 
@@ -374,7 +375,7 @@ def _stack(observations: Sequence[Any]) -> Observations:
     return np.stack([np.asarray(item) for item in observations])
 
 
-def rebuild(spec: Any, original: object) -> gym.Env[Any, Any]:
+def rebuild(spec: Any, original: object) -> Env:
     """Build another environment like `original`, from the specification that it carries.
 
     Raises:

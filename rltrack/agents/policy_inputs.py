@@ -182,7 +182,7 @@ def _check_finite(array: np.ndarray, what: str) -> None:
         raise BadInput(f"{what} holds {array[index]}. Expected: finite numbers.")
 
 
-def _cast(array: np.ndarray, dtype: np.dtype[Any], what: str) -> np.ndarray:
+def _cast(array: np.ndarray, dtype: np.dtype, what: str) -> np.ndarray:
     """Convert without loss; floating-point numbers are rounded to the nearest, as everywhere."""
     _check_finite(array, what)
     if array.dtype == dtype:
@@ -229,7 +229,7 @@ def _recurrent(policy: Any, extras: Mapping[str, Any], count: int, is_single: bo
 
 
 def _extra(
-    given: Any, shape: tuple[int, ...], count: int, is_single: bool, dtype: np.dtype[Any], what: str
+    given: Any, shape: tuple[int, ...], count: int, is_single: bool, dtype: np.dtype, what: str
 ) -> np.ndarray:
     array, alone = _batched(_as_array(given, what), shape, what)
     if len(array) != count or (alone and not is_single):

@@ -145,7 +145,7 @@ def _box(shape: object, dtype: object, low: object, high: object) -> Any:
     return box
 
 
-def _bound(value: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
+def _bound(value: object, shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """One side of a Box, and where it is bounded; a single number stands for all."""
     if not isinstance(value, list):
         plain, is_bounded = _limit(value, dtype)
@@ -155,7 +155,7 @@ def _bound(value: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple
     return values, np.array([is_bounded for _, is_bounded in limits], dtype=bool).reshape(shape)
 
 
-def _limit(value: object, dtype: np.dtype[Any]) -> tuple[Any, bool]:
+def _limit(value: object, dtype: np.dtype) -> tuple[Any, bool]:
     number = number_of(value)
     if dtype.kind == "f":
         return number, abs(number) != math.inf
@@ -196,10 +196,10 @@ def _multi_binary(n: object) -> Any:
     return spaces.MultiBinary(list(lengths) if isinstance(n, list) else lengths[0])
 
 
-def _dtype(name: object) -> np.dtype[Any]:
+def _dtype(name: object) -> np.dtype:
     if name not in _DTYPES:
         raise ValueError(f"The dtype {shown(name)} in the policy's description is not among {', '.join(_DTYPES)}.")
-    found: np.dtype[Any] = np.dtype(name)
+    found: np.dtype = np.dtype(name)
     return found
 
 

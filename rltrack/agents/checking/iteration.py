@@ -14,6 +14,7 @@ from rltrack.agents import as_agent
 from rltrack.agents.base import AgentBase
 from rltrack.agents.checking.report import CheckAborted, Report
 from rltrack.agents.environments import make_gym_env
+from rltrack.agents.gym_types import Env, Wrapper
 from rltrack.agents.protocol import EpisodeInfo, IterationStats, StepInfo
 from rltrack.agents.random_state import capture_random
 from rltrack.cleanup import close_all
@@ -25,10 +26,10 @@ Trace = list[dict[str, object]]
 """What each iteration reported, to compare two trainings."""
 
 
-class CountingEnv(gym.Wrapper[Any, Any, Any, Any]):
+class CountingEnv(Wrapper):
     """Counts the steps that an environment really takes."""
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
+    def __init__(self, env: Env) -> None:
         super().__init__(env)
         self.steps = 0
 

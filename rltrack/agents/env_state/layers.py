@@ -26,6 +26,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 from rltrack.acceleration.patches import Replacement
 from rltrack.agents.env_state import simulators
 from rltrack.agents.env_state.recorder import Recorder, recorder_of
+from rltrack.agents.gym_types import Space
 from rltrack.errors import NotCapturable
 
 _STAYS = (
@@ -235,9 +236,9 @@ METHODS = {
 """How an environment itself may be taken, by name."""
 
 
-def _spaces(layers: list[Any]) -> list[gym.Space[Any]]:
+def _spaces(layers: list[Any]) -> list[Space]:
     """Every space that a layer holds, nested ones too, each once, in an order that depends on the construction only."""
-    found: dict[int, gym.Space[Any]] = {}
+    found: dict[int, Space] = {}
 
     def add(value: object) -> None:
         if isinstance(value, gym.Space) and id(value) not in found:
@@ -252,7 +253,7 @@ def _spaces(layers: list[Any]) -> list[gym.Space[Any]]:
     return list(found.values())
 
 
-def _stream(space: gym.Space[Any]) -> Any:
+def _stream(space: Space) -> Any:
     generator = space._np_random
     return None if generator is None else generator.bit_generator.state
 

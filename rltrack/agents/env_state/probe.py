@@ -17,6 +17,7 @@ import numpy as np
 
 from rltrack.agents.env_state import layers
 from rltrack.agents.env_state.recorder import digest, record
+from rltrack.agents.gym_types import Env
 from rltrack.agents.random_state import capture_random, restore_random, untouched_random_streams
 from rltrack.cleanup import close_all
 from rltrack.errors import NotCapturable, ResumeMismatch
@@ -45,7 +46,7 @@ def candidates(core: Any) -> tuple[str, ...]:
     return (*(["own"] if layers.has_own_state(core) else []), "attributes", "replay")
 
 
-def probe(build: Callable[[], gym.Env[Any, Any]]) -> Finding:
+def probe(build: Callable[[], Env]) -> Finding:
     """Try the methods on two copies of an environment; random streams of this process stay as they are.
 
     Args:
@@ -55,7 +56,7 @@ def probe(build: Callable[[], gym.Env[Any, Any]]) -> Finding:
         Exception: Whatever building, resetting or stepping raises.
     """
     with untouched_random_streams():
-        copies: list[gym.Env[Any, Any]] = []
+        copies: list[Env] = []
         try:
             copies.append(build())
             copies.append(build())

@@ -11,9 +11,9 @@ import hashlib
 import pickle
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
+from rltrack.agents.gym_types import Env
 from rltrack.errors import NotCapturable, ResumeMismatch
 
 _ATTRIBUTE = "_rltrack_recorder"
@@ -26,7 +26,7 @@ class Recorder:
         env: The environment itself, without wrappers.
     """
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
+    def __init__(self, env: Env) -> None:
         self.env = env
         self._reset, self._step = env.reset, env.step
         self._before: dict[str, Any] | None = None
@@ -97,7 +97,7 @@ class Recorder:
         return result
 
 
-def record(env: gym.Env[Any, Any]) -> Recorder:
+def record(env: Env) -> Recorder:
     """Begin to record, unless that was done before."""
     known = vars(env).get(_ATTRIBUTE)
     return known if isinstance(known, Recorder) else Recorder(env)
@@ -140,7 +140,7 @@ def _update(hashed: Any, value: object) -> None:
         hashed.update(pickle.dumps(value))
 
 
-def streams_of(env: gym.Env[Any, Any]) -> dict[str, object]:
+def streams_of(env: Env) -> dict[str, object]:
     """Return the random streams of an environment and of its spaces."""
     generator = vars(env).get("_np_random")
     return {
@@ -153,7 +153,7 @@ def streams_of(env: gym.Env[Any, Any]) -> dict[str, object]:
     }
 
 
-def _put_streams(env: gym.Env[Any, Any], saved: dict[str, Any]) -> None:
+def _put_streams(env: Env, saved: dict[str, Any]) -> None:
     if saved["np_random"] is None:
         env._np_random = None
     else:

@@ -7,17 +7,17 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
 from rltrack.agents.env_state import layers
 from rltrack.agents.env_state.recorder import record
+from rltrack.agents.gym_types import Env, Wrapper
 from rltrack.agents.random_state import capture_random, restore_random
 from rltrack.cleanup import close_all
 from rltrack.errors import NotCapturable, ResumeMismatch
 
 
-class StateAccess(gym.Wrapper[Any, Any, Any, Any]):
+class StateAccess(Wrapper):
     """Put outermost around an environment in a worker process, so that its run resumes exactly.
 
     With SB3: ``make_vec_env(id, n_envs, vec_env_cls=SubprocVecEnv, wrapper_class=StateAccess)``. An environment from a
@@ -28,7 +28,7 @@ class StateAccess(gym.Wrapper[Any, Any, Any, Any]):
         build: Builds another one like it; needed for ``checkpoints.cut_freq`` only.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], build: Callable[[], gym.Env[Any, Any]] | None = None) -> None:
+    def __init__(self, env: Env, build: Callable[[], Env] | None = None) -> None:
         super().__init__(env)
         self._build = build
 
@@ -81,7 +81,7 @@ class StateAccess(gym.Wrapper[Any, Any, Any, Any]):
         return list(layers.gym_layers(self))
 
 
-def seed_spaces(env: gym.Env[Any, Any], seed: int) -> gym.Env[Any, Any]:
+def seed_spaces(env: Env, seed: int) -> Env:
     """Seed both spaces of an environment, which some environments draw from; return it."""
     env.action_space.seed(seed)
     env.observation_space.seed(seed)

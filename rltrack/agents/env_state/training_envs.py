@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
@@ -23,6 +22,7 @@ from rltrack.agents.env_state import layers
 from rltrack.agents.env_state.probe import Finding, probe
 from rltrack.agents.env_state.recorder import digest, record, recorder_of
 from rltrack.agents.env_state.state_access import seed_spaces
+from rltrack.agents.gym_types import Env
 from rltrack.agents.restarting import RestartingSubprocVecEnv
 from rltrack.cleanup import close_all
 from rltrack.errors import ConfigurationError, NotCapturable, ResumeMismatch
@@ -46,7 +46,7 @@ class TrainingEnvs:
     def __init__(
         self,
         venv: VecEnv,
-        build: Callable[[], gym.Env[Any, Any]] | None,
+        build: Callable[[], Env] | None,
         *,
         cut: bool = False,
         wants_probe: bool = True,
