@@ -13,13 +13,16 @@ import multiprocessing
 import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import load_env_creator
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from rltrack.agents.gym_types import Env, Wrapper
+if TYPE_CHECKING:
+    from stable_baselines3.common.vec_env import VecEnv
+
+from rltrack.agents.gym_types import Env, Reset, Step, Wrapper
 from rltrack.agents.protocol import Observations
 from rltrack.agents.wrappers import wrapper_stack
 from rltrack.cleanup import close_all
@@ -173,7 +176,7 @@ def _one_line(error: object) -> str:
 
 
 def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: int | None = None, gamma: float = 0.99,
-                      prepare: Callable[[Any], Any] | None = None) -> Any:  # fmt: skip
+                      prepare: Callable[[Env], Env] | None = None) -> VecEnv:  # fmt: skip
     """Build the vectorised environment that a configuration describes.
 
     Args:
@@ -197,9 +200,9 @@ def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: in
     inside, outside = (wrap, None) if config.wrappers_inside_monitor else (None, wrap)
     render_mode = {} if is_rendered_as_pictures(config.id) is False else {"render_mode": "rgb_array"}
 
-    def build(**kwargs: object) -> Any:
+    def build(**kwargs: object) -> Env:
         is_worker = multiprocessing.parent_process() is not None
-        if seed is not None and is_worker:  # nobody else seeds its process-wide streams
+        if seed is not None and is_worker:  # nothing else seeds its process-wide streams
             random.seed(seed)
             np.random.seed(seed)
         try:
@@ -209,7 +212,7 @@ def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: in
         env = prepare(env) if prepare else env
         return inside(env) if inside else env
 
-    venv: Any = make_vec_env(
+    venv: VecEnv = make_vec_env(
         build,
         n_envs=config.n_envs if n_envs is None else n_envs,
         seed=seed,
@@ -230,11 +233,11 @@ def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: in
 
 def evaluation_builder(
     config: EnvironmentConfig, *, gamma: float, in_processes: bool = False
-) -> Callable[[int, Callable[[Any], Any]], Any]:
+) -> Callable[[int, Callable[[Env], Env]], VecEnv]:
     """Return a function that builds an evaluation ``VecEnv`` of n environments, each around ``prepare(env)``."""
     section = config.model_copy(update={"vectorization": "subproc" if in_processes else "dummy"})
 
-    def build(n_envs: int, prepare: Callable[[Any], Any]) -> Any:
+    def build(n_envs: int, prepare: Callable[[Env], Env]) -> VecEnv:
         return make_vec_env_from(section, None, n_envs=n_envs, gamma=gamma, prepare=prepare)
 
     return build
@@ -259,18 +262,20 @@ def monitor_arguments(config: EnvironmentConfig) -> dict[str, object]:
 
 
 def _with_state_access(
-    config: EnvironmentConfig, seed: int | None, wrap: Callable[[Any], Any] | None
-) -> Callable[[Any], Any] | None:
+    config: EnvironmentConfig, seed: int | None, wrap: Callable[[Env], Env] | None
+) -> Callable[[Env], Env] | None:
     """Make the inside of environments in worker processes reachable."""
     if config.vectorization != "subproc":
         return wrap
     from rltrack.agents.env_state import StateAccess
 
-    def build_again() -> Any:
+    def build_again() -> Env:
         here = config.model_copy(update={"vectorization": "dummy"})
-        return make_vec_env_from(here, seed, n_envs=1).unwrapped.envs[0]
+        base: Any = make_vec_env_from(here, seed, n_envs=1).unwrapped
+        env: Env = base.envs[0]
+        return env
 
-    def around(env: Any) -> Any:
+    def around(env: Env) -> Env:
         return StateAccess(wrap(env) if wrap else env, build_again)
 
     return around
@@ -299,9 +304,7 @@ class SeededEpisodes(Wrapper):
         """Give the seeds of the episodes to come; after the last one, resets are unseeded."""
         self._seeds = deque(int(seed) for seed in seeds)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, object] | None = None
-    ) -> tuple[Any, dict[str, object]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         """Reset with the next seed of the list, if one is left; spaces too, which some environments draw from."""
         self._steps = 0
         if self._seeds:
@@ -315,7 +318,7 @@ class SeededEpisodes(Wrapper):
         known = self.env.spec is not None and self.env.spec.max_episode_steps is not None
         self._limit = UNLIMITED_EPISODE_STEPS if steps is None and not known else steps
 
-    def step(self, action: object) -> tuple[Any, Any, bool, bool, dict[str, object]]:
+    def step(self, action: object) -> Step:
         """Step, and truncate an episode that is too long."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._steps += 1
@@ -375,7 +378,7 @@ def _stack(observations: Sequence[Any]) -> Observations:
     return np.stack([np.asarray(item) for item in observations])
 
 
-def rebuild(spec: Any, original: object) -> Env:
+def rebuild(spec: EnvSpec | None, original: object) -> Env:
     """Build another environment like `original`, from the specification that it carries.
 
     Raises:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -86,12 +86,24 @@ def _canonical(value: Any) -> Any:
     return value
 
 
-def _of(deployments: Sequence[DeploymentResponse]) -> dict[str, Any]:
-    """Return what matches events about flow runs of these deployments."""
-    return {
+def _trigger(
+    resource: str,
+    deployments: Sequence[DeploymentResponse],
+    expect: set[str],
+    *,
+    after: Collection[str] = (),
+    posture: Posture = Posture.Reactive,
+    seconds: int = DEBOUNCE_SECONDS,
+) -> EventTrigger:
+    """Return what waits for events about flow runs of these deployments, for each resource by itself."""
+    related: dict[str, Any] = {
         "prefect.resource.id": sorted(f"prefect.deployment.{deployment.id}" for deployment in deployments),
         "prefect.resource.role": "deployment",
     }
+    return EventTrigger(
+        after=set(after), expect=expect, match={"prefect.resource.id": resource}, match_related=related,
+        for_each={"prefect.resource.id"}, posture=posture, threshold=1, within=timedelta(seconds=seconds),
+    )  # fmt: skip
 
 
 def _restart_interrupted(flow: str, deployments: Sequence[DeploymentResponse]) -> AutomationCore:
@@ -110,15 +122,7 @@ def _restart_interrupted(flow: str, deployments: Sequence[DeploymentResponse]) -
     return AutomationCore(
         name=f"{BRING_BACK} ({flow})",
         description="Starts a new flow run that resumes from the newest version. The server refuses more than a hundred in a row.",
-        trigger=EventTrigger(
-            expect={"prefect.flow-run.Preempted", "prefect.flow-run.Crashed"},
-            match={"prefect.resource.id": "prefect.flow-run.*"},
-            match_related=_of(deployments),
-            for_each={"prefect.resource.id"},
-            posture=Posture.Reactive,
-            threshold=1,
-            within=timedelta(seconds=DEBOUNCE_SECONDS),
-        ),
+        trigger=_trigger("prefect.flow-run.*", deployments, {"prefect.flow-run.Preempted", "prefect.flow-run.Crashed"}),
         actions=[RunDeployment(source="inferred", parameters=parameters)],
     )
 
@@ -129,16 +133,14 @@ def _mark_silent(deployments: Sequence[DeploymentResponse]) -> AutomationCore:
     return AutomationCore(
         name=MARK_SILENT,
         description=f"No heartbeat for {HEARTBEATS_MISSED * frequency} s.",
-        trigger=EventTrigger(
+        trigger=_trigger(
+            "prefect.flow-run.*",
+            deployments,
+            {"prefect.flow-run.*"},
             after={"prefect.flow-run.heartbeat"},
-            expect={"prefect.flow-run.*"},
-            match={"prefect.resource.id": "prefect.flow-run.*"},
-            match_related=_of(deployments),
-            for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
-            threshold=1,
-            within=timedelta(seconds=HEARTBEATS_MISSED * frequency),
-        ),
+            seconds=HEARTBEATS_MISSED * frequency,
+        ),  # fmt: skip
         actions=[
             ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message="No heartbeat: its process is gone.")
         ],
@@ -150,15 +152,7 @@ def _retrain_degraded(retrain: UUID, evaluations: Sequence[DeploymentResponse]) 
     return AutomationCore(
         name=RETRAIN_DEGRADED,
         description="Starts the deployment `retrain` for the model; the new run becomes champion only if it is better.",
-        trigger=EventTrigger(
-            expect={"rltrack.champion.degraded"},
-            match={"prefect.resource.id": "rltrack.model.*"},
-            match_related=_of(evaluations),
-            for_each={"prefect.resource.id"},
-            posture=Posture.Reactive,
-            threshold=1,
-            within=timedelta(seconds=DEBOUNCE_SECONDS),
-        ),
+        trigger=_trigger("rltrack.model.*", evaluations, {"rltrack.champion.degraded"}),
         actions=[
             RunDeployment(
                 source="selected",

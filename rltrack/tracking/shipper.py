@@ -186,7 +186,7 @@ class Shipper:
                 route.finish(self.report, end)
 
     def _film(self) -> None:
-        """Add a video of the best policy; nobody waits for it, and a run without one is complete."""
+        """Add a video of the best policy; nothing waits for it, and a run without one is complete."""
         config = self.report.config
         wanted = config.is_buildable and config.tracking.video
         if not wanted or not self.report.status().is_finished or importlib.util.find_spec("moviepy") is None:

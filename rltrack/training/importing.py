@@ -27,7 +27,7 @@ def import_agent(
         files: The model, its statistics, and what is known about it.
         root: Folder of all runs.
         name: The run's name; omitted: made from algorithm and environment.
-        trust: Whether the files come from somebody whom the user trusts: loading them runs the code in them.
+        trust: Whether the files come from a source that the user trusts: loading them runs the code in them.
         tell: Called with each message.
 
     Raises:

@@ -131,7 +131,7 @@ class Training:
                 f"the observer was called with {observed} env steps in one iteration, and the environment took {real}",
                 "Call observer.on_step(n, step) once after each step of the environments, with n parallel environments",
             )
-            raise CheckAborted  # what else the observer was told follows from it
+            raise CheckAborted  # the observer's other values follow from it
         self._report.findings += [one for one in self.observer.report.findings if one not in self._report.findings]
         if stats.env_steps != observed:
             report.error(

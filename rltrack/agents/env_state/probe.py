@@ -41,7 +41,7 @@ class Finding:
     reasons: tuple[str, ...]
 
 
-def candidates(core: Any) -> tuple[str, ...]:
+def candidates(core: object) -> tuple[str, ...]:
     """Return the methods worth trying, best first."""
     return (*(["own"] if layers.has_own_state(core) else []), "attributes", "replay")
 
@@ -77,7 +77,7 @@ def probe(build: Callable[[], Env]) -> Finding:
             close_all(*copies)
 
 
-def _works(method: str, one: Any, other: Any, actions: Sequence[Any]) -> bool:
+def _works(method: str, one: Env, other: Env, actions: Sequence[object]) -> bool:
     first, second = list(layers.gym_layers(one)), list(layers.gym_layers(other))
     one.reset(seed=1)
     until = time.monotonic() + _HISTORY_SECONDS
@@ -97,14 +97,14 @@ def _works(method: str, one: Any, other: Any, actions: Sequence[Any]) -> bool:
     return _play_on(other, actions) == expected
 
 
-def _play_on(env: Any, actions: Sequence[Any]) -> list[bytes]:
+def _play_on(env: Env, actions: Sequence[object]) -> list[bytes]:
     """Continue the episode, and into the next one."""
     ours = actions[_BEFORE : _BEFORE + _AFTER]
     half = len(ours) // 2
     return [*_play(env, ours[:half]), digest(env.reset()[0]), *_play(env, ours[half:])]
 
 
-def _play(env: Any, actions: Sequence[Any]) -> list[bytes]:
+def _play(env: Env, actions: Sequence[object]) -> list[bytes]:
     seen = []
     for action in actions:
         observation, reward, terminated, truncated, _ = env.step(_allowed(env, action))
@@ -114,7 +114,7 @@ def _play(env: Any, actions: Sequence[Any]) -> list[bytes]:
     return seen
 
 
-def _actions(env: Any, number: int) -> list[Any]:
+def _actions(env: Env, number: int) -> list[object]:
     space = copy.deepcopy(env.action_space)
     space.seed(0)
     return [space.sample() for _ in range(number)]

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from rltrack.agents.gym_types import Env
+from rltrack.agents.gym_types import Env, Reset, Step
+from rltrack.checkpoints.encoding import State
 from rltrack.errors import NotCapturable, ResumeMismatch
 
 _ATTRIBUTE = "_rltrack_recorder"
@@ -29,17 +30,17 @@ class Recorder:
     def __init__(self, env: Env) -> None:
         self.env = env
         self._reset, self._step = env.reset, env.step
-        self._before: dict[str, Any] | None = None
+        self._before: State | None = None
         self._arguments: dict[str, Any] = {}
-        self._actions: list[Any] = []
+        self._actions: list[object] = []
         self._hash = hashlib.blake2b(digest_size=16)
 
         @functools.wraps(self._reset)
-        def reset(**arguments: object) -> Any:
+        def reset(**arguments: Any) -> Reset:
             return self._on_reset(arguments)
 
         @functools.wraps(self._step)
-        def step(action: object) -> Any:
+        def step(action: object) -> Step:
             return self._on_step(action)
 
         vars(env).update({"reset": reset, "step": step, _ATTRIBUTE: self})
@@ -65,7 +66,7 @@ class Recorder:
             "after": streams_of(self.env)["np_random"],  # spaces may be sampled by the agent too
         }
 
-    def replay(self, saved: dict[str, Any]) -> None:
+    def replay(self, saved: State) -> None:
         """Play the recorded stretch again.
 
         Raises:
@@ -81,7 +82,7 @@ class Recorder:
                 "what was recorded: a reset of this environment depends on more than its random stream."
             )
 
-    def _on_reset(self, arguments: dict[str, Any]) -> Any:
+    def _on_reset(self, arguments: dict[str, Any]) -> Reset:
         before = streams_of(self.env)
         result = self._reset(**arguments)
         self._before, self._arguments, self._actions = before, dict(arguments), []
@@ -89,7 +90,7 @@ class Recorder:
         _update(self._hash, result[0])
         return result
 
-    def _on_step(self, action: object) -> Any:
+    def _on_step(self, action: object) -> Step:
         self._actions.append(np.array(action) if isinstance(action, np.ndarray) else action)
         result = self._step(action)
         for item in result[:4]:
@@ -122,7 +123,7 @@ def digest(outcome: object) -> bytes:
     return hashed.digest()
 
 
-def _update(hashed: Any, value: object) -> None:
+def _update(hashed: hashlib.blake2b, value: object) -> None:
     if isinstance(value, np.ndarray) and value.dtype == object:
         _update(hashed, value.tolist())
     elif isinstance(value, np.ndarray | np.generic | bool | int | float):
@@ -153,7 +154,7 @@ def streams_of(env: Env) -> dict[str, object]:
     }
 
 
-def _put_streams(env: Env, saved: dict[str, Any]) -> None:
+def _put_streams(env: Env, saved: State) -> None:
     if saved["np_random"] is None:
         env._np_random = None
     else:
