@@ -6,7 +6,6 @@ has a meaning. Evaluation has environments of its own, never the training ones, 
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import inspect
 import multiprocessing
@@ -271,9 +270,7 @@ def _with_state_access(
 
     def build_again() -> Env:
         here = config.model_copy(update={"vectorization": "dummy"})
-        base: Any = make_vec_env_from(here, seed, n_envs=1).unwrapped
-        env: Env = base.envs[0]
-        return env
+        return make_vec_env_from(here, seed, n_envs=1).unwrapped.envs[0]  # type: ignore[attr-defined, no-any-return]
 
     def around(env: Env) -> Env:
         return StateAccess(wrap(env) if wrap else env, build_again)
@@ -350,10 +347,9 @@ class GymEvaluation:
             env.limit_episodes(steps)
         return True
 
-    def step(self, actions: np.ndarray) -> tuple[Observations, np.ndarray, np.ndarray, list[Mapping[str, object]]]:
+    def step(self, actions: np.ndarray) -> tuple[Observations, np.ndarray, np.ndarray, Sequence[Mapping[str, object]]]:
         """Step each environment, and reset those whose episode ended."""
-        observations, rewards, dones = [], [], []
-        infos: list[Mapping[str, Any]] = []
+        observations, rewards, dones, infos = [], [], [], []
         for env, action in zip(self._envs, actions, strict=True):
             observation, reward, terminated, truncated, info = env.step(action)
             done = bool(terminated or truncated)

@@ -22,6 +22,7 @@ from rltrack.agents.env_state.layers import gym_layers, vec_layers
 from rltrack.agents.env_state.recorder import streams_of
 from rltrack.agents.gym_types import Env, Reset, Step
 from rltrack.checkpoints.encoding import State
+from rltrack.secrets import one_line
 from rltrack.text import printable
 
 _GROWN, _SHOWN_LOSSES = 1e3, 6
@@ -106,7 +107,7 @@ class FirstCause:
     def exception(self, error: BaseException) -> Cause:
         """Return the cause of an error that ended the training, where no watch found any before."""
         if self.cause is None:
-            what = f"{self.doing}{type(error).__name__}: {_one_line(error)}"
+            what = f"{self.doing}{type(error).__name__}: {one_line(error)[:300]}"
             if isinstance(error, EOFError | BrokenPipeError | ConnectionResetError):
                 self._keep("process", f"the process of an environment died: {self._dead_workers() or what}")
             else:
@@ -150,7 +151,8 @@ class FirstCause:
                 if self.cause is None:
                     bounds = f" (first: {self.actions_out_of_bounds})" if self.actions_out_of_bounds else ""
                     kind = "action" if bounds else "exception"
-                    text = f"{name}.step({_value(action)}) raised {type(error).__name__}: {_one_line(error)}{_place(error)}{bounds}"
+                    said = f"{type(error).__name__}: {one_line(error)[:300]}{_place(error)}{bounds}"
+                    text = f"{name}.step({_value(action)}) raised {said}"
                     self._keep(kind, text, index, self.episodes[index])
                 raise
             self._look_at(result[0], "observation", f"{name}.step({_value(action)}) returned", index)

@@ -140,7 +140,7 @@ def _mark_silent(deployments: Sequence[DeploymentResponse]) -> AutomationCore:
             after={"prefect.flow-run.heartbeat"},
             posture=Posture.Proactive,
             seconds=HEARTBEATS_MISSED * frequency,
-        ),  # fmt: skip
+        ),
         actions=[
             ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message="No heartbeat: its process is gone.")
         ],

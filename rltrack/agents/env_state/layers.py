@@ -217,10 +217,6 @@ def has_own_state(core: Any) -> bool:
     return all(one.default is not one.empty for one in get) and len(needed) == 1
 
 
-def _take_own(core: Any) -> dict[str, object]:
-    return {"state": core.get_state(), "np_random": vars(core).get("_np_random")}
-
-
 def _put_own(core: Any, saved: dict[str, object]) -> None:
     core.set_state(saved["state"])
     core._np_random = saved["np_random"]
@@ -231,7 +227,9 @@ METHODS = {
     for method in (
         CoreMethod("attributes", _attributes, _put_attributes),
         CoreMethod("leave", lambda core: {}, lambda core, saved: None),
-        CoreMethod("own", _take_own, _put_own),
+        CoreMethod(
+            "own", lambda core: {"state": core.get_state(), "np_random": vars(core).get("_np_random")}, _put_own
+        ),
         CoreMethod(
             "replay", lambda core: recorder_of(core).capture(), lambda core, saved: recorder_of(core).replay(saved)
         ),
