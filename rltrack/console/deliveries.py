@@ -76,7 +76,7 @@ def sync_runs(root: Root, run: RunDirectory | None, *, again: bool, take_over: b
 
     out = terminal()
     if run is None:
-        stalled = [item for item in root.runs() if shipper.is_stalled(item)]
+        stalled = [item for item in root.runs() if is_stalled(item)]
         waiting = sorted([*shipper.left_behind(root), *stalled], key=lambda item: item.name)
         if not waiting:
             out.print("Everything is delivered, or is being delivered.")

@@ -72,11 +72,6 @@ def was_edited(automation: Automation) -> bool:
     return bool(made) and made[0] != fingerprint(automation)
 
 
-def _has_own_name(name: str) -> bool:
-    """Whether it has the name of one of rltrack's automations, without the name of an installation."""
-    return name in {MARK_SILENT, RETRAIN_DEGRADED, *(f"{BRING_BACK} ({flow})" for flow in RESTARTED_FLOWS)}
-
-
 def _canonical(value: Any) -> Any:
     """Return data independent of the order of sets, and without ids and defaults that the server adds."""
     if isinstance(value, Mapping):
@@ -217,4 +212,5 @@ def own(client: SyncPrefectClient, installation: Installation) -> list[Automatio
 
 def _unmarked(client: SyncPrefectClient) -> list[Automation]:
     """Return the automations of an rltrack without installations, recognised by name and missing tags."""
-    return [item for item in every(client.read_automations) if _has_own_name(item.name) and not item.tags]
+    names = {MARK_SILENT, RETRAIN_DEGRADED, *(f"{BRING_BACK} ({flow})" for flow in RESTARTED_FLOWS)}
+    return [item for item in every(client.read_automations) if item.name in names and not item.tags]

@@ -305,11 +305,12 @@ def ship_all(root: Root, *, tell: Callable[[str], None] = print, home: Path | No
     """Deliver what dead processes left behind, one run after another; return those that could not be delivered."""
     missing = []
     for run in left_behind(root):
+
+        def tell_whose(text: str, name: str = run.name) -> None:
+            tell(f"{name}: {text}")
+
         try:
-            if (
-                ship_run(run, patience=0.0, tell=lambda text: tell(f"{run.name}: {text}"), home=home)
-                == EXIT_NOT_DELIVERED
-            ):
+            if ship_run(run, patience=0.0, tell=tell_whose, home=home) == EXIT_NOT_DELIVERED:
                 missing.append(run)
         except (RltrackError, OSError) as error:
             tell_whose(str(error))

@@ -36,8 +36,8 @@ def import_agent(
     """
     if not trust:
         raise ConfigurationError(
-            f"{files.model.name} holds pickles, and loading them runs whatever code is in them, as you. If you trust whoever made "
-            "it, say so: --trust."
+            f"{files.model.name} holds pickles, and loading them runs whatever code is in them, as you. If you trust their "
+            "author, add --trust."
         )
     home = Root(root)
     if name is not None and name in home.names():

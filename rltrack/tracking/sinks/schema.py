@@ -61,8 +61,8 @@ def mismatch(uri: str, found: str | None) -> str:
         )
     return (
         f"The MLflow database {uri} has {who}, and MLflow {mlflow.__version__}, installed here, asks for {expected_revision()}. "
-        f"End what uses it, copy it, then: mlflow db upgrade {shlex.quote(uri)}. Nothing is lost: what is missing there is delivered afterwards, "
-        "by `rltrack sync --all`."
+        f"End what uses it, copy it, then: mlflow db upgrade {shlex.quote(uri)}. Nothing is lost: what is missing there is "
+        "delivered afterwards, by `rltrack sync --all`."
     )
 
 
