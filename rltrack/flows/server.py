@@ -226,6 +226,8 @@ def _migrate(folder: ServerFolder) -> None:
     """Create or migrate the database once for each version of Prefect: that takes ten seconds, a copy almost none."""
     import prefect
 
+    from rltrack.tracking.destination import without_password
+
     url = os.environ["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
     done = folder.path / "migrated.json"
     stamp = {"prefect": prefect.__version__, "database": without_password(url)}
