@@ -57,12 +57,14 @@ class EpisodeInfo:
         length: Env steps.
         env_steps: Env steps of the run when it ended.
         env_index: Which of the parallel environments it ran in.
+        infos: Values of its last info by their key: ``is_success``, and the `info_keywords` of SB3's Monitor.
     """
 
     episode_return: float
     length: int
     env_steps: int
     env_index: int = 0
+    infos: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

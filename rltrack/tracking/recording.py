@@ -13,7 +13,7 @@ import uuid
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -29,6 +29,9 @@ from rltrack.runs.writer import RunWriter
 from rltrack.secrets import redacted, without_secrets
 from rltrack.tracking import delivery
 from rltrack.tracking.destination import read_destination, resolve_destination, write_destination
+
+if TYPE_CHECKING:
+    from rltrack.agents.protocol import EpisodeInfo
 
 
 class Recording:
@@ -106,6 +109,7 @@ class Recording:
         self._env_steps = self._journal.high_water_step
         self._episodes = 0
         self._mean_return: float | None = None
+        self._mean_infos: Mapping[str, float] = {}
         self._began = time.monotonic()
         described = redacted(orjson.loads(orjson.dumps(agent, default=str, option=orjson.OPT_NON_STR_KEYS)))
         known = self.run.configuration_record()
@@ -159,18 +163,17 @@ class Recording:
         self._records.metrics(step, values, excluded)
         self._seen(step)
 
-    def episodes(self, step: int, episodes: Sequence[tuple[int, float, int]]) -> None:
-        """Record finished episodes: env steps at the end, return, length of each."""
+    def episodes(self, step: int, episodes: Sequence[EpisodeInfo]) -> None:
+        """Record finished episodes."""
         if episodes:
-            steps, returns, lengths = zip(*episodes, strict=True)
-            self._records.episodes(step, steps=steps, returns=returns, lengths=lengths)
+            self._records.episodes(step, episodes)
             self._episodes += len(episodes)
         self._seen(step)
 
     def evaluation(self, step: int, evaluation: Evaluation) -> None:
         """Record an evaluation of the policy as it is at these env steps."""
         self._records.evaluation(step, evaluation.to_record())
-        self._mean_return = evaluation.mean
+        self._mean_return, self._mean_infos = evaluation.mean, evaluation.mean_infos
         self._seen(step)
 
     def warning(self, message: str) -> None:
@@ -209,6 +212,7 @@ class Recording:
                 episodes=self._episodes,
                 seconds=time.monotonic() - self._began,
                 mean_return=self._mean_return,
+                mean_infos=self._mean_infos,
                 goes_on=state != "completed",
             )
         finally:
