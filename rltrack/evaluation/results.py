@@ -1,4 +1,4 @@
-"""What an evaluation found."""
+"""What a training episode, and an evaluation, came to."""
 
 from __future__ import annotations
 
@@ -10,6 +10,25 @@ import numpy as np
 
 from rltrack.evaluation.statistics import Interval, bootstrap_interval, interquartile_mean
 from rltrack.journal.values import means_of
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeInfo:
+    """One finished training episode.
+
+    Attributes:
+        episode_return: Undiscounted sum of raw rewards.
+        length: Env steps.
+        env_steps: Env steps of the run when it ended.
+        env_index: Which of the parallel environments it ran in.
+        infos: Values of its last info by their key: ``is_success``, and the `info_keywords` of SB3's Monitor.
+    """
+
+    episode_return: float
+    length: int
+    env_steps: int
+    env_index: int = 0
+    infos: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from rltrack.journal.values import as_floats, columns_of
 from rltrack.provenance import process_facts
 
 if TYPE_CHECKING:
-    from rltrack.agents.protocol import EpisodeInfo
     from rltrack.checkpoints.version import Version
+    from rltrack.evaluation.results import EpisodeInfo
     from rltrack.journal import Journal
 
 

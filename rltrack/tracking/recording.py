@@ -13,14 +13,14 @@ import uuid
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
 from rltrack.checkpoints import CheckpointStore, Retention
 from rltrack.checkpoints.encoding import State
 from rltrack.errors import NameTaken
-from rltrack.evaluation.results import Evaluation
+from rltrack.evaluation.results import EpisodeInfo, Evaluation
 from rltrack.identity import identity_hash
 from rltrack.journal import Journal
 from rltrack.provenance import package_versions
@@ -29,9 +29,6 @@ from rltrack.runs.writer import RunWriter
 from rltrack.secrets import redacted, without_secrets
 from rltrack.tracking import delivery
 from rltrack.tracking.destination import read_destination, resolve_destination, write_destination
-
-if TYPE_CHECKING:
-    from rltrack.agents.protocol import EpisodeInfo
 
 
 class Recording:
