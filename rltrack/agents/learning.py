@@ -10,6 +10,8 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
 
+from rltrack.journal.values import episode_values
+
 Failed = Callable[[BaseException], None]
 
 _WATCHED = ("collect_rollouts", "train", "dump_logs", "_do_one_update")
@@ -130,23 +132,27 @@ class EvaluationWatch:
 
     Args:
         callback: Whose.
-        heard: Called with returns, lengths, and whether each episode succeeded (empty where infos do not say).
+        heard: Called with return, length and infos (`episode_values`) of each episode.
     """
 
-    def __init__(self, callback: EvalCallback, heard: Callable[[list[float], list[int], list[bool]], None]) -> None:
+    def __init__(
+        self, callback: EvalCallback, heard: Callable[[list[float], list[int], list[dict[str, float]]], None]
+    ) -> None:
         self._callback: EvalCallback | None = callback
         played: dict[str, Any] = {}
         note, step = callback._log_success_callback, callback._on_step
 
         def and_note(seen: dict[str, Any], names: dict[str, Any]) -> None:
+            infos = played.setdefault("infos", [])
             played.update(returns=seen["episode_rewards"], lengths=seen["episode_lengths"])
+            if seen["done"] and ("episode" in seen["info"] or not seen["is_monitor_wrapped"]):
+                infos.append(episode_values(seen["info"]))
             note(seen, names)
 
         def and_tell() -> bool:
             goes_on = step()
             if played:
-                succeeded = [bool(item) for item in callback._is_success_buffer]
-                heard(list(map(float, played["returns"])), list(map(int, played["lengths"])), succeeded)
+                heard(list(map(float, played["returns"])), list(map(int, played["lengths"])), played["infos"])
                 played.clear()
             return goes_on
 

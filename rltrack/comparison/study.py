@@ -27,6 +27,7 @@ from rltrack.evaluation.statistics import (
     stratified_interval,
 )
 from rltrack.journal import JournalReader, Record
+from rltrack.journal.values import means_of
 from rltrack.plain_data import flatten
 from rltrack.ranking import rank
 from rltrack.runs import RunDirectory
@@ -136,6 +137,12 @@ class Group:
             return [float(np.mean(run)) for run in self.returns()]
         return [value for run in self.returns() for value in run]
 
+    def final_infos(self) -> dict[str, float]:
+        """Return the mean of each info over all episodes of the last evaluations; that of ``is_success`` is the success rate."""
+        infos = [run.final.get("infos", {}) for run in self.runs]
+        keys = dict.fromkeys(key for item in infos for key in item)
+        return means_of({key: [value for item in infos for value in item.get(key, ())] for key in keys})
+
     def reached(self, threshold: float | None) -> tuple[float, float] | None:
         """Return median env steps and seconds to a threshold; None if one of the seeds does not reach it."""
         if threshold is None:
@@ -226,6 +233,7 @@ class Study:
                     "final_iqm": group.iqm(),
                     "final_interval": list(group.interval()),
                     "final_mean": float(np.mean(group.scores(by_seed=False))),
+                    "final_infos": group.final_infos(),
                     "best_iqm": group.iqm("best"),
                     "best_interval": list(group.interval("best")),
                     "optimality_gap": None
