@@ -92,7 +92,7 @@ def test_everything_about_a_decision_is_kept(root):
     assert len(kept["challenger"]["returns"]) == len(kept["champion"]["returns"]) == len(kept["baseline"]) == 30
     assert kept["challenger"]["configuration"] == kept["champion"]["configuration"]
     assert item.tags["rltrack.outcome"] == "promoted"
-    assert "is above 0" in item.tags["rltrack.reason"]
+    assert "is above 0" in item.decision.reason
     rows = model_rows(registry)
     assert rows[0]["champion"]["source"].startswith("good@")
     # both played the same seeds, none of which training evaluated on
