@@ -41,14 +41,22 @@ GATE = Gate(episodes=30)
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("registry")
+
+
+@pytest.fixture
+def prepared(folder, own_root):
     """A root with runs of three skills; the fair one is champion. Its folder is moved: copies are repaired as moved roots."""
-    folder = tmp_path_factory.mktemp("registry")
-    root = Root(folder / "mlruns")
-    for name, skill in (("poor", 0.2), ("fair", 0.5), ("good", 0.8)):
-        ship_run(run_of_skill(root.path, name, skill), patience=0.0)
-    promote(root.find("fair"), "tiny", gate=GATE)
-    return root.path.rename(folder / "moved")
+    moved = folder / "moved"
+    if not moved.exists():  # made by the first test, with what `own_root` replaces
+        root = Root(folder / "mlruns")
+        for name, skill in (("poor", 0.2), ("fair", 0.5), ("good", 0.8)):
+            ship_run(run_of_skill(root.path, name, skill), patience=0.0)
+        promote(root.find("fair"), "tiny", gate=GATE)
+        shutil.rmtree(root.path / "tensorboard")  # links into the folder
+        root.path.rename(moved)
+    return moved
 
 
 @pytest.fixture
