@@ -32,8 +32,6 @@ from rltrack.registry.overview import model_rows
 from rltrack.registry.promotion import promote
 from rltrack.registry.registered import CHAMPION
 from rltrack.runs import Root
-from rltrack.tracking.shipper import ship_run
-from rltrack.tracking.sinks.relocation import relocate
 from tests.support.models import add_skill, run_of_skill
 
 pytestmark = pytest.mark.slow
@@ -41,37 +39,19 @@ GATE = Gate(episodes=30)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("registry")
-
-
-@pytest.fixture
-def prepared(folder, own_root):
-    """A root with runs of three skills; the fair one is champion. Its folder is moved: copies are repaired as moved roots."""
-    moved = folder / "moved"
-    if not moved.exists():  # made by the first test, with what `own_root` replaces
-        root = Root(folder / "mlruns")
-        for name, skill in (("poor", 0.2), ("fair", 0.5), ("good", 0.8)):
-            ship_run(run_of_skill(root.path, name, skill), patience=0.0)
-        promote(root.find("fair"), "tiny", gate=GATE)
-        shutil.rmtree(root.path / "tensorboard")  # links into the folder
-        root.path.rename(moved)
-    return moved
+def prepared(tmp_path_factory):
+    """A root with runs of three skills, delivered; copied for each test, since a database keeps paths."""
+    root = tmp_path_factory.mktemp("registry") / "mlruns"
+    for name, skill in (("poor", 0.2), ("fair", 0.5), ("good", 0.8)):
+        run_of_skill(root, name, skill)
+    return root
 
 
 @pytest.fixture
 def root(prepared, own_root):
-    """Runs of three skills, and a database without models."""
-    left_out = shutil.ignore_patterns("mlflow.db*", "artifacts", "registry", "delivered.json")
-    shutil.copytree(prepared, own_root, ignore=left_out)
-    return Root(own_root)
-
-
-@pytest.fixture
-def crowned(prepared, own_root):
-    """The same runs, delivered; the fair one is champion of `tiny`."""
-    shutil.copytree(prepared, own_root)
-    assert relocate(Root(own_root)) is not None
+    shutil.copytree(
+        prepared, own_root, ignore=shutil.ignore_patterns("mlflow.db*", "artifacts", "registry", "delivered.json")
+    )
     return Root(own_root)
 
 
@@ -101,9 +81,10 @@ def test_only_a_better_one_becomes_champion(root):
     ]  # fmt: skip
 
 
-def test_everything_about_a_decision_is_kept(crowned):
-    decision = promote(crowned.find("good"), "tiny", gate=GATE)
-    registry = ModelRegistry(crowned)
+def test_everything_about_a_decision_is_kept(root):
+    promote(root.find("fair"), "tiny", gate=GATE)
+    decision = promote(root.find("good"), "tiny", gate=GATE)
+    registry = ModelRegistry(root)
     item = registry.version("tiny", decision.version)
     [artifact] = [file.path for file in registry.client.list_artifacts(item.run_id, "promotions")]
     kept = json.loads(Path(registry.client.download_artifacts(item.run_id, artifact)).read_text())
@@ -120,16 +101,17 @@ def test_everything_about_a_decision_is_kept(crowned):
     assert len(set(kept["seeds"])) == 30
 
 
-def test_asking_again_plays_nothing_again(crowned):
-    refused = promote(crowned.find("poor"), "tiny", gate=GATE)
-    again = promote(crowned.find("poor"), "tiny", gate=GATE)
+def test_asking_again_plays_nothing_again(root):
+    promote(root.find("fair"), "tiny", gate=GATE)
+    refused = promote(root.find("poor"), "tiny", gate=GATE)
+    again = promote(root.find("poor"), "tiny", gate=GATE)
     assert again.was_known
     assert (again.version, again.promoted) == (refused.version, False)
-    champion = promote(crowned.find("fair"), "tiny", gate=GATE)
+    champion = promote(root.find("fair"), "tiny", gate=GATE)
     assert champion.was_known
     assert champion.promoted
-    assert len(history(crowned)) == 2
-    other = promote(crowned.find("poor"), "tiny", gate=Gate("not_inferior", margin=2.0, episodes=30))
+    assert len(history(root)) == 2
+    other = promote(root.find("poor"), "tiny", gate=Gate("not_inferior", margin=2.0, episodes=30))
     assert other.promoted  # another gate is another question
     assert not other.was_known
     assert other.version == refused.version
@@ -160,95 +142,101 @@ def test_rollback_goes_back_step_by_step(root):
     assert history(root)[-1] == ("promoted", "good", 3)
 
 
-def test_pruning_leaves_what_an_alias_points_to(crowned):
-    run = crowned.find("fair")
+def test_pruning_leaves_what_an_alias_points_to(root):
+    run = root.find("fair")
+    promote(run, "tiny", gate=GATE)
     for skill in (0.1, 0.15, 0.25):
         promote(run, "tiny", version=add_skill(run, skill), gate=GATE)
-    registry = ModelRegistry(crowned)
+    registry = ModelRegistry(root)
     registry.point("tiny", "shadow", 2)
     gone = [registry.version("tiny", number).model_id for number in (3, 4)]
     folders = [
         Path(registry.client.get_logged_model(model_id).artifact_location.removeprefix("file://")) for model_id in gone
     ]
     assert all(folder.is_dir() for folder in folders)
-    assert prune_models(crowned, "tiny", keep=1) == [3]
+    assert prune_models(root, "tiny", keep=1) == [3]
     assert not any(folder.exists() for folder in folders)
     assert [item.version for item in registry.versions("tiny")] == [1, 2, 4]
     with pytest.raises(ConfigurationError, match="is champion"):
         registry.delete("tiny", registry.version("tiny", 1))
-    assert prune_models(crowned, "tiny", keep=1) == []
+    assert prune_models(root, "tiny", keep=1) == []
 
 
-def test_a_killed_promotion_is_put_right(crowned, monkeypatch):
+def test_a_killed_promotion_is_put_right(root, monkeypatch):
+    promote(root.find("fair"), "tiny", gate=GATE)
     move = ModelRegistry.point
 
-    def killed(self, name, alias, version):
+    def killed(*arguments, **keywords):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ModelRegistry, "point", killed)
     with pytest.raises(KeyboardInterrupt):
-        promote(crowned.find("good"), "tiny", gate=GATE)
+        promote(root.find("good"), "tiny", gate=GATE)
     monkeypatch.setattr(ModelRegistry, "point", move)
-    assert ModelRegistry(crowned).aliases("tiny")[CHAMPION] == 1
-    again = promote(crowned.find("good"), "tiny", gate=GATE)
+    assert ModelRegistry(root).aliases("tiny")[CHAMPION] == 1
+    again = promote(root.find("good"), "tiny", gate=GATE)
     assert again.was_known
     assert again.promoted
     # killed after the alias was moved, before the history was written
-    rollback(crowned, "tiny")
-    monkeypatch.setattr(ModelRegistry, "repair", killed)
-    run = crowned.find("poor")
-    with pytest.raises((KeyboardInterrupt, TypeError)):
+    rollback(root, "tiny")
+    monkeypatch.setattr(ModelRegistry, "record", killed)
+    run = root.find("poor")
+    with pytest.raises(KeyboardInterrupt):
         promote(run, "tiny", version=add_skill(run, 0.9), gate=GATE)
     monkeypatch.undo()
-    with ModelRegistry(crowned).lock("tiny", 5, print):
-        pass
-    assert [event[0] for event in history(crowned)][:3] == ["promoted", "promoted", "rolled back"]
-    # killed after the event was written, before the description
-    monkeypatch.setattr(ModelRegistry, "_show", killed)
-    with pytest.raises((KeyboardInterrupt, TypeError)):
-        rollback(crowned, "tiny")
-    monkeypatch.undo()
-    registry = ModelRegistry(crowned)
+    registry = ModelRegistry(root)
+    assert (registry.aliases("tiny")[CHAMPION], registry.history("tiny")[-1].champion) == (3, 1)
     with registry.lock("tiny", 5, print):
         pass
-    newest = registry.history("tiny")[-1]
-    assert newest.kind == "rolled back"
+    assert [event[0] for event in history(root)] == ["promoted", "promoted", "rolled back", "promoted"]
+    # killed after the event was written, before the description shows it
+    monkeypatch.setattr("mlflow.tracking.MlflowClient.update_registered_model", killed)
+    with pytest.raises(KeyboardInterrupt):
+        rollback(root, "tiny")
+    monkeypatch.undo()
+    assert registry.client.get_registered_model("tiny").description.startswith("Champion: version 3.")
+    with registry.lock("tiny", 5, print):
+        pass
     shown = registry.client.get_registered_model("tiny").description
-    assert shown.startswith(f"Champion: version {newest.champion}.")
-    assert f"| {newest.number} | " in shown
+    assert shown.startswith("Champion: version 1.")
+    assert "| 5 | " in shown
 
 
-def test_an_alias_that_somebody_else_moved_is_in_the_history(crowned):
-    promote(crowned.find("poor"), "tiny", gate=GATE)
-    registry = ModelRegistry(crowned)
+def test_an_alias_that_somebody_else_moved_is_in_the_history(root):
+    promote(root.find("fair"), "tiny", gate=GATE)
+    promote(root.find("poor"), "tiny", gate=GATE)
+    registry = ModelRegistry(root)
     registry.client.set_registered_model_alias("tiny", "champion", "2")
-    promote(crowned.find("good"), "tiny", gate=GATE)
-    assert [kind for kind, _, _ in history(crowned)] == ["promoted", "refused", "moved", "promoted"]
+    promote(root.find("good"), "tiny", gate=GATE)
+    assert [kind for kind, _, _ in history(root)] == ["promoted", "refused", "moved", "promoted"]
 
 
-def test_a_challenger_of_another_environment_is_refused(crowned):
-    noisy = run_of_skill(crowned.path, "noisy", 0.9, kwargs={"noise": 0.5})
-    before = model_rows(ModelRegistry(crowned))
+def test_a_challenger_of_another_environment_is_refused(root):
+    promote(root.find("fair"), "tiny", gate=GATE)
+    noisy = run_of_skill(root.path, "noisy", 0.9, kwargs={"noise": 0.5})
+    before = model_rows(ModelRegistry(root))
     with pytest.raises(ConfigurationError, match=r"environment\.kwargs"):
         promote(noisy, "tiny", gate=GATE)
-    assert model_rows(ModelRegistry(crowned)) == before
+    assert model_rows(ModelRegistry(root)) == before
 
 
-def test_a_champion_whose_files_are_gone(crowned):
-    registry = ModelRegistry(crowned)
+def test_a_champion_whose_files_are_gone(root):
+    promote(root.find("fair"), "tiny", gate=GATE)
+    registry = ModelRegistry(root)
     model_id = registry.champion("tiny").model_id
     shutil.rmtree(registry.client.get_logged_model(model_id).artifact_location.removeprefix("file://"))
     before = model_rows(registry)
     with pytest.raises(ModelBroken, match="rollback"):
-        promote(crowned.find("good"), "tiny", gate=GATE)
+        promote(root.find("good"), "tiny", gate=GATE)
     with pytest.raises(ModelBroken):
-        evaluate_champion(crowned, "tiny", episodes=30)
+        evaluate_champion(root, "tiny", episodes=30)
     assert model_rows(registry) == before
 
 
 @pytest.mark.parametrize("bad", [math.nan, pytest.param(math.inf, marks=pytest.mark.nightly)])
-def test_returns_that_are_not_numbers_change_nothing(crowned, monkeypatch, bad):
-    before = model_rows(ModelRegistry(crowned))
+def test_returns_that_are_not_numbers_change_nothing(root, monkeypatch, bad):
+    promote(root.find("fair"), "tiny", gate=GATE)
+    before = model_rows(ModelRegistry(root))
     step = sys.modules["tests.support.agents"].TinyEnv.step
 
     def broken(self, action):
@@ -257,25 +245,26 @@ def test_returns_that_are_not_numbers_change_nothing(crowned, monkeypatch, bad):
 
     monkeypatch.setattr("tests.support.agents.TinyEnv.step", broken)
     with pytest.raises(ConfigurationError, match="nothing was changed"):
-        promote(crowned.find("good"), "tiny", gate=GATE)
+        promote(root.find("good"), "tiny", gate=GATE)
     with pytest.raises(ConfigurationError, match="not finite"):
-        evaluate_champion(crowned, "tiny", episodes=30)
-    assert model_rows(ModelRegistry(crowned)) == before
+        evaluate_champion(root, "tiny", episodes=30)
+    assert model_rows(ModelRegistry(root)) == before
 
 
-def test_a_registry_that_is_down(crowned, monkeypatch):
-    before = model_rows(ModelRegistry(crowned))
+def test_a_registry_that_is_down(root, monkeypatch):
+    promote(root.find("fair"), "tiny", gate=GATE)
+    before = model_rows(ModelRegistry(root))
     for setting, value in (("MAX_RETRIES", "0"), ("TIMEOUT", "2")):
         monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{setting}", value)
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         with pytest.raises(RegistryUnavailable, match="try again"):
-            ModelRegistry(crowned).names()
+            ModelRegistry(root).names()
     with monkeypatch.context() as patch:
         patch.setattr("rltrack.registry.promotion.store_policy", _down)
         with pytest.raises(RegistryUnavailable, match="champion is unchanged"):
-            promote(crowned.find("good"), "tiny", gate=GATE)
-    assert model_rows(ModelRegistry(crowned)) == before
+            promote(root.find("good"), "tiny", gate=GATE)
+    assert model_rows(ModelRegistry(root)) == before
 
 
 def _down(*arguments, **keywords):
@@ -315,23 +304,24 @@ def test_fresh_seeds_are_fresh_and_repeat():
     assert not set(seeds) & set(episode_seeds(3, 1000))
 
 
-def test_watching_a_champion(crowned, monkeypatch):
-    fine = evaluate_champion(crowned, "tiny", episodes=30, moment="monday")
+def test_watching_a_champion(root, monkeypatch):
+    promote(root.find("fair"), "tiny", gate=GATE)
+    fine = evaluate_champion(root, "tiny", episodes=30, moment="monday")
     assert not fine.degraded
-    same = evaluate_champion(crowned, "tiny", episodes=30, moment="monday")
+    same = evaluate_champion(root, "tiny", episodes=30, moment="monday")
     assert same.evaluation.returns == fine.evaluation.returns
     # the world changes: each action is worth less
     step = sys.modules["tests.support.agents"].TinyEnv.step
     monkeypatch.setattr("tests.support.agents.TinyEnv.step", lambda self, action: step(self, np.asarray(action) - 0.1))
-    worse = evaluate_champion(crowned, "tiny", episodes=30)
+    worse = evaluate_champion(root, "tiny", episodes=30)
     assert worse.degraded
     assert worse.alarm
     assert worse.p_value < 0.001
-    quiet = evaluate_champion(crowned, "tiny", episodes=30)
+    quiet = evaluate_champion(root, "tiny", episodes=30)
     assert quiet.degraded
     assert not quiet.alarm  # within the cool-down
-    assert [kind for kind, _, _ in history(crowned)] == ["promoted", "degraded"]
-    assert evaluate_champion(crowned, "tiny", episodes=30, cool_down_hours=0.0).alarm
+    assert [kind for kind, _, _ in history(root)] == ["promoted", "degraded"]
+    assert evaluate_champion(root, "tiny", episodes=30, cool_down_hours=0.0).alarm
 
 
 KILL = """
@@ -340,8 +330,6 @@ from rltrack.registry import promotion
 from rltrack.registry.gate import Gate
 from rltrack.registry.model_registry import ModelRegistry
 from rltrack.runs import Root
-from rltrack.tracking.shipper import ship_run
-from rltrack.tracking.sinks.relocation import relocate
 
 def kill(*arguments, **keywords):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -356,10 +344,11 @@ NIGHTLY = [pytest.param(name, marks=pytest.mark.nightly) for name in ("describe"
 
 
 @pytest.mark.parametrize("where", ["store_policy", "register", "point", *NIGHTLY])
-def test_killed_anywhere_then_asked_again(crowned, where, forks):
+def test_killed_anywhere_then_asked_again(root, where, forks):
+    promote(root.find("fair"), "tiny", gate=GATE)
     done = subprocess.run([forks.python, "-c", KILL, "good", where], capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert ModelRegistry(crowned).aliases("tiny")[CHAMPION] == 1
-    assert promote(crowned.find("good"), "tiny", gate=GATE).promoted
-    assert ModelRegistry(crowned).aliases("tiny") == {"champion": 2}
-    assert history(crowned) == [("promoted", "fair", 1), ("promoted", "good", 2)]
+    assert ModelRegistry(root).aliases("tiny")[CHAMPION] == 1
+    assert promote(root.find("good"), "tiny", gate=GATE).promoted
+    assert ModelRegistry(root).aliases("tiny") == {"champion": 2}
+    assert history(root) == [("promoted", "fair", 1), ("promoted", "good", 2)]
