@@ -145,7 +145,7 @@ def test_rollback_goes_back_step_by_step(root):
 def test_pruning_leaves_what_an_alias_points_to(root):
     run = root.find("fair")
     promote(run, "tiny", gate=GATE)
-    for skill in (0.1, 0.15, 0.25):
+    for skill in (0.1, 0.15, 0.25, 0.3, 0.35):
         promote(run, "tiny", version=add_skill(run, skill), gate=GATE)
     registry = ModelRegistry(root)
     registry.point("tiny", "shadow", 2)
@@ -154,12 +154,12 @@ def test_pruning_leaves_what_an_alias_points_to(root):
         Path(registry.client.get_logged_model(model_id).artifact_location.removeprefix("file://")) for model_id in gone
     ]
     assert all(folder.is_dir() for folder in folders)
-    assert prune_models(root, "tiny", keep=1) == [3]
+    assert prune_models(root, "tiny", keep=2) == [3, 4]
     assert not any(folder.exists() for folder in folders)
-    assert [item.version for item in registry.versions("tiny")] == [1, 2, 4]
+    assert [item.version for item in registry.versions("tiny")] == [1, 2, 5, 6]
     with pytest.raises(ConfigurationError, match="is champion"):
         registry.delete("tiny", registry.version("tiny", 1))
-    assert prune_models(root, "tiny", keep=1) == []
+    assert prune_models(root, "tiny", keep=2) == []
 
 
 def test_a_killed_promotion_is_put_right(root, monkeypatch):
