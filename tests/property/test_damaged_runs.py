@@ -37,8 +37,9 @@ CONFIG = {
 }  # fmt: skip
 
 QUICK = [["show", "one", "--json"], ["show", "one"], ["journal", "one"], ["journal", "one", "--json"], ["runs", "--json"], ["runs"],
-         ["checkpoints", "one", "--json"], ["checkpoints", "one", "--verify", "--json"], ["export", "one", "--output", "OUT/m.csv"],
-         ["export", "one", "--format", "json", "--output", "OUT/m.json"], ["compare", "one", "two", "--json"],
+         ["checkpoints", "one", "--json"], ["checkpoints", "one", "--verify", "--json"],
+         ["export", "one", "--output", "OUT/m.csv", "--force"],
+         ["export", "one", "--format", "json", "--output", "OUT/m.json", "--force"], ["compare", "one", "two", "--json"],
          ["config", "--name", "one", "--algo", "ppo", "--env", "CartPole-v1"],
          ["checkpoints", "one", "--pin", "best", "--json"], ["prune", "--match", "one", "--json"]]  # fmt: skip
 SLOW = [["eval", "one", "--episodes", "2", "--json"], ["eval", "one@last", "--episodes", "2", "--json"],
