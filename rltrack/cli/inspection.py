@@ -110,6 +110,7 @@ def diagnose(
     """
     import dataclasses
 
+    from rltrack.console.tables import table_of_sizes, terminal
     from rltrack.inspection.diagnosing import diagnose as find_cause
 
     with working(f"repeating the last iterations of {run}"):
@@ -129,8 +130,8 @@ def diagnose(
             typer.echo(
                 f"first cause ({found.cause.kind}) at {found.cause.env_steps:,} env steps{env}:\n{found.cause.text}"
             )
-            for line in found.history:
-                typer.echo(f"  {line}")
+            if found.sizes:
+                terminal().print(table_of_sizes(found.sizes))
             typer.echo(f"repeated: {where}")
         if found.script is not None:
             typer.echo(f"the episode without rltrack: python {found.script}")

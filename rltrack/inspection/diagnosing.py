@@ -16,7 +16,7 @@ from rltrack.checkpoints import Version
 from rltrack.config import TrainingConfig
 from rltrack.errors import RltrackError
 from rltrack.files import replace_text
-from rltrack.inspection.scratch import copy_run, quiet_config, versions_to_repeat_from, why_the_resume_is_not_exact
+from rltrack.inspection.scratch import copy_run, quiet_config, versions_to_repeat_from
 from rltrack.runs import Root, RunDirectory
 from rltrack.text import printable
 from rltrack.training.live import Due, LiveTraining
@@ -37,7 +37,7 @@ class Diagnosis:
         from_steps: Env steps there.
         to_steps: Env steps where it ended.
         notes: What limits the answer: attempts or a resume that were not exact.
-        history: How weights and gradients grew before the cause, as lines.
+        sizes: Of weights, gradients and so on, in the last iterations (`rltrack.agents.sizes.Sizes.rows`).
         script: Repeats the actions of the environment that raised, without rltrack; None where none was written.
         error: What ended the repetition, with its traceback; None where nothing was raised.
     """
@@ -47,7 +47,7 @@ class Diagnosis:
     from_steps: int
     to_steps: int
     notes: tuple[str, ...]
-    history: tuple[str, ...]
+    sizes: tuple[Mapping[str, float], ...]
     script: Path | None
     error: BaseException | None
 
@@ -79,13 +79,11 @@ def _repeat(run: RunDirectory, begin: Version | None, until: int | None) -> Diag
     config = config.model_copy(update={"agent": plain})
     history = run.history(tell=False)
     with tempfile.TemporaryDirectory(prefix="rltrack-diagnose-") as folder:
-        copy = copy_run(run, begin, Root(folder))
-        before = copy.history(tell=False).warnings
+        copy_run(run, begin, Root(folder))
         trainer = Trainer(config, root=folder, reporter=ProgressReporter(console=False))
         trainer.loop.delivers = False
         live = trainer.prepare()
-        agent: Any = live.agent
-        watch = FirstCause(agent.model)
+        watch = FirstCause(live.agent, live.plan.env, lambda: live.progress.env_steps)
         error: BaseException | None = None
         try:
             live.start()
@@ -98,16 +96,16 @@ def _repeat(run: RunDirectory, begin: Version | None, until: int | None) -> Diag
             live.close()
             trainer.close()
         cause = watch.cause
-        notes = why_the_resume_is_not_exact(copy, before)
-        notes += [f"attempt {one['number']} of the run was not exact" for one in history.attempts if not one["exact"]]
+        notes = [f"attempt {one['number']} of the run was not exact" for one in history.attempts if not one["exact"]]
         notes += _what_inexact_means(live)
+        notes += [watch.limits] if watch.limits else []
         if cause is None and watch.actions_out_of_bounds is not None:
             notes.append(f"an action was out of bounds: {watch.actions_out_of_bounds}")
         script = None if cause is None else write_script(run, config, cause)
         steps = 0 if begin is None else begin.env_steps
         return Diagnosis(
-            cause, None if begin is None else begin.name, steps, live.progress.env_steps, tuple(notes), tuple(watch.history()),
-            script, error,
+            cause, None if begin is None else begin.name, steps, live.progress.env_steps, tuple(notes),
+            tuple(row for row in watch.sizes.rows if row), script, error,
         )  # fmt: skip
 
 
@@ -120,16 +118,16 @@ def _train(live: LiveTraining, watch: FirstCause, recorded: int, until: int | No
             if (until is not None and steps >= until) or (until is None and past == _ITERATIONS_PAST_THE_END):
                 return
             past += steps >= recorded
+            watch.sizes.begin_iteration()
         watch.doing = "" if due is Due.CHUNK else "in an evaluation: "
         live.perform(due, Mark(env_steps=steps + 1) if due is Due.CHUNK else None)
 
 
 def _what_inexact_means(live: LiveTraining) -> list[str]:
-    why = live.agent.why_not_exact()
-    if why is None:
-        return []
+    why_not = live.agent.why_not_exact()
     return [
         f"the repetition is not that of the run, as {why}: a failure that depends on the episode may not come again"
+        for why in live.session.resume_differences or ([why_not] if why_not else [])
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,6 @@ def copy_run(run: RunDirectory, version: Version | None, root: Root) -> RunDirec
 def versions_to_repeat_from(run: RunDirectory) -> list[Version]:
     """Return the versions from which a training can be resumed with the records that were there, oldest first."""
     return [version for version in run.store().versions() if version.is_resumable and "journal" in version.details]
-
-
-def why_the_resume_is_not_exact(copy: RunDirectory, before: Sequence[str]) -> list[str]:
-    """Return the warnings of a copy's resume that say that it is not exact; `before` are those that the run had."""
-    return [note for note in copy.history(tell=False).warnings[len(before) :] if "not exactly" in note]
 
 
 def quiet_config(run: RunDirectory) -> TrainingConfig:
