@@ -276,9 +276,9 @@ class FirstCause:
                     backward(tensor, *arguments, **more)
                 except RuntimeError as error:
                     if self.cause is None and "returned nan" in str(error):  # anomaly detection has no error of its own
-                        where = forward_line([str(one.message) for one in told])
-                        at = f" at {where}" if where else ""
-                        self._found("gradient", f"{_one_line(error)} It belongs to {self._backward_reached}{at}")
+                        line = forward_line([str(one.message) for one in told])
+                        where = ", ".join(filter(None, (self._backward_reached, line)))
+                        self._found("gradient", f"{_one_line(error)} Its forward pass is in {where}")
                     raise
             self.sizes.end_backward()
 

@@ -112,6 +112,7 @@ def diagnose(
 
     from rltrack.console.tables import table_of_sizes, terminal
     from rltrack.inspection.diagnosing import diagnose as find_cause
+    from rltrack.inspection.diagnosing import where_to_debug
 
     with working(f"repeating the last iterations of {run}"):
         found = find_cause(the_root().find(run), at=at, until=until)
@@ -138,6 +139,6 @@ def diagnose(
     if pdb and found.error is not None:
         import pdb as debugger
 
-        debugger.post_mortem(found.error.__traceback__)
+        debugger.post_mortem(where_to_debug(found.error))
     if found.cause is not None:
         raise typer.Exit(EXIT_ERROR)
