@@ -39,7 +39,9 @@ def copy_run(run: RunDirectory, version: Version | None, root: Root) -> RunDirec
     if not records.endswith(b"\n"):  # lines before were changed: whether bits are the same is still to be found out
         records = _before(run.journal_file, version.journal["next_seq"])
     copy.journal_file.write_bytes(records)
-    _copy_version(version, copy)
+    for earlier in run.store().versions():  # the strategy may go back to the best of them
+        if earlier.number <= version.number:
+            _copy_version(earlier, copy)
     _copy_origin(run, root)
     return copy
 
@@ -89,7 +91,8 @@ def _copy_version(version: Version, copy: RunDirectory) -> None:
     shutil.copytree(version.path, folder / version.path.name, copy_function=_link)
     for segment in version.segments():
         (folder / FOLDER).mkdir(exist_ok=True)
-        _link(version.path.parent / FOLDER / segment.file, folder / FOLDER / segment.file)
+        if not (folder / FOLDER / segment.file).exists():
+            _link(version.path.parent / FOLDER / segment.file, folder / FOLDER / segment.file)
 
 
 def _link(source: str | Path, target: str | Path) -> None:
