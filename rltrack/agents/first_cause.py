@@ -18,11 +18,15 @@ import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from rltrack.agents.base import ProtocolAgent
 from rltrack.agents.env_state.layers import gym_layers, vec_layers
 from rltrack.agents.env_state.recorder import streams_of
+from rltrack.agents.gym_types import Env, Reset, Step
 from rltrack.agents.sizes import Sizes, forward_line
+from rltrack.checkpoints.encoding import State
+from rltrack.secrets import one_line
 from rltrack.text import printable
 
 _SHOWN_LOSSES = 6
@@ -42,9 +46,9 @@ class Episode:
         actions: Since then.
     """
 
-    streams: dict[str, Any] | None = None
+    streams: State | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
-    actions: list[Any] = field(default_factory=list)
+    actions: list[object] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,7 @@ class FirstCause:
     def exception(self, error: BaseException) -> Cause:
         """Return the cause of an error that ended the training, where no watch found any before."""
         if self.cause is None:
-            what = f"{self.doing}{type(error).__name__}: {_one_line(error)}"
+            what = f"{self.doing}{type(error).__name__}: {one_line(error)[:300]}"
             if isinstance(error, EOFError | BrokenPipeError | ConnectionResetError):
                 self._keep("process", f"the process of an environment died: {self._dead_workers() or what}")
             else:
@@ -153,17 +157,17 @@ class FirstCause:
         for layer in reversed(layers):
             self._watch_vec_layer(layer)
 
-    def _watch_layer(self, layer: Any, index: int, giver: str, *, outermost: bool) -> None:
+    def _watch_layer(self, layer: Env, index: int, giver: str, *, outermost: bool) -> None:
         step, reset, name = layer.step, layer.reset, type(layer).__name__
 
-        def watched_reset(**arguments: Any) -> Any:
+        def watched_reset(**arguments: Any) -> Reset:
             if outermost:
                 self.episodes[index] = Episode(streams_of(layer.unwrapped), dict(arguments))
             result = reset(**arguments)
             self._look_at(result[0], "observation", f"the reset of {name}", index)
             return result
 
-        def watched_step(action: Any) -> Any:
+        def watched_step(action: object) -> Step:
             if outermost:
                 self.episodes[index].actions.append(np.array(action) if isinstance(action, np.ndarray) else action)
             self._look_at(action, "action", f"{name} was given", index)
@@ -174,7 +178,8 @@ class FirstCause:
                 if self.cause is None:
                     bounds = f" (first: {self.actions_out_of_bounds})" if self.actions_out_of_bounds else ""
                     kind = "action" if bounds else "exception"
-                    text = f"{name}.step({_value(action)}) raised {type(error).__name__}: {_one_line(error)}{_place(error)}{bounds}"
+                    said = f"{type(error).__name__}: {one_line(error)[:300]}{_place(error)}{bounds}"
+                    text = f"{name}.step({_value(action)}) raised {said}"
                     self._keep(kind, text, index, self.episodes[index])
                 raise
             self._look_at(result[0], "observation", f"{name}.step({_value(action)}) returned", index)
@@ -187,11 +192,11 @@ class FirstCause:
     def _watch_vec_layer(self, layer: VecEnv) -> None:
         step_async, step_wait, name = layer.step_async, layer.step_wait, type(layer).__name__
 
-        def watched_async(actions: Any) -> None:
+        def watched_async(actions: np.ndarray) -> None:
             self._look_at(actions, "action", f"{name} was given", None)
             step_async(actions)
 
-        def watched_wait() -> Any:
+        def watched_wait() -> VecEnvStepReturn:
             result = step_wait()
             self._look_at(result[0], "observation", f"{name} returned", None)
             self._look_at(result[1], "reward", f"{name} returned", None)
@@ -200,7 +205,7 @@ class FirstCause:
         self._replace(layer, "step_async", watched_async)
         self._replace(layer, "step_wait", watched_wait)
 
-    def _look_at_bounds(self, layer: Any, action: Any, index: int, giver: str) -> None:
+    def _look_at_bounds(self, layer: Env, action: object, index: int, giver: str) -> None:
         space = layer.action_space
         if self.actions_out_of_bounds is not None or not isinstance(space, gym.spaces.Box | gym.spaces.Discrete):
             return
@@ -210,7 +215,7 @@ class FirstCause:
                 f"{self._env_steps():,} env steps"
             )
 
-    def _look_at(self, value: Any, kind: str, where: str, index: int | None) -> None:
+    def _look_at(self, value: object, kind: str, where: str, index: int | None) -> None:
         if self.cause is not None:
             return
         for path, array in _arrays(value):
@@ -278,7 +283,7 @@ class FirstCause:
                     if self.cause is None and "returned nan" in str(error):  # anomaly detection has no error of its own
                         line = forward_line([str(one.message) for one in told])
                         where = ", ".join(filter(None, (self._backward_reached, line)))
-                        self._found("gradient", f"{_one_line(error)} Its forward pass is in {where}")
+                        self._found("gradient", f"{one_line(error)[:300]} Its forward pass is in {where}")
                     raise
             self.sizes.end_backward()
 
@@ -311,7 +316,7 @@ class FirstCause:
 
     # ---- inside ----
 
-    def _replace(self, thing: Any, name: str, function: Callable[..., Any]) -> None:
+    def _replace(self, thing: object, name: str, function: Callable[..., object]) -> None:
         had, before = name in vars(thing), vars(thing).get(name)
         setattr(thing, name, function)
         self._undo.append(lambda: setattr(thing, name, before) if had else delattr(thing, name))
@@ -328,7 +333,7 @@ class FirstCause:
         raise CauseFound(text)
 
 
-def _arrays(value: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
+def _arrays(value: object, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _arrays(item, f"{path}[{key!r}]")
@@ -341,7 +346,7 @@ def _arrays(value: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
             yield path, array
 
 
-def _bad(value: Any) -> float | None:
+def _bad(value: object) -> float | None:
     """Return the first number of a tensor that is not finite; None where there is none."""
     if not isinstance(value, torch.Tensor) or not value.is_floating_point() or not value.numel():
         return None
@@ -366,10 +371,6 @@ def _joined(part: str, name: str) -> str:
 def _value(value: Any) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _place(error: BaseException) -> str:

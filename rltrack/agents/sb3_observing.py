@@ -1,4 +1,4 @@
-"""What SB3 tells while it works: steps and episodes through its callback, metrics through its logger."""
+"""What SB3 reports while it works: steps and episodes through its callback, metrics through its logger."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NONE: list[tuple[float, int, int]] = []
 
 
 class EpisodeCounter:
-    """Tells which episodes ended in a step, from SB3's Monitor, or by adding rewards up where there is none.
+    """Finds which episodes ended in a step, from SB3's Monitor, or by adding rewards up where there is none.
 
     Args:
         env: The vectorised training environment.
@@ -102,7 +102,7 @@ class Relay(BaseCallback):
     def _tell(self) -> None:
         observer, seen = self.observer, self.locals
         dones = seen.get("dones")
-        if dones is None:  # ARS steps inside evaluate_policy, and tells only that it stepped
+        if dones is None:  # ARS steps inside evaluate_policy, and reports only that it stepped
             observer.on_step(self._n_envs, None)
             return
         step = None

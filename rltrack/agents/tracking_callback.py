@@ -256,7 +256,7 @@ class TrackingCallback(BaseCallback):
             self._episodes = []
 
     def _on_training_end(self) -> None:
-        if self._formats is None:  # told of this end before
+        if self._formats is None:  # this end was recorded before
             return
         self._on_rollout_end()
         if self._output is not None:  # SB3 drops the losses of the last update

@@ -357,14 +357,11 @@ def _label(group: list[RunFacts], members: list[list[RunFacts]], differences: Ma
     for count in range(1, min(len(candidates), _LABEL_KEYS) + 1):
         chosen = candidates[:count]
         if len({repr([differences[key][other] for key in chosen]) for other in range(len(members))}) == len(members):
-            parts = [_setting_label(key, differences[key][index]) for key in chosen]
+            own = {key: differences[key][index] for key in chosen}
+            parts = [str(v) if key in _LABEL_FIRST else f"{key.rpartition('.')[2]}={v}" for key, v in own.items()]
             return f"{', '.join(parts)} ({len(group)} seeds)"
     name = group[0].run.name
     return f"{re.sub(r'[-_.]s?[0-9]+$', '', name) or name} ({len(group)} seeds)"
-
-
-def _setting_label(key: str, value: Any) -> str:
-    return str(value) if key in _LABEL_FIRST else f"{key.rpartition('.')[2]}={value}"
 
 
 def _threshold(facts: Sequence[RunFacts]) -> float | None:

@@ -180,7 +180,7 @@ def _play(
 
 
 def _own_values(info: Mapping[str, Any]) -> dict[str, float]:
-    """Return ``is_success``, and what SB3's Monitor was told to take over (`info_keywords`), as far as these are numbers."""
+    """Return ``is_success``, and what SB3's Monitor was asked to record (`info_keywords`), as far as these are numbers."""
     found = {key: value for key, value in (info.get("episode") or {}).items() if key not in ("r", "l", "t")}
     found |= {"is_success": info["is_success"]} if "is_success" in info else {}
     return {key: float(value) for key, value in found.items() if isinstance(value, int | float | np.number | np.bool_)}

@@ -20,7 +20,7 @@ _SUMMARY = ("seq", "time", "kind", "step", "mean", "std", "median", "iqm", "inte
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """How a run stands, as its journal tells.
+    """How a run stands, as its journal says.
 
     Attributes:
         state: ``running``, ``completed``, ``stopped``, ``failed``, or ``interrupted`` (its process died).

@@ -237,11 +237,11 @@ def difference(ours, theirs):
 
 
 def test_commands_name_what_is_damaged(template, tmp_path):
-    examine(template, QUICK, 200, seed=1, out=tmp_path)
+    examine(template, QUICK, 50, seed=1, out=tmp_path)
 
 
 def test_commands_that_load_models_name_what_is_damaged(template, tmp_path):
-    examine(template, SLOW, 20, seed=2, out=tmp_path)
+    examine(template, SLOW, 6, seed=2, out=tmp_path)
 
 
 @pytest.mark.nightly

@@ -155,7 +155,7 @@ def test_a_failure_is_recorded_where_methods_of_the_model_are_replaced(own_root)
 
 
 @pytest.mark.slow
-def test_a_script_that_fails_says_so(own_root):
+def test_a_script_that_fails_says_so(own_root, forked):
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=dict(os.environ), timeout=120
     )
