@@ -283,7 +283,7 @@ class FirstCause:
                     if self.cause is None and "returned nan" in str(error):  # anomaly detection has no error of its own
                         line = forward_line([str(one.message) for one in told])
                         where = ", ".join(filter(None, (self._backward_reached, line)))
-                        self._found("gradient", f"{one_line(error)[:300]} Its forward pass is in {where}")
+                        self._found("gradient", f"{one_line(error)[:300]}. Its forward pass is in {where}")
                     raise
             self.sizes.end_backward()
 
