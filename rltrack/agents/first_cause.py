@@ -1,13 +1,15 @@
-"""Watches an SB3 model at work for the first NaN, infinity, refused action or error: where did it come from?
+"""Watches an agent at work for the first NaN, infinity, refused action or error: where did it come from?
 
 Nothing that is computed changes. Values are looked at where they arise: each layer of each environment, from the inside out; each
-module of the policy; each loss when its gradient is taken; the gradient of each parameter; each step of an optimizer.
+module of the policy; each loss when its gradient is taken; each function of the backward pass (torch's anomaly detection); the
+gradient of each parameter; each step of an optimizer.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,14 +20,16 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
+from rltrack.agents.base import ProtocolAgent
 from rltrack.agents.env_state.layers import gym_layers, vec_layers
 from rltrack.agents.env_state.recorder import streams_of
 from rltrack.agents.gym_types import Env, Reset, Step
+from rltrack.agents.sizes import Sizes, forward_line
 from rltrack.checkpoints.encoding import State
 from rltrack.secrets import one_line
 from rltrack.text import printable
 
-_GROWN, _SHOWN_LOSSES = 1e3, 6
+_SHOWN_LOSSES = 6
 
 
 class CauseFound(BaseException):
@@ -68,41 +72,64 @@ class Cause:
 
 
 class FirstCause:
-    """Watches a model that is bound to its environment, until `remove`.
+    """Watches an agent that is bound to its environment, until `remove`.
+
+    Args:
+        agent: Of Stable-Baselines3, or any other: then its attributes that are torch modules and optimizers are watched.
+        env: That it was given; an SB3 model has its own.
+        env_steps: Returns the env steps of the run.
 
     Attributes:
         cause: The first cause; None as long as all is well.
         doing: What the training does, for errors that nothing watched was part of, such as ``in an evaluation: ``.
         actions_out_of_bounds: The first action that a layer of an environment was given and that is not in its action space.
+        sizes: Of weights, gradients and so on.
+        limits: What of this agent cannot be watched, as a sentence; None for nothing.
     """
 
-    def __init__(self, model: BaseAlgorithm) -> None:
-        self._model: Any = model
+    def __init__(self, agent: Any, env: Any, env_steps: Callable[[], int]) -> None:
+        agent = agent.agent if isinstance(agent, ProtocolAgent) else agent
+        model: Any = getattr(agent, "model", None)
+        is_sb3 = isinstance(model, BaseAlgorithm)
+        self._env_steps: Callable[[], int] = (lambda: int(model.num_timesteps)) if is_sb3 else env_steps
         self.cause: Cause | None = None
         self.doing = ""
         self.actions_out_of_bounds: str | None = None
         self.episodes: dict[int, Episode] = {}
+        self.sizes = Sizes(self._env_steps)
+        self.limits: str | None = None
         self._undo: list[Callable[[], None]] = []
-        self._names = {id(value): name for name, value in model.policy.named_parameters()}
-        self._largest: list[tuple[int, float, float, float]] = []
-        """For each step of an optimizer: env steps, largest weight, largest gradient, learning rate."""
-        self._watch_environments()
-        self._watch_modules()
-        self._watch_losses()
-        for optimizer in _optimizers(model):
+        self._backward_reached = "the loss"
+        parts = {"": model.policy} if is_sb3 else _parts(agent, torch.nn.Module)
+        modules = {
+            _joined(part, name) or "policy": module
+            for part, whole in parts.items()
+            for name, module in whole.named_modules()
+        }
+        parameters = {
+            _joined(part, name): value for part, whole in parts.items() for name, value in whole.named_parameters()
+        }
+        env = model.env if is_sb3 else env
+        optimizers = _optimizers(model if is_sb3 else agent, modules)
+        if not is_sb3:
+            watched = (
+                "its environments" if isinstance(env, gym.Env | VecEnv) else "not its environments, which it builds"
+            )
+            self.limits = (
+                f"{type(agent).__name__} is not an agent of Stable-Baselines3: watched are {watched}, and of its attributes "
+                f"{len(parts)} torch modules ({', '.join(parts) or 'none'}) and {len(optimizers)} optimizers"
+            )
+        self._vec_env = env if isinstance(env, VecEnv) else None
+        self._watch_environments(env)
+        self._watch_modules(modules)
+        self._watch_losses(parameters)
+        for optimizer in optimizers:
             self._replace(optimizer, "step", self._step_of(optimizer, optimizer.step))
 
     def remove(self) -> None:
         """Stop watching."""
         while self._undo:
             self._undo.pop()()
-
-    def history(self) -> list[str]:
-        """Return how weights and gradients grew in the last steps of the optimizers, as lines."""
-        return [
-            f"{steps:,} env steps: largest weight {weight:.4g}, largest gradient {gradient:.4g}, learning rate {rate:.4g}"
-            for steps, weight, gradient, rate in self._largest[-5:]
-        ]
 
     def exception(self, error: BaseException) -> Cause:
         """Return the cause of an error that ended the training, where no watch found any before."""
@@ -117,16 +144,16 @@ class FirstCause:
 
     # ---- environments ----
 
-    def _watch_environments(self) -> None:
-        layers = list(vec_layers(self._model.env))
-        base = layers[-1]
-        if isinstance(base, DummyVecEnv):
-            for index, env in enumerate(base.envs):
-                self.episodes[index] = Episode()
-                stack = list(gym_layers(env))
-                for place in reversed(range(len(stack))):
-                    giver = type(stack[place - 1]).__name__ if place else "the policy"
-                    self._watch_layer(stack[place], index, giver, outermost=place == 0)
+    def _watch_environments(self, env: Any) -> None:
+        layers = list(vec_layers(env)) if isinstance(env, VecEnv) else []
+        base = layers[-1] if layers else None
+        envs = base.envs if isinstance(base, DummyVecEnv) else [env] if isinstance(env, gym.Env) else []
+        for index, one in enumerate(envs):
+            self.episodes[index] = Episode()
+            stack = list(gym_layers(one))
+            for place in reversed(range(len(stack))):
+                giver = type(stack[place - 1]).__name__ if place else "the policy"
+                self._watch_layer(stack[place], index, giver, outermost=place == 0)
         for layer in reversed(layers):
             self._watch_vec_layer(layer)
 
@@ -185,7 +212,7 @@ class FirstCause:
         if not space.contains(np.asarray(action, dtype=space.dtype) if isinstance(space, gym.spaces.Box) else action):
             self.actions_out_of_bounds = (
                 f"{giver} gave {type(layer).__name__} the action {_value(action)}, which is not in {space}; env {index}, "
-                f"{self._model.num_timesteps:,} env steps"
+                f"{self._env_steps():,} env steps"
             )
 
     def _look_at(self, value: object, kind: str, where: str, index: int | None) -> None:
@@ -202,7 +229,7 @@ class FirstCause:
                 self._found(kind, f"{where} the {kind}{path} {number}{at}", index)
 
     def _dead_workers(self) -> str:
-        processes = getattr(list(vec_layers(self._model.env))[-1], "processes", ())
+        processes = () if self._vec_env is None else getattr(list(vec_layers(self._vec_env))[-1], "processes", ())
         for process in processes:
             process.join(1.0)
         codes = [(index, process.exitcode) for index, process in enumerate(processes) if process.exitcode is not None]
@@ -210,28 +237,34 @@ class FirstCause:
 
     # ---- the policy and its training ----
 
-    def _watch_modules(self) -> None:
-        for name, module in self._model.policy.named_modules():
-            handle = module.register_forward_hook(self._after_module(name or "policy"))
+    def _watch_modules(self, modules: Mapping[str, torch.nn.Module]) -> None:
+        for name, module in modules.items():
+            handle = module.register_forward_hook(self._after_module(name))
             self._undo.append(handle.remove)
 
     def _after_module(self, name: str) -> Callable[..., None]:
-        def look(module: torch.nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        def reached(gradient: torch.Tensor) -> None:
+            self._backward_reached = name
+
+        def look(module: Any, inputs: Any, output: Any) -> None:
             if self.cause is None and (bad := _bad(output)) is not None:
                 given = next((f"; its input holds {value:g}" for one in inputs if (value := _bad(one)) is not None), "")
                 weights = [own for own, value in module.named_parameters(recurse=False) if _bad(value) is not None]
                 if weights:
                     self._found("weights", f"the weights {name}.{weights[0]} hold {bad:g}")
                 self._found("activation", f"{name} ({type(module).__name__}) returned {bad:g}{given}")
+            self.sizes.tensor("activation", output)
+            if getattr(output, "requires_grad", False):
+                output.register_hook(reached)
 
         return look
 
-    def _watch_losses(self) -> None:
+    def _watch_losses(self, parameters: Mapping[str, Any]) -> None:
         backward: Any = torch.Tensor.backward
 
         def watched(tensor: torch.Tensor, *arguments: Any, **more: Any) -> None:
+            seen = sys._getframe(1).f_locals
             if self.cause is None and (bad := _bad(tensor)) is not None:
-                seen = sys._getframe(1).f_locals
                 terms = [
                     name for name, value in seen.items() if isinstance(value, torch.Tensor) and _bad(value) is not None
                 ]
@@ -239,48 +272,47 @@ class FirstCause:
                 others = [name for name in terms if name != first][:_SHOWN_LOSSES]
                 also = f", and so are {', '.join(others)}" if others else ""
                 self._found("loss", f"{first} is {bad:g}{also}")
-            backward(tensor, *arguments, **more)
+            self.sizes.locals_of_update(seen)
+            self._backward_reached = "the loss"
+            self.sizes.begin_backward()
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                try:
+                    backward(tensor, *arguments, **more)
+                except RuntimeError as error:
+                    if self.cause is None and "returned nan" in str(error):  # anomaly detection has no error of its own
+                        line = forward_line([str(one.message) for one in told])
+                        where = ", ".join(filter(None, (self._backward_reached, line)))
+                        self._found("gradient", f"{one_line(error)[:300]}. Its forward pass is in {where}")
+                    raise
+            self.sizes.end_backward()
 
+        anomalies = torch.autograd.set_detect_anomaly(True)
         torch.Tensor.backward = watched  # type: ignore[method-assign, assignment]
         self._undo.append(lambda: setattr(torch.Tensor, "backward", backward))
-        for value in self._model.policy.parameters():
+        self._undo.append(lambda: anomalies.__exit__(None, None, None))
+        for name, value in parameters.items():
             if value.requires_grad:
-                handle: Any = value.register_hook(self._after_gradient(value))
+                handle: Any = value.register_hook(self._after_gradient(name))
                 self._undo.append(handle.remove)
 
-    def _after_gradient(self, parameter: torch.Tensor) -> Callable[[torch.Tensor], None]:
+    def _after_gradient(self, name: str) -> Callable[[torch.Tensor], None]:
         def look(gradient: torch.Tensor) -> None:
             if self.cause is None and (bad := _bad(gradient)) is not None:
-                self._found("gradient", f"the gradient of {self._names[id(parameter)]} is {bad:g}")
+                self._found("gradient", f"the gradient of {name} is {bad:g}")
+            self.sizes.gradient(gradient)
 
         return look
 
-    def _step_of(self, optimizer: torch.optim.Optimizer, step: Callable[..., object]) -> Callable[..., object]:
-        def watched(*arguments: object, **more: object) -> object:
+    def _step_of(self, optimizer: Any, step: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*arguments: Any, **more: Any) -> Any:
             result = step(*arguments, **more)
-            values = [one for group in optimizer.param_groups for one in group["params"]]
-            weight = max((float(one.detach().abs().max()) for one in values if one.numel()), default=0.0)
-            gradient = max(
-                (float(one.grad.abs().max()) for one in values if one.grad is not None and one.numel()), default=0.0
-            )
-            self._largest.append((self._model.num_timesteps, weight, gradient, float(optimizer.param_groups[0]["lr"])))
+            weight = self.sizes.weights(optimizer)
             if self.cause is None and not np.isfinite(weight):
                 self._found("weights", f"a step of {type(optimizer).__name__} made a weight {weight:g}")
             return result
 
         return watched
-
-    def _growth(self) -> str:
-        """Say so where the weights grew before: then other numbers follow from that."""
-        if not self._largest:
-            return ""
-        (_, first, _, _), (steps, last, gradient, rate) = self._largest[0], self._largest[-1]
-        if last <= _GROWN * max(min(first, 1.0), 1e-3):
-            return ""
-        return (
-            f"the largest weight grew to {last:.4g} at {steps:,} env steps, with a learning rate of {rate:.4g} and a "
-            f"largest gradient of {gradient:.4g}"
-        )
 
     # ---- inside ----
 
@@ -291,10 +323,10 @@ class FirstCause:
 
     def _keep(self, kind: str, text: str, index: int | None = None, episode: Episode | None = None) -> None:
         if self.cause is None:
-            self.cause = Cause(kind, printable(text), index, int(self._model.num_timesteps), episode)
+            self.cause = Cause(kind, printable(text), index, self._env_steps(), episode)
 
     def _found(self, kind: str, text: str, index: int | None = None) -> None:
-        growth = self._growth()
+        growth = self.sizes.growth()
         if growth and index is None:
             kind, text = "weights", f"{growth}; then {text}"
         self._keep(kind, text, index)
@@ -322,17 +354,21 @@ def _bad(value: object) -> float | None:
     return float(value.detach()[bad].flatten()[0]) if bool(bad.any()) else None
 
 
-def _optimizers(model: BaseAlgorithm) -> list[torch.optim.Optimizer]:
-    found = {
-        id(one): one
-        for holder in (model, *model.policy.modules())
-        for one in vars(holder).values()
-        if isinstance(one, torch.optim.Optimizer)
-    }
-    return list(found.values())
+def _parts(holder: Any, kind: type) -> dict[str, Any]:
+    """Return the attributes of an object that are of a class, by name."""
+    return {name: value for name, value in vars(holder).items() if isinstance(value, kind)}
 
 
-def _value(value: object) -> str:
+def _optimizers(holder: Any, modules: Mapping[str, torch.nn.Module]) -> list[Any]:
+    holders = (holder, *modules.values())
+    return list({id(one): one for each in holders for one in _parts(each, torch.optim.Optimizer).values()}.values())
+
+
+def _joined(part: str, name: str) -> str:
+    return ".".join(filter(None, (part, name)))
+
+
+def _value(value: Any) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
 

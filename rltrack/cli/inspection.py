@@ -110,7 +110,9 @@ def diagnose(
     """
     import dataclasses
 
+    from rltrack.console.tables import table_of_sizes, terminal
     from rltrack.inspection.diagnosing import diagnose as find_cause
+    from rltrack.inspection.diagnosing import where_to_debug
 
     with working(f"repeating the last iterations of {run}"):
         found = find_cause(the_root().find(run), at=at, until=until)
@@ -129,14 +131,14 @@ def diagnose(
             typer.echo(
                 f"first cause ({found.cause.kind}) at {found.cause.env_steps:,} env steps{env}:\n{found.cause.text}"
             )
-            for line in found.history:
-                typer.echo(f"  {line}")
+            if found.sizes:
+                terminal().print(table_of_sizes(found.sizes))
             typer.echo(f"repeated: {where}")
         if found.script is not None:
             typer.echo(f"the episode without rltrack: python {found.script}")
     if pdb and found.error is not None:
         import pdb as debugger
 
-        debugger.post_mortem(found.error.__traceback__)
+        debugger.post_mortem(where_to_debug(found.error))
     if found.cause is not None:
         raise typer.Exit(EXIT_ERROR)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -86,3 +86,12 @@ def program(name: str) -> str:
     if on_path and Path(on_path) == own:
         return name
     return short_path(own) if own.exists() else name
+
+
+def table_of_sizes(rows: Sequence[Mapping[str, float]]) -> Table:
+    """Return the rows of `rltrack.agents.sizes.Sizes` as a table; a column for what occurs in them."""
+    columns = dict.fromkeys(["env steps", *sorted(key for row in rows for key in row)])
+    table = table_of(" | ".join(f">{column}" for column in columns))
+    for row in rows:
+        table.add_row(f"{row['env steps']:,.0f}", *(number(row.get(column)) for column in list(columns)[1:]))
+    return table

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -16,12 +18,13 @@ from rltrack.checkpoints import Version
 from rltrack.config import TrainingConfig
 from rltrack.errors import RltrackError
 from rltrack.files import replace_text
-from rltrack.inspection.scratch import copy_run, quiet_config, versions_to_repeat_from, why_the_resume_is_not_exact
+from rltrack.inspection.scratch import copy_run, quiet_config, versions_to_repeat_from
 from rltrack.runs import Root, RunDirectory
 from rltrack.text import printable
 from rltrack.training.live import Due, LiveTraining
 from rltrack.training.marks import Mark
 from rltrack.training.reporter import ProgressReporter
+from rltrack.training.train_loop import TrainingLoop
 from rltrack.training.trainer import Trainer
 
 _ITERATIONS_PAST_THE_END = 2
@@ -37,7 +40,7 @@ class Diagnosis:
         from_steps: Env steps there.
         to_steps: Env steps where it ended.
         notes: What limits the answer: attempts or a resume that were not exact.
-        history: How weights and gradients grew before the cause, as lines.
+        sizes: Of weights, gradients and so on, in the last iterations (`rltrack.agents.sizes.Sizes.rows`).
         script: Repeats the actions of the environment that raised, without rltrack; None where none was written.
         error: What ended the repetition, with its traceback; None where nothing was raised.
     """
@@ -47,45 +50,61 @@ class Diagnosis:
     from_steps: int
     to_steps: int
     notes: tuple[str, ...]
-    history: tuple[str, ...]
+    sizes: tuple[Mapping[str, float], ...]
     script: Path | None
     error: BaseException | None
 
 
-def diagnose(run: RunDirectory, *, at: int | None = None, until: int | None = None) -> Diagnosis:
+def diagnose(
+    run: RunDirectory,
+    *,
+    at: int | None = None,
+    until: int | None = None,
+    make_loop: Callable[[str], TrainingLoop] | None = None,
+) -> Diagnosis:
     """Repeat a run's last iterations and find the first NaN, infinity, refused action or error.
 
     Args:
         run: The run; it is only read, but for the script, which lands in its ``exports/``.
         at: Begin at the newest version at or before these env steps; None for the newest one.
         until: Env steps at which to end; None for where the records end, and two iterations on.
+        make_loop: For an agent that no configuration describes: makes the run's training loop in the root that it is given, with
+            a new agent and environment, under the run's name and with ``resume=True``.
 
     Raises:
-        ConfigurationError: If the run's agent was built by a script.
+        ConfigurationError: If the run's agent was built by a script, and `make_loop` is None.
     """
     versions = versions_to_repeat_from(run)
     begin = next((one for one in reversed(versions) if at is None or one.env_steps <= at), None)
-    found = _repeat(run, begin, until)
+    found = _repeat(run, begin, until, make_loop)
     if begin is not None and found.cause is not None and found.cause.episode is not None and found.script is None:
         # the episode began before the version: its actions are known from the start only
-        earlier = _repeat(run, None, until)
+        earlier = _repeat(run, None, until, make_loop)
         return earlier if earlier.script is not None else found
     return found
 
 
-def _repeat(run: RunDirectory, begin: Version | None, until: int | None) -> Diagnosis:
-    config = quiet_config(run)
-    plain = config.agent.model_copy(update={"acceleration": "off"})
-    config = config.model_copy(update={"agent": plain})
+def _repeat(
+    run: RunDirectory, begin: Version | None, until: int | None, make_loop: Callable[[str], TrainingLoop] | None
+) -> Diagnosis:
+    config = None if make_loop else quiet_config(run)
     history = run.history(tell=False)
-    with tempfile.TemporaryDirectory(prefix="rltrack-diagnose-") as folder:
-        copy = copy_run(run, begin, Root(folder))
-        before = copy.history(tell=False).warnings
-        trainer = Trainer(config, root=folder, reporter=ProgressReporter(console=False))
-        trainer.loop.delivers = False
-        live = trainer.prepare()
-        agent: Any = live.agent
-        watch = FirstCause(agent.model)
+    with tempfile.TemporaryDirectory(prefix="rltrack-diagnose-") as folder, contextlib.ExitStack() as open_parts:
+        copy_run(run, begin, Root(folder))
+        if config is None:
+            assert make_loop is not None
+            loop = make_loop(folder)
+            loop.delivers = False
+            open_parts.callback(loop.close)
+            live = loop.prepare()
+        else:
+            plain = config.agent.model_copy(update={"acceleration": "off"})
+            config = config.model_copy(update={"agent": plain})
+            trainer = Trainer(config, root=folder, reporter=ProgressReporter(console=False))
+            trainer.loop.delivers = False
+            open_parts.callback(trainer.close)
+            live = trainer.prepare()
+        watch = FirstCause(live.agent, live.plan.env, lambda: live.progress.env_steps)
         error: BaseException | None = None
         try:
             live.start()
@@ -96,19 +115,29 @@ def _repeat(run: RunDirectory, begin: Version | None, until: int | None) -> Diag
         finally:
             watch.remove()
             live.close()
-            trainer.close()
         cause = watch.cause
-        notes = why_the_resume_is_not_exact(copy, before)
-        notes += [f"attempt {one['number']} of the run was not exact" for one in history.attempts if not one["exact"]]
+        notes = [f"attempt {one['number']} of the run was not exact" for one in history.attempts if not one["exact"]]
         notes += _what_inexact_means(live)
+        notes += [watch.limits] if watch.limits else []
         if cause is None and watch.actions_out_of_bounds is not None:
             notes.append(f"an action was out of bounds: {watch.actions_out_of_bounds}")
-        script = None if cause is None else write_script(run, config, cause)
+        script = None if cause is None or config is None else write_script(run, config, cause)
         steps = 0 if begin is None else begin.env_steps
         return Diagnosis(
-            cause, None if begin is None else begin.name, steps, live.progress.env_steps, tuple(notes), tuple(watch.history()),
-            script, error,
+            cause, None if begin is None else begin.name, steps, live.progress.env_steps, tuple(notes),
+            tuple(row for row in watch.sizes.rows if row), script, error,
         )  # fmt: skip
+
+
+def where_to_debug(error: BaseException) -> TracebackType | None:
+    """Return the traceback of what ended a repetition without the frames of the watch at its end."""
+    last, entry = None, error.__traceback__
+    while entry is not None:
+        last = last if entry.tb_frame.f_globals.get("__name__") == FirstCause.__module__ else entry
+        entry = entry.tb_next
+    if last is not None:
+        last.tb_next = None
+    return error.__traceback__
 
 
 def _train(live: LiveTraining, watch: FirstCause, recorded: int, until: int | None) -> None:
@@ -120,16 +149,16 @@ def _train(live: LiveTraining, watch: FirstCause, recorded: int, until: int | No
             if (until is not None and steps >= until) or (until is None and past == _ITERATIONS_PAST_THE_END):
                 return
             past += steps >= recorded
+            watch.sizes.begin_iteration()
         watch.doing = "" if due is Due.CHUNK else "in an evaluation: "
         live.perform(due, Mark(env_steps=steps + 1) if due is Due.CHUNK else None)
 
 
 def _what_inexact_means(live: LiveTraining) -> list[str]:
-    why = live.agent.why_not_exact()
-    if why is None:
-        return []
+    why_not = live.agent.why_not_exact()
     return [
         f"the repetition is not that of the run, as {why}: a failure that depends on the episode may not come again"
+        for why in live.session.resume_differences or ([why_not] if why_not else [])
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,9 @@ def copy_run(run: RunDirectory, version: Version | None, root: Root) -> RunDirec
     if not records.endswith(b"\n"):  # lines before were changed: whether bits are the same is still to be found out
         records = _before(run.journal_file, version.journal["next_seq"])
     copy.journal_file.write_bytes(records)
-    _copy_version(version, copy)
+    for earlier in run.store().versions():  # the strategy may go back to the best of them
+        if earlier.number <= version.number:
+            _copy_version(earlier, copy)
     _copy_origin(run, root)
     return copy
 
@@ -47,11 +49,6 @@ def copy_run(run: RunDirectory, version: Version | None, root: Root) -> RunDirec
 def versions_to_repeat_from(run: RunDirectory) -> list[Version]:
     """Return the versions from which a training can be resumed with the records that were there, oldest first."""
     return [version for version in run.store().versions() if version.is_resumable and "journal" in version.details]
-
-
-def why_the_resume_is_not_exact(copy: RunDirectory, before: Sequence[str]) -> list[str]:
-    """Return the warnings of a copy's resume that say that it is not exact; `before` are those that the run had."""
-    return [note for note in copy.history(tell=False).warnings[len(before) :] if "not exactly" in note]
 
 
 def quiet_config(run: RunDirectory) -> TrainingConfig:
@@ -94,7 +91,8 @@ def _copy_version(version: Version, copy: RunDirectory) -> None:
     shutil.copytree(version.path, folder / version.path.name, copy_function=_link)
     for segment in version.segments():
         (folder / FOLDER).mkdir(exist_ok=True)
-        _link(version.path.parent / FOLDER / segment.file, folder / FOLDER / segment.file)
+        if not (folder / FOLDER / segment.file).exists():
+            _link(version.path.parent / FOLDER / segment.file, folder / FOLDER / segment.file)
 
 
 def _link(source: str | Path, target: str | Path) -> None:

@@ -20,7 +20,7 @@ import orjson
 from rltrack.checkpoints.difference import first_difference
 from rltrack.errors import RltrackError
 from rltrack.hash_seed import VARIABLE
-from rltrack.inspection.scratch import copy_run, quiet_config, why_the_resume_is_not_exact
+from rltrack.inspection.scratch import copy_run, quiet_config
 from rltrack.journal import Record, read_journal
 from rltrack.runs import Root, RunDirectory
 from rltrack.training.live import Due, LiveTraining
@@ -103,7 +103,6 @@ def repeat(run: RunDirectory, stretch: Stretch) -> Outcome:
     end = store.find(stretch.end)
     with tempfile.TemporaryDirectory(prefix="rltrack-reproduce-") as folder:
         copy = copy_run(run, begin, Root(folder))
-        before = copy.history(tell=False).warnings
         trainer = Trainer(quiet_config(run), root=folder, reporter=ProgressReporter(console=False))
         trainer.loop.delivers = False
         live = trainer.prepare()
@@ -122,7 +121,7 @@ def repeat(run: RunDirectory, stretch: Stretch) -> Outcome:
         there, here = (_numbered(item, first, last) for item in (run, copy))
         values, wrong = _first_record(there, here)
         count, tensor = first_difference(_compared(theirs), _compared(ours), NAMES)
-        notes = tuple(why_the_resume_is_not_exact(copy, before))
+        notes = tuple(f"the repetition is not exact: {text}" for text in live.session.resume_differences)
         return Outcome(
             stretch.begin, stretch.end, 0 if begin is None else begin.env_steps, end.env_steps, len(there), values + count,
             wrong or tensor, tensor, notes, round(time.monotonic() - began, 2),

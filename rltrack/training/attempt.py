@@ -60,6 +60,7 @@ def begin_attempt(
         plan.progress.load_state_dict(loop["progress"])
         plan.strategy.load_state_dict(loop["strategy"])
         plan.hooks.load_state_dict(loop["hooks"])
+        session.resume_differences = tuple(differences)
         exact = not differences
         if differences:
             at = f"{version.name} at {version.env_steps:,} env steps"

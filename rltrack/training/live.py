@@ -295,6 +295,8 @@ class LiveTraining:
 
     def _checkpoint_on_request(self) -> str:
         why_not = self.checkpoints.why_not_here
+        if why_not and self.checkpoints.is_current:
+            return why_not
         version = None if why_not else self.checkpoint()
         if version is None:
             raise CheckpointFailed(why_not or "no version was written; the run's warnings say why")

@@ -57,6 +57,8 @@ class RunSession:
         last_attempt: The record of the attempt before; None for the first.
         is_finished: Whether the run was finished before; nothing is left to train.
         is_recovered: Whether the journal lost its beginning, which is then written again from a version.
+        resume_differences: What makes the resume from a version differ from a run that was never interrupted; set when the
+            attempt begins.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class RunSession:
         self._writer = CheckpointWriter(self.store, self.journal.sync)
         self._description: dict[str, Any] = {}
         self.is_new = known is None
+        self.resume_differences: tuple[str, ...] = ()
         self.run_id = uuid.uuid4().hex if known is None else known["run_id"]
         self.attempt = len(attempts) + 1
         self.last_attempt = attempts[-1] if attempts else None

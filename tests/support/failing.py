@@ -14,6 +14,8 @@ from gymnasium.envs.registration import register
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
+from rltrack.agents import IterationStats
+
 FAILS_AT = 45
 """Step of an environment at which it fails, counted over its episodes."""
 
@@ -134,6 +136,49 @@ class Policy(ActorCriticPolicy):
     def _build(self, lr_schedule):
         super()._build(lr_schedule)
         self.value_net = BreakableHead(self.mlp_extractor.latent_dim_vf, 1)
+
+
+class Root(torch.nn.Linear):
+    """Gives zero once it is broken; the gradient of the root is infinite there."""
+
+    broken = False
+
+    def forward(self, observations):
+        values = super().forward(observations)
+        return torch.sqrt(values * 0) if self.broken else values**2
+
+
+class OwnAgent:
+    """Not of Stable-Baselines3. From its third iteration of 10 steps on, the gradient of its loss is NaN."""
+
+    def __init__(self):
+        self.net = Root(3, 1)
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.01)
+        self.iterations = 0
+
+    def bind(self, env, seed):
+        self.env = env
+        self.seen, _ = env.reset(seed=seed)
+
+    def advance(self, observer):
+        self.iterations += 1
+        for _ in range(10):
+            self.seen, _, terminated, _, _ = self.env.step(1)
+            observer.on_step(1, None)
+            if terminated:
+                self.seen, _ = self.env.reset()
+        self.net.broken = self.iterations >= 3
+        loss = self.net(torch.from_numpy(self.seen)).sum()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return IterationStats(10, [], {"train/loss": loss.item()})
+
+    def predict(self, observation, *, state=None, episode_start=None, deterministic=True, **inputs):
+        return np.ones(len(observation), np.int64), None
+
+    def set_schedule(self, remaining):
+        pass
 
 
 for _kind in (NanReward, InfiniteObservation, Raises, Refuses, Dies, Zeros, Large, Steady):

@@ -154,7 +154,9 @@ def play(envs, steps, seed=0):
     return [envs.venv.step(rng.integers(2, size=envs.venv.num_envs))[:3] for _ in range(steps)]
 
 
-@pytest.mark.parametrize(("env", "tier"), [(Drift, "capture"), (OwnState, "capture"), (Locked, "replay")])
+@pytest.mark.parametrize(
+    ("env", "tier"), [(Drift, "capture"), (Views, "capture"), (OwnState, "capture"), (Locked, "replay")]
+)
 def test_a_vectorised_environment_goes_on(env, tier):
     one, other = envs_of(env), envs_of(env)
     assert one.tier == tier

@@ -7,11 +7,15 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from rltrack.cli import run_command
-from rltrack.inspection.diagnosing import diagnose
+from rltrack.errors import ConfigurationError
+from rltrack.inspection.diagnosing import diagnose, where_to_debug
 from rltrack.runs import Root
+from rltrack.training.train_loop import TrainingLoop
 from rltrack.training.trainer import Trainer
+from tests.support.failing import OwnAgent, Steady
 
 MODULE = "tests.support.failing"
 PPO = {"n_steps": 16, "batch_size": 16, "n_epochs": 2}
@@ -95,3 +99,31 @@ def test_nothing_is_found_where_nothing_is_wrong(own_root, capsys):
     fails(own_root, "Steady")
     assert run_command(["diagnose", "failed", "--at", "40", "--until", "64"]) == 0
     assert "nothing found: 32 to 64 env steps, from v2" in capsys.readouterr().out
+
+
+def own_loop(root):
+    return TrainingLoop(
+        OwnAgent(), Steady(), total_timesteps=40, name="own", root=root, resume=True, video=False, sinks=[]
+    )
+
+
+def test_an_agent_of_another_library_is_diagnosed_by_its_script(own_root):
+    with contextlib.suppress(Exception):
+        own_loop(own_root).run()
+    run = Root(own_root).find("own")
+    with pytest.raises(ConfigurationError, match="agent of its own"):
+        diagnose(run)
+    found = diagnose(run, make_loop=own_loop)
+    assert found.cause.kind == "gradient"
+    assert "returned nan values in its 0th output. Its forward pass is in net, " in found.cause.text
+    assert "failing.py:" in found.cause.text
+    assert "torch.sqrt(values * 0)" in found.cause.text
+    assert not torch.is_anomaly_enabled()
+    entry = where_to_debug(found.error)
+    while entry.tb_next is not None:
+        entry = entry.tb_next
+    assert entry.tb_frame.f_code.co_name == "advance", "not in the watch"
+    [note] = [note for note in found.notes if "not an agent of Stable-Baselines3" in note]
+    assert "its environments, and of its attributes 1 torch modules (net) and 1 optimizers" in note
+    assert [row["env steps"] for row in found.sizes] == [10, 20, 30]
+    assert found.sizes[0].keys() == {"env steps", "activation", "gradient norm", "weight", "learning rate"}

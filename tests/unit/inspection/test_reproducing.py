@@ -9,6 +9,7 @@ import math
 import shutil
 
 import pytest
+from stable_baselines3 import PPO
 
 from rltrack.checkpoints.version import MANIFEST, seal, unseal
 from rltrack.cli import run_command
@@ -19,6 +20,7 @@ from rltrack.journal import read_journal
 from rltrack.journal.lines import decode_line, encode_record, numbered_line
 from rltrack.runs import Root
 from rltrack.runs.folder import CERTIFICATE
+from rltrack.training.train_loop import TrainingLoop
 from rltrack.training.trainer import Trainer
 
 ALGORITHMS = {
@@ -28,23 +30,43 @@ ALGORITHMS = {
     "SAC": {"learning_starts": 20, "buffer_size": 100},
     "TD3": {"learning_starts": 20, "buffer_size": 100},
     "DDPG": {"learning_starts": 20, "buffer_size": 100},
+    "QRDQN": {"learning_starts": 20, "buffer_size": 100},
+    "TQC": {"learning_starts": 20, "buffer_size": 100},
+    "TRPO": {"n_steps": 16, "batch_size": 16},
+    "RecurrentPPO": {"n_steps": 16, "batch_size": 16, "n_epochs": 2},
+    "MaskablePPO": {"n_steps": 16, "batch_size": 16, "n_epochs": 2},
+    "ARS": {"n_delta": 2},
+}
+CONTRIB = ("QRDQN", "TQC", "TRPO", "RecurrentPPO", "MaskablePPO", "ARS")
+POLICIES = {"RecurrentPPO": "MlpLstmPolicy", "ARS": "LinearPolicy"}
+MASKED = {"id": "sb3_contrib.common.envs:InvalidActionEnvDiscrete", "kwargs": {"dim": 8, "n_invalid_actions": 4}}
+SETTINGS = {
+    "environments in processes": {"environment": {"id": "CartPole-v1", "n_envs": 2, "vectorization": "subproc"}},
+    "the adaptive strategy": {"training": {"strategy": "adaptive"}},
+    "evaluation beside training": {"evaluation": {"beside_training": True}},
 }
 
 
-def trained(root, algorithm="PPO"):
-    continuous = algorithm in ("SAC", "TD3", "DDPG")
+def trained(root, algorithm="PPO", name="again", **more):
+    if algorithm in CONTRIB:
+        pytest.importorskip("sb3_contrib")
+    continuous = algorithm in ("SAC", "TD3", "DDPG", "TQC")
+    policy = POLICIES.get(algorithm, "MlpPolicy")
+    environment = {"id": "Pendulum-v1" if continuous else "CartPole-v1"}
     config = {
-        "name": "again",
-        "agent": {"algorithm": algorithm, "hyperparameters": ALGORITHMS[algorithm]},
-        "environment": {"id": "Pendulum-v1" if continuous else "CartPole-v1"},
+        "name": name,
+        "agent": {"algorithm": algorithm, "policy": policy, "hyperparameters": ALGORITHMS[algorithm]},
+        "environment": MASKED if algorithm == "MaskablePPO" else environment,
         "training": {"total_timesteps": 64, "eval_freq": 32, "checkpoint_freq": 32},
         "evaluation": {"episodes": 1},
         "checkpoints": {"keep_last": 10},
     }
+    for section, values in more.items():
+        config[section] = {**config.get(section, {}), **values} if isinstance(values, dict) else values
     trainer = Trainer(config, root=root)
     trainer.loop.delivers = False
     trainer.train()
-    return Root(root).find("again")
+    return Root(root).find(name)
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +171,24 @@ def test_every_algorithm_is_reproduced_in_processes(algorithm, own_root):
     run = trained(own_root, algorithm)
     assert run_command(["reproduce", "again", "--jobs", "2"]) == 0
     assert json.loads((run.path / CERTIFICATE).read_bytes())["covers"]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("setting", list(SETTINGS))
+def test_every_kind_of_training_is_reproduced(setting, own_root):
+    assert reproduce(trained(own_root, **SETTINGS[setting]), repeat=repeat).reproduced
+
+
+@pytest.mark.nightly
+def test_a_run_that_began_with_anothers_policy_is_reproduced(own_root):
+    trained(own_root, name="origin")
+    assert reproduce(trained(own_root, start_from="origin@v2"), repeat=repeat).reproduced
+
+
+@pytest.mark.nightly
+def test_a_run_of_a_script_is_reproduced(own_root):
+    model = PPO("MlpPolicy", "CartPole-v1", seed=3, **ALGORITHMS["PPO"])
+    marks = {"total_timesteps": 64, "eval_freq": 32, "checkpoint_freq": 32, "eval_episodes": 1}
+    TrainingLoop(model, name="again", root=own_root, keep_last=10, video=False, sinks=[], **marks).run()
+    found = reproduce(Root(own_root).find("again"), repeat=repeat)
+    assert found.reproduced, found.result
