@@ -51,7 +51,7 @@ def configuration() -> str:
                 *_table(inner, inner["properties"]),
             ]
     sweep = SweepSection.model_json_schema()
-    lines += ["## sweep", "", "Only for a [sweep](sweep.md); not part of a run.", ""]
+    lines += ["## sweep", "", "Only for a [sweep](sweep.md#search-for-a-better-configuration); not part of a run.", ""]
     lines += _table(sweep, sweep["properties"], identity=False)
     return "\n".join(lines).rstrip() + "\n"
 
