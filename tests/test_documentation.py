@@ -11,6 +11,7 @@ run before a block: what a reader of this page has done already. Configurations 
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
 import os
@@ -126,6 +127,20 @@ def test_the_readme_can_be_followed(folder, forks):
     follow(PROJECT / "README.md", folder, [forks.programs, Path(sys.executable).parent], SMALLER)
 
 
+def test_the_targets_that_the_readme_names_exist():
+    named = set(re.findall(r"^make (\w+)", (PROJECT / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    existing = set(re.findall(r"^(\w+):", (PROJECT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    assert {"train", "test"} <= named <= existing
+
+
+def test_the_picture_of_the_terminal_shows_valid_commands():
+    picture = (DOCS / "images" / "terminal.svg").read_text(encoding="utf-8")
+    assert len(picture) < 300_000
+    for command in re.findall(r"<title>(.*)</title>", picture)[0].split("; "):
+        assert f">{command}<" in picture.replace("> rltrack", ">rltrack"), command
+        parse(shlex.split(command)[1:])
+
+
 @pytest.mark.nightly
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
@@ -145,13 +160,18 @@ def commands_in(text: str) -> list[list[str]]:
     return commands
 
 
-def parse(words: list[str]) -> None:
-    """Parse a command with the real parser, and run nothing. Files are made by commands before it, so that they need not exist."""
+@functools.cache
+def command_line():
     import typer
 
     from rltrack.cli import app
 
-    command = typer.main.get_command(app)
+    return typer.main.get_command(app)
+
+
+def parse(words: list[str]) -> None:
+    """Parse a command with the real parser, and run nothing. Files are made by commands before it, so that they need not exist."""
+    command = command_line()
     context = command.make_context("rltrack", list(words))
     while hasattr(command, "resolve_command"):
         name, command, words = command.resolve_command(context, [*context._protected_args, *context.args])
