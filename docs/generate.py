@@ -122,6 +122,10 @@ def commands() -> str:
             rf"^\* `{name}`: .*$", lambda _, name=name, whole=whole: f"* `{name}`: {whole}", text, flags=re.MULTILINE
         )
     text = re.sub(r"\n+((?:^rltrack .*\n)+)", r"\n\n```sh\n\1```\n", text, flags=re.MULTILINE)
+    text = re.sub(r"\*\*Usage\*\*:\n\n```console\n\$ (.*)\n```\n", r"`\1`\n", text)
+    text = re.sub(r"^\* `--help`: .*\n", "", text, flags=re.MULTILINE)
+    text = re.sub(r"\*\*Options\*\*:\n\n(?!\*)|\*\*(Options|Arguments)\*\*:\n\n(?=\*)", "", text)
+    text = re.sub(r"\n[ \t]*(\n[ \t]*)+\n", "\n\n", text)
     return text.replace("# Command line reference\n", COMMANDS, 1).rstrip() + "\n"
 
 
