@@ -1,7 +1,7 @@
 """Makes docs/images/terminal.svg: runs the commands below in a terminal of a fixed size and animates what they print.
 
-``python docs/terminal_picture.py [RECORDING]``: the recording is left as ``terminal.json`` in the folder for temporary files; given it, only
-the drawing is repeated. Waiting is shortened; nothing that was printed is changed. Only Python's standard library is needed.
+``python docs/terminal_picture.py [RECORDING]``: the recording is left as ``terminal.json`` in the folder for temporary files;
+given it, only the drawing is repeated. Waiting is shortened; nothing that was printed is changed. Only Python's standard library is needed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ COLUMNS, ROWS = 100, 26
 CELL_WIDTH, CELL_HEIGHT, MARGIN = 8.4, 18, 14
 LONGEST_PAUSE_SECONDS = 0.6
 FRAME_SECONDS, LAST_FRAME_SECONDS = 0.35, 6.0
-COLOURS = {"30": "#6e7681", "31": "#ff7b72", "32": "#56d364", "33": "#e3b341", "34": "#79c0ff", "35": "#d2a8ff", "36": "#56d4dd", "90": "#8b949e"}  # fmt: skip
+COLOURS = {
+    "30": "#6e7681", "31": "#ff7b72", "32": "#56d364", "33": "#e3b341",
+    "34": "#79c0ff", "35": "#d2a8ff", "36": "#56d4dd", "90": "#8b949e",
+}  # fmt: skip
 CONTROL = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])|\x1b\][^\x07]*\x07|\r|\n|[^\x1b\r\n]")
 
 
@@ -77,6 +80,7 @@ class Screen:
         self.style = ""
 
     def write(self, text: str) -> None:
+        """Print a text, with its control sequences."""
         for match in CONTROL.finditer(text):
             piece = match[0]
             if piece == "\r":
@@ -162,7 +166,9 @@ def draw(events: list[tuple[float, str]]) -> str:
             steps.append(f"{100 * (begin - start) / total:.2f}%{{visibility:visible}}")
             if end < start + total:
                 steps.append(f"{100 * (end - start) / total:.2f}%{{visibility:hidden}}")
-        rules.append(f"@keyframes k{number}{{{''.join(steps)}}}.l{number}{{animation:k{number} {total:.2f}s step-end infinite}}")
+        rules.append(
+            f"@keyframes k{number}{{{''.join(steps)}}}.l{number}{{animation:k{number} {total:.2f}s step-end infinite}}"
+        )
         pieces, column = [], 0
         for text, style in spans:
             if text.strip():
@@ -175,11 +181,15 @@ def draw(events: list[tuple[float, str]]) -> str:
         y = MARGIN + 30 + (row + 1) * CELL_HEIGHT - 5
         body.append(f'<text class="l{number}" y="{y}">{"".join(pieces)}</text>')
     width, height = round(2 * MARGIN + COLUMNS * CELL_WIDTH), 2 * MARGIN + 30 + ROWS * CELL_HEIGHT
-    dots = "".join(f'<circle cx="{MARGIN + 8 + 20 * n}" cy="22" r="6" fill="{c}"/>' for n, c in enumerate(("#ff5f56", "#ffbd2e", "#27c93f")))  # fmt: skip
+    dots = "".join(
+        f'<circle cx="{MARGIN + 8 + 20 * n}" cy="22" r="6" fill="{colour}"/>'
+        for n, colour in enumerate(("#ff5f56", "#ffbd2e", "#27c93f"))
+    )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
         f"<title>{html.escape('; '.join(COMMANDS))}</title>"
-        f"<style>text{{font:14px 'DejaVu Sans Mono',Menlo,Consolas,monospace;white-space:pre;visibility:hidden}}{''.join(rules)}</style>"
+        "<style>text{font:14px 'DejaVu Sans Mono',Menlo,Consolas,monospace;white-space:pre;visibility:hidden}"
+        f"{''.join(rules)}</style>"
         f'<rect width="{width}" height="{height}" rx="8" fill="#0d1117"/>{dots}{"".join(body)}</svg>\n'
     )
 

@@ -1,6 +1,6 @@
 """The documentation, followed literally each night: each page's blocks are run in their order, in a folder of their own.
 
-In `make test` only the README is followed. Of the other pages, commands go through the real parser, configurations are validated, and
+In `make test` only the README is followed. Of all pages, the real parser reads the commands, configurations are validated, and
 programs are compiled and compared with what rltrack has.
 
 ``bash`` and ``python`` blocks are run, ``yaml`` blocks are validated; ``text``, ``console`` and ``sh`` show what one sees. A block
@@ -14,6 +14,7 @@ import ast
 import functools
 import importlib
 import inspect
+import itertools
 import os
 import re
 import shlex
@@ -123,7 +124,7 @@ def follow(page: Path, folder: Path, programs: list[Path], smaller: tuple[tuple[
 
 @pytest.mark.slow
 def test_the_readme_can_be_followed(folder, forks):
-    """One page is followed in every run: a training, its delivery and a promotion, as forks of a process that has imported everything."""
+    """One page is followed in every run: a training, its delivery and a promotion, in forks of a process with all imports."""
     follow(PROJECT / "README.md", folder, [forks.programs, Path(sys.executable).parent], SMALLER)
 
 
@@ -185,13 +186,19 @@ def test_commands_in_it_exist_and_their_options_are_valid(page, monkeypatch):
     text = page.read_text(encoding="utf-8")
     written = [*blocks_of(page), *re.findall(r"`(rltrack [^`]*--[^`]*)`", text)]
     for words in [words for item in written for words in commands_in(getattr(item, "text", item))]:
-        if words == ["--help"] or words[0] == "--install-completion" or any("…" in word or "[" in word[:1] for word in words):
+        if (
+            words == ["--help"]
+            or words[0] == "--install-completion"
+            or any("…" in word or "[" in word[:1] for word in words)
+        ):
             continue
         try:
             parse(words)
         except Exception as error:
-            raise AssertionError(f"{page.name}: rltrack {shlex.join(words)}: {getattr(error, 'message', error)}") from None
-        for key, value in zip(words, words[1:], strict=False):
+            raise AssertionError(
+                f"{page.name}: rltrack {shlex.join(words)}: {getattr(error, 'message', error)}"
+            ) from None
+        for key, value in itertools.pairwise(words):
             if key == "--set":
                 valid(value, f"{page.name}: {value}")
 
