@@ -1,7 +1,7 @@
 """Makes docs/images/terminal.svg: runs the commands below in a terminal of a fixed size and animates what they print.
 
 ``python docs/terminal_picture.py [RECORDING]``: the recording is left as ``terminal.json`` in the folder for temporary files;
-given it, only the drawing is repeated. Waiting is shortened; nothing that was printed is changed. Only Python's standard library is needed.
+given it, only the drawing is repeated. Waiting is shortened; nothing that was printed is changed.
 """
 
 from __future__ import annotations
