@@ -29,6 +29,7 @@ COMMANDS = (
 COLUMNS, ROWS = 100, 26
 CELL_WIDTH, CELL_HEIGHT, MARGIN = 8.4, 18, 14
 LONGEST_PAUSE_SECONDS = 0.6
+LONGEST_SECONDS = 20.0
 FRAME_SECONDS, LAST_FRAME_SECONDS = 0.35, 6.0
 COLOURS = {
     "30": "#6e7681", "31": "#ff7b72", "32": "#56d364", "33": "#e3b341",
@@ -41,7 +42,7 @@ def record(folder: str) -> list[tuple[float, str]]:
     """Run the commands; return what they print as (seconds, text)."""
     events, clock = [], 0.0
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS), "LINES": str(ROWS)}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    environment["PATH"] = f"{os.path.realpath(Path(sys.executable).parent)}{os.pathsep}{environment['PATH']}"
     environment["RLTRACK_ROOT"] = os.path.join(folder, "mlruns")
     environment.pop("NO_COLOR", None)
     for command in COMMANDS:
@@ -140,6 +141,8 @@ def _spans(line: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
 def draw(events: list[tuple[float, str]]) -> str:
     """Return the SVG: each different line once, shown during its frames by CSS animations."""
     screen, frames, due = Screen(), [], 0.0
+    faster = min(1.0, LONGEST_SECONDS / events[-1][0])
+    events = [(moment * faster, text) for moment, text in events]
     for number, (moment, text) in enumerate(events):
         screen.write(text)
         following = events[number + 1][0] if number + 1 < len(events) else moment + FRAME_SECONDS
