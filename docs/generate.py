@@ -51,7 +51,7 @@ def configuration() -> str:
                 *_table(inner, inner["properties"]),
             ]
     sweep = SweepSection.model_json_schema()
-    lines += ["## sweep", "", "Only for a [sweep](sweep.md); not part of a run.", ""]
+    lines += ["## sweep", "", "Only for a [sweep](sweep.md#search-for-a-better-configuration); not part of a run.", ""]
     lines += _table(sweep, sweep["properties"], identity=False)
     return "\n".join(lines).rstrip() + "\n"
 
@@ -122,6 +122,10 @@ def commands() -> str:
             rf"^\* `{name}`: .*$", lambda _, name=name, whole=whole: f"* `{name}`: {whole}", text, flags=re.MULTILINE
         )
     text = re.sub(r"\n+((?:^rltrack .*\n)+)", r"\n\n```sh\n\1```\n", text, flags=re.MULTILINE)
+    text = re.sub(r"\*\*Usage\*\*:\n\n```console\n\$ (.*)\n```\n", r"`\1`\n", text)
+    text = re.sub(r"^\* `--help`: .*\n", "", text, flags=re.MULTILINE)
+    text = re.sub(r"\*\*Options\*\*:\n\n(?!\*)|\*\*(Options|Arguments)\*\*:\n\n(?=\*)", "", text)
+    text = re.sub(r"\n[ \t]*(\n[ \t]*)+\n", "\n\n", text)
     return text.replace("# Command line reference\n", COMMANDS, 1).rstrip() + "\n"
 
 

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 WORK = 2e8
 """Parameters times observations of one gradient step from which on a GPU is chosen. Measured on an H200 against one
 thread of its machine's CPU: equally fast at 4e7, 1.5 to 2.3 times as fast at 1.4e8 (docs/train.md); twice that is asked for,
 since the CPU's part can be accelerated. `rltrack benchmark device` measures the machine at hand."""
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Run torch on ``count`` threads; several in a small network are slower, by ten times and more on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def describe_cuda() -> str | None:

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
+from rltrack.agents.devices import torch_threads
 from rltrack.agents.exported_policy import ExportedPolicy, tensors_of
 from rltrack.agents.policy_description import as_the_policy_sees, describe_policy, other_statistics
 from rltrack.agents.protocol import State
@@ -187,12 +187,9 @@ class LivePolicy:
     def __init__(self, config: TrainingConfig, state: State) -> None:
         from rltrack.agents import build_for_acting
 
-        threads = torch.get_num_threads()
-        try:
+        with torch_threads(config.agent.threads):
             self._agent, self._env = build_for_acting(config)
             self._agent.restore(state)
-        finally:
-            torch.set_num_threads(threads)
 
     def description(self) -> dict[str, Any]:
         """Return how its policy is built."""

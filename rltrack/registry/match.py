@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rltrack.agents import POLICY_PARTS, evaluation_environments
+from rltrack.agents.devices import torch_threads
 from rltrack.agents.exported_policy import ExportedPolicy
 from rltrack.cleanup import close_all
 from rltrack.config import MAX_EVAL_ENVS, TrainingConfig
@@ -31,7 +32,8 @@ def play(policy: ExportedPolicy, config: Mapping[str, Any], seeds: Sequence[int]
     settings = TrainingConfig.from_mapping(config, source="the stored policy's configuration")
     env = evaluation_environments(settings, policy.policy, min(len(seeds), MAX_EVAL_ENVS))
     try:
-        return play_episodes(policy, env, seeds, limits=settings.evaluation.limits)
+        with torch_threads(settings.agent.threads):
+            return play_episodes(policy, env, seeds, limits=settings.evaluation.limits)
     finally:
         close_all(env)
 
