@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import tempfile
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from mlflow.exceptions import MlflowException
 
 from rltrack.addresses import file_path
 from rltrack.config import TrainingConfig
@@ -21,11 +21,13 @@ from rltrack.files import leads_into
 from rltrack.registry.digest import DIGEST_TAG
 from rltrack.registry.loading import LoadedPolicy, load_policy
 from rltrack.registry.match import EVALUATION_SEEDS, fresh_seeds, play_stored
-from rltrack.registry.model_registry import LOCK_SECONDS, ModelRegistry, Tell
+from rltrack.registry.model_registry import LINKS_TAG, LOCK_SECONDS, ModelRegistry, Tell
 from rltrack.registry.models import CANDIDATE, ROLE_TAG
 from rltrack.registry.permissions import check_names
 from rltrack.registry.registered import CHAMPION, Event, Registered, check_decision_id, number_of
 from rltrack.runs import Root
+from rltrack.tracking.destination import without_password
+from rltrack.tracking.sinks.answers import explain
 
 FALSE_ALARM_RATE = 0.01
 COOL_DOWN_HOURS = 24.0
@@ -108,7 +110,7 @@ def prune_models(
         old = [item for item in versions if item.version not in kept]
         for item in old:
             registry.delete(model, item)
-            _delete_candidate(registry, item)
+            _delete_candidate(registry, model, item, tell)
         if old:
             numbers = ", ".join(str(item.version) for item in old)
             champion = number_of(registry.champion(model))
@@ -116,16 +118,26 @@ def prune_models(
         return [item.version for item in old]
 
 
-def _delete_candidate(registry: ModelRegistry, item: Registered) -> None:
-    """Delete the stored policy too, unless it is its run's best or final one."""
-    with contextlib.suppress(Exception):  # it may be deleted already, or another model's version
+def _delete_candidate(registry: ModelRegistry, model: str, item: Registered, tell: Tell) -> None:
+    """Delete the stored policy too, unless it is its run's best or final one, or also another model's version."""
+    try:
         stored = registry.client.get_logged_model(item.model_id)
-        links = json.loads(stored.tags.get("mlflow.modelVersions", "[]"))
-        if stored.tags.get(ROLE_TAG) == CANDIDATE and len(links) <= 1:
+        links = json.loads(stored.tags.get(LINKS_TAG, "[]"))
+        others = [link for link in links if (link["name"], link["version"]) != (model, item.version)]
+        if others:
+            registry.client.set_logged_model_tags(item.model_id, {LINKS_TAG: json.dumps(others)})
+        elif stored.tags.get(ROLE_TAG) == CANDIDATE:
             registry.client.delete_logged_model(item.model_id)
             folder = file_path(stored.artifact_location)
-            if registry.is_own and folder is not None and leads_into(folder, registry.root.path):
-                shutil.rmtree(folder, ignore_errors=True)
+            if registry.is_own and folder is not None and leads_into(folder, registry.root.path) and folder.exists():
+                shutil.rmtree(folder)
+        elif links:
+            registry.client.delete_logged_model_tag(item.model_id, LINKS_TAG)
+    except Exception as error:  # the version is deleted; what stays is only disk space
+        if not (isinstance(error, MlflowException) and error.error_code == "RESOURCE_DOES_NOT_EXIST"):
+            tell(
+                f"the policy of version {item.version} stays in MLflow: {explain(error, without_password(registry.uri))[0]}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

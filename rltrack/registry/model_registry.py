@@ -33,6 +33,9 @@ from rltrack.tracking.sinks.embedded import database_path, database_uri, ensure_
 LOCK_SECONDS = 3600.0
 """How long a promotion waits for another one of the same model."""
 
+LINKS_TAG = "mlflow.modelVersions"
+"""Tag of a stored policy: the versions of registered models that it is, in JSON."""
+
 Tell = Callable[[str], None]
 
 P = ParamSpec("P")
@@ -279,9 +282,9 @@ class ModelRegistry:
             made = self.client.create_model_version(
                 name, f"models:/{model_id}", run_id=run_id, tags=dict(tags), model_id=model_id
             )
-        known = self.client.get_logged_model(model_id).tags.get("mlflow.modelVersions")
+        known = self.client.get_logged_model(model_id).tags.get(LINKS_TAG)
         links = [*(json.loads(known) if known else []), {"name": name, "version": int(made.version)}]
-        self.client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps(links)})
+        self.client.set_logged_model_tags(model_id, {LINKS_TAG: json.dumps(links)})
         return Registered(int(made.version), model_id, run_id, dict(tags))
 
     @_explained

@@ -19,7 +19,7 @@ from rltrack.agents.exported_policy import ExportedPolicy
 from rltrack.registry.models import POLICY, policy_of, write_model
 from rltrack.serving.application import Limits, make_application
 from rltrack.serving.following import Served
-from tests.exchange.test_sb3_files import MASKED, trained
+from tests.exchange.test_sb3_files import MASKED, train
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ def serve(own_root, tmp_path):
     """Trains, and returns the live model and what asks the served policy."""
 
     def begin(algorithm):
-        run = trained(own_root, algorithm, "run")
+        run = train(own_root, algorithm, "run")
         write_model(policy_of(run, "last"), tmp_path / "model")
         policy = ExportedPolicy.load(tmp_path / "model" / "artifacts" / POLICY)
         client = TestClient(make_application(SimpleNamespace(served=Served(1, "run@last", policy, 0.0)), Limits()))
