@@ -73,7 +73,13 @@ class AgentConfig(Section):
     threads: int = Field(
         1, ge=1, le=1024, description="Torch threads. One is fastest for small networks, and reproducible."
     )
-
+    build_threads: int | None = _operational(
+        None,
+        ge=1,
+        le=1024,
+        description="Torch threads while the model is made; its first weights depend on them. Omitted: threads. Runs of scripts "
+        "have the script's.",
+    )
     acceleration: Literal["auto", "off"] = _operational(
         "auto",
         description="auto: less Python around torch where the result is the same in every bit (`rltrack.accelerate`); off.",

@@ -52,7 +52,7 @@ _SECTIONS = ("agent", "environment", "training", "evaluation", "checkpoints", "t
 HARMLESS = frozenset(
     [
         *("name", "seed", "start_from", "script_only"),  # names of runs, which `Root` checks when it makes a path from them
-        *(f"agent.{key}" for key in ("preset", "device", "threads", "acceleration")),  # closed tables; resources
+        *(f"agent.{key}" for key in ("preset", "device", "threads", "build_threads", "acceleration")),  # closed tables; resources
         *(f"environment.{key}" for key in ("n_envs", "vectorization", "restart_crashed", "normalize", "frame_stack",
                                          "wrappers_inside_monitor", "info_keywords")),
         *(f"training.{key}" for key in (

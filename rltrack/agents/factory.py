@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from rltrack.agents.algorithms import check_action_space, check_observation_space, load_class, model_arguments
-from rltrack.agents.devices import choose_device
+from rltrack.agents.devices import choose_device, torch_threads
 from rltrack.agents.environments import (
     SeededEpisodes,
     evaluation_builder,
@@ -79,21 +79,18 @@ def build(config: TrainingConfig, *, evaluate_in_processes: bool = False) -> tup
             **model_arguments(algorithm, model_class, config.agent.hyperparameters, env.action_space),
         )
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.agent.threads)
     device, why = config.agent.device, "as configured"
     try:
-        model = make("cpu" if device == "auto" else device)
-        if device == "auto":
-            device, why = choose_device(model)
-            model = model if device == "cpu" else make(device)
+        with torch_threads(config.agent.build_threads or config.agent.threads):
+            model = make("cpu" if device == "auto" else device)
+            if device == "auto":
+                device, why = choose_device(model)
+                model = model if device == "cpu" else make(device)
     except (AssertionError, ValueError, TypeError, KeyError) as error:
         close_all(env)
         raise ConfigurationError(
             f"{algorithm.name} refuses these settings for {config.environment.id}: {' '.join(str(error).split())}."
         ) from error
-    finally:
-        torch.set_num_threads(threads)
     choices = {"device": {"chosen": str(model.device), "reason": why}}
     agent = SB3Agent(
         model,

@@ -97,7 +97,7 @@ class SB3Agent(AgentBase):
             self._undo.append(lambda: setattr(torch.backends.cudnn, "deterministic", deterministic))
         use_environment(self.model, env)
         if self._eval_env_builder is None:
-            self._find_out_configuration()
+            self._find_out_configuration(threads)
         self.n_envs = self.env.num_envs
         self._envs = TrainingEnvs(self.env, self._build_one(), cut=self._cuts, wants_probe=self._probe)
         self._undo.append(self._envs.release)
@@ -358,12 +358,14 @@ class SB3Agent(AgentBase):
         assert self._envs is not None, "bind() comes first"
         return self._envs
 
-    def _find_out_configuration(self) -> None:
+    def _find_out_configuration(self, script_threads: int) -> None:
         """Find out how a script's model and environment can be built again; where only that helps, evaluate in such ones."""
         model: Any = self.model
         self.reconstruction = found = reconstruct(model, self.make_env)
         if self._threads != 1:
             found.agent["threads"] = self._threads
+        if script_threads != self._threads:
+            found.agent["build_threads"] = script_threads
         if found.is_complete and spec_of(self.env) is None:
             section = EnvironmentConfig.model_validate(found.environment)
             self._eval_env_builder = evaluation_builder(section, gamma=getattr(model, "gamma", 0.99))

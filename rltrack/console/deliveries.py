@@ -43,7 +43,7 @@ def delivery_state(run: RunDirectory) -> dict[str, Any]:
 def delivery_lines(delivery: dict[str, Any]) -> Iterator[str]:
     """Yield lines that show how far a run is delivered."""
     mlflow = delivery.get("mlflow")
-    if delivery["sinks"] and mlflow is None:
+    if mlflow is None and (delivery["sinks"] or delivery["complete"]):
         yield "MLflow: not among the run's tracking.sinks"
     elif mlflow is None or "run_id" not in mlflow["state"]:
         yield "MLflow: nothing was delivered yet"

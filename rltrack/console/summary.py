@@ -53,7 +53,7 @@ def print_summary(run: RunDirectory, statistics: TrainingStatistics, delivered: 
         uri = without_account(state["tracking_uri"])
         if uri.startswith("http"):
             rows.append(("MLflow", f"{uri}/#/experiments/{state['experiment_id']}/runs/{state['run_id']}"))
-    elif found is None or "mlflow" in found.sinks:
+    elif not delivered and (found is None or "mlflow" in found.sinks):
         problem = found.mlflow.problem if found is not None else None
         reason = problem.message if problem else "the delivery continues"
         rows.append(("not in MLflow", f"{reason} (see `rltrack show {run.name}`)"))

@@ -12,9 +12,11 @@ from typing import Any
 from rltrack import damage
 from rltrack.addresses import moved
 from rltrack.config import DEFAULT_SINKS
+from rltrack.errors import RunDamaged
 from rltrack.files import replace_text
 from rltrack.runs import RunDirectory
 from rltrack.sealed import seal_json, unseal_json
+from rltrack.tracking.destination import read_destination
 
 _FORMAT = 2
 _OWN_STATES = {
@@ -177,8 +179,11 @@ def is_delivered(run: RunDirectory) -> bool:
     """Whether everything a run recorded is delivered."""
     found = read_bookmark(run)
     try:
-        return found is not None and found.is_complete(run.journal_file.stat().st_size)
-    except FileNotFoundError:
+        if found is None:
+            destination = read_destination(run)
+            return destination is not None and not destination.sinks  # there is nothing to be begun
+        return found.is_complete(run.journal_file.stat().st_size)
+    except (FileNotFoundError, RunDamaged):
         return False
 
 

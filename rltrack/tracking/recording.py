@@ -132,8 +132,9 @@ class Recording:
             environments={"tier": "recorded", "reason": "the script that trains keeps the rest of its state to itself"},
             seed=seed,
         )
-        write_destination(self.run, resolve_destination(section, read_destination(self.run)))
-        self._delivery = delivery.Delivery(self.run)
+        destination = resolve_destination(section, read_destination(self.run))
+        write_destination(self.run, destination)
+        self._delivery = delivery.Delivery(self.run) if destination.sinks else delivery.NoDelivery()
         self._delivery.look()
 
     def __del__(self) -> None:

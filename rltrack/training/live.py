@@ -96,7 +96,8 @@ class LiveTraining:
             session.directory, self.control, self.progress, self._record_signal, self._checkpoint_on_request
         )
         self._ending = Ending(plan, session, self.evaluations, self._watch)
-        self._delivery = delivery.Delivery(session.directory) if plan.delivers else delivery.NoDelivery()
+        is_shipped = plan.delivers and plan.settings.tracking.sinks
+        self._delivery = delivery.Delivery(session.directory) if is_shipped else delivery.NoDelivery()
         self._resources = resources
         self._is_closed = False
 
