@@ -41,17 +41,33 @@ def show(run: RunDirectory, versions: Sequence[str], seed: int | None, write: Ca
     """Play an episode of each version, one after the other, in a window or as text.
 
     Raises:
-        ConfigurationError: As `way_to_show`.
+        ConfigurationError: As `way_to_show`; or if no window can be opened.
     """
-    mode = way_to_show(config_of(run).environment.id)
+    env_id = config_of(run).environment.id
+    mode = way_to_show(env_id)
     for version in versions:
         steps = 0
         for scene in scenes(run, version, mode, seed):
             if scene is not None:
                 write(f"{run.name}@{version}, step {steps}\n{scene.rstrip()}\n")
                 time.sleep(_TEXT_SECONDS if sys.stdout.isatty() else 0.0)
+            elif steps == 0:
+                _check_window(env_id)
             steps += 1
         write(f"{run.name}@{version}: the episode has {steps} steps")
+
+
+def _check_window(env_id: str) -> None:
+    """Refuse a window that nobody sees: where SDL reaches no display, it goes on without one."""
+    pygame = sys.modules.get("pygame")
+    if pygame is None or not pygame.display.get_init():
+        return
+    driver = pygame.display.get_driver()
+    if driver in ("dummy", "offscreen"):
+        raise ConfigurationError(
+            f"{env_id} cannot be shown here: no window can be opened (SDL's video driver is '{driver}'). Set DISPLAY to a running "
+            "display, or write a film: --film watched.mp4."
+        )
 
 
 def film(run: RunDirectory, versions: Sequence[str], seed: int | None, path: Path) -> int:

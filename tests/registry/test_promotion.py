@@ -27,7 +27,7 @@ from rltrack.journal.lines import decode_record, encode_record, numbered_line
 from rltrack.registry.champions import evaluate_champion, prune_models, rollback
 from rltrack.registry.gate import Gate
 from rltrack.registry.match import fresh_seeds
-from rltrack.registry.model_registry import ModelRegistry
+from rltrack.registry.model_registry import LINKS_TAG, ModelRegistry
 from rltrack.registry.overview import model_rows
 from rltrack.registry.promotion import promote
 from rltrack.registry.registered import CHAMPION
@@ -154,12 +154,21 @@ def test_pruning_leaves_what_an_alias_points_to(root):
         Path(registry.client.get_logged_model(model_id).artifact_location.removeprefix("file://")) for model_id in gone
     ]
     assert all(folder.is_dir() for folder in folders)
+    for model_id in (gone[1], registry.version("tiny", 5).model_id):
+        registry.register("other", model_id, registry.version("tiny", 5).run_id, {})
     assert prune_models(root, "tiny", keep=2) == [3, 4]
-    assert not any(folder.exists() for folder in folders)
+    assert [folder.exists() for folder in folders] == [False, True], "the other model has one of them"
+    assert prune_models(root, "other", keep=1) == [1]
+    assert not folders[1].exists()
     assert [item.version for item in registry.versions("tiny")] == [1, 2, 5, 6]
     with pytest.raises(ConfigurationError, match="is champion"):
         registry.delete("tiny", registry.version("tiny", 1))
     assert prune_models(root, "tiny", keep=2) == []
+    registry.point("tiny", "shadow", None)
+    registry.client.set_logged_model_tags(registry.version("tiny", 2).model_id, {LINKS_TAG: "damaged"})
+    told = []
+    assert prune_models(root, "tiny", keep=1, tell=told.append) == [2, 5]
+    assert [text.partition(":")[0] for text in told] == ["the policy of version 2 stays in MLflow"]
 
 
 def test_a_killed_promotion_is_put_right(root, monkeypatch):

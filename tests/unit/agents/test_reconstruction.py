@@ -16,7 +16,11 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecCheckNan, VecFrameStack, VecNormalize
 
+from rltrack.agents.devices import torch_threads
+from rltrack.agents.factory import build
 from rltrack.agents.reconstruction import reconstruct
+from rltrack.agents.sb3 import SB3Agent
+from rltrack.config import TrainingConfig
 
 PROJECT = Path(__file__).resolve().parents[3] / "examples" / "own_project"
 
@@ -142,3 +146,19 @@ def test_what_cannot_be_found_out_is_named_with_what_gives_it():
     assert given.is_complete, "acting needs no schedule"
     given = found(PPO("MlpPolicy", Hidden(3)), make_env=f"{__name__}:Hidden")
     assert "an environment that was built again" in given.missing[0], "built with another size: it is noticed"
+
+
+def test_first_weights_do_not_depend_on_the_scripts_torch_threads():
+    with torch_threads(2):  # as a script has them on two cores; other last bits than on one
+        model = PPO("MlpPolicy", "CartPole-v1", seed=3)
+        agent = SB3Agent(model)
+        agent.bind(model.env, 3)
+        agent.release()
+    assert agent.reconstruction is not None
+    section = agent.reconstruction.agent
+    assert section["build_threads"] == 2
+    data = {"agent": section, "environment": {"id": "CartPole-v1"}, "training": {"total_timesteps": 1}, "seed": 3}
+    built, env = build(TrainingConfig.from_mapping(data))
+    ours, theirs = built.model.policy.state_dict(), model.policy.state_dict()
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+    env.close()

@@ -13,6 +13,9 @@ from rltrack.runs import Root
 from rltrack.tracking import delivery as deliveries
 from rltrack.tracking.bookmark import Bookmark, is_delivered
 from rltrack.tracking.delivery import Delivery
+from rltrack.tracking.shipper import left_behind
+from rltrack.training.train_loop import TrainingLoop
+from tests.support.agents import TINY, ScriptedAgent
 
 
 @pytest.fixture
@@ -65,6 +68,16 @@ def test_another_processs_shipper_is_left_alone(run, spawned):
     os.close(lock)
     delivery.look()
     assert spawned == [[str(run.path)]]
+
+
+def test_a_run_without_sinks_needs_no_delivery(own_root):
+    loop = TrainingLoop(ScriptedAgent(), TINY, total_timesteps=10, name="quiet", root=own_root, sinks=[])
+    loop.run()
+    run = Root(own_root).find("quiet")
+    assert is_delivered(run)
+    assert loop.wait_for_tracking(0.0)
+    assert not run.shipper_log.exists()
+    assert left_behind(Root(own_root)) == []
 
 
 def test_training_goes_on_where_no_process_can_be_started(run, monkeypatch, caplog):
