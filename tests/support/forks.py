@@ -48,12 +48,12 @@ import array, json, os, signal, socket, sys
 server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 server.connect({address!r})
 wanted = {{
-    "program": {program!r}, "here": sys.argv[0], "arguments": sys.argv[1:], "cwd": os.getcwd(), "environment": dict(os.environ),
+    "program": {program!r}, "here": sys.argv[0], "arguments": sys.argv[1:], "environment": dict(os.environ),
     "nice": os.getpriority(os.PRIO_PROCESS, 0),
     "ignored": [number for number in {forwarded!r} if signal.getsignal(number) == signal.SIG_IGN],
 }}
 server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-streams = array.array("i", [0, 1, 2])
+streams = array.array("i", [0, 1, 2, os.open(".", os.O_RDONLY)])
 signal.pthread_sigmask(signal.SIG_BLOCK, {forwarded!r})
 server.sendmsg([json.dumps(wanted).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
 started = json.loads(server.recv(100))
@@ -196,7 +196,7 @@ def _tell_ends(clients: dict[int, socket.socket]) -> None:
 
 
 def _fork(client: socket.socket, ends: list[int], path: list[str]) -> int | None:
-    message, streams, _, _ = socket.recv_fds(client, 1 << 20, 3)
+    message, streams, _, _ = socket.recv_fds(client, 1 << 20, 4)
     if not message:
         client.close()
         return None
@@ -212,8 +212,10 @@ def _fork(client: socket.socket, ends: list[int], path: list[str]) -> int | None
     try:
         for end in ends:
             os.close(end)
+        os.fchdir(streams[3])  # also into a folder that was removed
         for number, stream in enumerate(streams):
-            os.dup2(stream, number)
+            if number < 3:
+                os.dup2(stream, number)
             os.close(stream)
         _become(wanted, path)
         code = _run(wanted)
@@ -231,7 +233,6 @@ def _become(wanted: dict[str, Any], path: list[str]) -> None:
     for number in FORWARDED:
         fresh = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         signal.signal(number, signal.SIG_IGN if number in wanted["ignored"] else fresh)
-    os.chdir(wanted["cwd"])
     environment = wanted["environment"]
     os.environ.clear()
     os.environ.update(environment)
@@ -276,7 +277,8 @@ def _run(wanted: dict[str, Any]) -> int:
         while arguments and arguments[0] in ("-u", "-I", "-S"):
             arguments = arguments[1:]
         if arguments[0] == "-m":
-            sys.path[0] = os.getcwd()
+            with contextlib.suppress(FileNotFoundError):
+                sys.path[0] = os.getcwd()
             sys.argv[:] = arguments[1:]
             if not hasattr(sys.modules.get(arguments[1]), "__path__"):
                 sys.modules.pop(arguments[1], None)  # it may have been imported ahead
