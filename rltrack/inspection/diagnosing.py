@@ -18,7 +18,7 @@ from rltrack.checkpoints import Version
 from rltrack.config import TrainingConfig
 from rltrack.errors import RltrackError
 from rltrack.files import replace_text
-from rltrack.inspection.scratch import copy_run, quiet_config, versions_to_repeat_from
+from rltrack.inspection.scratch import copy_run, quiet_config, versions_to_repeat_from, what_is_not_exact
 from rltrack.runs import Root, RunDirectory
 from rltrack.text import printable
 from rltrack.training.live import Due, LiveTraining
@@ -155,10 +155,9 @@ def _train(live: LiveTraining, watch: FirstCause, recorded: int, until: int | No
 
 
 def _what_inexact_means(live: LiveTraining) -> list[str]:
-    why_not = live.agent.why_not_exact()
     return [
         f"the repetition is not that of the run, as {why}: a failure that depends on the episode may not come again"
-        for why in live.session.resume_differences or ([why_not] if why_not else [])
+        for why in what_is_not_exact(live)
     ]
 
 

@@ -171,7 +171,8 @@ def _notes(run: RunDirectory, versions: Sequence[Version]) -> Iterator[str]:
 
 def _where(outcome: Outcome) -> str:
     also = f"; and {outcome.tensor}" if outcome.tensor not in (None, outcome.difference) else ""
-    return f"between {outcome.begin or 'the start'} and {outcome.end}, {outcome.difference}{also}"
+    why = f". The record need not be wrong: {'; '.join(outcome.notes)}" if outcome.notes else ""
+    return f"between {outcome.begin or 'the start'} and {outcome.end}, {outcome.difference}{also}{why}"
 
 
 def _line(outcome: Outcome) -> str:

@@ -14,6 +14,7 @@ from rltrack.checkpoints.segments import FOLDER
 from rltrack.config import TrainingConfig
 from rltrack.journal.lines import decode_line
 from rltrack.runs import Root, RunDirectory, RunRef
+from rltrack.training.live import LiveTraining
 from rltrack.training.trainer import config_of
 
 
@@ -70,6 +71,12 @@ def quiet_config(run: RunDirectory) -> TrainingConfig:
     for section, values in changed.items():
         data[section] = {**data[section], **values}
     return TrainingConfig.from_mapping({**data, "name": run.name}, source=f"run {run.name}")
+
+
+def what_is_not_exact(live: LiveTraining) -> list[str]:
+    """Return why a training that goes on from a version of a run does not give the bits of the run; nothing where it does."""
+    why_not = live.agent.why_not_exact()
+    return list(live.session.resume_differences) or ([why_not] if why_not else [])
 
 
 def _copy_origin(run: RunDirectory, root: Root) -> None:

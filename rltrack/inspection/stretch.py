@@ -20,7 +20,7 @@ import orjson
 from rltrack.checkpoints.difference import first_difference
 from rltrack.errors import RltrackError
 from rltrack.hash_seed import VARIABLE
-from rltrack.inspection.scratch import copy_run, quiet_config
+from rltrack.inspection.scratch import copy_run, quiet_config, what_is_not_exact
 from rltrack.journal import Record, read_journal
 from rltrack.runs import Root, RunDirectory
 from rltrack.training.live import Due, LiveTraining
@@ -113,6 +113,7 @@ def repeat(run: RunDirectory, stretch: Stretch) -> Outcome:
                 raise RltrackError(
                     f"The agent of run {run.name} cannot be captured, so that no version can be compared."
                 )
+            not_exact = what_is_not_exact(live)
             theirs, ours = store.read(end), live.session.store.read(made)
         finally:
             live.close()
@@ -121,7 +122,11 @@ def repeat(run: RunDirectory, stretch: Stretch) -> Outcome:
         there, here = (_numbered(item, first, last) for item in (run, copy))
         values, wrong = _first_record(there, here)
         count, tensor = first_difference(_compared(theirs), _compared(ours), NAMES)
-        notes = tuple(f"the repetition is not exact: {text}" for text in live.session.resume_differences)
+        notes = (
+            ()
+            if begin is None
+            else tuple(f"a repetition from {begin.name} is not exact, as {why}" for why in not_exact)
+        )
         return Outcome(
             stretch.begin, stretch.end, 0 if begin is None else begin.env_steps, end.env_steps, len(there), values + count,
             wrong or tensor, tensor, notes, round(time.monotonic() - began, 2),

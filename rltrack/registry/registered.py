@@ -210,7 +210,7 @@ def as_markdown(events: Sequence[Event]) -> str:
     for event in reversed(events):
         when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(event.time))
         fields = (str(event.number), when, event.kind, str(event.version), event.source, event.reason, event.decision)
-        row = f"\n| {_line(*fields)} |"
+        row = f"\n| {_line(*fields).replace(' | ', '&ensp; | ')} |"  # MLflow's page leaves no space between columns
         if len(text) + len(row) > _DESCRIPTION_LIMIT:
             return f"{text}\n\nThe newest of {len(events)} events; all of them: `rltrack models --json`."
         text += row
