@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import json
 import math
 import shutil
 
+import gymnasium as gym
+import numpy as np
 import pytest
 from stable_baselines3 import PPO
 
@@ -22,6 +25,7 @@ from rltrack.runs import Root
 from rltrack.runs.folder import CERTIFICATE
 from rltrack.training.train_loop import TrainingLoop
 from rltrack.training.trainer import Trainer
+from tests.support.agents import TinyEnv
 
 ALGORITHMS = {
     "PPO": {"n_steps": 16, "batch_size": 16, "n_epochs": 2},
@@ -148,6 +152,26 @@ def _change_weight(run):
     manifest = unseal((version.path / MANIFEST).read_bytes())
     manifest["files"][file.name]["sha256"] = hashlib.sha256(data).hexdigest()
     (version.path / MANIFEST).write_bytes(seal(manifest))
+
+
+def test_a_difference_in_a_run_that_is_not_exact_is_explained(own_root):
+    run = trained(own_root, environment={"id": "rltrack-tests/Generator-v0"})
+    found = reproduce(run, segments="last", repeat=repeat)
+    assert "The record need not be wrong: a repetition from v2 is not exact, as the environments" in found.result
+
+
+class KeepsGenerator(TinyEnv):
+    """Can be neither pickled nor replayed."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = (float(number % 7) for number in itertools.count())
+
+    def step(self, action):
+        return super().step(np.full(1, next(self.numbers)))
+
+
+gym.register("rltrack-tests/Generator-v0", entry_point=KeepsGenerator, max_episode_steps=5)
 
 
 def test_segments_are_chosen():

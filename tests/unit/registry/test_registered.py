@@ -50,7 +50,7 @@ def test_the_label_tells_gates_apart(other):
 def test_the_description_is_a_table_that_the_column_of_a_database_holds():
     text = as_markdown(EVENTS)
     assert text.startswith("No champion.")
-    assert "| 1 | 2026-11-27 06:05 | promoted | 1 | run@v4 | difference 1 on" in text
+    assert "| 1&ensp; | 2026-11-27 06:05&ensp; | promoted&ensp; | 1&ensp; | run@v4&ensp; | difference 1 on" in text
     many = [Event("refused", 1, "x" * 400, 1, "run@v4", "234889db", 1795759554, number + 1) for number in range(200)]
     text = as_markdown(many)
     assert len(text) <= 5000, "PostgreSQL refuses a longer one"
