@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 from rltrack.addresses import file_uri
-from rltrack.errors import RltrackError
+from rltrack.errors import MissingExtra, RltrackError
 from rltrack.loopback import HOST, last_words, wait_for
 from rltrack.runs import Root
 
@@ -16,7 +17,15 @@ _START_SECONDS = 120.0
 
 
 def mlflow_command(uri: str, root: Root, port: int) -> list[str]:
-    """Return what starts MLflow's page with one worker."""
+    """Return what starts MLflow's page with one worker.
+
+    Raises:
+        MissingExtra: If only the part of MLflow that records is installed.
+    """
+    if not any(metadata.distributions(name="mlflow")):
+        raise MissingExtra(
+            "MLflow's page is not installed: pip install 'rltrack[ui]'. Without it, `rltrack runs`, `show` and `compare` show results."
+        )
     return [
         *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", HOST, "--port", str(port)),
         *("--backend-store-uri", uri, "--default-artifact-root", file_uri(root.path / "artifacts")),
