@@ -5,4 +5,6 @@ from importlib.util import find_spec
 from rltrack.errors import MissingExtra
 
 if find_spec("prefect") is None:
-    raise MissingExtra("Flows and the stack of servers need Prefect, which is not installed: pip install 'rltrack[flow]'.")
+    raise MissingExtra(
+        "Flows and the stack of servers need Prefect, which is not installed: pip install 'rltrack[flow]'."
+    )

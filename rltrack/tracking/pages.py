@@ -24,7 +24,7 @@ def mlflow_command(uri: str, root: Root, port: int) -> list[str]:
     """
     if not any(metadata.distributions(name="mlflow")):
         raise MissingExtra(
-            "MLflow's page is not installed: pip install 'rltrack[ui]'. Without it, `rltrack runs`, `show` and `compare` show results."
+            "MLflow's page is not installed: pip install 'rltrack[ui]'. `rltrack runs`, `show` and `compare` work without it."
         )
     return [
         *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", HOST, "--port", str(port)),
