@@ -86,8 +86,8 @@ coverage: $(VENV)/.installed  ## run the tests and say which lines and branches 
 build: $(VENV)/.installed  ## build the wheel and the source archive into dist/
 	$(BIN)/uv build --quiet
 
-lock: $(VENV)/.installed  ## lock what pyproject.toml asks for, with hashes (deploy/lock.sh --upgrade for newer versions)
-	deploy/lock.sh
+lock: $(VENV)/.installed  ## lock what pyproject.toml asks for, with hashes (UPGRADE=--upgrade for newer versions)
+	deploy/lock.sh $(UPGRADE)
 
 clean:  ## remove the environment and caches (never mlruns/)
 	rm -rf $(VENV) .compat .mypy_cache .ruff_cache .pytest_cache build dist site htmlcov
