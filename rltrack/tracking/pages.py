@@ -16,16 +16,20 @@ from rltrack.runs import Root
 _START_SECONDS = 120.0
 
 
-def mlflow_command(uri: str, root: Root, port: int) -> list[str]:
-    """Return what starts MLflow's page with one worker.
+def check_mlflow_page() -> None:
+    """Check that MLflow's page is installed, and not only the part of MLflow that records.
 
     Raises:
-        MissingExtra: If only the part of MLflow that records is installed.
+        MissingExtra: If it is not.
     """
     if not any(metadata.distributions(name="mlflow")):
         raise MissingExtra(
             "MLflow's page is not installed: pip install 'rltrack[ui]'. `rltrack runs`, `show` and `compare` work without it."
         )
+
+
+def mlflow_command(uri: str, root: Root, port: int) -> list[str]:
+    """Return what starts MLflow's page with one worker."""
     return [
         *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", HOST, "--port", str(port)),
         *("--backend-store-uri", uri, "--default-artifact-root", file_uri(root.path / "artifacts")),
