@@ -93,7 +93,8 @@ def same_address(one: str, other: str) -> bool:
 
 def moved(text: str, old: Path, new: Path) -> str:
     """Return a path or an address as it is after a folder was moved; what does not lie in that folder stays."""
-    for before, now in ((str(old), str(new)), (file_uri(old), file_uri(new)), *_sqlite_forms(old, new)):
+    sqlite = [(sqlite_uri(old, driver), sqlite_uri(new, driver)) for driver in ("", "aiosqlite", "pysqlite")]
+    for before, now in ((str(old), str(new)), (file_uri(old), file_uri(new)), *sqlite):
         if text == before or text.startswith(f"{before}/"):
             inside_already = text == now or text.startswith(f"{now}/")
             return text if inside_already else now + text[len(before) :]
@@ -103,7 +104,3 @@ def moved(text: str, old: Path, new: Path) -> str:
 def without_account(address: str) -> str:
     """Return a link without its account, so that it can be opened: one with a masked password cannot."""
     return re.sub(r"^([A-Za-z][\w+.-]*://)[^/?#]*@", r"\1", address)
-
-
-def _sqlite_forms(old: Path, new: Path) -> list[tuple[str, str]]:
-    return [(sqlite_uri(old, driver), sqlite_uri(new, driver)) for driver in ("", "aiosqlite", "pysqlite")]

@@ -1,6 +1,6 @@
 """What a reader found damaged and left out. It is reported once, never silently.
 
-Whoever reads calls `report`. A command collects what is reported while it runs and prints it at its end; elsewhere it is a
+A reader calls `report`. A command collects what is reported while it runs and prints it at its end; elsewhere it is a
 warning in the log.
 """
 
@@ -28,7 +28,7 @@ class Collected:
     known: list[str] = field(default_factory=list)
 
     def accept(self) -> None:
-        """Take note of everything so far: it is still told, but no longer an error."""
+        """Take note of everything so far: it is still reported, but no longer an error."""
         self.known += self.new
         self.new = []
 

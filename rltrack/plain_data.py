@@ -47,8 +47,8 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
-            told = shown(re.split(r"[:\s]", override, maxsplit=1)[0]) if equals == "" else shown(override)
-            raise ConfigurationError(f"Override {told} is not of the form key=value, such as seed=1.")
+            text = shown(re.split(r"[:\s]", override, maxsplit=1)[0]) if equals == "" else shown(override)
+            raise ConfigurationError(f"Override {text} is not of the form key=value, such as seed=1.")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:

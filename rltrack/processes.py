@@ -51,12 +51,7 @@ def lives(pid: int | None) -> bool:
 
 
 def end_session(pid: int, seconds: float = 10.0) -> None:
-    """End a process that leads a session, and all of its group: SIGTERM, and SIGKILL to what is left.
-
-    Args:
-        pid: The leader.
-        seconds: How long SIGTERM may take.
-    """
+    """End a process that leads a session, and all of its group: SIGTERM, and SIGKILL to what is left."""
     for number, wait in ((signal.SIGTERM, seconds), (signal.SIGKILL, _KILL_SECONDS)):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, number)

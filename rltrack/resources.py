@@ -24,7 +24,7 @@ class Resources:
         system_memory_percent: The same, of all its memory.
         system_cpu_percent: CPU use of the whole machine, 100 for all cores busy.
         gpus: One entry per GPU: ``utilization_percentage``, ``memory_usage_megabytes``, ….
-        process_gpu_mb: GPU memory of this process and its environment workers; None without a GPU that tells it.
+        process_gpu_mb: GPU memory of this process and its environment workers; None without a GPU that reports it.
     """
 
     memory_mb: float
@@ -152,7 +152,7 @@ def gpu_names() -> list[str]:
 
 
 def _gpu_memory_mb(pids: set[int]) -> float | None:
-    """GPU memory in MB that these processes hold, over all GPUs; None without one that tells it."""
+    """GPU memory in MB that these processes hold, over all GPUs; None without one that reports it."""
     total = None
     for nvml, handle in _gpu_handles():
         with contextlib.suppress(nvml.NVMLError):
@@ -187,7 +187,7 @@ def _gpu(nvml: Any, handle: Any) -> dict[str, float]:
         "memory_usage_megabytes": memory.used / 1e6,
         "memory_usage_percentage": 100.0 * memory.used / memory.total,
     }
-    with contextlib.suppress(nvml.NVMLError):  # not every GPU tells each of them
+    with contextlib.suppress(nvml.NVMLError):  # not every GPU reports each of them
         found["utilization_percentage"] = float(nvml.nvmlDeviceGetUtilizationRates(handle).gpu)
     with contextlib.suppress(nvml.NVMLError):
         found["power_usage_watts"] = nvml.nvmlDeviceGetPowerUsage(handle) / 1000.0

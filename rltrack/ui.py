@@ -54,7 +54,7 @@ def serve(root: Root, *, port: int = 5000, tensorboard_port: int = 6006, tell: C
         )
     commands["TensorBoard"] = (tensorboard_command(root, ports[-1]), f"http://{HOST}:{ports[-1]}")
     started: dict[str, subprocess.Popen[bytes]] = {}
-    before = signal.signal(signal.SIGTERM, lambda *_: _interrupt())
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for name, (command, _) in commands.items():
             started[name] = spawn(command, root.path / "ui.log", lean_environment())
@@ -74,7 +74,3 @@ def serve(root: Root, *, port: int = 5000, tensorboard_port: int = 6006, tell: C
         signal.signal(signal.SIGTERM, before)
         for process in started.values():
             end_session(process.pid)
-
-
-def _interrupt() -> None:
-    raise KeyboardInterrupt

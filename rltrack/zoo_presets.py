@@ -70,7 +70,10 @@ def translate(algorithm: str, env_id: str, raw: dict[str, Any]) -> dict[str, Any
     wrappers = values.pop("env_wrapper", None)
     if wrappers:
         listed = wrappers if isinstance(wrappers, list) else [wrappers]
-        environment["wrappers"] = [_wrapper(item) for item in listed]
+        environment["wrappers"] = [
+            {name: arguments or {} for name, arguments in item.items()} if isinstance(item, dict) else item
+            for item in listed
+        ]
         environment["wrappers_inside_monitor"] = False  # rl_zoo3's order: equal settings give equal numbers
     if values.get("frame_stack"):
         environment["frame_stack"] = int(values["frame_stack"])
@@ -90,12 +93,6 @@ def translate(algorithm: str, env_id: str, raw: dict[str, Any]) -> dict[str, Any
         "environment": environment,
         "training": training,
     }
-
-
-def _wrapper(item: Any) -> Any:
-    if isinstance(item, dict):
-        return {name: arguments or {} for name, arguments in item.items()}
-    return item
 
 
 def _read(value: Any) -> Any:

@@ -340,7 +340,7 @@ def start_script(root, python, *arguments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_stop_at_the_next_boundary_with_a_checkpoint(number, own_root, forks):
+def test_signals_stop_at_the_next_boundary_with_a_checkpoint(number, own_root, forks, forked):
     process = start_script(own_root, sys.executable if number == signal.SIGINT else forks.python)
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)

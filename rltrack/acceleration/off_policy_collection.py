@@ -18,7 +18,7 @@ def collector(model: Any, is_watched: Callable[[], bool]) -> Callable[..., Rollo
 
     Args:
         model: A DQN, SAC, TD3 or DDPG.
-        is_watched: Tells whether hooks were registered on its policy.
+        is_watched: Returns whether hooks were registered on its policy.
     """
 
     def collect_rollouts(

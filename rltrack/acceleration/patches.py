@@ -1,6 +1,6 @@
 """Replace methods of single objects, and put them back.
 
-A replacement lives in the object's own ``__dict__``, so that the object keeps its exact class. Whoever copies or pickles the
+A replacement lives in the object's own ``__dict__``, so that the object keeps its exact class. Code that copies or pickles the
 object gets the method of its class instead: a copy of an accelerated model is a plain model of SB3.
 """
 
@@ -74,5 +74,5 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def hooks_of(modules: Iterable[Any]) -> list[Any]:
-    """Return the dictionaries of the modules in which torch keeps hooks; whoever registers one adds to them."""
+    """Return the dictionaries of the modules in which torch keeps hooks; registering one adds to them."""
     return [own[hooks] for own in map(vars, modules) for hooks in _HOOKS]

@@ -18,7 +18,7 @@ def predictor(
     Args:
         policy: A policy of SB3.
         act: Returns actions for a batch of observations, deterministic or drawn.
-        is_watched: Tells whether hooks were registered on the policy.
+        is_watched: Returns whether hooks were registered on the policy.
     """
     space, shape = policy.observation_space, policy.observation_space.shape
     is_simple = type(space) is spaces.Box

@@ -15,7 +15,7 @@ from rltrack.acceleration.watching import Watched
 def train_method(
     model: Any, networks: Watched, optimizers: Mapping[str, FlatOptimizer], update: Callable[..., None]
 ) -> Callable[..., None]:
-    """Return what replaces the model's `train`: SB3's own where somebody watches, and `update` after SB3's beginning else."""
+    """Return what replaces the model's `train`: SB3's own where hooks watch the policy, and `update` after SB3's beginning else."""
     trained = [flat.optimizer for flat in optimizers.values()]
 
     def train(*arguments: Any, **keywords: Any) -> None:

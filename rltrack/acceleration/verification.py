@@ -79,11 +79,6 @@ def same(first: Any, second: Any) -> bool:
     return type(first) is type(second) and bool(first == second)
 
 
-def _positions(model: Any) -> list[Any]:
-    """Where the streams of random numbers stand."""
-    return [torch.get_rng_state(), list(np.random.get_state()), model.action_space.np_random.bit_generator.state]
-
-
 def _seed() -> None:
     torch.manual_seed(_SEED)
     np.random.seed(_SEED)
@@ -103,7 +98,9 @@ def _pair(model: Any, *parts: str) -> tuple[Any, Any]:
 
 def _run(model: Any, function: Callable[[Any], Any]) -> list[Any]:
     _seed()
-    return [function(model), _positions(model)]
+    found = function(model)
+    streams = [torch.get_rng_state(), list(np.random.get_state()), model.action_space.np_random.bit_generator.state]
+    return [found, streams]
 
 
 def _environments(model: Any) -> Iterator[tuple[Any, Any]]:

@@ -157,10 +157,6 @@ def _plain(key: str, value: object) -> Any:
     return value
 
 
-def _train_freq(value: object, _: object) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _action_noise(value: object, space: Any) -> Any:
     import numpy as np
     from stable_baselines3.common import noise
@@ -222,7 +218,7 @@ def _replay_buffer_class(value: object, _: object) -> Any:
 
 
 _READERS: dict[str, Callable[[Any, Any], Any]] = {
-    "train_freq": _train_freq,
+    "train_freq": lambda value, _: tuple(value) if isinstance(value, list) else value,
     "action_noise": _action_noise,
     "policy_kwargs": _policy_kwargs,
     "replay_buffer_class": _replay_buffer_class,

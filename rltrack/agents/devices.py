@@ -1,4 +1,4 @@
-"""Which device an agent learns on, and what torch says about the GPU, without loading torch where nobody has."""
+"""Which device an agent learns on, and what torch says about the GPU, without loading torch when it is imported."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def choose_device(model: Any) -> tuple[str, str]:
         return "cuda", "the network has convolutions"
     size = sum(parameter.numel() for parameter in policy.parameters())
     batch = int(getattr(model, "batch_size", 0) or getattr(model, "n_steps", 1) * getattr(model, "n_envs", 1))
-    told = f"{size:,} parameters in batches of {batch:,}"
+    work = f"{size:,} parameters in batches of {batch:,}"
     if size * batch >= WORK:
-        return "cuda", f"{told}: large enough for a GPU"
-    return "cpu", f"{told}: too small for a GPU to be faster"
+        return "cuda", f"{work}: large enough for a GPU"
+    return "cpu", f"{work}: too small for a GPU to be faster"

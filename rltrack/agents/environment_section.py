@@ -144,7 +144,7 @@ def _from_spec(spec: Any, missing: list[str]) -> dict[str, Any] | None:
         return None
     registered = gym.registry.get(spec.id)
     entry = spec.entry_point if isinstance(spec.entry_point, str) else name_of(spec.entry_point)
-    if _is_gymnasiums_own(entry) and registered is not None:
+    if str(entry).partition(".")[0] in ("gymnasium", "ale_py", "shimmy") and registered is not None:
         env_id = spec.id
         kwargs = {
             key: value
@@ -167,10 +167,6 @@ def _from_spec(spec: Any, missing: list[str]) -> dict[str, Any] | None:
         missing.append(_unnamed(f"the environment {spec.id}"))
         return None
     return {"id": env_id, **({"kwargs": kwargs} if kwargs else {}), **_wrapped(wrappers)}
-
-
-def _is_gymnasiums_own(entry: str | None) -> bool:
-    return str(entry).partition(".")[0] in ("gymnasium", "ale_py", "shimmy")
 
 
 def _wrapped(wrappers: list[Any]) -> dict[str, Any]:

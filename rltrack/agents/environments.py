@@ -6,19 +6,22 @@ has a meaning. Evaluation has environments of its own, never the training ones, 
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import inspect
 import multiprocessing
 import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import load_env_creator
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 
+if TYPE_CHECKING:
+    from stable_baselines3.common.vec_env import VecEnv
+
+from rltrack.agents.gym_types import Env, Reset, Step, Wrapper
 from rltrack.agents.protocol import Observations
 from rltrack.agents.wrappers import wrapper_stack
 from rltrack.cleanup import close_all
@@ -30,7 +33,7 @@ from rltrack.secrets import one_line, shown, with_environment_values
 _EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale": "atari", "atari": "atari"}
 
 
-def make_gym_env(env_id: str, kwargs: Mapping[str, object] | None = None) -> gym.Env[Any, Any]:
+def make_gym_env(env_id: str, kwargs: Mapping[str, object] | None = None) -> Env:
     """Build one environment by its id.
 
     Args:
@@ -105,7 +108,7 @@ def environment_creator(env_id: str) -> Callable[..., Any] | None:
     return import_code(env_id, "environment.id")  # type: ignore[no-any-return]
 
 
-def _check_interface(env: gym.Env[Any, Any], env_id: str) -> None:
+def _check_interface(env: Env, env_id: str) -> None:
     """Refuse what is no environment, one without spaces, or one with the `reset` of the old package gym."""
     if not isinstance(env, gym.Env):
         raise ConfigurationError(
@@ -172,7 +175,7 @@ def _one_line(error: object) -> str:
 
 
 def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: int | None = None, gamma: float = 0.99,
-                      prepare: Callable[[Any], Any] | None = None) -> Any:  # fmt: skip
+                      prepare: Callable[[Env], Env] | None = None) -> VecEnv:  # fmt: skip
     """Build the vectorised environment that a configuration describes.
 
     Args:
@@ -196,9 +199,9 @@ def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: in
     inside, outside = (wrap, None) if config.wrappers_inside_monitor else (None, wrap)
     render_mode = {} if is_rendered_as_pictures(config.id) is False else {"render_mode": "rgb_array"}
 
-    def build(**kwargs: object) -> Any:
+    def build(**kwargs: object) -> Env:
         is_worker = multiprocessing.parent_process() is not None
-        if seed is not None and is_worker:  # nobody else seeds its process-wide streams
+        if seed is not None and is_worker:  # nothing else seeds its process-wide streams
             random.seed(seed)
             np.random.seed(seed)
         try:
@@ -208,7 +211,7 @@ def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: in
         env = prepare(env) if prepare else env
         return inside(env) if inside else env
 
-    venv: Any = make_vec_env(
+    venv: VecEnv = make_vec_env(
         build,
         n_envs=config.n_envs if n_envs is None else n_envs,
         seed=seed,
@@ -229,11 +232,11 @@ def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: in
 
 def evaluation_builder(
     config: EnvironmentConfig, *, gamma: float, in_processes: bool = False
-) -> Callable[[int, Callable[[Any], Any]], Any]:
+) -> Callable[[int, Callable[[Env], Env]], VecEnv]:
     """Return a function that builds an evaluation ``VecEnv`` of n environments, each around ``prepare(env)``."""
     section = config.model_copy(update={"vectorization": "subproc" if in_processes else "dummy"})
 
-    def build(n_envs: int, prepare: Callable[[Any], Any]) -> Any:
+    def build(n_envs: int, prepare: Callable[[Env], Env]) -> VecEnv:
         return make_vec_env_from(section, None, n_envs=n_envs, gamma=gamma, prepare=prepare)
 
     return build
@@ -258,18 +261,18 @@ def monitor_arguments(config: EnvironmentConfig) -> dict[str, object]:
 
 
 def _with_state_access(
-    config: EnvironmentConfig, seed: int | None, wrap: Callable[[Any], Any] | None
-) -> Callable[[Any], Any] | None:
+    config: EnvironmentConfig, seed: int | None, wrap: Callable[[Env], Env] | None
+) -> Callable[[Env], Env] | None:
     """Make the inside of environments in worker processes reachable."""
     if config.vectorization != "subproc":
         return wrap
     from rltrack.agents.env_state import StateAccess
 
-    def build_again() -> Any:
+    def build_again() -> Env:
         here = config.model_copy(update={"vectorization": "dummy"})
-        return make_vec_env_from(here, seed, n_envs=1).unwrapped.envs[0]
+        return make_vec_env_from(here, seed, n_envs=1).unwrapped.envs[0]  # type: ignore[attr-defined, no-any-return]
 
-    def around(env: Any) -> Any:
+    def around(env: Env) -> Env:
         return StateAccess(wrap(env) if wrap else env, build_again)
 
     return around
@@ -282,13 +285,13 @@ CUT = "rltrack.episode_cut"
 """Set in the last info of an episode that was ended because it did not end."""
 
 
-class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
+class SeededEpisodes(Wrapper):
     """Begin each episode from the next seed of a list, whatever resets it; truncate one that does not end.
 
     An episode that is ended so is truncated, with `CUT` in its last info.
     """
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
+    def __init__(self, env: Env) -> None:
         super().__init__(env)
         self._seeds: deque[int] = deque()
         self._steps = 0
@@ -298,9 +301,7 @@ class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         """Give the seeds of the episodes to come; after the last one, resets are unseeded."""
         self._seeds = deque(int(seed) for seed in seeds)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, object] | None = None
-    ) -> tuple[Any, dict[str, object]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         """Reset with the next seed of the list, if one is left; spaces too, which some environments draw from."""
         self._steps = 0
         if self._seeds:
@@ -314,7 +315,7 @@ class SeededEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         known = self.env.spec is not None and self.env.spec.max_episode_steps is not None
         self._limit = UNLIMITED_EPISODE_STEPS if steps is None and not known else steps
 
-    def step(self, action: object) -> tuple[Any, Any, bool, bool, dict[str, object]]:
+    def step(self, action: object) -> Step:
         """Step, and truncate an episode that is too long."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._steps += 1
@@ -328,7 +329,7 @@ class GymEvaluation:
 
     reports_episodes = False
 
-    def __init__(self, envs: Sequence[gym.Env[Any, Any]]) -> None:
+    def __init__(self, envs: Sequence[Env]) -> None:
         self._envs = [env if isinstance(env, SeededEpisodes) else SeededEpisodes(env) for env in envs]
         self.n_envs = len(self._envs)
 
@@ -346,10 +347,9 @@ class GymEvaluation:
             env.limit_episodes(steps)
         return True
 
-    def step(self, actions: np.ndarray) -> tuple[Observations, np.ndarray, np.ndarray, list[Mapping[str, object]]]:
+    def step(self, actions: np.ndarray) -> tuple[Observations, np.ndarray, np.ndarray, Sequence[Mapping[str, object]]]:
         """Step each environment, and reset those whose episode ended."""
-        observations, rewards, dones = [], [], []
-        infos: list[Mapping[str, Any]] = []
+        observations, rewards, dones, infos = [], [], [], []
         for env, action in zip(self._envs, actions, strict=True):
             observation, reward, terminated, truncated, info = env.step(action)
             done = bool(terminated or truncated)
@@ -374,7 +374,7 @@ def _stack(observations: Sequence[Any]) -> Observations:
     return np.stack([np.asarray(item) for item in observations])
 
 
-def rebuild(spec: Any, original: object) -> gym.Env[Any, Any]:
+def rebuild(spec: EnvSpec | None, original: object) -> Env:
     """Build another environment like `original`, from the specification that it carries.
 
     Raises:

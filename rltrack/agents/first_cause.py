@@ -16,9 +16,13 @@ import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from rltrack.agents.env_state.layers import gym_layers, vec_layers
 from rltrack.agents.env_state.recorder import streams_of
+from rltrack.agents.gym_types import Env, Reset, Step
+from rltrack.checkpoints.encoding import State
+from rltrack.secrets import one_line
 from rltrack.text import printable
 
 _GROWN, _SHOWN_LOSSES = 1e3, 6
@@ -38,9 +42,9 @@ class Episode:
         actions: Since then.
     """
 
-    streams: dict[str, Any] | None = None
+    streams: State | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
-    actions: list[Any] = field(default_factory=list)
+    actions: list[object] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,8 @@ class FirstCause:
         self._watch_environments()
         self._watch_modules()
         self._watch_losses()
-        self._watch_optimizers()
+        for optimizer in _optimizers(model):
+            self._replace(optimizer, "step", self._step_of(optimizer, optimizer.step))
 
     def remove(self) -> None:
         """Stop watching."""
@@ -102,7 +107,7 @@ class FirstCause:
     def exception(self, error: BaseException) -> Cause:
         """Return the cause of an error that ended the training, where no watch found any before."""
         if self.cause is None:
-            what = f"{self.doing}{type(error).__name__}: {_one_line(error)}"
+            what = f"{self.doing}{type(error).__name__}: {one_line(error)[:300]}"
             if isinstance(error, EOFError | BrokenPipeError | ConnectionResetError):
                 self._keep("process", f"the process of an environment died: {self._dead_workers() or what}")
             else:
@@ -125,17 +130,17 @@ class FirstCause:
         for layer in reversed(layers):
             self._watch_vec_layer(layer)
 
-    def _watch_layer(self, layer: Any, index: int, giver: str, *, outermost: bool) -> None:
+    def _watch_layer(self, layer: Env, index: int, giver: str, *, outermost: bool) -> None:
         step, reset, name = layer.step, layer.reset, type(layer).__name__
 
-        def watched_reset(**arguments: Any) -> Any:
+        def watched_reset(**arguments: Any) -> Reset:
             if outermost:
                 self.episodes[index] = Episode(streams_of(layer.unwrapped), dict(arguments))
             result = reset(**arguments)
             self._look_at(result[0], "observation", f"the reset of {name}", index)
             return result
 
-        def watched_step(action: Any) -> Any:
+        def watched_step(action: object) -> Step:
             if outermost:
                 self.episodes[index].actions.append(np.array(action) if isinstance(action, np.ndarray) else action)
             self._look_at(action, "action", f"{name} was given", index)
@@ -146,7 +151,8 @@ class FirstCause:
                 if self.cause is None:
                     bounds = f" (first: {self.actions_out_of_bounds})" if self.actions_out_of_bounds else ""
                     kind = "action" if bounds else "exception"
-                    text = f"{name}.step({_value(action)}) raised {type(error).__name__}: {_one_line(error)}{_place(error)}{bounds}"
+                    said = f"{type(error).__name__}: {one_line(error)[:300]}{_place(error)}{bounds}"
+                    text = f"{name}.step({_value(action)}) raised {said}"
                     self._keep(kind, text, index, self.episodes[index])
                 raise
             self._look_at(result[0], "observation", f"{name}.step({_value(action)}) returned", index)
@@ -159,11 +165,11 @@ class FirstCause:
     def _watch_vec_layer(self, layer: VecEnv) -> None:
         step_async, step_wait, name = layer.step_async, layer.step_wait, type(layer).__name__
 
-        def watched_async(actions: Any) -> None:
+        def watched_async(actions: np.ndarray) -> None:
             self._look_at(actions, "action", f"{name} was given", None)
             step_async(actions)
 
-        def watched_wait() -> Any:
+        def watched_wait() -> VecEnvStepReturn:
             result = step_wait()
             self._look_at(result[0], "observation", f"{name} returned", None)
             self._look_at(result[1], "reward", f"{name} returned", None)
@@ -172,7 +178,7 @@ class FirstCause:
         self._replace(layer, "step_async", watched_async)
         self._replace(layer, "step_wait", watched_wait)
 
-    def _look_at_bounds(self, layer: Any, action: Any, index: int, giver: str) -> None:
+    def _look_at_bounds(self, layer: Env, action: object, index: int, giver: str) -> None:
         space = layer.action_space
         if self.actions_out_of_bounds is not None or not isinstance(space, gym.spaces.Box | gym.spaces.Discrete):
             return
@@ -182,7 +188,7 @@ class FirstCause:
                 f"{self._model.num_timesteps:,} env steps"
             )
 
-    def _look_at(self, value: Any, kind: str, where: str, index: int | None) -> None:
+    def _look_at(self, value: object, kind: str, where: str, index: int | None) -> None:
         if self.cause is not None:
             return
         for path, array in _arrays(value):
@@ -210,7 +216,7 @@ class FirstCause:
             self._undo.append(handle.remove)
 
     def _after_module(self, name: str) -> Callable[..., None]:
-        def look(module: Any, inputs: Any, output: Any) -> None:
+        def look(module: torch.nn.Module, inputs: tuple[object, ...], output: object) -> None:
             if self.cause is None and (bad := _bad(output)) is not None:
                 given = next((f"; its input holds {value:g}" for one in inputs if (value := _bad(one)) is not None), "")
                 weights = [own for own, value in module.named_parameters(recurse=False) if _bad(value) is not None]
@@ -223,7 +229,7 @@ class FirstCause:
     def _watch_losses(self) -> None:
         backward: Any = torch.Tensor.backward
 
-        def watched(tensor: torch.Tensor, *arguments: Any, **more: Any) -> Any:
+        def watched(tensor: torch.Tensor, *arguments: Any, **more: Any) -> None:
             if self.cause is None and (bad := _bad(tensor)) is not None:
                 seen = sys._getframe(1).f_locals
                 terms = [
@@ -233,7 +239,7 @@ class FirstCause:
                 others = [name for name in terms if name != first][:_SHOWN_LOSSES]
                 also = f", and so are {', '.join(others)}" if others else ""
                 self._found("loss", f"{first} is {bad:g}{also}")
-            return backward(tensor, *arguments, **more)
+            backward(tensor, *arguments, **more)
 
         torch.Tensor.backward = watched  # type: ignore[method-assign, assignment]
         self._undo.append(lambda: setattr(torch.Tensor, "backward", backward))
@@ -242,19 +248,15 @@ class FirstCause:
                 handle: Any = value.register_hook(self._after_gradient(value))
                 self._undo.append(handle.remove)
 
-    def _after_gradient(self, parameter: Any) -> Callable[[torch.Tensor], None]:
+    def _after_gradient(self, parameter: torch.Tensor) -> Callable[[torch.Tensor], None]:
         def look(gradient: torch.Tensor) -> None:
             if self.cause is None and (bad := _bad(gradient)) is not None:
                 self._found("gradient", f"the gradient of {self._names[id(parameter)]} is {bad:g}")
 
         return look
 
-    def _watch_optimizers(self) -> None:
-        for optimizer in _optimizers(self._model):
-            self._replace(optimizer, "step", self._step_of(optimizer, optimizer.step))
-
-    def _step_of(self, optimizer: Any, step: Callable[..., Any]) -> Callable[..., Any]:
-        def watched(*arguments: Any, **more: Any) -> Any:
+    def _step_of(self, optimizer: torch.optim.Optimizer, step: Callable[..., object]) -> Callable[..., object]:
+        def watched(*arguments: object, **more: object) -> object:
             result = step(*arguments, **more)
             values = [one for group in optimizer.param_groups for one in group["params"]]
             weight = max((float(one.detach().abs().max()) for one in values if one.numel()), default=0.0)
@@ -282,7 +284,7 @@ class FirstCause:
 
     # ---- inside ----
 
-    def _replace(self, thing: Any, name: str, function: Callable[..., Any]) -> None:
+    def _replace(self, thing: object, name: str, function: Callable[..., object]) -> None:
         had, before = name in vars(thing), vars(thing).get(name)
         setattr(thing, name, function)
         self._undo.append(lambda: setattr(thing, name, before) if had else delattr(thing, name))
@@ -299,7 +301,7 @@ class FirstCause:
         raise CauseFound(text)
 
 
-def _arrays(value: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
+def _arrays(value: object, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _arrays(item, f"{path}[{key!r}]")
@@ -312,7 +314,7 @@ def _arrays(value: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
             yield path, array
 
 
-def _bad(value: Any) -> float | None:
+def _bad(value: object) -> float | None:
     """Return the first number of a tensor that is not finite; None where there is none."""
     if not isinstance(value, torch.Tensor) or not value.is_floating_point() or not value.numel():
         return None
@@ -320,27 +322,19 @@ def _bad(value: Any) -> float | None:
     return float(value.detach()[bad].flatten()[0]) if bool(bad.any()) else None
 
 
-def _optimizers(model: Any) -> list[Any]:
+def _optimizers(model: BaseAlgorithm) -> list[torch.optim.Optimizer]:
     found = {
         id(one): one
         for holder in (model, *model.policy.modules())
         for one in vars(holder).values()
-        if _is_optimizer(one)
+        if isinstance(one, torch.optim.Optimizer)
     }
     return list(found.values())
 
 
-def _is_optimizer(value: Any) -> bool:
-    return isinstance(value, torch.optim.Optimizer)
-
-
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _place(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""When somebody's own ``model.learn()`` ends: SB3 tells its callbacks only of a good end."""
+"""The end of a user's own ``model.learn()``: SB3 calls its callbacks only at a good end."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
+
+from rltrack.journal.values import episode_values
 
 Failed = Callable[[BaseException], None]
 
@@ -21,7 +23,7 @@ _watchers: weakref.WeakKeyDictionary[BaseAlgorithm, list[Failed]] = weakref.Weak
 class LearningWatch:
     """Hears of an error, Ctrl-C or exit that ends a ``model.learn()``, until it is closed.
 
-    The model is of a class derived from its own meanwhile, of the same name, in which `_WATCHED` tell what they raise. Nothing
+    The model is of a class derived from its own meanwhile, of the same name, in which `_WATCHED` report what they raise. Nothing
     is put into the model itself, so that saving and copying it give what they always give.
 
     Args:
@@ -37,7 +39,7 @@ class LearningWatch:
         watchers.append(failed)
 
     def close(self) -> None:
-        """Hear no more; the model is of its own class again when nobody listens. Harmless if called twice."""
+        """Stop; the model is of its own class again when no watcher is left. Harmless if called twice."""
         watchers = _watchers.get(self._model, [])
         if self._failed in watchers:
             watchers.remove(self._failed)
@@ -66,7 +68,7 @@ def _watched(own: type[BaseAlgorithm]) -> type[BaseAlgorithm]:
 
 
 class _Telling:
-    """A method that tells the watchers of a model what it raises, also where the model has one of its own (`accelerate`)."""
+    """A method that passes what it raises on to the watchers of a model, also where the model has one of its own (`accelerate`)."""
 
     def __init__(self, name: str, method: Callable[..., Any]) -> None:
         self._name, self._method = name, method
@@ -108,7 +110,7 @@ class EndOfLearning:
     def __init__(self, top: BaseCallback | None, own: BaseCallback, ended: Callable[[], None]) -> None:
         self._top = None if top is None or _is_told(top, own) else top
         self.is_needed = self._top is not None
-        """Whether another callback holds ours; it is then told of that one's events only, not of each step."""
+        """Whether another callback holds ours; ours is then called for that one's events only, not of each step."""
         if self._top is not None:
             end = self._top.on_training_end
 
@@ -130,23 +132,27 @@ class EvaluationWatch:
 
     Args:
         callback: Whose.
-        heard: Called with returns, lengths, and whether each episode succeeded (empty where infos do not say).
+        heard: Called with return, length and infos (`episode_values`) of each episode.
     """
 
-    def __init__(self, callback: EvalCallback, heard: Callable[[list[float], list[int], list[bool]], None]) -> None:
+    def __init__(
+        self, callback: EvalCallback, heard: Callable[[list[float], list[int], list[dict[str, float]]], None]
+    ) -> None:
         self._callback: EvalCallback | None = callback
         played: dict[str, Any] = {}
         note, step = callback._log_success_callback, callback._on_step
 
         def and_note(seen: dict[str, Any], names: dict[str, Any]) -> None:
+            infos = played.setdefault("infos", [])
             played.update(returns=seen["episode_rewards"], lengths=seen["episode_lengths"])
+            if seen["done"] and ("episode" in seen["info"] or not seen["is_monitor_wrapped"]):
+                infos.append(episode_values(seen["info"]))
             note(seen, names)
 
         def and_tell() -> bool:
             goes_on = step()
             if played:
-                succeeded = [bool(item) for item in callback._is_success_buffer]
-                heard(list(map(float, played["returns"])), list(map(int, played["lengths"])), succeeded)
+                heard(list(map(float, played["returns"])), list(map(int, played["lengths"])), played["infos"])
                 played.clear()
             return goes_on
 

@@ -58,10 +58,6 @@ class _Acting(torch.nn.Module):
 def write_onnx(model: BaseAlgorithm, path: Path) -> Path:
     """Write a model's policy, and compare it with the model where onnxruntime is installed.
 
-    Args:
-        model: With its environment.
-        path: The file.
-
     Returns:
         The file. Its inputs are raw observations, one for each key, first axis the batch; its output is ``action``.
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
 from rltrack.agents.exported_policy import ExportedPolicy, tensors_of
@@ -18,13 +19,14 @@ from rltrack.agents.policy_description import as_the_policy_sees, describe_polic
 from rltrack.agents.protocol import State
 from rltrack.agents.random_state import untouched_random_streams
 from rltrack.cleanup import close_all
+from rltrack.config import TrainingConfig
 
 _COUNT, _TURNS, _SEED = 32, 3, 0
 _TOLERANCE = 1e-4
 """Of continuous values: on a GPU, the same arithmetic on other memory may round otherwise."""
 
 
-def checked_description(model: Any) -> dict[str, Any]:
+def checked_description(model: BaseAlgorithm) -> dict[str, Any]:
     """Return how a model's policy is built, if a policy that is built so acts as the model does.
 
     Returns:
@@ -50,13 +52,13 @@ def checked_description(model: Any) -> dict[str, Any]:
     }
 
 
-def difference_from_live(model: Any, policy: ExportedPolicy) -> str | None:
+def difference_from_live(model: BaseAlgorithm, policy: ExportedPolicy) -> str | None:
     """Return how a stored policy's actions differ from a live model's; None if they do not."""
     with untouched_random_streams():
         return _difference(model, policy)
 
 
-def _own_modules(description: Any) -> set[str]:
+def _own_modules(description: object) -> set[str]:
     """The modules of all classes of a description that this process has just made from them: they run here already."""
     if isinstance(description, Mapping):
         named = [description[key] for key in ("$class", "policy_class") if key in description]
@@ -67,7 +69,7 @@ def _own_modules(description: Any) -> set[str]:
     return set()
 
 
-def _difference(model: Any, policy: ExportedPolicy) -> str | None:
+def _difference(model: BaseAlgorithm, policy: ExportedPolicy) -> str | None:
     policy.policy.to(model.device)
     generator = np.random.default_rng(_SEED)
     ours: Any = None
@@ -97,7 +99,7 @@ def _close(one: Any, other: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _layers(policy: Any) -> Iterator[dict[str, list[np.ndarray]]]:
+def _layers(policy: nn.Module) -> Iterator[dict[str, list[np.ndarray]]]:
     """Collect what the linear layers give: two policies may differ long before the best of a few actions does."""
     seen: dict[str, list[np.ndarray]] = {}
 
@@ -117,7 +119,7 @@ def _layers(policy: Any) -> Iterator[dict[str, list[np.ndarray]]]:
 
 
 @contextlib.contextmanager
-def _as_it_was(policy: Any) -> Iterator[None]:
+def _as_it_was(policy: nn.Module) -> Iterator[None]:
     """Acting puts a policy's parts into evaluation mode; put each of them back."""
     modes = [(module, module.training) for module in policy.modules()]
     try:
@@ -182,7 +184,7 @@ class LivePolicy:
         state: The version's parts for acting.
     """
 
-    def __init__(self, config: Any, state: State) -> None:
+    def __init__(self, config: TrainingConfig, state: State) -> None:
         from rltrack.agents import build_for_acting
 
         threads = torch.get_num_threads()

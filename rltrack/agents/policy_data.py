@@ -1,6 +1,6 @@
 """What a stored policy's description may say beside its spaces: the names of classes, and their arguments.
 
-A description is data that somebody else may have written. So classes are found by exact names on a closed list, or in modules
+A description is data that others may have written. So classes are found by exact names on a closed list, or in modules
 that the reader allows; everything is checked before anything is built. Like `exported_policy`, this module needs nothing else
 of rltrack, and a copy of it lies in every stored model.
 """

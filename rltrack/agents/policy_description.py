@@ -19,9 +19,12 @@ from stable_baselines3.common.vec_env import (
     VecMonitor,
     VecNormalize,
     VecTransposeImage,
+    unwrap_vec_normalize,
 )
 
 from rltrack.agents import sbx_state
+from rltrack.agents.env_state.layers import vec_layers
+from rltrack.agents.gym_types import Space
 from rltrack.agents.policy_data import FORMAT
 from rltrack.agents.policy_spaces import space_as_data
 
@@ -44,7 +47,7 @@ def describe_policy(model: BaseAlgorithm) -> dict[str, Any]:
         return {"format": FORMAT, "reason": str(error)}
 
 
-def _describe(model: Any) -> dict[str, Any]:
+def _describe(model: BaseAlgorithm) -> dict[str, Any]:
     if sbx_state.is_sbx(model):
         raise NotExportable(
             f"{type(model).__name__} is SBX's, whose policies live in JAX; only SB3's and sb3-contrib's can be stored as models. "
@@ -71,12 +74,14 @@ def _describe(model: Any) -> dict[str, Any]:
     }
 
 
-def _seen_from_outside(env: VecEnv | None, observation_space: Any) -> tuple[Any, dict[str, Any] | None, int | None]:
+def _seen_from_outside(
+    env: VecEnv | None, observation_space: Space
+) -> tuple[Space, dict[str, object] | None, int | None]:
     """The observations that come in from the environment, and what is done to them before the policy sees them."""
     if env is None:
         return observation_space, None, None
-    layer: Any = env
-    normalize: dict[str, Any] | None = None
+    layer = env
+    normalize: dict[str, object] | None = None
     stacked: int | None = None
     space = observation_space
     while isinstance(layer, VecEnvWrapper):
@@ -105,7 +110,7 @@ def _seen_from_outside(env: VecEnv | None, observation_space: Any) -> tuple[Any,
     return space, normalize, stacked
 
 
-def _before_normalization(layer: VecNormalize) -> Any:
+def _before_normalization(layer: VecNormalize) -> Space:
     """The space of what VecNormalize takes: of an image in a dictionary it has overwritten that too, in place."""
     space = layer.venv.observation_space
     if not isinstance(space, spaces.Dict):
@@ -130,17 +135,12 @@ def _raw_dtype(layer: VecNormalize, key: str) -> Any:
     innermost: Any = layer.unwrapped
     if hasattr(innermost, "buf_obs"):
         return innermost.buf_obs[key].dtype
-    return innermost.get_attr("observation_space", [0])[0][key].dtype  # in a worker process nobody overwrote it
+    return innermost.get_attr("observation_space", [0])[0][key].dtype  # in a worker process it is not overwritten
 
 
 def as_the_policy_sees(env: VecEnv | None, observations: Any) -> Any:
     """Return raw observations, first axis ``(n,)``, as the training environment's layers would give them to the policy."""
-    layers: list[Any] = []
-    layer: Any = env
-    while isinstance(layer, VecEnvWrapper):
-        layers.insert(0, layer)
-        layer = layer.venv
-    for layer in layers:
+    for layer in reversed(list(vec_layers(env))) if env is not None else ():
         if isinstance(layer, VecTransposeImage):
             observations = layer.transpose_observations(observations)
         elif isinstance(layer, VecNormalize):
@@ -151,10 +151,8 @@ def as_the_policy_sees(env: VecEnv | None, observations: Any) -> Any:
 @contextlib.contextmanager
 def other_statistics(env: VecEnv | None) -> Iterator[dict[str, Any] | None]:
     """Let the environment normalise by other statistics than those of the beginning, which change nothing; yields them."""
-    layer: Any = env
-    while isinstance(layer, VecEnvWrapper) and not isinstance(layer, VecNormalize):
-        layer = layer.venv
-    if not isinstance(layer, VecNormalize) or not layer.norm_obs:
+    layer = None if env is None else unwrap_vec_normalize(env)
+    if layer is None or not layer.norm_obs:
         yield None
         return
     before = layer.obs_rms
@@ -170,18 +168,18 @@ def other_statistics(env: VecEnv | None) -> Iterator[dict[str, Any] | None]:
         layer.obs_rms = before
 
 
-def _space(space: Any) -> dict[str, Any]:
+def _space(space: Space) -> dict[str, object]:
     try:
         return space_as_data(space)
     except ValueError as error:
         raise NotExportable(str(error)) from None
 
 
-def _number(value: Any) -> float | str:
+def _number(value: float) -> float | str:
     return float(value) if math.isfinite(value) else str(float(value))
 
 
-def _as_data(value: Any, where: str) -> Any:
+def _as_data(value: object, where: str) -> object:
     is_finite = not isinstance(value, float) or math.isfinite(value)
     if value is None or (isinstance(value, bool | int | float | str) and is_finite):
         return value

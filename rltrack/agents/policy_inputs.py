@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
+
+if TYPE_CHECKING:
+    from .exported_policy import ExportedPolicy
 
 _NESTED = "observation."
 _SHOWN_KEYS = 20
@@ -33,15 +36,15 @@ class Inputs:
         state: float32, shape ``(n, 2, layers, units)``; None likewise.
     """
 
-    observation: Any
+    observation: np.ndarray | dict[str, np.ndarray]
     count: int
     is_single: bool
-    action_masks: Any = None
-    episode_start: Any = None
-    state: Any = None
+    action_masks: np.ndarray | None = None
+    episode_start: np.ndarray | None = None
+    state: np.ndarray | None = None
 
 
-def read_inputs(policy: Any, given: Any, *, clip: bool = False) -> Inputs:
+def read_inputs(policy: ExportedPolicy, given: object, *, clip: bool = False) -> Inputs:
     """Check what a caller gives, and convert it.
 
     Args:
@@ -54,7 +57,7 @@ def read_inputs(policy: Any, given: Any, *, clip: bool = False) -> Inputs:
     Raises:
         BadInput: With what was found and what is expected.
     """
-    extras: dict[str, Any] = {}
+    extras: dict[str, object] = {}
     if policy.is_masked or policy.is_recurrent:
         if not isinstance(given, Mapping):
             raise BadInput(f"The input is {_kind(given)}. Expected: an object with {_wanted(policy)}.")
@@ -74,12 +77,13 @@ def read_inputs(policy: Any, given: Any, *, clip: bool = False) -> Inputs:
     return Inputs(observation, count, is_single)
 
 
-def act(policy: Any, inputs: Inputs, *, deterministic: bool = True) -> Any:
+def act(policy: ExportedPolicy, inputs: Inputs, *, deterministic: bool = True) -> Any:
     """Return actions, first axis as of the observations; for recurrent policies a mapping of ``action`` and ``state``."""
     if policy.is_masked:
         return policy.predict(inputs.observation, deterministic=deterministic, action_masks=inputs.action_masks)[0]
     if not policy.is_recurrent:
         return policy.predict(inputs.observation, deterministic=deterministic)[0]
+    assert inputs.state is not None, "read_inputs gives one to a recurrent policy"
     states = np.moveaxis(inputs.state, 0, 2)  # hidden and cell, layers, batch, units
     actions, (hidden, cell) = policy.predict(
         inputs.observation,
@@ -90,15 +94,15 @@ def act(policy: Any, inputs: Inputs, *, deterministic: bool = True) -> Any:
     return {"action": actions, "state": np.moveaxis(np.stack([hidden, cell]), 2, 0).astype(np.float32)}
 
 
-def _is_nested(key: Any) -> bool:
+def _is_nested(key: object) -> bool:
     return isinstance(key, str) and key.startswith(_NESTED)
 
 
-def _wanted(policy: Any) -> str:
+def _wanted(policy: ExportedPolicy) -> str:
     return "observation and action_masks" if policy.is_masked else "observation, and optionally state and episode_start"
 
 
-def _check_keys(found: Mapping[str, Any], allowed: set[str], policy: Any) -> None:
+def _check_keys(found: Mapping[str, object], allowed: set[str], policy: ExportedPolicy) -> None:
     unknown = [str(key)[:60] for key in found if key not in allowed]
     if unknown:
         raise BadInput(f"Unknown keys: {', '.join(unknown[:_SHOWN_KEYS])}. Expected: {_wanted(policy)}.")
@@ -107,7 +111,9 @@ def _check_keys(found: Mapping[str, Any], allowed: set[str], policy: Any) -> Non
 # ---- observations ----
 
 
-def _observations(space: Any, given: Any, clip: bool) -> tuple[Any, int, bool]:
+def _observations(
+    space: spaces.Space[Any], given: object, clip: bool
+) -> tuple[np.ndarray | dict[str, np.ndarray], int, bool]:
     if not isinstance(space, spaces.Dict):
         return _one_space(space, given, "The observation", clip)
     known = ", ".join(space.spaces)
@@ -129,7 +135,7 @@ def _observations(space: Any, given: Any, clip: bool) -> tuple[Any, int, bool]:
     return {key: array for key, (array, _, _) in found.items()}, count, is_single
 
 
-def _one_space(space: Any, given: Any, what: str, clip: bool) -> tuple[np.ndarray, int, bool]:
+def _one_space(space: Any, given: object, what: str, clip: bool) -> tuple[np.ndarray, int, bool]:
     array, is_single = _batched(_as_array(given, what), space.shape, what)
     low: Any
     high: Any
@@ -155,7 +161,7 @@ def _one_space(space: Any, given: Any, what: str, clip: bool) -> tuple[np.ndarra
     return array, len(array), is_single
 
 
-def _as_array(given: Any, what: str) -> np.ndarray:
+def _as_array(given: object, what: str) -> np.ndarray:
     try:
         array = np.asarray(given)
     except (ValueError, TypeError, OverflowError, RecursionError):
@@ -182,7 +188,7 @@ def _check_finite(array: np.ndarray, what: str) -> None:
         raise BadInput(f"{what} holds {array[index]}. Expected: finite numbers.")
 
 
-def _cast(array: np.ndarray, dtype: np.dtype[Any], what: str) -> np.ndarray:
+def _cast(array: np.ndarray, dtype: np.dtype, what: str) -> np.ndarray:
     """Convert without loss; floating-point numbers are rounded to the nearest, as everywhere."""
     _check_finite(array, what)
     if array.dtype == dtype:
@@ -200,7 +206,7 @@ def _cast(array: np.ndarray, dtype: np.dtype[Any], what: str) -> np.ndarray:
 # ---- masks and recurrent states ----
 
 
-def _masks(space: Any, given: Any, count: int, is_single: bool) -> np.ndarray:
+def _masks(space: Any, given: object, count: int, is_single: bool) -> np.ndarray:
     what = "action_masks"
     if isinstance(space, spaces.Discrete):
         choices = [int(space.n)]
@@ -217,7 +223,9 @@ def _masks(space: Any, given: Any, count: int, is_single: bool) -> np.ndarray:
     return masks
 
 
-def _recurrent(policy: Any, extras: Mapping[str, Any], count: int, is_single: bool) -> tuple[np.ndarray, np.ndarray]:
+def _recurrent(
+    policy: ExportedPolicy, extras: Mapping[str, object], count: int, is_single: bool
+) -> tuple[np.ndarray, np.ndarray]:
     is_new = extras.get("state") is None
     if is_new:
         states = np.zeros((count, *policy.state_shape), np.float32)
@@ -228,15 +236,13 @@ def _recurrent(policy: Any, extras: Mapping[str, Any], count: int, is_single: bo
     return states, _extra(extras["episode_start"], (), count, is_single, np.dtype(bool), "episode_start")
 
 
-def _extra(
-    given: Any, shape: tuple[int, ...], count: int, is_single: bool, dtype: np.dtype[Any], what: str
-) -> np.ndarray:
+def _extra(given: Any, shape: tuple[int, ...], count: int, is_single: bool, dtype: np.dtype, what: str) -> np.ndarray:
     array, alone = _batched(_as_array(given, what), shape, what)
     if len(array) != count or (alone and not is_single):
         raise BadInput(f"{what} is for {len(array)} observations, and {count} were given.")
     return _cast(array, dtype, what)
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
     return names.get(type(value), f"a {type(value).__name__}")

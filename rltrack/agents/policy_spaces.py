@@ -18,12 +18,8 @@ MAX_ELEMENTS = 10_000_000
 
 _MAX_DEPTH, _MAX_AXES = 8, 16
 _DTYPES = (
-    "float16",
-    "float32",
-    "float64",
-    "bool",
-    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
-)
+    "float16", "float32", "float64", "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+)  # fmt: skip
 
 
 # ---- writing ----
@@ -79,7 +75,7 @@ def _bounds(values: np.ndarray, bounded: np.ndarray) -> Any:
     return nested
 
 
-def _as_json(value: Any, is_bounded: object) -> Any:
+def _as_json(value: float, is_bounded: object) -> float | str:
     return value if is_bounded and abs(value) != math.inf else "-inf" if value < 0 else "inf"
 
 
@@ -105,18 +101,15 @@ def space_of(data: object, depth: int = 0) -> Any:
     """
     if depth > _MAX_DEPTH or not isinstance(data, Mapping):
         raise ValueError(f"A space in the policy's description is {shown(data)}, or is nested too deep.")
-    build: dict[Any, Callable[..., Any]] = {
-        "Box": _box,
-        "Discrete": _discrete,
-        "MultiDiscrete": _multi_discrete,
-        "MultiBinary": _multi_binary,
-    }
+    build: dict[str, Callable[..., spaces.Space[Any]]] = {
+        "Box": _box, "Discrete": _discrete, "MultiDiscrete": _multi_discrete, "MultiBinary": _multi_binary,
+    }  # fmt: skip
     kind = data.get("type")
     given = {key: value for key, value in data.items() if key != "type"}
     try:
         if kind == "Dict":
             return spaces.Dict(_subspaces(depth=depth, **given))
-        if kind in tuple(build):
+        if isinstance(kind, str) and kind in build:
             with np.errstate(over="raise"):
                 return build[kind](**given)
     except (ValueError, TypeError, LookupError, ArithmeticError, AssertionError) as error:
@@ -136,7 +129,7 @@ def _subspaces(spaces: Any, depth: int) -> list[tuple[str, Any]]:
     return [(key, space_of(item, depth + 1)) for key, item in pairs]
 
 
-def _box(shape: object, dtype: object, low: object, high: object) -> Any:
+def _box(shape: object, dtype: object, low: object, high: object) -> spaces.Box:
     kind, lengths = _dtype(dtype), _shape(shape)
     (lower, is_below), (upper, is_above) = (_bound(side, lengths, kind) for side in (low, high))
     box = spaces.Box(lower, upper, lengths, kind.type)
@@ -145,7 +138,7 @@ def _box(shape: object, dtype: object, low: object, high: object) -> Any:
     return box
 
 
-def _bound(value: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
+def _bound(value: object, shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """One side of a Box, and where it is bounded; a single number stands for all."""
     if not isinstance(value, list):
         plain, is_bounded = _limit(value, dtype)
@@ -155,7 +148,7 @@ def _bound(value: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple
     return values, np.array([is_bounded for _, is_bounded in limits], dtype=bool).reshape(shape)
 
 
-def _limit(value: object, dtype: np.dtype[Any]) -> tuple[Any, bool]:
+def _limit(value: object, dtype: np.dtype) -> tuple[float, bool]:
     number = number_of(value)
     if dtype.kind == "f":
         return number, abs(number) != math.inf
@@ -167,7 +160,7 @@ def _limit(value: object, dtype: np.dtype[Any]) -> tuple[Any, bool]:
     return int(number), True
 
 
-def _discrete(n: object, start: object = 0, dtype: object = "int64") -> Any:
+def _discrete(n: object, start: object = 0, dtype: object = "int64") -> spaces.Discrete:
     kind = _dtype(dtype)
     if type(n) is not int or type(start) is not int or not 0 < n <= MAX_ELEMENTS:
         raise ValueError(f"A Discrete space in the policy's description has n {shown(n)} and start {shown(start)}.")
@@ -176,7 +169,7 @@ def _discrete(n: object, start: object = 0, dtype: object = "int64") -> Any:
     return spaces.Discrete(n, start=start, **more)
 
 
-def _multi_discrete(nvec: object, start: object = None, dtype: object = "int64") -> Any:
+def _multi_discrete(nvec: object, start: object = None, dtype: object = "int64") -> spaces.MultiDiscrete:
     kind, counts = _dtype(dtype), np.array(nvec)
     begin = np.zeros_like(counts) if start is None else np.array(start)
     if counts.dtype.kind not in "iu" or begin.dtype.kind not in "iu" or counts.shape != begin.shape:
@@ -191,15 +184,15 @@ def _multi_discrete(nvec: object, start: object = None, dtype: object = "int64")
     return spaces.MultiDiscrete(whole[0], dtype=kind.type, start=whole[1])
 
 
-def _multi_binary(n: object) -> Any:
+def _multi_binary(n: object) -> spaces.MultiBinary:
     lengths = _shape(n if isinstance(n, list) else [n])
     return spaces.MultiBinary(list(lengths) if isinstance(n, list) else lengths[0])
 
 
-def _dtype(name: object) -> np.dtype[Any]:
+def _dtype(name: object) -> np.dtype:
     if name not in _DTYPES:
         raise ValueError(f"The dtype {shown(name)} in the policy's description is not among {', '.join(_DTYPES)}.")
-    found: np.dtype[Any] = np.dtype(name)
+    found: np.dtype = np.dtype(name)
     return found
 
 
@@ -212,7 +205,7 @@ def _shape(lengths: Any) -> tuple[int, ...]:
     return tuple(lengths)
 
 
-def _flattened(value: object, shape: tuple[int, ...]) -> list[Any]:
+def _flattened(value: object, shape: tuple[int, ...]) -> list[object]:
     if not shape:
         return [value]
     if not isinstance(value, list) or len(value) != shape[0]:

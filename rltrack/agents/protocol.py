@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from rltrack.checkpoints.encoding import State as State
+from rltrack.evaluation.results import EpisodeInfo as EpisodeInfo
 
 MakeEnv = str | Mapping[str, Any] | Callable[..., Any]
 """What makes one environment: ``package.module:Name``, ``{package.module:Name: {argument: value}}``, or the class or function."""
@@ -46,23 +47,6 @@ class StepInfo:
     rewards: np.ndarray
     dones: np.ndarray
     infos: Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class EpisodeInfo:
-    """One finished training episode.
-
-    Attributes:
-        episode_return: Undiscounted sum of raw rewards.
-        length: Env steps.
-        env_steps: Env steps of the run when it ended.
-        env_index: Which of the parallel environments it ran in.
-    """
-
-    episode_return: float
-    length: int
-    env_steps: int
-    env_index: int = 0
 
 
 @dataclass(frozen=True, slots=True)

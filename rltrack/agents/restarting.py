@@ -27,7 +27,7 @@ class RestartingSubprocVecEnv(SubprocVecEnv):
     """SB3's SubprocVecEnv, in which a worker whose process ended is replaced and reset.
 
     The episode that it was in ends truncated at the last observation that was seen, with reward 0 for the lost step; its
-    return and length are told as Monitor tells them. `restarts` counts.
+    return and length are reported as Monitor reports them. `restarts` counts.
 
     Args:
         env_fns: Build the environments.

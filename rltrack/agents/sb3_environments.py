@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     VecEnv,
-    VecEnvWrapper,
     VecFrameStack,
     VecMonitor,
     VecNormalize,
@@ -23,8 +24,9 @@ from stable_baselines3.common.vec_env import (
 )
 
 from rltrack.agents.env_state import StateAccess, Wrappers
-from rltrack.agents.env_state.layers import vec_layers
+from rltrack.agents.env_state.layers import gym_layers, vec_layers
 from rltrack.agents.environments import SeededEpisodes, make_gym_env, rebuild
+from rltrack.agents.gym_types import Env
 from rltrack.agents.protocol import Observations
 from rltrack.cleanup import close_all
 from rltrack.errors import ConfigurationError, EvaluationUnavailable
@@ -118,11 +120,7 @@ class SB3Evaluation:
 
 def mirror(training: VecEnv, n_envs: int) -> VecEnv:
     """Build a chain of wrappers like the training environment's around environments of its own."""
-    chain: list[VecEnvWrapper] = []
-    inner: VecEnv = training
-    while isinstance(inner, VecEnvWrapper):
-        chain.append(inner)
-        inner = inner.venv
+    *chain, inner = vec_layers(training)
     spec = spec_of(inner)
     envs = [Monitor(SeededEpisodes(rebuild(spec, inner))) for _ in range(n_envs)]
     venv: VecEnv = DummyVecEnv([lambda env=env: env for env in envs])  # type: ignore[misc]
@@ -139,12 +137,12 @@ def mirror(training: VecEnv, n_envs: int) -> VecEnv:
     return venv
 
 
-def spec_of(env: VecEnv) -> Any:
+def spec_of(env: VecEnv) -> EnvSpec | None:
     """Return the Gymnasium specification of the sub-environments without SB3's Monitor and our access, or None."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            spec = env.get_attr("spec")[0]
+            spec: EnvSpec | None = env.get_attr("spec")[0]
         except Exception:  # whatever a VecEnv without sub-environments raises: it has no specification to show
             return None
     if spec is None:
@@ -160,20 +158,18 @@ def environment_class(env: VecEnv) -> str:
     return type(base.envs[0].unwrapped if isinstance(base, DummyVecEnv) else base).__name__
 
 
-def made(env: Any) -> Any:
+def made(env: str | Env) -> Env:
     """Return an environment; an id is made into one."""
     return make_gym_env(env) if isinstance(env, str) else env
 
 
-def one_env(env: Any) -> VecEnv:
+def one_env(env: str | Env) -> VecEnv:
     """Return a single environment (or one of an id) as a vectorised one, under a Monitor."""
-    env = monitored = made(env)
-    while hasattr(monitored, "env") and not isinstance(monitored, Monitor):
-        monitored = monitored.env
-    return DummyVecEnv([lambda: env if isinstance(monitored, Monitor) else Monitor(env)])
+    env = made(env)
+    return DummyVecEnv([lambda: env if is_wrapped(env, Monitor) else Monitor(env)])
 
 
-def same_env(own: VecEnv | None, given: Any) -> bool:
+def same_env(own: VecEnv | None, given: object) -> bool:
     """Whether the model already trains in the given environment, or in one of the given id."""
     if own is None:
         return False
@@ -186,10 +182,7 @@ def same_env(own: VecEnv | None, given: Any) -> bool:
     if isinstance(given, str):
         specs = [getattr(env, "spec", None) for env in layer.envs]
         return all(spec is not None and spec.id == given for spec in specs)
-    chain: Any = layer.envs[0]
-    while chain is not given and hasattr(chain, "env"):
-        chain = chain.env
-    return len(layer.envs) == 1 and chain is given
+    return len(layer.envs) == 1 and any(part is given for part in gym_layers(layer.envs[0]))
 
 
 def is_monitored(env: VecEnv) -> bool:
@@ -214,7 +207,7 @@ def _like(wrapper: VecNormalize, venv: VecEnv) -> VecNormalize:
     )
 
 
-def use_environment(model: BaseAlgorithm, env: Any) -> None:
+def use_environment(model: BaseAlgorithm, env: str | Env | VecEnv | None) -> None:
     """Give a model the environment to train in; None for the one that it has.
 
     Raises:

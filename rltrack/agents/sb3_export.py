@@ -43,7 +43,7 @@ def how_to_load(model: BaseAlgorithm, path: Path, make_env: str) -> str:
 
     Args:
         model: The model that was written.
-        path: Its zip file; the code is for its folder.
+        path: Its zip file, as the code is to name it; VecNormalize's statistics are beside it.
         make_env: The environment's id.
     """
     lines = [f'env = make_vec_env("{make_env}")']
@@ -58,7 +58,7 @@ def how_to_load(model: BaseAlgorithm, path: Path, make_env: str) -> str:
         elif isinstance(layer, VecNormalize):
             wrappers.append("VecNormalize")
             lines += [
-                f'env = VecNormalize.load("{NORMALIZATION}", env)',
+                f'env = VecNormalize.load("{path.parent / NORMALIZATION}", env)',
                 "env.training = env.norm_reward = False",
             ]
     kind = type(model)
@@ -66,7 +66,7 @@ def how_to_load(model: BaseAlgorithm, path: Path, make_env: str) -> str:
     imports.append("from stable_baselines3.common.env_util import make_vec_env")
     if wrappers:
         imports.append(f"from stable_baselines3.common.vec_env import {', '.join(sorted(set(wrappers)))}")
-    load = f'model = {kind.__name__}.load("{path.name}", env=env)'
+    load = f'model = {kind.__name__}.load("{path}", env=env)'
     act = "actions, states = model.predict(env.reset(), deterministic=True)"
     return "\n".join([*imports, "", *lines, load, act])
 

@@ -12,6 +12,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from rltrack.agents.protocol import EpisodeInfo
 from rltrack.errors import ConfigurationError
+from rltrack.journal.values import episode_values
 
 if TYPE_CHECKING:
     from rltrack.agents.sb3 import SB3Agent
@@ -82,6 +83,7 @@ def _iterate_ars(agent: SB3Agent) -> None:
     agent.iteration += 1
     observer = agent.relay.observer
     for episode in list(model.ep_info_buffer):  # its own step loop shows no infos; it fills this buffer afterwards
-        observer.on_episode_end(EpisodeInfo(float(episode["r"]), int(episode["l"]), model.num_timesteps))
+        infos = episode_values({"episode": episode})
+        observer.on_episode_end(EpisodeInfo(float(episode["r"]), int(episode["l"]), model.num_timesteps, infos=infos))
     if model._n_updates % agent.log_interval == 0:
         model.dump_logs()

@@ -1,4 +1,4 @@
-"""What SB3 tells while it works: steps and episodes through its callback, metrics through its logger."""
+"""What SB3 reports while it works: steps and episodes through its callback, metrics through its logger."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 from rltrack.agents.protocol import EpisodeInfo, StepInfo
 from rltrack.agents.sb3_callbacks import CallbackRelay
 from rltrack.agents.sb3_environments import is_monitored
-from rltrack.journal.values import logged, number
+from rltrack.journal.values import columns_of, episode_values, info_metrics, logged, means_of, number
 
 _FEW = 16
-_NONE: list[tuple[float, int, int]] = []
 
 
 class EpisodeCounter:
-    """Tells which episodes ended in a step, from SB3's Monitor, or by adding rewards up where there is none.
+    """Finds which episodes ended in a step, from SB3's Monitor, or by adding rewards up where there is none.
 
     Args:
         env: The vectorised training environment.
@@ -44,11 +43,12 @@ class EpisodeCounter:
         if state is not None and self._returns is not None and self._lengths is not None:
             self._returns[:], self._lengths[:] = state["returns"], state["lengths"]
 
-    def count(self, seen: Mapping[str, Any]) -> list[tuple[float, int, int]]:
-        """Return raw return, length in env steps and index of the environment for each episode that ended.
+    def count(self, seen: Mapping[str, Any], env_steps: int) -> list[EpisodeInfo]:
+        """Return the episodes that ended.
 
         Args:
             seen: The callback's ``locals``, with ``rewards``, ``dones`` and ``infos``.
+            env_steps: Env steps of the run so far.
         """
         if self._returns is not None and self._lengths is not None:
             self._returns += seen["rewards"] if self._normalize is None else self._normalize.get_original_reward()
@@ -60,12 +60,15 @@ class EpisodeCounter:
         )
         ended = []
         for index in map(int, indices):
+            info = seen["infos"][index]
             if self._returns is not None and self._lengths is not None:
-                ended.append((float(self._returns[index]), int(self._lengths[index]), index))
+                episode_return, length = float(self._returns[index]), int(self._lengths[index])
                 self._returns[index] = self._lengths[index] = 0
-            elif "episode" in (info := seen["infos"][index]):
-                ended.append((float(info["episode"]["r"]), int(info["episode"]["l"]), index))
-            # else a wrapper ended the episode (a life lost), the environment did not
+            elif "episode" in info:
+                episode_return, length = float(info["episode"]["r"]), int(info["episode"]["l"])
+            else:  # a wrapper ended the episode (a life lost), the environment did not
+                continue
+            ended.append(EpisodeInfo(episode_return, length, env_steps, index, episode_values(info)))
         return ended
 
 
@@ -102,27 +105,29 @@ class Relay(BaseCallback):
     def _tell(self) -> None:
         observer, seen = self.observer, self.locals
         dones = seen.get("dones")
-        if dones is None:  # ARS steps inside evaluate_policy, and tells only that it stepped
+        if dones is None:  # ARS steps inside evaluate_policy, and reports only that it stepped
             observer.on_step(self._n_envs, None)
             return
         step = None
         if observer.wants_steps:
             step = StepInfo(self.num_timesteps, seen["new_obs"], seen["actions"], seen["rewards"], dones, seen["infos"])
         observer.on_step(self._n_envs, step)
-        for episode_return, length, index in self.counter.count(seen):
-            observer.on_episode_end(EpisodeInfo(episode_return, length, env_steps=self.num_timesteps, env_index=index))
+        for episode in self.counter.count(seen, self.num_timesteps):
+            observer.on_episode_end(episode)
 
 
 class MetricsCollector(KVWriter):
     """Takes what the model logs. Times are left out: the loop measures its own."""
 
     def __init__(self) -> None:
+        self._model: BaseAlgorithm | None = None
         self._taken: list[tuple[int, dict[str, float]]] = []
         self._excluded: list[dict[str, list[str]]] = []
         self.losses: dict[str, float] = {}
 
     def attach(self, model: BaseAlgorithm) -> Callable[[], None]:
         """Listen to a model's logger: its own, or a new one; return what undoes it."""
+        self._model = model
         if model._custom_logger:
             formats = model.logger.output_formats
             formats.append(self)
@@ -140,6 +145,7 @@ class MetricsCollector(KVWriter):
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Keep the numbers of one dump."""
         values, excluded = logged(key_values, key_excluded, leave_out=("time/",))
+        values |= recent_infos(self._model, values)
         self.losses.update(losses_in(values))
         if values:
             self._taken.append((int(step), values))
@@ -153,6 +159,15 @@ class MetricsCollector(KVWriter):
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def recent_infos(model: BaseAlgorithm | None, values: Mapping[str, float]) -> dict[str, float]:
+    """Return the means of the `info_keywords` of the last episodes, over SB3's window, for a dump that has the mean return."""
+    if model is None or "rollout/ep_rew_mean" not in values:
+        return {}
+    means = means_of(columns_of([episode_values({"episode": episode}) for episode in model.ep_info_buffer or ()]))
+    means.pop("is_success", None)  # SB3 has its own mean of these
+    return info_metrics("rollout", means, {*values, "rollout/episodes", "rollout/success_rate"})
 
 
 def losses_in(values: Mapping[str, Any]) -> dict[str, float]:

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
 from rltrack.agents import sbx_state
 from rltrack.agents.env_state import TrainingEnvs
@@ -24,6 +27,8 @@ from rltrack.agents.protocol import State
 from rltrack.agents.random_state import capture_random, restore_random
 from rltrack.agents.sb3_replay import ReplayState
 from rltrack.errors import ConfigurationError
+
+Leaf = TypeVar("Leaf")
 
 _COUNTERS = (
     "num_timesteps",
@@ -44,14 +49,14 @@ def _capture_policy(model: BaseAlgorithm) -> dict[str, object]:
     if sbx_state.is_sbx(model):
         return sbx_state.capture(model)
     names, variables = model._get_torch_save_params()
-    owners = {name: _resolve(model, name) for name in names}
+    owners = {name: recursive_getattr(model, name) for name in names}
     policy = {name: _to_numpy(o.state_dict()) for name, o in owners.items() if not isinstance(o, torch.optim.Optimizer)}
-    return policy | {name: _to_numpy(_resolve(model, name)) for name in variables}
+    return policy | {name: _to_numpy(recursive_getattr(model, name)) for name in variables}
 
 
 def _capture_optimizers(model: BaseAlgorithm) -> dict[str, object]:
     names = [] if sbx_state.is_sbx(model) else model._get_torch_save_params()[0]
-    owners = {name: _resolve(model, name) for name in names}
+    owners = {name: recursive_getattr(model, name) for name in names}
     return {name: _to_numpy(o.state_dict()) for name, o in owners.items() if isinstance(o, torch.optim.Optimizer)}
 
 
@@ -63,7 +68,7 @@ def _capture_counters(model: BaseAlgorithm) -> dict[str, object]:
 
 
 def _numbers(episode: Mapping[str, object]) -> dict[str, object]:
-    """What Monitor told of an episode, without what `info_keywords` added to it that is no number or text."""
+    """What Monitor recorded of an episode, without what `info_keywords` added to it that is no number or text."""
     return {key: value for key, value in episode.items() if isinstance(value, int | float | str | np.generic)}
 
 
@@ -114,7 +119,7 @@ _ROLLOUT = ("_last_obs", "_last_episode_starts", "_last_original_obs")
 def _capture_rollout(model: BaseAlgorithm) -> dict[str, object]:
     """What lies between two rollouts: last observations, recurrent states, noise, values waiting to be logged."""
     logger = model.logger
-    rollout: dict[str, Any] = {name: _with_strides(getattr(model, name, None)) for name in _ROLLOUT}
+    rollout: State = {name: _with_strides(getattr(model, name, None)) for name in _ROLLOUT}
     rollout["lstm"] = [_to_numpy(list(part)) for part in getattr(model, "_last_lstm_states", None) or ()]
     rollout["noise"] = [np.array(noise.noise_prev) for noise in _noises(model) if hasattr(noise, "noise_prev")]
     rollout["pending"] = {name: dict(getattr(logger, name, {})) for name in _PENDING}
@@ -125,7 +130,7 @@ def _capture_rollout(model: BaseAlgorithm) -> dict[str, object]:
 _PENDING = ("name_to_value", "name_to_count", "name_to_excluded")
 
 
-def _restore_rollout(model: Any, rollout: dict[str, Any]) -> None:
+def _restore_rollout(model: Any, rollout: State) -> None:
     for name in _ROLLOUT:
         setattr(model, name, _from_strides(rollout[name]))
     if rollout["lstm"]:
@@ -152,7 +157,7 @@ def _on_device(model: BaseAlgorithm, value: object) -> torch.Tensor:
     return torch.from_numpy(np.array(value)).to(model.device)
 
 
-def _with_strides(value: object) -> Any:
+def _with_strides(value: object) -> State | None:
     """Keep how an array lies in memory: torch picks its kernels by that, and other kernels give other bits."""
     if isinstance(value, dict):
         return {"dict": {key: _with_strides(item) for key, item in value.items()}}
@@ -175,16 +180,9 @@ def _from_strides(saved: Any) -> Any:
     return back
 
 
-def _resolve(model: BaseAlgorithm, dotted: str) -> Any:
-    owner: Any = model
-    for name in dotted.split("."):
-        owner = getattr(owner, name)
-    return owner
-
-
 def _restore_tensors(model: BaseAlgorithm, saved: dict[str, object]) -> None:
     for name, value in saved.items():
-        owner = _resolve(model, name)
+        owner = recursive_getattr(model, name)
         try:
             if isinstance(owner, torch.Tensor):
                 with torch.no_grad():
@@ -199,26 +197,24 @@ def _restore_tensors(model: BaseAlgorithm, saved: dict[str, object]) -> None:
 
 
 def _to_numpy(value: object) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.detach().cpu().numpy().copy()
-    if isinstance(value, dict):
-        return {key: _to_numpy(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_to_numpy(item) for item in value)
-    return value
+    return _mapped(value, torch.Tensor, lambda tensor: tensor.detach().cpu().numpy().copy())
 
 
 def _to_torch(value: object) -> Any:
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(value.copy())
+    return _mapped(value, np.ndarray, lambda array: torch.from_numpy(array.copy()))
+
+
+def _mapped(value: object, kind: type[Leaf], convert: Callable[[Leaf], object]) -> object:
+    if isinstance(value, kind):
+        return convert(value)
     if isinstance(value, dict):
-        return {key: _to_torch(item) for key, item in value.items()}
+        return {key: _mapped(item, kind, convert) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_to_torch(item) for item in value)
+        return type(value)(_mapped(item, kind, convert) for item in value)
     return value
 
 
-def _statistics(rms: Any) -> Any:
+def _statistics(rms: RunningMeanStd | dict[str, RunningMeanStd]) -> State:
     if isinstance(rms, dict):
         return {key: _statistics(item) for key, item in rms.items()}
     return {"mean": np.array(rms.mean), "var": np.array(rms.var), "count": float(rms.count)}
@@ -234,7 +230,7 @@ def _capture_normalization(normalize: VecNormalize | None) -> dict[str, object] 
     }
 
 
-def _overwrite_statistics(rms: Any, saved: Any) -> None:
+def _overwrite_statistics(rms: RunningMeanStd | dict[str, RunningMeanStd], saved: State) -> None:
     if isinstance(rms, dict):
         for key, item in rms.items():
             _overwrite_statistics(item, saved[key])
@@ -242,7 +238,7 @@ def _overwrite_statistics(rms: Any, saved: Any) -> None:
     rms.mean, rms.var, rms.count = np.array(saved["mean"]), np.array(saved["var"]), saved["count"]
 
 
-def _restore_normalization(normalize: VecNormalize, saved: dict[str, Any]) -> None:
+def _restore_normalization(normalize: VecNormalize, saved: State) -> None:
     if saved["observations"] is not None and normalize.norm_obs:
         _overwrite_statistics(normalize.obs_rms, saved["observations"])
     _overwrite_statistics(normalize.ret_rms, saved["returns"])
@@ -250,7 +246,7 @@ def _restore_normalization(normalize: VecNormalize, saved: dict[str, Any]) -> No
         normalize.returns = np.array(saved["running_returns"])
 
 
-def start_episodes(model: Any, observations: Any) -> None:
+def start_episodes(model: Any, observations: VecEnvObs) -> None:
     """Let every environment of a model begin an episode with these observations."""
     model._last_obs = observations
     model._last_episode_starts = np.ones((model.n_envs,), dtype=bool)
@@ -267,7 +263,7 @@ def start_episodes(model: Any, observations: Any) -> None:
         noise.reset()
 
 
-_PARTS: dict[str, Callable[[BaseAlgorithm], Any]] = {
+_PARTS: dict[str, Callable[[BaseAlgorithm], object]] = {
     "policy": _capture_policy,
     "optimizer": _capture_optimizers,
     "normalization": lambda model: _capture_normalization(unwrap_vec_normalize(model.env) if model.env else None),

@@ -8,21 +8,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.logger import KVWriter
 
 from rltrack.agents.learning import EndOfLearning, EvaluationWatch, LearningWatch, callbacks_in
 from rltrack.agents.policy_check import checked_description
-from rltrack.agents.protocol import LEARNER_PARTS, POLICY_PARTS, MakeEnv
+from rltrack.agents.protocol import LEARNER_PARTS, POLICY_PARTS, EpisodeInfo, MakeEnv
 from rltrack.agents.reconstruction import reconstruct
 from rltrack.agents.sb3_description import describe
-from rltrack.agents.sb3_observing import EpisodeCounter
+from rltrack.agents.sb3_observing import EpisodeCounter, recent_infos
 from rltrack.agents.sb3_state import capture
 from rltrack.config import TrainingConfig
 from rltrack.errors import CheckpointFailed, ConfigurationError, RltrackError
 from rltrack.evaluation.results import Evaluation
-from rltrack.journal.values import logged
+from rltrack.journal.values import columns_of, logged
 from rltrack.ranking import is_better
+from rltrack.tracking.metrics import evaluation_metrics
 from rltrack.tracking.recording import Recording
 
 _logger = logging.getLogger("rltrack")
@@ -54,6 +56,7 @@ class JournalOutputFormat(KVWriter):
         resume: bool = False,
     ) -> None:
         self.left_out: tuple[str, ...] = ("time/total_timesteps",)
+        self.model: BaseAlgorithm | None = None
         self.recording = recording or Recording(name, {"algorithm": "sb3"}, root=root, resume=resume)
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
@@ -61,6 +64,7 @@ class JournalOutputFormat(KVWriter):
         if not self.recording.is_open:
             return
         values, excluded = logged(key_values, key_excluded, leave_out=self.left_out)
+        values |= recent_infos(self.model, values)
         if values:
             self.recording.metrics(int(step), values, excluded)
 
@@ -115,6 +119,7 @@ class TrackingCallback(BaseCallback):
         self.name = name
         self._root, self._resume, self._make_env = root, resume, make_env
         self._evaluations: list[EvaluationWatch] = []
+        self._evaluating: list[EvalCallback] = []
         self._best: float | None = None
         self._tracking = {
             "experiment": experiment,
@@ -128,7 +133,7 @@ class TrackingCallback(BaseCallback):
         self._ending: EndOfLearning | None = None
         self._last_step = 0
         self._counter: EpisodeCounter | None = None
-        self._episodes: list[tuple[int, float, int]] = []
+        self._episodes: list[EpisodeInfo] = []
 
     @property
     def run(self) -> str | None:
@@ -174,6 +179,7 @@ class TrackingCallback(BaseCallback):
             _logger.warning(message)
             self._recording.warning(message)
         self._last_step, self._episodes = self.model.num_timesteps, []
+        self._evaluating = evaluating
         self._evaluations = [EvaluationWatch(item, partial(self._on_evaluation, item)) for item in evaluating]
         self._attach(self._recording)
 
@@ -199,15 +205,21 @@ class TrackingCallback(BaseCallback):
         return {**config, "missing": missing}, [note]
 
     def _on_evaluation(
-        self, source: EvalCallback, returns: list[float], lengths: list[int], succeeded: list[bool]
+        self, source: EvalCallback, returns: list[float], lengths: list[int], infos: list[dict[str, float]]
     ) -> None:
         recording = self._recording
         if recording is None or not recording.is_open:
             return
-        infos = {"is_success": tuple(map(float, succeeded))} if len(succeeded) == len(returns) else {}
         steps, deterministic = self.model.num_timesteps, source.deterministic
-        evaluation = Evaluation.of(steps, returns, lengths, deterministic=deterministic, infos=infos)
-        recording.evaluation(self.model.num_timesteps, evaluation)
+        evaluation = Evaluation.of(steps, returns, lengths, deterministic=deterministic, infos=columns_of(infos))
+        which = self._evaluating.index(source) + 1
+        if which > 1:  # one series of scores: of the first
+            values = evaluation_metrics({**evaluation.to_record(), "step": steps})
+            recording.metrics(
+                steps, {key.replace("eval/", f"eval_callback_{which}/", 1): values[key] for key in values}
+            )
+            return
+        recording.evaluation(steps, evaluation)
         if is_better(evaluation.mean, self._best):
             self._best = evaluation.mean
             self._keep(POLICY_PARTS, evaluation.mean)
@@ -224,6 +236,7 @@ class TrackingCallback(BaseCallback):
     def _attach(self, recording: Recording) -> None:
         """Listen to the model until `learn` ends, however it ends."""
         self._output = JournalOutputFormat(recording=recording)
+        self._output.model = self.model
         if self._evaluations:  # these come with the records of evaluations
             self._output.left_out += ("eval/mean_reward", "eval/mean_ep_length", "eval/success_rate")
         formats = self.logger.output_formats
@@ -246,8 +259,7 @@ class TrackingCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         if self._counter is not None and self.locals.get("dones") is not None:
-            for episode_return, length, _ in self._counter.count(self.locals):
-                self._episodes.append((self.num_timesteps, episode_return, length))
+            self._episodes += self._counter.count(self.locals, self.num_timesteps)
         return True
 
     def _on_rollout_end(self) -> None:
@@ -256,7 +268,7 @@ class TrackingCallback(BaseCallback):
             self._episodes = []
 
     def _on_training_end(self) -> None:
-        if self._formats is None:  # told of this end before
+        if self._formats is None:  # this end was recorded before
             return
         self._on_rollout_end()
         if self._output is not None:  # SB3 drops the losses of the last update

@@ -46,8 +46,10 @@ def choose_vectorization(config: EnvironmentConfig) -> tuple[str, str]:
         if 1 / alone < CHEAP_SECONDS:
             return "dummy", f"a step takes {1e6 / alone:.0f} µs, less than a message to another process"
         beside = _steps_per_second(config.model_copy(update={"vectorization": "subproc"}))
-    told = f"measured {beside:,.0f} env steps/s in {config.n_envs} processes and {alone:,.0f} in one, on {cores} cores"
-    return ("subproc" if beside > GAIN * alone else "dummy"), told
+    measured = (
+        f"measured {beside:,.0f} env steps/s in {config.n_envs} processes and {alone:,.0f} in one, on {cores} cores"
+    )
+    return ("subproc" if beside > GAIN * alone else "dummy"), measured
 
 
 def _steps_per_second(config: EnvironmentConfig) -> float:

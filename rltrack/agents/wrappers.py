@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from rltrack.agents.gym_types import Env
 from rltrack.errors import ConfigurationError, NotAllowed
 from rltrack.named_code import import_code
 from rltrack.secrets import one_line, shown
@@ -24,12 +25,8 @@ def import_wrapper(path: str) -> Any:
     return import_code(f"{module}:{name}", "environment.wrappers", may_be_imported=True)
 
 
-def check_wrappers(wrappers: Sequence[str | Mapping[str, Any]], known: Collection[str]) -> None:
+def check_wrappers(wrappers: Sequence[str | Mapping[str, object]], known: Collection[str]) -> None:
     """Refuse names that are not of wrappers, for configurations of others: a module holds much that it only imported.
-
-    Args:
-        wrappers: As in a configuration.
-        known: Names that need no look.
 
     Raises:
         NotAllowed: If one is not a subclass of Gymnasium's ``Wrapper`` that is defined in the module that it is named by.
@@ -47,16 +44,16 @@ def check_wrappers(wrappers: Sequence[str | Mapping[str, Any]], known: Collectio
             )
 
 
-def wrapper_stack(wrappers: Sequence[str | Mapping[str, Mapping[str, Any]]]) -> Callable[[Any], Any] | None:
+def wrapper_stack(wrappers: Sequence[str | Mapping[str, Mapping[str, object]]]) -> Callable[[Env], Env] | None:
     """Return a function that puts the named wrappers around an environment, the first innermost."""
-    parts: list[tuple[Any, dict[str, Any]]] = []
+    parts: list[tuple[Callable[..., Env], dict[str, Any]]] = []
     for item in wrappers:
         named = {item: {}} if isinstance(item, str) else item
         parts.extend((import_wrapper(path), dict(arguments or {})) for path, arguments in named.items())
     if not parts:
         return None
 
-    def wrap(env: Any) -> Any:
+    def wrap(env: Env) -> Env:
         for wrapper, arguments in parts:
             try:
                 env = wrapper(env, **arguments)

@@ -39,12 +39,7 @@ class Timing:
 
 
 def measure(threads: int, tell: Callable[[str], None]) -> list[Timing]:
-    """Time PPO's iteration (4096 env steps in 32 environments, ten epochs) for networks and batch sizes.
-
-    Args:
-        threads: Torch threads on the CPU.
-        tell: Called with each progress message.
-    """
+    """Time PPO's iteration (4096 env steps in 32 environments, ten epochs) for networks and batch sizes."""
     from rltrack.agents.devices import describe_cuda
 
     has_gpu = describe_cuda() is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import statistics
 import sys
 import time
@@ -20,7 +19,7 @@ import numpy as np
 
 from rltrack.errors import RltrackError
 from rltrack.loopback import HOST, free_port, wait_for
-from rltrack.processes import spawn
+from rltrack.processes import end_session, spawn
 from rltrack.registry.gate import Gate
 from rltrack.registry.model_registry import ModelRegistry
 from rltrack.registry.promotion import promote
@@ -29,7 +28,7 @@ from rltrack.training.trainer import Trainer, load_agent
 
 BATCHES = (1, 32, 256)
 CLIENTS = 16
-_BOOT_SECONDS, _WARM_UP = 120.0, 20
+_BOOT_SECONDS, _ANSWER_SECONDS, _WARM_UP, _CALLS_AT_ONCE = 120.0, 60.0, 20, 100
 _PYTHON = (sys.executable, "-m")
 
 
@@ -94,8 +93,14 @@ def measure_serving(root: Root, calls: int = 300, tell: Callable[[str], None] = 
             "mlflow.pyfunc.load_model(…).predict": loaded.predict,
             **{f"{name}, one connection": _over_http(port) for name, port in ports.items()},
         }
-        rows = [_time(way, ask, batch, calls) for batch in BATCHES for way, ask in ways.items()]
-        return rows + [_at_once(f"{name}, {CLIENTS} clients", port, calls) for name, port in ports.items()]
+        rows = []
+        for batch in BATCHES:
+            tell(f"{calls} calls with {batch} observations, in each way")
+            rows += [_time(way, ask, batch, calls) for way, ask in ways.items()]
+        for name, port in ports.items():
+            tell(f"{CLIENTS} clients ask {name}, {min(calls, _CALLS_AT_ONCE)} calls each")
+            rows.append(_at_once(f"{name}, {CLIENTS} clients", port, min(calls, _CALLS_AT_ONCE)))
+        return rows
 
 
 @contextlib.contextmanager
@@ -109,12 +114,12 @@ def _server(root: Root, uri: str, command: Sequence[str]) -> Iterator[int]:
             raise RltrackError(f"{' '.join(command[2:5])} did not start; see {log}.")
         yield port
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        end_session(process.pid)
         process.wait()
 
 
 def _over_http(port: int) -> Callable[[np.ndarray], Any]:
-    connection = HTTPConnection(HOST, port)
+    connection = HTTPConnection(HOST, port, timeout=_ANSWER_SECONDS)
 
     def ask(observations: np.ndarray) -> Any:
         body = json.dumps({"inputs": observations.tolist()})
@@ -154,4 +159,14 @@ def as_markdown(rows: Sequence[Cost]) -> str:
             f"| {row.way} | {row.batch} | {row.median_ms:.2f} ms | {row.p95_ms:.2f} ms | {row.per_second:,.0f} | "
             f"{row.median_ms / own[row.batch]:.1f} |"
         )
+    ours, theirs = (
+        [row for row in rows if row.way.startswith(name)] for name in ("rltrack serve", "mlflow models serve")
+    )
+    ratio = ours[-1].per_second / theirs[-1].per_second
+    lines += [
+        "",
+        f"One observation on one connection: rltrack serve {ours[0].median_ms:.2f} ms (median), mlflow models serve "
+        f"{theirs[0].median_ms:.2f} ms. {CLIENTS} clients: {ours[-1].per_second:,.0f} and {theirs[-1].per_second:,.0f} answers/s, "
+        f"ratio {ratio:.1f}.",
+    ]
     return "\n".join(lines)

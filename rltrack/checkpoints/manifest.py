@@ -1,6 +1,6 @@
 """What a version's manifest may hold. Others may have written it: readers of a version rely on this.
 
-A manifest's own SHA-256 tells damage, not intent: anybody can compute it. So every name in it must be the name of a file in
+A manifest's own SHA-256 shows damage, not intent: anyone can compute it. So every name in it must be the name of a file in
 the version's own folder, and every number one that training could have written.
 """
 

@@ -180,7 +180,7 @@ class RemoteRun:
                 manifest = self._manifest(name)
                 if manifest is None:
                     return  # on its way here or damaged: what it refers to is not known
-                used |= _hashes(manifest)
+                used |= {one["sha256"] for entry in manifest["rings"].values() for one in entry["segments"]}
                 continue
             self._delete(f"checkpoints/{name}/{MANIFEST}")  # first, so that no half of a version is ever seen
             self._fs.rm(f"{self._path}/checkpoints/{name}", recursive=True)
@@ -384,7 +384,3 @@ def signing_key(environ: Mapping[str, str] = os.environ) -> bytes:
 def _counts(number: int, attempt: int, claims: list[Claim]) -> bool:
     """Whether a version that an attempt wrote is part of the run: no later attempt resumed from an earlier one."""
     return all(number <= claim.resumed_from for claim in claims if claim.attempt > attempt)
-
-
-def _hashes(manifest: Mapping[str, Any]) -> set[str]:
-    return {segment["sha256"] for entry in manifest["rings"].values() for segment in entry["segments"]}

@@ -147,7 +147,7 @@ def _rows(folder: Path, segment: Segment) -> dict[str, np.ndarray]:
     data = verified(folder, segment)
     try:
         rows: dict[str, np.ndarray] = load_tensors(data)
-    except Exception as error:  # whatever safetensors makes of a header that nobody wrote
+    except Exception as error:  # whatever safetensors makes of a header that it did not write
         raise CheckpointCorrupt(f"{folder / segment.file} cannot be read: {error}.") from None
     wanted = segment.last - segment.first
     for name, values in rows.items():

@@ -1,6 +1,6 @@
 """What a remote store holds without a signature: attempts, the journal, and configurations of before they were signed.
 
-Whoever may write to the store can write these. They are read as data of which nothing is certain: what is not as rltrack writes
+Anyone who may write to the store can write these. They are read as data of which nothing is certain: what is not as rltrack writes
 it is `CheckpointCorrupt`, and nothing of it is imported, executed or used as a path.
 """
 

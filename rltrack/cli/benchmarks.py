@@ -9,6 +9,23 @@ import typer
 
 from rltrack.cli.shared import EXIT_ERROR, AsJson, benchmark, print_json, the_root
 
+Only = Annotated[list[str] | None, typer.Option(help="Only this case; may be repeated.")]
+MarkdownFile = Annotated[Path | None, typer.Option(help="Markdown file to write.", show_default=False)]
+
+
+def _tell(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _finish(text: str, passed: bool, output: Path | None = None) -> None:
+    """Print a table, write it to a file, and fail where a target is missed."""
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text.rstrip("\n") + "\n")
+    typer.echo(text)
+    if not passed:
+        raise typer.Exit(EXIT_ERROR)
+
 
 @benchmark.command()
 def scores(
@@ -16,7 +33,7 @@ def scores(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, 2, … for each case.")] = 5,
     jobs: Annotated[int, typer.Option(min=1, help="Trainings at a time, one core each.")] = 2,
     only: Annotated[list[str] | None, typer.Option(help="Only this configuration; may be repeated.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Markdown file to write.", show_default=False)] = None,
+    output: MarkdownFile = None,
 ) -> None:
     """Train the tuned settings over several seeds, and compare with rl_zoo3's published scores.
 
@@ -24,16 +41,9 @@ def scores(
     """
     from rltrack.benchmarks.scores import as_markdown, run_scores
 
-    rows = run_scores(
-        configs, the_root(), seeds=seeds, jobs=jobs, only=only or (), tell=lambda text: typer.echo(text, err=True)
-    )
+    rows = run_scores(configs, the_root(), seeds=seeds, jobs=jobs, only=only or (), tell=_tell)
     text = as_markdown(rows, "rltrack benchmark scores")
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text)
-    typer.echo(text)
-    if not all(row["passed"] for row in rows):
-        raise typer.Exit(EXIT_ERROR)
+    _finish(text, all(row["passed"] for row in rows), output)
 
 
 @benchmark.command()
@@ -54,9 +64,9 @@ def pause(
 
 @benchmark.command()
 def overhead(
-    only: Annotated[list[str] | None, typer.Option(help="Only this case; may be repeated.")] = None,
+    only: Only = None,
     trials: Annotated[int, typer.Option(min=1, help="Trainings of each case, bare and with rltrack.")] = 10,
-    output: Annotated[Path | None, typer.Option(help="Markdown file to write.", show_default=False)] = None,
+    output: MarkdownFile = None,
 ) -> None:
     """Measure what tracking costs a training, against SB3 alone, its TensorBoard writer and its MLflow recipe.
 
@@ -64,14 +74,9 @@ def overhead(
     """
     from rltrack.benchmarks.overhead import as_markdown, measure_overhead
 
-    rows = measure_overhead(only or (), trials=trials, tell=lambda text: typer.echo(text, err=True))
+    rows = measure_overhead(only or (), trials=trials, tell=_tell)
     text = as_markdown(rows, "rltrack benchmark overhead")
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text)
-    typer.echo(text)
-    if not all(row.passed for row in rows):
-        raise typer.Exit(EXIT_ERROR)
+    _finish(text, all(row.passed for row in rows), output)
 
 
 @benchmark.command()
@@ -84,10 +89,8 @@ def acceleration(
     """
     from rltrack.benchmarks.acceleration import as_markdown, measure_acceleration
 
-    rows = measure_acceleration(only or (), trials, tell=lambda text: typer.echo(text, err=True))
-    typer.echo(as_markdown(rows, "rltrack benchmark acceleration"))
-    if not all(row.passed for row in rows):
-        raise typer.Exit(EXIT_ERROR)
+    rows = measure_acceleration(only or (), trials, tell=_tell)
+    _finish(as_markdown(rows, "rltrack benchmark acceleration"), all(row.passed for row in rows))
 
 
 @benchmark.command()
@@ -97,14 +100,10 @@ def delivery(
     """Measure the speed of delivery, and the memory of trainer and shipper over a long journal. Takes about five minutes."""
     from rltrack.benchmarks import delivery as measured
 
-    def tell(text: str) -> None:
-        typer.echo(text, err=True)
-
     rate = measured.measure_rate()
-    memories = [measured.measure_shipper_memory(records, tell), measured.measure_trainer_memory(records, tell)]
-    typer.echo(measured.as_markdown(rate, memories))
-    if rate < measured.RATE_BAR or not all(item.passed for item in memories):
-        raise typer.Exit(EXIT_ERROR)
+    memories = [measured.measure_shipper_memory(records, _tell), measured.measure_trainer_memory(records, _tell)]
+    passed = rate >= measured.RATE_BAR and all(item.passed for item in memories)
+    _finish(measured.as_markdown(rate, memories), passed)
 
 
 @benchmark.command()
@@ -112,10 +111,8 @@ def zoo(trials: Annotated[int, typer.Option(min=1, help="Trainings of each.")] =
     """Compare the whole of `rltrack train` with rl_zoo3's training, wall time from a cold start. Takes five minutes."""
     from rltrack.benchmarks.zoo import as_markdown, compare_with_zoo
 
-    found = compare_with_zoo(trials, tell=lambda text: typer.echo(text, err=True))
-    typer.echo(as_markdown(found))
-    if not found.passed:
-        raise typer.Exit(EXIT_ERROR)
+    found = compare_with_zoo(trials, tell=_tell)
+    _finish(as_markdown(found), found.passed)
 
 
 @benchmark.command()
@@ -126,7 +123,7 @@ def outage(
     """Compare training speed with MLflow's server up and with no server answering. Takes seven minutes."""
     from rltrack.benchmarks.outage import as_markdown, measure_outage
 
-    typer.echo(as_markdown(measure_outage(seconds, trials, tell=lambda text: typer.echo(text, err=True))))
+    typer.echo(as_markdown(measure_outage(seconds, trials, tell=_tell)))
 
 
 @benchmark.command("flow")
@@ -134,17 +131,15 @@ def orchestration(trials: Annotated[int, typer.Option(min=1, help="Trainings of 
     """Compare `rltrack flow train` with `rltrack train`, whole commands of a minute, with a server running."""
     from rltrack.benchmarks.orchestration import as_markdown, measure_orchestration
 
-    found = measure_orchestration(trials, tell=lambda text: typer.echo(text, err=True))
-    typer.echo(as_markdown(found))
-    if not found.passed:
-        raise typer.Exit(EXIT_ERROR)
+    found = measure_orchestration(trials, tell=_tell)
+    _finish(as_markdown(found), found.passed)
 
 
 @benchmark.command("resume")
 def resume_matrix(
     jobs: Annotated[int, typer.Option(min=1, help="Cases at a time, one core each.")] = 2,
-    only: Annotated[list[str] | None, typer.Option(help="Only this case; may be repeated.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Markdown file to write.", show_default=False)] = None,
+    only: Only = None,
+    output: MarkdownFile = None,
 ) -> None:
     """Kill and resume a training of each algorithm and kind of environment, and compare with one that was not.
 
@@ -152,29 +147,20 @@ def resume_matrix(
     """
     from rltrack.benchmarks.resume import as_markdown, run_matrix
 
-    rows = run_matrix(only or (), jobs=jobs, tell=lambda text: typer.echo(text, err=True))
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(as_markdown(rows))
-    typer.echo(as_markdown(rows))
-    if not all(row.expected for row in rows):
-        raise typer.Exit(EXIT_ERROR)
+    rows = run_matrix(only or (), jobs=jobs, tell=_tell)
+    _finish(as_markdown(rows), all(row.expected for row in rows), output)
 
 
 @benchmark.command()
 def gate(
     trials: Annotated[int, typer.Option(min=10, help="Simulated decisions of each kind.")] = 1000,
-    output: Annotated[Path | None, typer.Option(help="Markdown file to write.", show_default=False)] = None,
+    output: MarkdownFile = None,
 ) -> None:
     """Simulate how often the promotion gate errs, on returns of real agents. Takes about five minutes."""
     from rltrack.benchmarks.gate import as_markdown, measure_gate
 
-    rows = measure_gate(the_root(), trials, lambda text: typer.echo(text, err=True))
-    if output is not None:
-        output.write_text(as_markdown(rows) + "\n")
-    typer.echo(as_markdown(rows))
-    if not all(row.passed for row in rows):
-        raise typer.Exit(EXIT_ERROR)
+    rows = measure_gate(the_root(), trials, _tell)
+    _finish(as_markdown(rows), all(row.passed for row in rows), output)
 
 
 @benchmark.command()
@@ -188,7 +174,7 @@ def serving(calls: Annotated[int, typer.Option(min=10, help="Calls of each kind.
 
     prepare_process()
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure_serving(Root(folder), calls, lambda text: typer.echo(text, err=True))
+        rows = measure_serving(Root(folder), calls, _tell)
     typer.echo(as_markdown(rows))
 
 
@@ -217,5 +203,5 @@ def scale(
     from rltrack.benchmarks.scale import as_markdown, measure_scale
 
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure_scale(Path(folder), sorted(runs or [100, 300, 1000]), lambda text: typer.echo(text, err=True))
+        rows = measure_scale(Path(folder), sorted(runs or [100, 300, 1000]), _tell)
     typer.echo(as_markdown(rows))

@@ -30,6 +30,7 @@ def export(
     output: Annotated[
         Path | None, typer.Option(help="File to write; default: in the run's exports/.", show_default=False)
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over files that exist.")] = False,
 ) -> None:
     """Write a run's history or its policy to a file.
 
@@ -40,6 +41,7 @@ def export(
     rltrack export cartpole-ppo@best --format sb3 --output cartpole.zip
     rltrack export cartpole@champion --format onnx --output cartpole.onnx
     """
+    _refuse_to_overwrite(output, force)
     if format in _HISTORY:
         typer.echo(_export_history(what, format, output))
         return
@@ -57,11 +59,19 @@ def export(
 
             typer.echo(write_onnx(found.model, path))
             return
-        from rltrack.agents.sb3_export import how_to_load, write_sb3
+        from rltrack.agents.sb3_export import NORMALIZATION, how_to_load, write_sb3
 
+        if output is not None and found.model.get_vec_normalize_env() is not None:
+            _refuse_to_overwrite(output.parent / NORMALIZATION, force)
         for written in write_sb3(found.model, path):
             typer.echo(written)
         typer.echo(f"\n{how_to_load(found.model, path, found.config.environment.id)}", err=True)
+
+
+def _refuse_to_overwrite(path: Path | None, force: bool) -> None:
+    """Refuse a file that somebody named and that exists; those in a run's exports/ are ours."""
+    if path is not None and path.exists() and not force:
+        raise ConfigurationError(f"{path} exists. Name another --output, or write over it with --force.")
 
 
 def _export_history(what: str, format: str, output: Path | None) -> Path:

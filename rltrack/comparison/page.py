@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import orjson
 from rltrack.comparison.pictures import draw_curves, draw_distributions, draw_improvement
 from rltrack.comparison.study import SEEDS_AS_UNITS, Study
 from rltrack.files import replace_text
+from rltrack.journal.values import info_title
 
 PAGE = "comparison.html"
 _STYLE = """
@@ -24,7 +25,7 @@ th:first-child,td:first-child{text-align:left}
 img{max-width:100%;background:#fff;border-radius:4px;margin:.4rem 0 1.2rem}
 p.note{color:#777;font-size:.9em}
 """
-COLUMNS = (
+_COLUMNS = (
     ("final_iqm", "final IQM"), ("final_interval", "95 % interval"), ("best_iqm", "best IQM"),
     ("best_interval", "95 % interval"), ("optimality_gap", "optimality gap"), ("env_steps", "env steps"),
     ("steps_to_threshold", "steps to threshold"), ("seconds_to_threshold", "seconds to threshold"),
@@ -84,8 +85,7 @@ def as_html(study: Study, pictures: Sequence[Path], link: str | None) -> str:
         parts.append(f"<p><strong>{html.escape(study.warning)}</strong></p>")
     if study.note:
         parts.append(f"<p class=note>{html.escape(study.note)}</p>")
-    shown = [column for column in COLUMNS if any(row[column[0]] is not None for row in rows)]
-    parts.append(_table(["", *labels], [[title, *(shown_value(row[key]) for row in rows)] for key, title in shown]))
+    parts.append(_table(["", *labels], [[title, *values] for title, values in shown_rows(rows)]))
     threshold = (
         f" Threshold and target of the optimality gap: {study.threshold:g}." if study.threshold is not None else ""
     )
@@ -124,6 +124,16 @@ def as_html(study: Study, pictures: Sequence[Path], link: str | None) -> str:
         )
     parts += ["<h2>Runs</h2>", _table(["", "runs"], [[row["group"], ", ".join(row["runs"])] for row in rows])]
     return "\n".join(parts) + "\n"
+
+
+def shown_rows(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Return title and texts of each line of the table that has `Study.rows` as its columns."""
+    infos = dict.fromkeys(key for row in rows for key in row["final_infos"])
+    lines = [(title, [row[key] for row in rows]) for key, title in _COLUMNS]
+    lines[4:4] = [(f"final {info_title(key)}", [row["final_infos"].get(key) for row in rows]) for key in infos]
+    return [
+        (title, [*map(shown_value, values)]) for title, values in lines if any(value is not None for value in values)
+    ]
 
 
 def shown_value(value: Any) -> str:

@@ -27,6 +27,7 @@ from rltrack.evaluation.statistics import (
     stratified_interval,
 )
 from rltrack.journal import JournalReader, Record
+from rltrack.journal.values import means_of
 from rltrack.plain_data import flatten
 from rltrack.ranking import rank
 from rltrack.runs import RunDirectory
@@ -136,6 +137,12 @@ class Group:
             return [float(np.mean(run)) for run in self.returns()]
         return [value for run in self.returns() for value in run]
 
+    def final_infos(self) -> dict[str, float]:
+        """Return the mean of each info over all episodes of the last evaluations; that of ``is_success`` is the success rate."""
+        infos = [run.final.get("infos", {}) for run in self.runs]
+        keys = dict.fromkeys(key for item in infos for key in item)
+        return means_of({key: [value for item in infos for value in item.get(key, ())] for key in keys})
+
     def reached(self, threshold: float | None) -> tuple[float, float] | None:
         """Return median env steps and seconds to a threshold; None if one of the seeds does not reach it."""
         if threshold is None:
@@ -226,6 +233,7 @@ class Study:
                     "final_iqm": group.iqm(),
                     "final_interval": list(group.interval()),
                     "final_mean": float(np.mean(group.scores(by_seed=False))),
+                    "final_infos": group.final_infos(),
                     "best_iqm": group.iqm("best"),
                     "best_interval": list(group.interval("best")),
                     "optimality_gap": None
@@ -357,14 +365,11 @@ def _label(group: list[RunFacts], members: list[list[RunFacts]], differences: Ma
     for count in range(1, min(len(candidates), _LABEL_KEYS) + 1):
         chosen = candidates[:count]
         if len({repr([differences[key][other] for key in chosen]) for other in range(len(members))}) == len(members):
-            parts = [_setting_label(key, differences[key][index]) for key in chosen]
+            own = {key: differences[key][index] for key in chosen}
+            parts = [str(v) if key in _LABEL_FIRST else f"{key.rpartition('.')[2]}={v}" for key, v in own.items()]
             return f"{', '.join(parts)} ({len(group)} seeds)"
     name = group[0].run.name
     return f"{re.sub(r'[-_.]s?[0-9]+$', '', name) or name} ({len(group)} seeds)"
-
-
-def _setting_label(key: str, value: Any) -> str:
-    return str(value) if key in _LABEL_FIRST else f"{key.rpartition('.')[2]}={value}"
 
 
 def _threshold(facts: Sequence[RunFacts]) -> float | None:

@@ -76,7 +76,8 @@ def sync_runs(root: Root, run: RunDirectory | None, *, again: bool, take_over: b
 
     out = terminal()
     if run is None:
-        waiting = sorted([*shipper.left_behind(root), *shipper.stalled(root)], key=lambda item: item.name)
+        stalled = [item for item in root.runs() if is_stalled(item)]
+        waiting = sorted([*shipper.left_behind(root), *stalled], key=lambda item: item.name)
         if not waiting:
             out.print("Everything is delivered, or is being delivered.")
             return True

@@ -12,6 +12,7 @@ from rltrack.console.tables import number
 from rltrack.errors import ConfigurationError, did_you_mean
 from rltrack.journal import KINDS, JournalReader, Record, encode_record, read_from
 from rltrack.journal.reading import unreadable
+from rltrack.journal.values import info_title, means_of
 
 if TYPE_CHECKING:
     from rltrack.runs import RunDirectory
@@ -69,11 +70,16 @@ def _record_line(record: Record) -> str:
     elif kind == "episodes":
         text = "  ".join(
             f"{value:.5g} ({length})" for value, length in zip(record["returns"], record["lengths"], strict=True)
-        )
+        ) + _infos(record)
     elif kind == "evaluation":
         low, high = record["interval"]
         text = f"mean {record['mean']:.5g} (95 % interval {low:.5g} to {high:.5g}), {len(record['returns'])} episodes"
+        text += _infos(record)
     else:
         shown = {key: value for key, value in record.items() if key not in ("seq", "time", "kind", "step", "identity")}
         text = "  ".join(f"{key} {value}" for key, value in shown.items() if value is not None)
     return f"{when}  {step:>11}  {kind:<13} {text}"
+
+
+def _infos(record: Record) -> str:
+    return "".join(f", {info_title(key)} {mean:.5g}" for key, mean in means_of(record.get("infos", {})).items())

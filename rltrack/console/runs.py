@@ -11,9 +11,10 @@ from rich.markup import escape
 from rltrack import damage
 from rltrack.checkpoints import Version, best_first
 from rltrack.console.deliveries import delivery_lines, delivery_state
-from rltrack.console.tables import age, number, size, styled, table_of, terminal
+from rltrack.console.tables import add_info_columns, age, number, size, styled, table_of, terminal
 from rltrack.errors import JournalDamaged, RltrackError, RunDamaged
 from rltrack.hash_seed import RANDOM
+from rltrack.journal.values import means_of
 from rltrack.runs import RunHistory, RunStatus
 from rltrack.tracking.event_files import report_changed_events
 from rltrack.training.session import journal_position
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from rltrack.runs.completeness import JournalPosition
 
 
-_RUN_KEYS = ("name", "state", "env_steps", "mean_return", "best_return", "last_time", "reason")
+_RUN_KEYS = ("name", "state", "env_steps", "mean_return", "best_return", "mean_infos", "last_time", "reason")
+_MOST_INFOS = 3
+"""Number of `info_keywords` that have a column in the table of all runs; JSON has all."""
 
 
 def run_rows(root: Root) -> list[dict[str, Any]]:
@@ -46,6 +49,7 @@ def run_rows(root: Root) -> list[dict[str, Any]]:
                 "env_steps": status.env_steps,
                 "mean_return": status.mean_return,
                 "best_return": best[0].score if best else None,
+                "mean_infos": dict(status.mean_infos),
                 "last_time": status.last_time,
                 "reason": status.reason,
             }
@@ -61,7 +65,10 @@ def print_runs(rows: Sequence[dict[str, Any]], root: Root) -> None:
             f"No runs under {root.path} yet. Start one: rltrack train --algo ppo --env CartPole-v1 --timesteps 20000"
         )
         return
+    found = [*dict.fromkeys(key for row in rows for key in row["mean_infos"] or ())]
+    infos = sorted(found, key=lambda key: key != "is_success")[:_MOST_INFOS]
     table = table_of("run | state | >env steps | >last eval | >best eval | >last record")
+    add_info_columns(table, infos)
     for row in rows:
         table.add_row(
             row["name"],
@@ -70,6 +77,7 @@ def print_runs(rows: Sequence[dict[str, Any]], root: Root) -> None:
             number(row["mean_return"]),
             number(row["best_return"]),
             age(row["last_time"] or None),
+            *(number((row["mean_infos"] or {}).get(key)) for key in infos),
         )
     out.print(table)
 
@@ -83,6 +91,7 @@ def run_details(run: RunDirectory) -> dict[str, Any]:
     newest = next((version for version in reversed(found) if version.is_resumable), None)
     position = journal_position(newest) if newest is not None and "journal" in newest.details else None
     history, status = _history(run, found, position)
+    evaluations = history.evaluations
     versions = [
         {
             "name": version.name,
@@ -109,7 +118,12 @@ def run_details(run: RunDirectory) -> dict[str, Any]:
         ),
         "choices": history.choices,
         "config": _config(run),
-        "evaluations": _parts_of(history.evaluations, ("step", "mean", "std", "iqm", "interval")),
+        "evaluations": [
+            part | {"mean_infos": means_of(record.get("infos", {}))}
+            for part, record in zip(
+                _parts_of(evaluations, ("step", "mean", "std", "iqm", "interval")), evaluations, strict=True
+            )
+        ],
         "versions": versions,
         "decisions": _parts_of(history.decisions, ("step", "decision", "reason", "numbers")),
         "warnings": history.warnings,
@@ -168,10 +182,15 @@ def print_details(details: dict[str, Any]) -> None:
     for what, choice in details["choices"].items():
         out.print(escape(f"{what}: {choice['chosen']} ({choice['reason']})"), highlight=False)
     if details["evaluations"]:
+        shown = details["evaluations"][-12:]
+        infos = [*dict.fromkeys(key for item in shown for key in item["mean_infos"])]
         table = table_of(">env steps | >mean return | >95 % interval | >IQM", title="Evaluations")
-        for item in details["evaluations"][-12:]:
+        add_info_columns(table, infos)
+        for item in shown:
             low, high = item["interval"]
-            table.add_row(f"{item['step']:,}", number(item["mean"]), f"{low:.5g} to {high:.5g}", number(item["iqm"]))
+            means = (number(item["mean_infos"].get(key)) for key in infos)
+            row = f"{item['step']:,}", number(item["mean"]), f"{low:.5g} to {high:.5g}", number(item["iqm"])
+            table.add_row(*row, *means)
         out.print()
         out.print(table)
     if details["versions"]:

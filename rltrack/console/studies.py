@@ -43,7 +43,7 @@ def _setting(value: Any) -> str:
 
 def print_comparison(study: Study) -> None:
     """Print groups of runs side by side, one column each."""
-    from rltrack.comparison.page import COLUMNS, shown_setting, shown_value
+    from rltrack.comparison.page import shown_rows, shown_setting
 
     rows, out = study.rows(), Console()
     several = len(rows) > 1
@@ -52,9 +52,8 @@ def print_comparison(study: Study) -> None:
     for place, row in enumerate(rows, 1):
         label = f"[{place}] {row['group']}" if several else row["group"]
         table.add_column(escape(label), justify="right", overflow="fold")
-    for key, title in COLUMNS:
-        if any(row[key] is not None for row in rows):
-            table.add_row(f"  {title}" if title.startswith("95") else title, *(shown_value(row[key]) for row in rows))
+    for title, texts in shown_rows(rows):
+        table.add_row(f"  {title}" if title.startswith("95") else escape(title), *texts)
     for index in range(len(rows) if several else 0):
         chances = [study.improvement[other][index][0] for other in range(len(rows))]
         cells = ["" if other == index else f"{chance:.2f}" for other, chance in enumerate(chances)]

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rltrack.addresses import without_account
 from rltrack.console.tables import program, short_path, styled, terminal
 from rltrack.errors import CheckpointNotFound
+from rltrack.journal.values import info_title, means_of
 from rltrack.runs import resolve_root
 from rltrack.tracking.bookmark import read_bookmark
 from rltrack.training.reporter import format_duration
@@ -83,9 +84,8 @@ def print_evaluation(record: dict[str, Any]) -> None:
     low, high = record["iqm_interval"]
     out.print(f"IQM          {record['iqm']:.6g}  (95 % interval {low:.6g} to {high:.6g})", highlight=False)
     out.print(f"median {record['median']:.6g}, std {record['std']:.6g}", highlight=False)
-    for key, values in record.get("infos", {}).items():
-        name = "success rate" if key == "is_success" else f"mean {key}"
-        out.print(f"{name} {sum(values) / len(values):.6g}", highlight=False)
+    for key, mean in means_of(record.get("infos", {})).items():
+        out.print(f"{info_title(key)} {mean:.6g}", highlight=False, markup=False)
     if "target" in record:
         gap, target = record["optimality_gap"], record["target"]
         out.print(f"optimality gap {gap:.6g} to the target of {target:.6g}", highlight=False)

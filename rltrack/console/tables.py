@@ -5,20 +5,24 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rltrack.journal.values import info_title
 from rltrack.training.reporter import format_duration
 
+_WIDE = 1000
+"""Width to which a table may grow: one that is wider than the window wraps its lines, rather than cutting cells."""
 STYLES = {"completed": "green", "running": "cyan", "stopped": "yellow", "interrupted": "yellow", "failed": "red"}
 
 
 def terminal() -> Console:
     """Return standard output; long lines are not wrapped, so that paths can be copied."""
-    return Console(soft_wrap=True)
+    return Console(soft_wrap=True, width=_WIDE)
 
 
 def table_of(columns: str, *, title: str | None = None) -> Table:
@@ -34,6 +38,12 @@ def table_of(columns: str, *, title: str | None = None) -> Table:
         right = name.startswith(">")
         table.add_column(name.removeprefix(">"), justify="right" if right else "left", no_wrap=True, overflow="ignore")
     return table
+
+
+def add_info_columns(table: Table, keys: Iterable[str]) -> None:
+    """Add a column for each info of episodes."""
+    for key in keys:
+        table.add_column(escape(info_title(key)), justify="right", no_wrap=True)
 
 
 def number(value: float | None) -> str:

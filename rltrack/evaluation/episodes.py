@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from rltrack.agents.protocol import Acting, EvaluationEnvironment
 from rltrack.agents.random_state import untouched_random_streams
 from rltrack.episode_limits import SECONDS_WITHOUT_END, EpisodeLimits
 from rltrack.evaluation.results import Evaluation as Evaluation
+from rltrack.journal.values import columns_of, episode_values
 
 EVALUATION_STREAM = 0xE7A1
 """Separates the seeds of evaluation from those of training."""
@@ -79,7 +80,7 @@ def play_episodes(
         seconds=time.perf_counter() - begun,
         deterministic=deterministic,
         cut=cut,
-        infos=_columns(infos),
+        infos=columns_of(infos),
     )
 
 
@@ -158,7 +159,7 @@ def _play(
                 continue
             if played[index] < len(dealt[index]):
                 results[dealt[index][played[index]]] = finished
-                last[dealt[index][played[index]]] = _own_values(infos[index])
+                last[dealt[index][played[index]]] = episode_values(infos[index])
                 cut += CUT in infos[index]
             played[index] += 1
         starts = dones
@@ -177,15 +178,3 @@ def _play(
         if is_late:
             break
     return [results[index] for index in sorted(results)], cut, [last.get(index, {}) for index in sorted(results)]
-
-
-def _own_values(info: Mapping[str, Any]) -> dict[str, float]:
-    """Return ``is_success``, and what SB3's Monitor was told to take over (`info_keywords`), as far as these are numbers."""
-    found = {key: value for key, value in (info.get("episode") or {}).items() if key not in ("r", "l", "t")}
-    found |= {"is_success": info["is_success"]} if "is_success" in info else {}
-    return {key: float(value) for key, value in found.items() if isinstance(value, int | float | np.number | np.bool_)}
-
-
-def _columns(episodes: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, ...]]:
-    keys = set.intersection(*(set(item) for item in episodes)) if episodes else set()
-    return {key: tuple(item[key] for item in episodes) for key in sorted(keys)}

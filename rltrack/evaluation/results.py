@@ -1,4 +1,4 @@
-"""What an evaluation found."""
+"""What a training episode, and an evaluation, came to."""
 
 from __future__ import annotations
 
@@ -9,6 +9,26 @@ from typing import Any
 import numpy as np
 
 from rltrack.evaluation.statistics import Interval, bootstrap_interval, interquartile_mean
+from rltrack.journal.values import means_of
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeInfo:
+    """One finished training episode.
+
+    Attributes:
+        episode_return: Undiscounted sum of raw rewards.
+        length: Env steps.
+        env_steps: Env steps of the run when it ended.
+        env_index: Which of the parallel environments it ran in.
+        infos: Values of its last info by their key: ``is_success``, and the `info_keywords` of SB3's Monitor.
+    """
+
+    episode_return: float
+    length: int
+    env_steps: int
+    env_index: int = 0
+    infos: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +43,8 @@ class Evaluation:
         seconds: Wall time.
         deterministic: Whether the policy acted by its mode.
         cut: Number of episodes that were ended by a limit.
-        infos: Values of the last info of each episode by their key: ``is_success``, and `environment.info_keywords`; only keys that
-            every episode has.
+        infos: Values of the last info of each episode by their key: ``is_success``, and `environment.info_keywords`; None for an
+            episode without a value.
     """
 
     env_steps: int
@@ -34,7 +54,7 @@ class Evaluation:
     seconds: float = 0.0
     deterministic: bool = True
     cut: int = 0
-    infos: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    infos: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -50,6 +70,11 @@ class Evaluation:
     def mean(self) -> float:
         """Mean return."""
         return float(np.mean(self.returns))
+
+    @property
+    def mean_infos(self) -> dict[str, float]:
+        """Mean of each of `infos` over the episodes that have a value; that of ``is_success`` is the success rate."""
+        return means_of(self.infos)
 
     @property
     @np.errstate(all="ignore")
@@ -96,5 +121,5 @@ class Evaluation:
             seconds=float(record["seconds"]),
             deterministic=bool(record["deterministic"]),
             cut=int(record.get("cut", 0)),
-            infos={key: tuple(values) for key, values in record.get("infos", {}).items()},
+            infos=dict(record.get("infos", {})),
         )

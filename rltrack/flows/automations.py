@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -72,11 +72,6 @@ def was_edited(automation: Automation) -> bool:
     return bool(made) and made[0] != fingerprint(automation)
 
 
-def _has_own_name(name: str) -> bool:
-    """Whether it has the name of one of rltrack's automations, without the name of an installation."""
-    return name in {MARK_SILENT, RETRAIN_DEGRADED, *(f"{BRING_BACK} ({flow})" for flow in RESTARTED_FLOWS)}
-
-
 def _canonical(value: Any) -> Any:
     """Return data independent of the order of sets, and without ids and defaults that the server adds."""
     if isinstance(value, Mapping):
@@ -86,12 +81,24 @@ def _canonical(value: Any) -> Any:
     return value
 
 
-def _of(deployments: Sequence[DeploymentResponse]) -> dict[str, Any]:
-    """Return what matches events about flow runs of these deployments."""
-    return {
+def _trigger(
+    resource: str,
+    deployments: Sequence[DeploymentResponse],
+    expect: set[str],
+    *,
+    after: Collection[str] = (),
+    posture: Posture = Posture.Reactive,
+    seconds: int = DEBOUNCE_SECONDS,
+) -> EventTrigger:
+    """Return what waits for events about flow runs of these deployments, for each resource by itself."""
+    related: dict[str, Any] = {
         "prefect.resource.id": sorted(f"prefect.deployment.{deployment.id}" for deployment in deployments),
         "prefect.resource.role": "deployment",
     }
+    return EventTrigger(
+        after=set(after), expect=expect, match={"prefect.resource.id": resource}, match_related=related,
+        for_each={"prefect.resource.id"}, posture=posture, threshold=1, within=timedelta(seconds=seconds),
+    )  # fmt: skip
 
 
 def _restart_interrupted(flow: str, deployments: Sequence[DeploymentResponse]) -> AutomationCore:
@@ -110,15 +117,7 @@ def _restart_interrupted(flow: str, deployments: Sequence[DeploymentResponse]) -
     return AutomationCore(
         name=f"{BRING_BACK} ({flow})",
         description="Starts a new flow run that resumes from the newest version. The server refuses more than a hundred in a row.",
-        trigger=EventTrigger(
-            expect={"prefect.flow-run.Preempted", "prefect.flow-run.Crashed"},
-            match={"prefect.resource.id": "prefect.flow-run.*"},
-            match_related=_of(deployments),
-            for_each={"prefect.resource.id"},
-            posture=Posture.Reactive,
-            threshold=1,
-            within=timedelta(seconds=DEBOUNCE_SECONDS),
-        ),
+        trigger=_trigger("prefect.flow-run.*", deployments, {"prefect.flow-run.Preempted", "prefect.flow-run.Crashed"}),
         actions=[RunDeployment(source="inferred", parameters=parameters)],
     )
 
@@ -129,15 +128,13 @@ def _mark_silent(deployments: Sequence[DeploymentResponse]) -> AutomationCore:
     return AutomationCore(
         name=MARK_SILENT,
         description=f"No heartbeat for {HEARTBEATS_MISSED * frequency} s.",
-        trigger=EventTrigger(
+        trigger=_trigger(
+            "prefect.flow-run.*",
+            deployments,
+            {"prefect.flow-run.*"},
             after={"prefect.flow-run.heartbeat"},
-            expect={"prefect.flow-run.*"},
-            match={"prefect.resource.id": "prefect.flow-run.*"},
-            match_related=_of(deployments),
-            for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
-            threshold=1,
-            within=timedelta(seconds=HEARTBEATS_MISSED * frequency),
+            seconds=HEARTBEATS_MISSED * frequency,
         ),
         actions=[
             ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message="No heartbeat: its process is gone.")
@@ -150,15 +147,7 @@ def _retrain_degraded(retrain: UUID, evaluations: Sequence[DeploymentResponse]) 
     return AutomationCore(
         name=RETRAIN_DEGRADED,
         description="Starts the deployment `retrain` for the model; the new run becomes champion only if it is better.",
-        trigger=EventTrigger(
-            expect={"rltrack.champion.degraded"},
-            match={"prefect.resource.id": "rltrack.model.*"},
-            match_related=_of(evaluations),
-            for_each={"prefect.resource.id"},
-            posture=Posture.Reactive,
-            threshold=1,
-            within=timedelta(seconds=DEBOUNCE_SECONDS),
-        ),
+        trigger=_trigger("rltrack.model.*", evaluations, {"rltrack.champion.degraded"}),
         actions=[
             RunDeployment(
                 source="selected",
@@ -223,4 +212,5 @@ def own(client: SyncPrefectClient, installation: Installation) -> list[Automatio
 
 def _unmarked(client: SyncPrefectClient) -> list[Automation]:
     """Return the automations of an rltrack without installations, recognised by name and missing tags."""
-    return [item for item in every(client.read_automations) if _has_own_name(item.name) and not item.tags]
+    names = {MARK_SILENT, RETRAIN_DEGRADED, *(f"{BRING_BACK} ({flow})" for flow in RESTARTED_FLOWS)}
+    return [item for item in every(client.read_automations) if item.name in names and not item.tags]

@@ -68,10 +68,6 @@ class Databases:
                 "database 'postgres' and to create databases; or make the two databases beforehand."
             ) from None
 
-    def prefect_settings(self) -> dict[str, str]:
-        """Return the settings of Prefect's server."""
-        return {} if self.prefect is None else {"PREFECT_SERVER_DATABASE_CONNECTION_URL": self.prefect}
-
     def _name(self, tool: str) -> str:
         assert self._url is not None
         return f"{urlsplit(self._url).path.strip('/')}_{tool}"

@@ -45,7 +45,7 @@ def notifications(
     """
     found = [(name, _block(client, name)) for name in blocks]
     if found and not deployments:
-        raise ConfigurationError("--notify: nothing is deployed that could be told of.")
+        raise ConfigurationError("--notify: nothing is deployed that could send messages.")
     related = {
         "prefect.resource.id": sorted(f"prefect.deployment.{item.id}" for item in deployments),
         "prefect.resource.role": "deployment",

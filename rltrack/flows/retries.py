@@ -6,7 +6,6 @@ import errno
 from typing import Any
 
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State
 from prefect.tasks import exponential_backoff
 
 from rltrack.errors import CheckpointFailed, JournalFailed, RegistryUnavailable, RltrackError, RootNotWritable
@@ -26,15 +25,11 @@ def is_transient(error: object) -> bool:
     return isinstance(error, Exception) and not isinstance(error, ImportError | MemoryError | SyntaxError)
 
 
-def _retry_if(task: Any, task_run: Any, state: State[Any]) -> bool:
-    return is_transient(state.data)
-
-
 RETRIED: dict[str, Any] = {
     "retries": RETRIES,
     "retry_delay_seconds": exponential_backoff(backoff_factor=2),
     "retry_jitter_factor": 0.5,
-    "retry_condition_fn": _retry_if,
+    "retry_condition_fn": lambda task, task_run, state: is_transient(state.data),
     "cache_policy": NO_CACHE,
     "persist_result": False,
 }

@@ -135,7 +135,8 @@ def _start(folder: ServerFolder, port: int, settings: Mapping[str, str]) -> str:
             if process is not None and process.returncode != 0:
                 break
             command = [sys.executable, "-m", "rltrack.flows.server", str(folder.path.parent), str(port)]
-            process = spawn(command, folder.log_file, _clean_environment())
+            environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
+            process = spawn(command, folder.log_file, environment)  # the server has settings of its own
         address = folder.address()
         if address is not None:
             return address
@@ -144,11 +145,6 @@ def _start(folder: ServerFolder, port: int, settings: Mapping[str, str]) -> str:
         f"The local Prefect server did not start; its log is {folder.log_file}. Set PREFECT_API_URL to use another "
         "server, or use `rltrack train`, which needs none."
     )
-
-
-def _clean_environment() -> dict[str, str]:
-    """This process's environment without Prefect's settings: the server has its own."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
 
 
 def server_settings(folder: ServerFolder, port: int) -> dict[str, str]:
@@ -230,9 +226,11 @@ def _migrate(folder: ServerFolder) -> None:
     """Create or migrate the database once for each version of Prefect: that takes ten seconds, a copy almost none."""
     import prefect
 
+    from rltrack.tracking.destination import without_password
+
     url = os.environ["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
     done = folder.path / "migrated.json"
-    stamp = {"prefect": prefect.__version__, "database": _without_password(url)}
+    stamp = {"prefect": prefect.__version__, "database": without_password(url)}
     with contextlib.suppress(OSError, ValueError):
         if json.loads(done.read_text()) == stamp and (not _is_file(url) or _file(url).exists()):
             return
@@ -283,12 +281,6 @@ def _keep_template(database: Path, template: Path) -> None:
 
 def _template_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rltrack"
-
-
-def _without_password(url: str) -> str:
-    from rltrack.tracking.destination import without_password
-
-    return without_password(url)
 
 
 if __name__ == "__main__":

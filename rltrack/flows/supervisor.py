@@ -102,7 +102,8 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stopping.set())
         stop_leftover_processes(self.folder)
-        settings = self.databases.prefect_settings()
+        database = self.databases.prefect
+        settings = {} if database is None else {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database}
         with hold_server(self.root.path, port=self.options.ports["prefect"], settings=settings) as self.api:
             try:
                 self._start()

@@ -153,13 +153,7 @@ def check_if_deployed(config: TrainingConfig) -> None:
 
 
 def run_training(config: TrainingConfig, name: str, hooks: Sequence[Any] = ()) -> Any:
-    """Train inside a flow run; return its final state.
-
-    Args:
-        config: The training.
-        name: The run's name.
-        hooks: Further hooks.
-    """
+    """Train inside a flow run; return its final state."""
     flow_run_id = str(runtime.flow_run.id)
     api = str(PREFECT_API_URL.value() or "")
     deployed = runtime.deployment.id is not None

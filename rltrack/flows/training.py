@@ -81,13 +81,7 @@ class Training:
         return self._current[1]
 
     def perform(self, due: Due, env_steps: int, mark: Mark | None = None) -> None:
-        """Do what was due at a number of env steps; after a failure, first everything that leads there.
-
-        Args:
-            due: What to do.
-            env_steps: When it was due.
-            mark: The end of a chunk.
-        """
+        """Do what was due at a number of env steps; after a failure, first everything that leads there."""
         live = self.live()
         try:
             while live.progress.env_steps < env_steps and (before := live.due()) is not Due.END:

@@ -21,7 +21,7 @@ kind                    fields
 ``reproduction``        ``reproduced``: whether training it again gave the same bits; ``result`` in words (not numbered)
 ======================  =================================================================================
 
-Each line has a number and a checksum in front (`journal.lines`); what does not match is left out by readers, and told
+Each line has a number and a checksum in front (`journal.lines`); what does not match is left out by readers, and reported
 (`journal.reading`).
 """
 

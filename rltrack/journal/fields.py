@@ -27,6 +27,8 @@ NUMERIC_FIELDS = (
     "max",
     "mean_return",
     "seconds",
+    "infos",
+    "mean_infos",
 )
 """Fields with nothing but numbers in them: NaN and infinities, which JSON does not have, stand there as text and need no mark."""
 
@@ -140,6 +142,14 @@ _FIELDS: dict[str, _Check] = {
         lambda value: (
             isinstance(value, dict) and all(type(item) is float or isinstance(item, int) for item in value.values())
         ),
+        "numbers by their keys",
+    ),
+    "infos": (
+        lambda value: isinstance(value, dict) and all(map(_is_list_of(_is_optional(_is_number)), value.values())),
+        "lists of numbers or nulls by key",
+    ),
+    "mean_infos": (
+        lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
         "numbers by their keys",
     ),
     "excluded": (

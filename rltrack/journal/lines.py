@@ -33,8 +33,8 @@ def encode_record(record: Record) -> bytes:
     if b"null" not in line:
         return line
     places: list[list[str | int]] = []
-    told = {key: _explicit(value, [key], [] if key in NUMERIC_FIELDS else places) for key, value in record.items()}
-    return orjson.dumps(told | {_PLACES: places} if places else told, option=_OPTIONS)
+    written = {key: _explicit(value, [key], [] if key in NUMERIC_FIELDS else places) for key, value in record.items()}
+    return orjson.dumps(written | {_PLACES: places} if places else written, option=_OPTIONS)
 
 
 def numbered_line(line: bytes, number: int) -> bytes:

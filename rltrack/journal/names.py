@@ -38,7 +38,7 @@ def mlflow_name(name: str) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def former_mlflow_name(name: str) -> str:
-    """Return the name that MLflow was told by versions of rltrack that let different names become one."""
+    """Return the name that earlier versions of rltrack, which let different names become one, wrote to MLflow."""
     return re.sub(r"/{2,}", "/", _REFUSED.sub("_", name)).replace("..", "__").strip("/")[:LONGEST]
 
 

@@ -1,4 +1,4 @@
-"""Reading a journal: the good records come out, and what is damaged is collected and told."""
+"""Reading a journal: the good records come out, and what is damaged is collected and reported."""
 
 from __future__ import annotations
 

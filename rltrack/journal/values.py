@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,37 @@ def _infinity(value: Any) -> float | None:
         return math.inf if value > 0 else -math.inf
     except Exception:
         return None
+
+
+def episode_values(info: Mapping[str, Any]) -> dict[str, float]:
+    """Return ``is_success``, and what SB3's Monitor was told to take over (`info_keywords`), as far as these are numbers."""
+    found = {key: value for key, value in (info.get("episode") or {}).items() if key not in ("r", "l", "t")}
+    found |= {"is_success": info["is_success"]} if "is_success" in info else {}
+    return {journal_name(key): known for key, value in found.items() if (known := number(value)) is not None}
+
+
+def columns_of(episodes: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
+    """Return the values of several episodes by their key; None for an episode that has none."""
+    keys = sorted({key for episode in episodes for key in episode})
+    return {key: [episode.get(key) for episode in episodes] for key in keys}
+
+
+def means_of(columns: Mapping[str, Sequence[float | None]]) -> dict[str, float]:
+    """Return the mean of each key over the episodes that have a value."""
+    known = {key: [value for value in values if value is not None] for key, values in columns.items()}
+    with np.errstate(all="ignore"):
+        return {key: float(np.mean(values)) for key, values in known.items() if values}
+
+
+def info_title(key: str) -> str:
+    """Return what the mean of an info is called in a table."""
+    return "success rate" if key == "is_success" else f"mean {key}"
+
+
+def info_metrics(group: str, means: Mapping[str, float], taken: Collection[str]) -> dict[str, float]:
+    """Return means of infos as metrics: ``group/success_rate``, ``group/KEY``; ``group/info_KEY`` where that name is taken."""
+    names = {key: f"{group}/{'success_rate' if key == 'is_success' else key}" for key in means}
+    return {f"{group}/info_{key}" if name in taken else name: means[key] for key, name in names.items()}
 
 
 def as_floats(values: Mapping[Any, Any]) -> dict[str, Any]:

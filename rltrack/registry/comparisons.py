@@ -44,11 +44,6 @@ def compare_link(runs: Sequence[RunDirectory]) -> str | None:
 def log_comparison(runs: Sequence[RunDirectory], files: Sequence[Path], description: str) -> str:
     """Log a comparison's files to MLflow, in the experiment `comparisons`; another comparison of the same runs replaces them.
 
-    Args:
-        runs: What was compared.
-        files: Page, pictures and data.
-        description: In Markdown.
-
     Returns:
         MLflow's id of the run that holds them.
 

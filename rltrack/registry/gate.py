@@ -71,6 +71,13 @@ class Gate:
         if self.floor is not None and not math.isfinite(self.floor):
             raise ConfigurationError(f"The gate's floor is {self.floor}; it must be a finite return.")
 
+    @property
+    def label(self) -> str:
+        """The gate in words; equal gates have equal labels."""
+        words = f"{self.kind}, {self.episodes} episodes, level {float(self.level)}"
+        words += f", margin {float(self.margin)}" if self.margin else ""
+        return words if self.floor is None else f"{words}, floor {float(self.floor)}"
+
     def to_record(self) -> dict[str, Any]:
         """Return it as plain data."""
         return {

@@ -1,8 +1,8 @@
 """Registered models in MLflow: versions, the aliases ``champion`` and ``challenger``, and a history without gaps.
 
-The history is stored in the registered model itself, one numbered tag for each event. Moving the alias is the commit point of
-a promotion: the decision is in the version's tags before, the event is written after. If a process dies in between, `repair`
-adds the event from the decision.
+The history is stored in the registered model itself, one short numbered tag for each event; its description shows it. Moving the
+alias is the commit point of a promotion: the decision is in the version's tags before, the event is written after. If a process
+dies in between, `repair` adds the event from the decision.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -29,8 +29,6 @@ from rltrack.runs import Root
 from rltrack.tracking.destination import Destination, resolve_destination, without_password
 from rltrack.tracking.sinks.answers import explain
 from rltrack.tracking.sinks.embedded import database_path, database_uri, ensure_database, moved_from
-
-_TAG_LIMIT = 4500
 
 LOCK_SECONDS = 3600.0
 """How long a promotion waits for another one of the same model."""
@@ -177,13 +175,11 @@ class ModelRegistry:
     def history(self, name: str) -> list[Event]:
         """Return what happened to a model, oldest first."""
         try:
-            tags = self.client.get_registered_model(name).tags
+            return _events(self.client.get_registered_model(name).tags)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return []
             raise
-        numbers = sorted(int(key.removeprefix(EVENT_TAG)) for key in tags if key.startswith(EVENT_TAG))
-        return [Event(**json.loads(tags[event_key(number)]), number=number) for number in numbers]
 
     def _pages(self, search: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
         token = None
@@ -244,31 +240,34 @@ class ModelRegistry:
         before = events[-1].champion if events else None
         for item in self.versions(name):
             decision = item.decision
-            if decision is None or decision["id"] in written:
+            if decision is None or decision.id[:8] in written:
                 continue
-            if not decision["promoted"]:
-                self.record(
-                    name, Event("refused", item.version, decision["reason"], before, item.source, decision["id"])
-                )
+            if not decision.promoted:
+                self.record(name, Event("refused", item.version, decision.reason, before, item.source, decision.id))
             elif champion == item.version:
-                self.record(
-                    name, Event("promoted", item.version, decision["reason"], champion, item.source, decision["id"])
-                )
+                self.record(name, Event("promoted", item.version, decision.reason, champion, item.source, decision.id))
                 before = champion
         if champion != before:
             word = "the alias was moved" if champion is not None else "the alias was removed"
             self.record(name, Event("moved", champion or before or 0, f"{word} by another program", champion))
+        elif events:
+            self._show(name)
 
     @_explained
     def record(self, name: str, event: Event) -> None:
-        """Append an event to the history."""
+        """Append an event to the history, and show it on MLflow's page of the model."""
         events = self.history(name)
         number = events[-1].number + 1 if events else 1
-        data = {**asdict(event), "time": event.time or time.time()}
-        del data["number"]
-        data["reason"] = data["reason"][:_TAG_LIMIT]
-        self.client.set_registered_model_tag(name, event_key(number), json.dumps(data))
-        self.client.update_registered_model(name, as_markdown([*events, Event(**data, number=number)]))
+        text = replace(event, time=event.time or time.time()).to_tag()
+        self.client.set_registered_model_tag(name, event_key(number), text)
+        self._show(name)
+
+    def _show(self, name: str) -> None:
+        """Make the description show the history; a process that died between the two may have left an older one."""
+        model = self.client.get_registered_model(name)
+        text = as_markdown(_events(model.tags))
+        if model.description != text:
+            self.client.update_registered_model(name, text)
 
     @_explained
     def register(self, name: str, model_id: str, run_id: str, tags: Mapping[str, str]) -> Registered:
@@ -320,6 +319,11 @@ class ModelRegistry:
                 f"rltrack rollback {name} --to VERSION."
             )
         self.client.delete_model_version(name, str(item.version))
+
+
+def _events(tags: Mapping[str, str]) -> list[Event]:
+    numbers = sorted(int(key.removeprefix(EVENT_TAG)) for key in tags if key.startswith(EVENT_TAG))
+    return [Event.from_tag(tags[event_key(number)], number) for number in numbers]
 
 
 def _registered(item: Any) -> Registered:

@@ -61,11 +61,6 @@ class Origins:
 def find_origins(root: Root, runs: Sequence[RunDirectory], gone: Collection[str] = ()) -> Origins:
     """Query every registry in which the runs may have models.
 
-    Args:
-        root: The root.
-        runs: All of its runs.
-        gone: Addresses that no longer exist.
-
     Raises:
         RegistryUnavailable: If registries do not answer; the message names them and the runs that use them.
         ConfigurationError: If the registries cannot be determined.

@@ -37,7 +37,7 @@ def _row(item: Registered | None) -> dict[str, Any] | None:
         "mean_return": item.tags.get("rltrack.mean_return"),
         "interval": item.tags.get("rltrack.interval"),
         "outcome": item.tags.get("rltrack.outcome"),
-        "reason": item.tags.get("rltrack.reason"),
+        "reason": None if item.decision is None else item.decision.reason,
         "model_id": item.model_id,
         "run_id": item.run_id,
     }

@@ -21,7 +21,7 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ from rltrack.registry.registered import (
     DECISION_TAG,
     Event,
     Registered,
+    VersionDecision,
     check_model_name,
     number_of,
 )
@@ -61,7 +62,6 @@ from rltrack.training.trainer import config_of
 DELIVERY_SECONDS = 300.0
 
 _ATTEMPTS = 5
-_MAX_REASON = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,8 @@ class Decision:
         promoted: Whether it is (or was made) champion.
         reason: Why.
         against: The champion that it was compared with; None for the first.
-        record: The whole decision, as stored with the run: both lists of returns, intervals, seeds, hashes.
+        record: The whole decision, as stored with the run: both lists of returns, intervals, seeds, hashes; of one that was known,
+            what its version keeps of it.
         was_known: Whether the decision existed before, so that nothing was played.
     """
 
@@ -132,8 +133,7 @@ def promote(
             champion = registry.champion(model)
             known = _known_decision(registry, model, challenger, champion, gate)
             if known is not None and DIGEST_TAG in known[0].tags:
-                item, record = known
-                return _carry_out(registry, model, item, champion, record, was_known=True)
+                return _carry_out(registry, model, known[0], champion, asdict(known[1]), was_known=True)
             challenger, policy = as_stored(challenger)
             if known is not None and champion is not None and known[0].version == champion.version:
                 tell(f"version {champion.version} was stored by an older rltrack; storing the same policy again")
@@ -185,14 +185,14 @@ def _delivered(run: RunDirectory, tell: Tell) -> str:
 
 def _known_decision(
     registry: ModelRegistry, model: str, challenger: StoredPolicy, champion: Registered | None, gate: Gate
-) -> tuple[Registered, dict[str, Any]] | None:
+) -> tuple[Registered, VersionDecision] | None:
     """Return an earlier decision about the same policy and champion: repeating a test until it passes would invalidate it."""
     for item in reversed(registry.versions(model)):  # one that was stored again is the newer
         decision = item.decision
         if item.tags.get(POLICY_TAG) != challenger.key or decision is None:
             continue
         is_champion = champion is not None and champion.version == item.version
-        same = decision["against"] == number_of(champion) and decision["gate"] == gate.to_record()
+        same = decision.against == number_of(champion) and decision.gate == gate.label
         if is_champion or same:
             return item, decision
     return None
@@ -214,14 +214,13 @@ def _register(
         raise _not_stored(registry, error) from error
     low, high = record["challenger"]["interval"]
     tags = {
-        DECISION_TAG: json.dumps(_short(record)),
+        DECISION_TAG: VersionDecision.of(record).to_tag(),
         POLICY_TAG: challenger.key,
         DIGEST_TAG: stored.tags[DIGEST_TAG],
         "rltrack.run": challenger.run.name,
         "rltrack.version": challenger.version.name,
         "rltrack.env_steps": str(challenger.version.env_steps),
         "rltrack.outcome": "promoted" if record["promoted"] else "refused",
-        "rltrack.reason": record["reason"][:_MAX_REASON],
         "rltrack.mean_return": f"{record['challenger']['mean']:.6g}",
         "rltrack.interval": f"{low:.6g} to {high:.6g}",
         "rltrack.configuration": record["challenger"]["configuration"],
@@ -242,7 +241,7 @@ def _store_again(
     challenger: StoredPolicy,
     run_id: str,
     old: Registered,
-    decision: Mapping[str, Any],
+    decision: VersionDecision,
 ) -> Decision:
     """Replace a champion that an older rltrack stored by a new version with the same policy.
 
@@ -257,11 +256,11 @@ def _store_again(
     tags = {**old.tags, DIGEST_TAG: stored.tags[DIGEST_TAG]}
     earlier = [item for item in registry.versions(model) if item.model_id == stored.model_id]
     item = earlier[-1] if earlier else registry.register(model, stored.model_id, run_id, tags)
-    reason = f"the policy of version {old.version}, stored again with its digest; the decision is unchanged: {decision['reason']}"
+    reason = f"the policy of version {old.version}, stored again with its digest; the decision is unchanged: {decision.reason}"
     registry.describe(model, item.version, reason)
     registry.point(model, CHAMPION, item.version)
     registry.record(model, Event("stored again", item.version, reason, item.version, item.source))
-    return Decision(model, item.version, item.source, True, reason, decision["against"], decision, was_known=True)
+    return Decision(model, item.version, item.source, True, reason, decision.against, asdict(decision), was_known=True)
 
 
 def _not_stored(registry: ModelRegistry, error: Exception) -> RegistryUnavailable:
@@ -269,14 +268,6 @@ def _not_stored(registry: ModelRegistry, error: Exception) -> RegistryUnavailabl
         f"The policy could not be stored in {without_password(registry.uri)}: {' '.join(str(error).split())[:300]}. The champion "
         "is unchanged. Retry."
     )
-
-
-def _short(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a decision that fits a tag."""
-    kept = {
-        key: record[key] for key in ("id", "time", "promoted", "against", "gate", "difference", "difference_interval")
-    }
-    return {**kept, "reason": record["reason"][:_MAX_REASON]}
 
 
 def _description(challenger: StoredPolicy, record: Mapping[str, Any]) -> str:
@@ -314,7 +305,7 @@ def _carry_out(
     is_champion = champion is not None and champion.version == item.version
     before = registry.aliases(model)
     if promoted and not is_champion:
-        carried_out = any(event.decision == record["id"] for event in registry.history(model))
+        carried_out = any(event.decision == record["id"][:8] for event in registry.history(model))
         registry.point(model, CHAMPION, item.version)
         if carried_out:  # and rolled back since
             registry.record(

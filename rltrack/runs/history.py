@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rltrack.hash_seed import RANDOM
 from rltrack.journal import JournalReader, Record, read_journal, read_tail, unreadable
+from rltrack.journal.values import means_of
 from rltrack.ranking import rank
 from rltrack.runs.completeness import JournalPosition, Numbering
 
@@ -20,7 +21,7 @@ _SUMMARY = ("seq", "time", "kind", "step", "mean", "std", "median", "iqm", "inte
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """How a run stands, as its journal tells.
+    """How a run stands, as its journal says.
 
     Attributes:
         state: ``running``, ``completed``, ``stopped``, ``failed``, or ``interrupted`` (its process died).
@@ -28,6 +29,7 @@ class RunStatus:
         env_steps: Env steps at the last record.
         last_time: Unix seconds of the last record.
         mean_return: Mean of the last evaluation; None without one.
+        mean_infos: Means of its infos by their key; that of ``is_success`` is the success rate.
         is_finished: Whether there is nothing left to train.
     """
 
@@ -36,6 +38,7 @@ class RunStatus:
     env_steps: int
     last_time: float
     mean_return: float | None
+    mean_infos: Mapping[str, float] = field(default_factory=dict)
     is_finished: bool = False
 
 
@@ -57,6 +60,7 @@ class RunHistory:
         env_steps: Env steps at the last record.
         last_time: Unix seconds of the last record; 0 without any.
         mean_return: Mean return of the last evaluation; None without any.
+        mean_infos: Means of its infos by their key.
         labelled_missing: What the journal lacks, as the attempts recorded it.
         missing: What it lacks, as text, where it was read whole (`read`).
 
@@ -80,6 +84,7 @@ class RunHistory:
         self.env_steps = 0
         self.last_time = 0.0
         self.mean_return: float | None = None
+        self.mean_infos: Mapping[str, float] = {}
         self.labelled_missing: list[str] = []
         self.missing: list[str] = []
         self._spent = self._began = 0.0
@@ -137,7 +142,7 @@ class RunHistory:
             kept = {key: record[key] for key in _SUMMARY if key in record} if self._is_bounded else record
             self.evaluations.append(kept)
             self.evaluation_seconds.append(self._spent + time - self._began)
-            self.mean_return = record["mean"]
+            self.mean_return, self.mean_infos = record["mean"], means_of(record.get("infos", {}))
         elif kind == "decision":
             self.decisions.append(record)
         elif kind == "warning":
@@ -149,11 +154,12 @@ class RunHistory:
             self.reproduction = record
         elif kind == "end":
             self.end, self.mean_return = record, record["mean_return"]
+            self.mean_infos = record.get("mean_infos", self.mean_infos)
         self.last_time = time
 
     def status(self) -> RunStatus:
         """Return how the run stands, if no process trains it now."""
-        facts = self.env_steps, self.last_time, self.mean_return
+        facts = self.env_steps, self.last_time, self.mean_return, self.mean_infos
         if self.end is None:
             return RunStatus("interrupted", "its process died", *facts)
         return RunStatus(self.end["state"], self.end["reason"], *facts, is_finished=not self.end["goes_on"])

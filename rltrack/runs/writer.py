@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rltrack.journal.values import as_floats
+from rltrack.journal.values import as_floats, columns_of
 from rltrack.provenance import process_facts
 
 if TYPE_CHECKING:
     from rltrack.checkpoints.version import Version
+    from rltrack.evaluation.results import EpisodeInfo
     from rltrack.journal import Journal
 
 
@@ -76,9 +77,17 @@ class RunWriter:
         more = {"excluded": {sink: list(keys) for sink, keys in excluded.items()}} if excluded else {}
         self.journal.write("metrics", step, values=as_floats(values), **more)
 
-    def episodes(self, step: int, **columns: Sequence[float]) -> None:
-        """Record finished episodes: ``returns``, ``lengths``, and env steps at the end of each (``steps``)."""
-        self.journal.write("episodes", step, **columns)
+    def episodes(self, step: int, episodes: Sequence[EpisodeInfo]) -> None:
+        """Record finished episodes."""
+        infos = columns_of([episode.infos for episode in episodes])
+        self.journal.write(
+            "episodes",
+            step,
+            returns=[episode.episode_return for episode in episodes],
+            lengths=[episode.length for episode in episodes],
+            steps=[episode.env_steps for episode in episodes],
+            **({"infos": infos} if infos else {}),
+        )
 
     def evaluation(self, step: int, record: Mapping[str, Any]) -> None:
         """Record an evaluation (`Evaluation.to_record`)."""
@@ -125,6 +134,7 @@ class RunWriter:
         episodes: int,
         seconds: float,
         mean_return: float | None,
+        mean_infos: Mapping[str, float],
         goes_on: bool,
     ) -> None:
         """Record how this attempt ended, and whether the run may be resumed; and fsync."""
@@ -136,6 +146,7 @@ class RunWriter:
             episodes=episodes,
             seconds=seconds,
             mean_return=mean_return,
+            **({"mean_infos": mean_infos} if mean_infos else {}),
             goes_on=goes_on,
         )
         self.journal.sync()

@@ -15,7 +15,7 @@ _CHUNK = 1 << 20
 
 
 def changed_file(folder: Path, state: Mapping[str, Any]) -> str | None:
-    """Say which event file is gone or was changed, as the bookmark's `state` tells; None for none.
+    """Say which event file is gone or was changed, as the bookmark's `state` shows; None for none.
 
     Files that an older release wrote have no checksum: only their size is looked at.
     """

@@ -17,10 +17,17 @@ from numpy.typing import NDArray
 
 from rltrack.files import replace_text
 from rltrack.journal import JournalReader, Record, read_from, read_journal
+from rltrack.journal.values import info_metrics, means_of
 from rltrack.runs.history import RunHistory
 
 EPISODE_WINDOW = 100
 """Training episodes over which a running mean is taken, as in SB3."""
+
+EVALUATION_KEYS = frozenset(
+    f"eval/{name}"
+    for name in ("mean_reward", "std_reward", "median_reward", "iqm_reward", "mean_ep_length", "success_rate")
+)
+"""Metrics of every evaluation, whatever its environment reports."""
 
 
 class Series(NamedTuple):
@@ -279,7 +286,7 @@ def evaluation_metrics(record: Record) -> dict[str, float]:
     """Return the metrics of an evaluation under SB3's keys and a few more."""
     low, high = record["interval"]
     lengths = record["lengths"]
-    return {
+    metrics = {
         "eval/mean_reward": record["mean"],
         "eval/std_reward": record["std"],
         "eval/median_reward": record["median"],
@@ -287,11 +294,8 @@ def evaluation_metrics(record: Record) -> dict[str, float]:
         "eval/ci_low": low,
         "eval/ci_high": high,
         "eval/mean_ep_length": float(np.mean(lengths)),
-        **{
-            "eval/success_rate" if key == "is_success" else f"eval/{key}": float(np.mean(values))
-            for key, values in record.get("infos", {}).items()
-        },
     }
+    return metrics | info_metrics("eval", means_of(record.get("infos", {})), metrics)
 
 
 def _json_number(value: float) -> float | str:

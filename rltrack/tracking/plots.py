@@ -17,7 +17,7 @@ from rltrack.tracking.metrics import EPISODE_WINDOW
 if TYPE_CHECKING:
     from rltrack.tracking.metrics import MetricsTracker
 
-# Okabe and Ito's colours, told apart by most colour-blind readers
+# Okabe and Ito's colours, distinguished by most colour-blind readers
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _EPISODE_DOTS = 4000
 LARGEST = 1e100
@@ -85,7 +85,7 @@ def _evaluation_band(axes: Any, metrics: MetricsTracker, color: str, label: str)
 
 
 def _grid(metrics: MetricsTracker, keys: Sequence[str], title: str) -> Figure:
-    telling = [key for key in keys if not key.endswith("n_updates")]  # a straight line tells nothing
+    telling = [key for key in keys if not key.endswith("n_updates")]  # a straight line shows nothing
     varying = [key for key in telling if np.unique(metrics.history(key).values).size > 1] or telling or list(keys)
     columns = min(3, len(varying))
     rows = math.ceil(len(varying) / columns)

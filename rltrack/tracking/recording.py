@@ -20,7 +20,7 @@ import orjson
 from rltrack.checkpoints import CheckpointStore, Retention
 from rltrack.checkpoints.encoding import State
 from rltrack.errors import NameTaken
-from rltrack.evaluation.results import Evaluation
+from rltrack.evaluation.results import EpisodeInfo, Evaluation
 from rltrack.identity import identity_hash
 from rltrack.journal import Journal
 from rltrack.provenance import package_versions
@@ -106,6 +106,7 @@ class Recording:
         self._env_steps = self._journal.high_water_step
         self._episodes = 0
         self._mean_return: float | None = None
+        self._mean_infos: Mapping[str, float] = {}
         self._began = time.monotonic()
         described = redacted(orjson.loads(orjson.dumps(agent, default=str, option=orjson.OPT_NON_STR_KEYS)))
         known = self.run.configuration_record()
@@ -159,18 +160,17 @@ class Recording:
         self._records.metrics(step, values, excluded)
         self._seen(step)
 
-    def episodes(self, step: int, episodes: Sequence[tuple[int, float, int]]) -> None:
-        """Record finished episodes: env steps at the end, return, length of each."""
+    def episodes(self, step: int, episodes: Sequence[EpisodeInfo]) -> None:
+        """Record finished episodes."""
         if episodes:
-            steps, returns, lengths = zip(*episodes, strict=True)
-            self._records.episodes(step, steps=steps, returns=returns, lengths=lengths)
+            self._records.episodes(step, episodes)
             self._episodes += len(episodes)
         self._seen(step)
 
     def evaluation(self, step: int, evaluation: Evaluation) -> None:
         """Record an evaluation of the policy as it is at these env steps."""
         self._records.evaluation(step, evaluation.to_record())
-        self._mean_return = evaluation.mean
+        self._mean_return, self._mean_infos = evaluation.mean, evaluation.mean_infos
         self._seen(step)
 
     def warning(self, message: str) -> None:
@@ -209,6 +209,7 @@ class Recording:
                 episodes=self._episodes,
                 seconds=time.monotonic() - self._began,
                 mean_return=self._mean_return,
+                mean_infos=self._mean_infos,
                 goes_on=state != "completed",
             )
         finally:

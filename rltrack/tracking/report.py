@@ -1,4 +1,4 @@
-"""What MLflow and TensorBoard are told of a run beside its curves: parameters, tags, a description, plots."""
+"""What MLflow and TensorBoard get of a run besides its curves: parameters, tags, a description, plots."""
 
 from __future__ import annotations
 

@@ -18,7 +18,6 @@ cut or another machine takes back was never shown to anybody.
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 import subprocess
@@ -45,7 +44,7 @@ from rltrack.tracking.report import RunReport
 from rltrack.tracking.route import Route
 from rltrack.tracking.sinks import load_sink
 from rltrack.tracking.sinks.base import Sink, Unusable
-from rltrack.tracking.takeover import heartbeat, is_stalled
+from rltrack.tracking.takeover import heartbeat
 from rltrack.tracking.takeover import take_over as end_and_hold
 
 SAMPLE_SECONDS = 5.0
@@ -186,7 +185,7 @@ class Shipper:
                 route.finish(self.report, end)
 
     def _film(self) -> None:
-        """Add a video of the best policy; nobody waits for it, and a run without one is complete."""
+        """Add a video of the best policy; nothing waits for it, and a run without one is complete."""
         config = self.report.config
         wanted = config.is_buildable and config.tracking.video
         if not wanted or not self.report.status().is_finished or importlib.util.find_spec("moviepy") is None:
@@ -302,16 +301,14 @@ def left_behind(root: Root) -> list[RunDirectory]:
     return found
 
 
-def stalled(root: Root) -> list[RunDirectory]:
-    """Return the runs whose delivery is held by a process that does not run."""
-    return [run for run in root.runs() if is_stalled(run)]
-
-
 def ship_all(root: Root, *, tell: Callable[[str], None] = print, home: Path | None = None) -> list[RunDirectory]:
     """Deliver what dead processes left behind, one run after another; return those that could not be delivered."""
     missing = []
     for run in left_behind(root):
-        tell_whose = functools.partial(_tell_whose, tell, run.name)
+
+        def tell_whose(text: str, name: str = run.name) -> None:
+            tell(f"{name}: {text}")
+
         try:
             if ship_run(run, patience=0.0, tell=tell_whose, home=home) == EXIT_NOT_DELIVERED:
                 missing.append(run)
@@ -319,10 +316,6 @@ def ship_all(root: Root, *, tell: Callable[[str], None] = print, home: Path | No
             tell_whose(str(error))
             missing.append(run)
     return missing
-
-
-def _tell_whose(tell: Callable[[str], None], name: str, text: str) -> None:
-    tell(f"{name}: {text}")
 
 
 def prepare_process() -> None:

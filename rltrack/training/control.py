@@ -47,7 +47,7 @@ class Control:
     """What was asked of a training from outside.
 
     Args:
-        on_signal: Told the name of each signal, from inside the handler.
+        on_signal: Called with the name of each signal, from inside the handler.
     """
 
     def __init__(self, on_signal: Callable[[str], None] | None = None) -> None:
@@ -102,9 +102,6 @@ class Control:
 
         SIGHUP (the terminal or the ssh connection is gone) is left alone where it is ignored, as under ``nohup``. Where the
         terminal is gone, what would be printed there is dropped: writing to it is an error, and would end the training.
-
-        Args:
-            chain: Call what was there as well.
         """
         if threading.current_thread() is not threading.main_thread():
             yield

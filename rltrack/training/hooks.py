@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class TrainingHook:
-    """Every moment, with what it is told. Deriving from this class is optional; `TrainingProgress` always comes first."""
+    """Every moment, with its arguments. Deriving from this class is optional; `TrainingProgress` always comes first."""
 
     def on_training_start(self, progress: TrainingProgress) -> None:
         """Training begins, or is resumed."""

@@ -27,7 +27,7 @@ def import_agent(
         files: The model, its statistics, and what is known about it.
         root: Folder of all runs.
         name: The run's name; omitted: made from algorithm and environment.
-        trust: Whether the files come from somebody whom the user trusts: loading them runs the code in them.
+        trust: Whether the files come from a source that the user trusts: loading them runs the code in them.
         tell: Called with each message.
 
     Raises:
@@ -36,8 +36,8 @@ def import_agent(
     """
     if not trust:
         raise ConfigurationError(
-            f"{files.model.name} holds pickles, and loading them runs whatever code is in them, as you. If you trust whoever made "
-            "it, say so: --trust."
+            f"{files.model.name} holds pickles, and loading them runs whatever code is in them, as you. If you trust their "
+            "author, add --trust."
         )
     home = Root(root)
     if name is not None and name in home.names():

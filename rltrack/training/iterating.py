@@ -28,13 +28,16 @@ class Iterating:
         agent: What is trained.
         session: Where iterations are recorded.
         clock: Counts the seconds.
+        evaluates: Whether rltrack evaluates the policy.
     """
 
-    def __init__(self, plan: TrainingPlan, agent: AgentBase, session: RunSession, clock: TrainingClock) -> None:
+    def __init__(
+        self, plan: TrainingPlan, agent: AgentBase, session: RunSession, clock: TrainingClock, *, evaluates: bool
+    ) -> None:
         self._agent, self._session, self._clock = agent, session, clock
         self._progress, self._strategy = plan.progress, plan.strategy
         self._hooks, self._control = plan.hooks, plan.control
-        self._warned_endless = False
+        self._evaluates, self._warned_endless = evaluates, False
         self.observer = ProgressObserver(
             plan.progress, plan.hooks, plan.strategy.remaining, agent.set_schedule, self._check_inside
         )
@@ -61,7 +64,8 @@ class Iterating:
             raise
         progress.iterations += 1
         self._clock.advance()
-        record_iteration(self._session.records, progress, stats, self.observer.take_episodes())
+        episodes = self.observer.take_episodes()
+        record_iteration(self._session.records, progress, stats, episodes, evaluates=self._evaluates)
         refuse_nonfinite_losses(stats.losses, progress.env_steps)
         if stats.stop_reason is not None:
             progress.request_stop(stats.stop_reason)

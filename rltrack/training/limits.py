@@ -1,4 +1,4 @@
-"""What ends a training that nobody asked to end: too much memory, and numbers that are no numbers."""
+"""What ends a training without a request: too much memory, and numbers that are no numbers."""
 
 from __future__ import annotations
 

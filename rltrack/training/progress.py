@@ -55,7 +55,7 @@ class TrainingProgress:
         remaining: Fraction of the whole budget that is left, in [0, 1].
         steps_per_second: Env steps per second over the last seconds.
         episodes_per_minute: Finished episodes per minute over the last seconds.
-        eta_seconds: Estimated time to the end of the budget; None while it cannot be told.
+        eta_seconds: Estimated time to the end of the budget; None while it is unknown.
         resources: The last look at memory, CPU and GPU; None before the first.
         recent_returns: Raw returns of the last 100 episodes.
         recent_lengths: Their lengths, in env steps.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rltrack.journal.values import as_floats
+from rltrack.tracking.metrics import EVALUATION_KEYS
 
 if TYPE_CHECKING:
     from rltrack.agents.protocol import EpisodeInfo, IterationStats
@@ -23,16 +24,20 @@ def record_warning(records: RunWriter, message: str) -> None:
 
 
 def record_iteration(
-    records: RunWriter, progress: TrainingProgress, stats: IterationStats, episodes: Sequence[EpisodeInfo]
+    records: RunWriter,
+    progress: TrainingProgress,
+    stats: IterationStats,
+    episodes: Sequence[EpisodeInfo],
+    *,
+    evaluates: bool,
 ) -> None:
-    """Write the episodes that ended in an iteration, and the metrics that it dumped."""
+    """Write the episodes that ended in an iteration, and the metrics that it dumped.
+
+    Where rltrack `evaluates`, what else logs under the keys of its evaluations, such as SB3's EvalCallback, gets keys of its own
+    (``eval_callback/…``), so that no key mixes two series.
+    """
     if episodes:
-        records.episodes(
-            progress.env_steps,
-            returns=[episode.episode_return for episode in episodes],
-            lengths=[episode.length for episode in episodes],
-            steps=[episode.env_steps for episode in episodes],
-        )
+        records.episodes(progress.env_steps, episodes)
     times = {
         "time/fps": progress.steps_per_second,
         "time/iterations": float(progress.iterations),
@@ -42,7 +47,14 @@ def record_iteration(
     for index, (step, values) in enumerate(stats.metrics, start=1):
         last = index == len(stats.metrics)
         excluded = stats.excluded[index - 1] if index <= len(stats.excluded) else {}
+        if evaluates and not EVALUATION_KEYS.isdisjoint(values):
+            values = {_beside_ours(key): value for key, value in values.items()}
+            excluded = {sink: [_beside_ours(key) for key in keys] for sink, keys in excluded.items()}
         records.metrics(step, {**as_floats(values), **times} if last else values, excluded)
+
+
+def _beside_ours(key: str) -> str:
+    return f"eval_callback/{key.removeprefix('eval/')}" if key in EVALUATION_KEYS else key
 
 
 def record_end(records: RunWriter, progress: TrainingProgress, reason: str, *, goes_on: bool) -> None:
@@ -55,5 +67,6 @@ def record_end(records: RunWriter, progress: TrainingProgress, reason: str, *, g
         episodes=progress.episodes,
         seconds=progress.elapsed_seconds,
         mean_return=last.mean if last else None,
+        mean_infos=last.mean_infos if last else {},
         goes_on=goes_on,
     )

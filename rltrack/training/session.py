@@ -128,7 +128,7 @@ class RunSession:
             identities: What must be equal for a run to be resumed, any of them; a new run gets the first.
             config: The resolved configuration, written to the folder.
             agent: The agent's description, for the journal.
-            policy: How its policy is built, for the journal; None if nobody can say.
+            policy: How its policy is built, for the journal; None if that is unknown.
             checkpoints: What to keep.
             may_exist: Whether an existing run of this name may be resumed.
             tracking: False: in a temporary folder that is removed when closed.
@@ -138,39 +138,22 @@ class RunSession:
             RunBusy: If another process is training it.
             RootNotWritable: If nothing can be kept there.
         """
-        if not tracking:
-            home = Root(tempfile.mkdtemp(prefix="rltrack-"))
-            return cls._begin(
-                home.create("untracked", ""), identities, config, agent, policy, checkpoints, temporary=True
-            )
-        home = Root(root)
-        remote = None if checkpoints.store is None else open_remote(checkpoints.store, name)
-        if remote is not None:
-            remote.check_writable()
-        exists = name is not None and (home.exists(name) or (remote is not None and bool(remote.claims())))
-        if exists and not may_exist:
-            raise NameTaken(
-                f"A run '{name}' exists under {home.path}{f' or in {remote.url}' if remote else ''}. Choose another name, or "
-                "pass resume=True to resume it."
-            )
-        return cls._begin(
-            home.create(name, base_name), identities, config, agent, policy, checkpoints, remote=remote, temporary=False
-        )
-
-    @classmethod
-    def _begin(
-        cls,
-        directory: RunDirectory,
-        identities: Sequence[Mapping[str, Any]],
-        config: Mapping[str, Any],
-        agent: Mapping[str, Any],
-        policy: Mapping[str, Any] | None,
-        checkpoints: CheckpointsSection,
-        *,
-        remote: RemoteRun | None = None,
-        temporary: bool,
-    ) -> RunSession:
-        session = cls(directory, identities, checkpoints, remote=remote, temporary=temporary)
+        remote = None
+        if tracking:
+            home = Root(root)
+            remote = None if checkpoints.store is None else open_remote(checkpoints.store, name)
+            if remote is not None:
+                remote.check_writable()
+            exists = name is not None and (home.exists(name) or (remote is not None and bool(remote.claims())))
+            if exists and not may_exist:
+                raise NameTaken(
+                    f"A run '{name}' exists under {home.path}{f' or in {remote.url}' if remote else ''}. Choose another name, "
+                    "or pass resume=True to resume it."
+                )
+            directory = home.create(name, base_name)
+        else:
+            directory = Root(tempfile.mkdtemp(prefix="rltrack-")).create("untracked", "")
+        session = cls(directory, identities, checkpoints, remote=remote, temporary=not tracking)
         written = redacted({**_from_anywhere(config), "name": directory.name})
         if not session.is_finished or not directory.configuration().is_buildable:
             directory.write_config(written)

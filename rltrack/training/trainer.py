@@ -166,27 +166,27 @@ class Trainer:
         environment = self.config.environment
         if not environment.wrappers or environment.wrappers_inside_monitor is not None:
             return self.config
-        name, store, inside = self.config.name, self.config.checkpoints.store, True
-        if name is not None:
-            if store is not None:
-                with contextlib.suppress(RunNotFound):
-                    fetch(root, name, store)
-            known = root.directory(name).configuration_record()
-            if known is not None:
-                inside = bool((known["identity"].get("environment") or {}).get("wrappers_inside_monitor"))
+        run, inside = self._earlier_run(root), True
+        if run is not None and (known := run.configuration_record()) is not None:
+            inside = bool((known["identity"].get("environment") or {}).get("wrappers_inside_monitor"))
         ordered = environment.model_copy(update={"wrappers_inside_monitor": inside})
         return self.config.model_copy(update={"environment": ordered})
+
+    def _earlier_run(self, root: Root) -> RunDirectory | None:
+        """Return the folder of the run under this name, fetched from its store if it is there; None without a name."""
+        name, store = self.config.name, self.config.checkpoints.store
+        if name is not None and store is not None:
+            with contextlib.suppress(RunNotFound):
+                fetch(root, name, store)
+        return None if name is None else root.directory(name)
 
     def _vectorization(self, root: Root) -> tuple[str, str] | None:
         """Where the environments live, if it is chosen by measurement: as at the run's first start."""
         if self.config.environment.vectorization != "auto":
             return None
-        name, store = self.config.name, self.config.checkpoints.store
-        if name is not None:
-            if store is not None:
-                with contextlib.suppress(RunNotFound):
-                    fetch(root, name, store)
-            attempts = root.directory(name).attempts()
+        run = self._earlier_run(root)
+        if run is not None:
+            attempts = run.attempts()
             known = ((attempts[0].get("choices") if attempts else None) or {}).get("vectorization")
             if known is not None:
                 return known["chosen"], known["reason"]

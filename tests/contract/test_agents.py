@@ -8,7 +8,9 @@ from rltrack.testing import AgentContract
 from tests.resume.test_same_as_learn import CASES, build
 from tests.support.agents import own_agent_of_the_docs
 
-FAST = ("ppo", "a2c", "dqn-3-envs")
+FAST = ("ppo", "dqn-3-envs")
+SLOW = ("sac", "recurrent-ppo", "ars")
+"""In every run, one of each kind: on-policy, off-policy, actor and critic, recurrent, evolutionary. The others are nightly."""
 WARNINGS = {
     "maskable-ppo": ["no evaluation environment"],  # made without an id, so that no second one can be built
     "ars": ["the observer gets no StepInfo"],  # SB3 steps inside evaluate_policy
@@ -16,12 +18,16 @@ WARNINGS = {
 }
 
 
+def _marks(case):
+    if case in FAST:
+        return ()
+    return pytest.mark.slow if case in SLOW else pytest.mark.nightly
+
+
 class TestSB3(AgentContract):
     seed = None
 
-    @pytest.fixture(
-        autouse=True, params=[case if case in FAST else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
-    )
+    @pytest.fixture(autouse=True, params=[pytest.param(case, marks=_marks(case)) for case in CASES])
     def case(self, request):
         self.name = request.param
         self.total_timesteps = CASES[self.name][3]

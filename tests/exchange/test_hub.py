@@ -14,13 +14,13 @@ from rltrack.cli import run_command
 from rltrack.errors import ConfigurationError, RltrackError
 from rltrack.registry.hub import download, push
 from rltrack.runs import Root
-from tests.exchange.test_sb3_files import actions_of, inputs_of, trained
+from tests.exchange.test_sb3_files import actions_of, inputs_of
 from tests.support.hub import hub_server
 
 
 @pytest.mark.slow
-def test_to_the_hub_and_back(own_root, monkeypatch, capsys):
-    trained(own_root, "PPO", "first")
+def test_to_the_hub_and_back(trained, own_root, monkeypatch, capsys):
+    trained("PPO")
     with hub_server(monkeypatch) as hub:
         command = ["--root", str(own_root), "push", "first@last", "--hub", "team/ppo-Pendulum-v1", "--episodes", "3"]
         assert run_command([*command, "--no-video"]) == 0, capsys.readouterr().err

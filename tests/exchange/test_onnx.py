@@ -8,33 +8,37 @@ import pytest
 pytest.importorskip("stable_baselines3")
 
 from rltrack.cli import run_command
-from tests.exchange.test_sb3_files import CASES, actions_of, inputs_of, trained
+from tests.exchange.test_sb3_files import CASES, actions_of, inputs_of
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("algorithm", ["PPO", "SAC", "DQN"])
-def test_onnx_acts_as_the_model(own_root, tmp_path, algorithm):
+@pytest.mark.parametrize(
+    "algorithm", ["PPO", pytest.param("SAC", marks=pytest.mark.nightly), pytest.param("DQN", marks=pytest.mark.nightly)]
+)
+def test_onnx_acts_as_the_model(trained, own_root, tmp_path, algorithm):
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package)
     runtime = pytest.importorskip("onnxruntime")
     import rltrack
 
-    trained(own_root, algorithm, "run")
+    trained(algorithm)
     path = tmp_path / "policy.onnx"
-    assert run_command(["--root", str(own_root), "export", "run@last", "--format", "onnx", "--output", str(path)]) == 0
+    assert (
+        run_command(["--root", str(own_root), "export", "first@last", "--format", "onnx", "--output", str(path)]) == 0
+    )
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     given = inputs_of(CASES[algorithm][2]["id"], masked=False)
-    expected = actions_of(rltrack.load_agent("run", "last", root=own_root), given)
+    expected = actions_of(rltrack.load_agent("first", "last", root=own_root), given)
     observations = given["observations"].astype(np.float32)
     for batch in (1, 7, 30):
         found = session.run(None, {"observation": observations[:batch]})[0]
         assert np.allclose(found.reshape(batch, -1), expected[:batch].reshape(batch, -1), atol=1e-4)
 
 
-def test_what_is_missing_or_impossible_is_told(own_root, capsys, monkeypatch):
-    trained(own_root, "RecurrentPPO", "run")
-    command = ["--root", str(own_root), "export", "run@last", "--format", "onnx"]
+def test_what_is_missing_or_impossible_is_told(trained, own_root, capsys, monkeypatch):
+    trained("RecurrentPPO")
+    command = ["--root", str(own_root), "export", "first@last", "--format", "onnx"]
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None if name == "onnx" else object())
     assert run_command(command) == 2
     assert "pip install 'rltrack[onnx]'" in capsys.readouterr().err

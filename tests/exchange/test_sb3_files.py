@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -23,6 +24,7 @@ from rltrack.runs import Root
 from rltrack.training.importing import import_agent
 from rltrack.training.trainer import Trainer
 from rltrack.zoo_logs import find_agent_files
+from tests.exchange.plain import plain_actions
 
 ON = {"n_steps": 64, "batch_size": 32, "n_epochs": 1, "learning_rate": {"linear": 0.001}}
 OFF = {"learning_starts": 20, "batch_size": 16, "buffer_size": 200}
@@ -42,31 +44,9 @@ CASES = {
     "TRPO": ("MlpPolicy", {"n_steps": 64, "batch_size": 32}, {"id": "CartPole-v1"}),
     "CrossQ": ("MlpPolicy", OFF, {"id": "Pendulum-v1"}),
 }
-PLAIN = """
-import sys
-import numpy as np
-import sb3_contrib
-import stable_baselines3
-from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecNormalize
-
-algorithm, folder, env_id, normalized = sys.argv[1:]
-given = np.load(f"{folder}/given.npz")
-model = getattr(stable_baselines3, algorithm, None) or getattr(sb3_contrib, algorithm)
-model = model.load(f"{folder}/model.zip")
-normalize = VecNormalize.load(f"{folder}/vecnormalize.pkl", make_vec_env(env_id)) if normalized == "True" else None
-state, actions = None, []
-for index, observation in enumerate(given["observations"]):
-    more = {"action_masks": given["masks"][index]} if "masks" in given else {}
-    seen = observation[None] if normalize is None else normalize.normalize_obs(observation[None])
-    action, state = model.predict(seen, state=state, episode_start=np.array([index == 0]), deterministic=True, **more)
-    actions.append(action)
-np.save(f"{folder}/actions.npy", np.array(actions))
-assert not any(name.split(".")[0] == "rltrack" for name in sys.modules)
-"""
 
 
-def trained(root, algorithm, name, **more):
+def train(root, algorithm, name, **more):
     policy, hyperparameters, environment = CASES[algorithm]
     trainer = Trainer(
         {"name": name, "seed": 3, "agent": {"algorithm": algorithm, "policy": policy, "hyperparameters": hyperparameters},
@@ -109,52 +89,64 @@ def actions_of(model, given):
     return np.array(actions)
 
 
-def as_plain_sb3(algorithm, folder, env_id, given):
-    """The actions of the files in a process where importing rltrack fails."""
-    (folder / "rltrack").mkdir(exist_ok=True)
+def as_plain_sb3(cases, folder):
+    """The actions of the files of each algorithm, in one process where importing rltrack fails."""
+    (folder / "rltrack").mkdir()
     (folder / "rltrack" / "__init__.py").write_text("raise ImportError('plain SB3 has no rltrack')\n")
-    np.savez(folder / "given.npz", **given)
+    words = [
+        f"{algorithm}::{folder / algorithm}::{CASES[algorithm][2]['id'].rpartition(':')[2]}::"
+        f"{(folder / algorithm / NORMALIZATION).exists()}"
+        for algorithm in cases
+    ]
     done = subprocess.run(
-        [sys.executable, "-c", PLAIN, algorithm, str(folder), env_id, str((folder / NORMALIZATION).exists())],
+        [sys.executable, str(Path(__file__).with_name("plain.py")), *words],
         cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    return np.load(folder / "actions.npy")
+    return {algorithm: np.load(folder / algorithm / "actions.npy") for algorithm in cases}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "algorithm", [*list(CASES)[:3], *(pytest.param(name, marks=pytest.mark.nightly) for name in list(CASES)[3:])]
+    "algorithms", [list(CASES)[:3], pytest.param(list(CASES)[3:], marks=pytest.mark.nightly)], ids=["three", "others"]
 )
-def test_to_plain_sb3_and_back(own_root, tmp_path, algorithm):
+def test_to_plain_sb3_and_back(tmp_path, algorithms):
     pytest.importorskip("sb3_contrib")
-    environment = CASES[algorithm][2]
-    trained(own_root, algorithm, "first")
-    given = inputs_of(environment["id"], algorithm == "MaskablePPO")
-    expected = actions_of(rltrack.load_agent("first", "last", root=own_root), given)
-    with exportable(Root(own_root), "first@last") as found:
-        files = write_sb3(found.model, tmp_path / "out" / "model.zip")
-    assert [file.name for file in files] == ["model.zip", *([NORMALIZATION] if environment.get("normalize") else [])]
-    env_id = environment["id"].rpartition(":")[2]
-    assert np.array_equal(as_plain_sb3(algorithm, tmp_path / "out", env_id, given), expected)
-    again = import_agent(
-        find_agent_files(tmp_path / "out" / "model.zip", algorithm, environment["id"], None), root=own_root, name="again",
-        trust=True, tell=pytest.fail,
-    )  # fmt: skip
-    assert np.array_equal(actions_of(rltrack.load_agent("again", "last", root=own_root), given), expected)
-    was, now = (Root(own_root).find(name).configuration().to_training() for name in ("first", "again"))
-    assert now.agent.hyperparameters.keys() - {"use_rms_prop"} >= was.agent.hyperparameters.keys()
-    assert bool(now.environment.normalize) == bool(was.environment.normalize)
-    assert now.environment.n_envs == was.environment.n_envs
-    assert again.store().find("last").env_steps == Root(own_root).find("first").store().find("last").env_steps
+    expected = {}
+    for algorithm in algorithms:
+        root, environment = tmp_path / f"{algorithm}-root", CASES[algorithm][2]
+        train(root, algorithm, "first")
+        given = inputs_of(environment["id"], algorithm == "MaskablePPO")
+        expected[algorithm] = actions_of(rltrack.load_agent("first", "last", root=root), given)
+        with exportable(Root(root), "first@last") as found:
+            files = write_sb3(found.model, tmp_path / algorithm / "model.zip")
+        normalized = environment.get("normalize")
+        assert [file.name for file in files] == ["model.zip", *([NORMALIZATION] if normalized else [])]
+        np.savez(tmp_path / algorithm / "given.npz", **given)
+    found = as_plain_sb3(algorithms, tmp_path)
+    differ = [algorithm for algorithm in algorithms if not np.array_equal(found[algorithm], expected[algorithm])]
+    assert differ == []
+    for algorithm in algorithms:
+        root, file = tmp_path / f"{algorithm}-root", tmp_path / algorithm / "model.zip"
+        files = find_agent_files(file, algorithm, CASES[algorithm][2]["id"], None)
+        again = import_agent(files, root=root, name="again", trust=True, tell=pytest.fail)
+        given = dict(np.load(tmp_path / algorithm / "given.npz"))
+        assert np.array_equal(actions_of(rltrack.load_agent("again", "last", root=root), given), expected[algorithm])
+        was, now = (Root(root).find(name).configuration().to_training() for name in ("first", "again"))
+        assert now.agent.hyperparameters.keys() - {"use_rms_prop"} >= was.agent.hyperparameters.keys()
+        assert bool(now.environment.normalize) == bool(was.environment.normalize)
+        assert now.environment.n_envs == was.environment.n_envs
+        assert again.store().find("last").env_steps == Root(root).find("first").store().find("last").env_steps
 
 
 @pytest.mark.slow
-def test_an_imported_run_is_promoted_exported_from_the_registry_and_trained_from(own_root, tmp_path, capsys):
-    trained(own_root, "PPO", "first")
+def test_an_imported_run_is_promoted_exported_from_the_registry_and_trained_from(trained, own_root, tmp_path, capsys):
+    trained("PPO")
     file = tmp_path / "a" / "model.zip"
     assert run_command(["--root", str(own_root), "export", "first@last", "--format", "sb3", "--output", str(file)]) == 0
-    assert 'VecNormalize.load("vecnormalize.pkl", env)' in capsys.readouterr().err
+    code = capsys.readouterr().err
+    assert f'VecNormalize.load("{file.parent}/vecnormalize.pkl", env)' in code
+    assert f'PPO.load("{file}", env=env)' in code
     command = ["--root", str(own_root), "import", str(file), "--algo", "ppo", "--env", "Pendulum-v1", "--name", "again"]
     assert run_command(command) == 2
     assert "--trust" in capsys.readouterr().err
@@ -165,15 +157,16 @@ def test_an_imported_run_is_promoted_exported_from_the_registry_and_trained_from
     with exportable(Root(own_root), "pendulum@champion") as found:
         write_sb3(found.model, tmp_path / "b" / "model.zip")
     expected = actions_of(rltrack.load_agent("first", "last", root=own_root), given)
-    assert np.array_equal(as_plain_sb3("PPO", tmp_path / "b", "Pendulum-v1", given), expected)
-    more = trained(own_root, "PPO", "more", start_from="again@last")
+    np.savez(tmp_path / "b" / "given.npz", **given)
+    assert np.array_equal(plain_actions("PPO", tmp_path / "b", "Pendulum-v1", True), expected)
+    more = train(own_root, "PPO", "more", start_from="again@last")
     assert more.store().find("last").env_steps == 128
 
 
 @pytest.mark.slow
-def test_a_log_folder_of_rl_zoo3(own_root, tmp_path):
+def test_a_log_folder_of_rl_zoo3(trained, own_root, tmp_path):
     """As `python -m rl_zoo3.train` leaves it: settings as an ordered mapping with Python's tag, schedules as text."""
-    trained(own_root, "PPO", "first")
+    trained("PPO")
     folder = tmp_path / "logs" / "ppo" / "Pendulum-v1_1"
     with exportable(Root(own_root), "first@last") as found:
         write_sb3(found.model, folder / "Pendulum-v1.zip")

@@ -97,7 +97,7 @@ def test_killed_stopped_failed_and_resumed(own_root, delivery, forked):
     check_delivered(runs["killed"], uri, "FINISHED")
 
 
-def test_a_shipper_that_dies_is_replaced(own_root, delivery):
+def test_a_shipper_that_dies_is_replaced(own_root, delivery, forked):
     from rltrack.files import lock_holder
 
     process = start("watched", 60.0)

@@ -40,7 +40,7 @@ class KillsTheShipper:
 
 
 @pytest.mark.slow
-def test_a_training_delivers_to_it_and_a_kill_doubles_nothing(monkeypatch, delivery):
+def test_a_training_delivers_to_it_and_a_kill_doubles_nothing(monkeypatch, delivery, forked):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(EXAMPLES), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.syspath_prepend(EXAMPLES)
     kills = KillsTheShipper("own-sink")

@@ -1,4 +1,4 @@
-"""The stack: up, a scheduled run, one that is killed and comes back, down; and, nightly, everything that can happen to it."""
+"""The stack: up, a run, down; and, nightly, schedules, kills and everything else that can happen to it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,22 @@ import pytest
 
 from tests.support.retraining import retrained
 from tests.support.servers import free_port, postgres_database
-from tests.support.stack import Stack, short, whole
+from tests.support.stack import Stack, scheduled, short, whole
 from tests.support.teams import two_teams
 
 PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
+def test_it_starts_trains_and_ends(tmp_path):
+    short(Stack(tmp_path))
+
+
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_a_schedule_fires_and_a_killed_run_comes_back_by_itself(tmp_path):
-    short(Stack(tmp_path))
+    """A flow that is killed and goes on is in every run too: test_server.py."""
+    scheduled(Stack(tmp_path))
 
 
 @pytest.mark.nightly
@@ -49,10 +55,10 @@ def test_two_teams_and_a_stranger_on_one_server_with_accounts(tmp_path):
     two_teams(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(shutil.which("sh") is None, reason="there is no shell here")
 def test_mlflow_with_accounts_as_the_compose_file_starts_it(tmp_path):
-    """The same script and settings, natively, on PostgreSQL."""
+    """The same script and settings, natively, on PostgreSQL; what they say is read in every run: test_deploy_files.py."""
     pytest.importorskip("flask_wtf", reason="MLflow's accounts need the extra 'server'")
     psycopg = pytest.importorskip("psycopg")
     port = free_port()

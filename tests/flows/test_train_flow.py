@@ -155,7 +155,10 @@ def test_what_cannot_pass_fails_at_once(client, own_root, environment, error, wo
     assert [task.run_count for task in tasks] == [1] * len(tasks)
 
 
-@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "Preempted"), (signal.SIGINT, "Stopped")])
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [(signal.SIGTERM, "Preempted"), pytest.param(signal.SIGINT, "Stopped", marks=pytest.mark.nightly)],
+)
 def test_a_signal_ends_the_flow_with_a_version_and_it_goes_on(client, own_root, number, name):
     Trainer(config("undisturbed", total_timesteps=6000)).train()
 

@@ -37,8 +37,9 @@ CONFIG = {
 }  # fmt: skip
 
 QUICK = [["show", "one", "--json"], ["show", "one"], ["journal", "one"], ["journal", "one", "--json"], ["runs", "--json"], ["runs"],
-         ["checkpoints", "one", "--json"], ["checkpoints", "one", "--verify", "--json"], ["export", "one", "--output", "OUT/m.csv"],
-         ["export", "one", "--format", "json", "--output", "OUT/m.json"], ["compare", "one", "two", "--json"],
+         ["checkpoints", "one", "--json"], ["checkpoints", "one", "--verify", "--json"],
+         ["export", "one", "--output", "OUT/m.csv", "--force"],
+         ["export", "one", "--format", "json", "--output", "OUT/m.json", "--force"], ["compare", "one", "two", "--json"],
          ["config", "--name", "one", "--algo", "ppo", "--env", "CartPole-v1"],
          ["checkpoints", "one", "--pin", "best", "--json"], ["prune", "--match", "one", "--json"]]  # fmt: skip
 SLOW = [["eval", "one", "--episodes", "2", "--json"], ["eval", "one@last", "--episodes", "2", "--json"],
@@ -237,11 +238,11 @@ def difference(ours, theirs):
 
 
 def test_commands_name_what_is_damaged(template, tmp_path):
-    examine(template, QUICK, 200, seed=1, out=tmp_path)
+    examine(template, QUICK, 50, seed=1, out=tmp_path)
 
 
 def test_commands_that_load_models_name_what_is_damaged(template, tmp_path):
-    examine(template, SLOW, 20, seed=2, out=tmp_path)
+    examine(template, SLOW, 6, seed=2, out=tmp_path)
 
 
 @pytest.mark.nightly

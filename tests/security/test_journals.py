@@ -74,6 +74,8 @@ BAD = {
     "an interval of texts": EVALUATION | {"interval": ["a", "b"]},
     "a mean as a list": EVALUATION | {"mean": [1.5]},
     "no mean": without(EVALUATION, "mean"),
+    "infos with a text": EVALUATION | {"infos": {"is_success": [1.0, "yes"]}},
+    "infos of episodes that are no lists": EPISODES | {"infos": {"is_success": 1.0}},
     "lengths as fractions": EVALUATION | {"lengths": [1.5, 2]},
     "episodes of which one lacks its return": EPISODES | {"returns": [1.0]},
     "steps of episodes as texts": EPISODES | {"steps": ["38", "40"]},

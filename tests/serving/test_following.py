@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 pytest.importorskip("stable_baselines3")
 
+from rltrack.cli import run_command
 from rltrack.errors import ModelBroken, ModelNotFound
 from rltrack.loopback import free_port
 from rltrack.registry.champions import rollback
@@ -23,7 +24,7 @@ from rltrack.runs import Root
 from rltrack.serving.following import Follower
 from rltrack.tracking.destination import Destination
 from tests.support.models import add_skill, run_of_skill
-from tests.support.serving import ask, started
+from tests.support.serving import Client, check_answers, started, under_load
 
 pytestmark = pytest.mark.slow
 GATE = Gate(episodes=30)
@@ -136,19 +137,33 @@ def test_a_server_does_not_start_with_a_broken_version(root):
             out.truncate(os.path.getsize(file) - 1)
 
 
-def test_the_command_follows_and_ends_on_sigterm(root, tmp_path):
+def test_the_command_follows_under_load_and_ends_on_sigterm(root, tmp_path, forked, capsys):
+    """The twin of the long test below: one promotion, two clients that never stop asking."""
+    stop, champions = threading.Event(), [(time.monotonic(), 3)]
     with started(root.path, "tiny", tmp_path / "log") as server:
-        assert ask(server.port, [[0.5]]) == (200, [[pytest.approx(0.8)]], 3)
-        rollback_by_alias(root, 2)
+        threads = [Client(server.port, stop) for _ in range(2)]
+        for thread in threads:
+            thread.start()
         try:
+            assert server.wait_for_version(3, [[0.5]]) == [[pytest.approx(0.8)]]
+            rollback_by_alias(root, 2)
+            champions.append((time.monotonic(), 2))
             assert server.wait_for_version(2, [[0.5]]) == [[pytest.approx(0.5)]]
         finally:
+            stop.set()
             rollback_by_alias(root, 3)
+            for thread in threads:
+                thread.join()
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(20) == 0
+    assert check_answers(threads, [0.3, 0.5, 0.8], champions, late=60.0)
     assert "the server has ended" in (tmp_path / "log").read_text()
-    taken = subprocess.run(
-        [sys.executable, "-m", "rltrack", "--root", str(root.path), "serve", "other"], capture_output=True, text=True
-    )
-    assert taken.returncode == 1
-    assert "No model 'other'" in taken.stderr
+    assert run_command(["--root", str(root.path), "serve", "other"]) == 1
+    assert "No model 'other'" in capsys.readouterr().err
+
+
+@pytest.mark.nightly
+def test_two_minutes_of_load_with_twenty_changes_and_an_outage(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # put back at the end: the test points it to its server
+    seen = under_load(tmp_path, 120.0, 20, 20.0)
+    assert (seen["failed"], seen["changes"]) == (0, 20)

@@ -201,6 +201,17 @@ def say(text: str) -> None:
 
 
 def short(stack: Stack) -> None:
+    """Up, a run of a deployment, down."""
+    stack.up()
+    try:
+        stack.run("first", SHORT)
+        stack.wait_for_end("first")
+        assert stack.states("first") == ["Completed"]
+    finally:
+        stack.down()
+
+
+def scheduled(stack: Stack) -> None:
     """Up, a schedule that fires and skips, a run that is killed and comes back by itself, a sweep, down."""
     stack.train_undisturbed(MIDDLE)
     stack.up()

@@ -15,8 +15,12 @@ SWEEPS = [path for path in FILES if path.stem.endswith("_sweep")]
 CONFIGS = [path for path in FILES if path not in SWEEPS]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def _marks(path):
+    """Images are dear; that the file of such a training is valid is seen in every run."""
+    return pytest.mark.nightly if TrainingConfig.from_file(path).agent.policy == "CnnPolicy" else pytest.mark.slow
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, marks=_marks(path), id=path.stem) for path in CONFIGS])
 def test_config_builds_and_trains_an_iteration(path):
     from rltrack import Trainer
 

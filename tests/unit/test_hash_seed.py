@@ -69,8 +69,9 @@ class _StopAt:
 
 @pytest.mark.parametrize(
     ("seed", "exact"),
-    [pytest.param("random", False, marks=pytest.mark.slow), pytest.param("0", True, marks=pytest.mark.nightly)],
+    [("random", False), ("0", True)],
 )
+@pytest.mark.nightly
 def test_verify_resume_varies_what_is_not_fixed(seed, exact, monkeypatch):
     monkeypatch.setattr("rltrack.hash_seed.hash_seed", lambda: seed)
     found = verify_resume(

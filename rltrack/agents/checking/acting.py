@@ -11,6 +11,7 @@ from rltrack.agents.base import AgentBase
 from rltrack.agents.checking.iteration import Training
 from rltrack.agents.checking.report import CheckAborted, Report, one_line
 from rltrack.agents.environments import default_evaluation, make_gym_env
+from rltrack.agents.gym_types import Space
 from rltrack.agents.protocol import EvaluationEnvironment
 from rltrack.checkpoints.difference import first_difference, same
 from rltrack.cleanup import close_all
@@ -54,7 +55,7 @@ def check_predict(training: Training, env: Any, report: Report) -> None:
             raise CheckAborted
 
 
-def _play(agent: AgentBase, env: EvaluationEnvironment, space: gym.Space[Any] | None, report: Report) -> None:
+def _play(agent: AgentBase, env: EvaluationEnvironment, space: Space | None, report: Report) -> None:
     observation = env.start([[index] for index in range(env.n_envs)])
     state, starts = None, np.ones(env.n_envs, dtype=bool)
     for _ in range(STEPS):
@@ -86,7 +87,7 @@ def _play(agent: AgentBase, env: EvaluationEnvironment, space: gym.Space[Any] | 
         observation, _, starts, _ = report.calling("A step with predict()'s actions", lambda: env.step(actions))  # noqa: B023
 
 
-def _check_actions(actions: np.ndarray, space: gym.Space[Any], n_envs: int, report: Report) -> None:
+def _check_actions(actions: np.ndarray, space: Space, n_envs: int, report: Report) -> None:
     expected = (n_envs, *(space.shape or ()))
     if actions.shape != expected:
         report.error(
@@ -107,7 +108,7 @@ def _check_actions(actions: np.ndarray, space: gym.Space[Any], n_envs: int, repo
             raise CheckAborted
 
 
-def _action_space(env: Any, training: Training) -> gym.Space[Any] | None:
+def _action_space(env: Any, training: Training) -> Space | None:
     for found in (training.env, getattr(training.agent, "env", None)):
         space = getattr(found, "action_space", None)
         if isinstance(space, gym.Space):

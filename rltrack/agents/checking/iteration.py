@@ -14,6 +14,7 @@ from rltrack.agents import as_agent
 from rltrack.agents.base import AgentBase
 from rltrack.agents.checking.report import CheckAborted, Report
 from rltrack.agents.environments import make_gym_env
+from rltrack.agents.gym_types import Env, Wrapper
 from rltrack.agents.protocol import EpisodeInfo, IterationStats, StepInfo
 from rltrack.agents.random_state import capture_random
 from rltrack.cleanup import close_all
@@ -25,10 +26,10 @@ Trace = list[dict[str, object]]
 """What each iteration reported, to compare two trainings."""
 
 
-class CountingEnv(gym.Wrapper[Any, Any, Any, Any]):
+class CountingEnv(Wrapper):
     """Counts the steps that an environment really takes."""
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
+    def __init__(self, env: Env) -> None:
         super().__init__(env)
         self.steps = 0
 
@@ -130,7 +131,7 @@ class Training:
                 f"the observer was called with {observed} env steps in one iteration, and the environment took {real}",
                 "Call observer.on_step(n, step) once after each step of the environments, with n parallel environments",
             )
-            raise CheckAborted  # what else the observer was told follows from it
+            raise CheckAborted  # the observer's other values follow from it
         self._report.findings += [one for one in self.observer.report.findings if one not in self._report.findings]
         if stats.env_steps != observed:
             report.error(

@@ -209,7 +209,6 @@ def _check_partial_restore(agent: AgentBase, state: State, report: Report) -> No
 
 
 def _stored(state: State) -> State:
-    """Return a state as a store would return it."""
     encoded = encode(state)
     stored: State = decode(encoded.skeleton, encoded.tensors, copy.deepcopy(dict(encoded.rings)))
     return stored

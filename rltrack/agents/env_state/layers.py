@@ -13,9 +13,9 @@ import io
 import pickle
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -26,7 +26,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 from rltrack.acceleration.patches import Replacement
 from rltrack.agents.env_state import simulators
 from rltrack.agents.env_state.recorder import Recorder, recorder_of
+from rltrack.agents.gym_types import Env, Space
+from rltrack.checkpoints.encoding import State
 from rltrack.errors import NotCapturable
+
+Layer: TypeAlias = VecEnv | Env
+"""One layer of environments: vectorised ones, a wrapper, or the environment itself."""
 
 _STAYS = (
     EnvSpec, Recorder, Replacement, types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, io.IOBase,
@@ -56,20 +61,20 @@ class CoreMethod:
     """
 
     name: str
-    take: Callable[[Any], Any]
-    put: Callable[[Any, Any], None]
+    take: Callable[[Any], dict[str, object]]
+    put: Callable[[Any, dict[str, Any]], None]
 
 
-def vec_layers(venv: VecEnv) -> Iterator[Any]:
+def vec_layers(venv: VecEnv) -> Iterator[VecEnv]:
     """Yield the layers of vectorised environments, the outermost wrapper first and the environments themselves last."""
-    layer: Any = venv
+    layer = venv
     while isinstance(layer, VecEnvWrapper):
         yield layer
         layer = layer.venv
     yield layer
 
 
-def gym_layers(env: object) -> Iterator[Any]:
+def gym_layers(env: Env) -> Iterator[Env]:
     """Yield the layers of a Gymnasium environment, outermost first."""
     while True:
         yield env
@@ -78,7 +83,7 @@ def gym_layers(env: object) -> Iterator[Any]:
         env = env.env
 
 
-def capture(layers: list[Any], cores: list[Any], method: str) -> dict[str, object]:
+def capture(layers: Sequence[Layer], cores: Sequence[Layer], method: str) -> dict[str, object]:
     """Return the state of `layers`.
 
     Args:
@@ -117,7 +122,7 @@ def capture(layers: list[Any], cores: list[Any], method: str) -> dict[str, objec
     }
 
 
-def restore(layers: list[Any], cores: list[Any], state: dict[str, Any]) -> None:
+def restore(layers: Sequence[Layer], cores: Sequence[Layer], state: State) -> None:
     """Put the state back into layers that were built as the first ones were.
 
     Raises:
@@ -151,7 +156,7 @@ def restore(layers: list[Any], cores: list[Any], state: dict[str, Any]) -> None:
             for name in [name for name in _attributes(layer) if name not in known]:
                 del vars(layer)[name]
         if "t_start" in saved:  # a Monitor's clock continues as if no time had passed
-            layer.t_start += away
+            vars(layer)["t_start"] += away
     for space, stream in zip(spaces, state["spaces"], strict=True):
         if stream is None:
             space._np_random = None  # type: ignore[assignment]
@@ -159,11 +164,11 @@ def restore(layers: list[Any], cores: list[Any], state: dict[str, Any]) -> None:
             space.np_random.bit_generator.state = stream
 
 
-def _among(layer: object, cores: list[Any]) -> bool:
+def _among(layer: Layer, cores: Sequence[Layer]) -> bool:
     return any(layer is core for core in cores)
 
 
-def _attributes(layer: object) -> dict[str, object]:
+def _attributes(layer: Layer) -> dict[str, object]:
     staying = [name for cls, names in _STAYING_NAMES.items() if isinstance(layer, cls) for name in names]
     return {
         name: value
@@ -175,13 +180,13 @@ def _attributes(layer: object) -> dict[str, object]:
 
 
 def _may_read_reset_infos(layer: object) -> bool:
-    """Whether it is somebody's own wrapper around vectorised environments; SB3's read no infos of a reset that is past."""
+    """Whether it is a user's own wrapper around vectorised environments; SB3's read no infos of a reset that is past."""
     return isinstance(layer, VecEnvWrapper) and not type(layer).__module__.startswith(
         ("stable_baselines3", "sb3_contrib")
     )
 
 
-def _reset_infos(layer: object, layers: list[Any], spaces: list[Any]) -> dict[str, object]:
+def _reset_infos(layer: Layer, layers: Sequence[Layer], spaces: list[Space]) -> dict[str, object]:
     """The infos of the last reset, if they can be pickled."""
     infos = vars(layer).get("reset_infos") if isinstance(layer, VecEnv) else None
     if infos is None:
@@ -193,7 +198,7 @@ def _reset_infos(layer: object, layers: list[Any], spaces: list[Any]) -> dict[st
     return {"reset_infos": infos}
 
 
-def _put_attributes(layer: object, attributes: dict[str, object]) -> None:
+def _put_attributes(layer: Layer, attributes: dict[str, object]) -> None:
     vars(layer).update(attributes)
 
 
@@ -212,10 +217,6 @@ def has_own_state(core: Any) -> bool:
     return all(one.default is not one.empty for one in get) and len(needed) == 1
 
 
-def _take_own(core: Any) -> dict[str, object]:
-    return {"state": core.get_state(), "np_random": vars(core).get("_np_random")}
-
-
 def _put_own(core: Any, saved: dict[str, object]) -> None:
     core.set_state(saved["state"])
     core._np_random = saved["np_random"]
@@ -226,7 +227,9 @@ METHODS = {
     for method in (
         CoreMethod("attributes", _attributes, _put_attributes),
         CoreMethod("leave", lambda core: {}, lambda core, saved: None),
-        CoreMethod("own", _take_own, _put_own),
+        CoreMethod(
+            "own", lambda core: {"state": core.get_state(), "np_random": vars(core).get("_np_random")}, _put_own
+        ),
         CoreMethod(
             "replay", lambda core: recorder_of(core).capture(), lambda core, saved: recorder_of(core).replay(saved)
         ),
@@ -235,9 +238,9 @@ METHODS = {
 """How an environment itself may be taken, by name."""
 
 
-def _spaces(layers: list[Any]) -> list[gym.Space[Any]]:
+def _spaces(layers: Sequence[Layer]) -> list[Space]:
     """Every space that a layer holds, nested ones too, each once, in an order that depends on the construction only."""
-    found: dict[int, gym.Space[Any]] = {}
+    found: dict[int, Space] = {}
 
     def add(value: object) -> None:
         if isinstance(value, gym.Space) and id(value) not in found:
@@ -252,12 +255,14 @@ def _spaces(layers: list[Any]) -> list[gym.Space[Any]]:
     return list(found.values())
 
 
-def _stream(space: gym.Space[Any]) -> Any:
+def _stream(space: Space) -> Any:
     generator = space._np_random
     return None if generator is None else generator.bit_generator.state
 
 
-def _live_simulators(layers: list[Any], cores: list[Any], spaces: list[Any], state: dict[str, object]) -> list[Any]:
+def _live_simulators(
+    layers: Sequence[Layer], cores: Sequence[Layer], spaces: list[Space], state: State
+) -> list[object]:
     """The simulators of the layers as they are now, in the order in which a stream meets them.
 
     Raises:
@@ -289,20 +294,20 @@ class _Pickler(pickle.Pickler):
     """
 
     def __init__(
-        self, buffer: io.BytesIO, layers: list[Any], spaces: list[Any], shared: frozenset[int] = frozenset()
+        self, buffer: io.BytesIO, layers: Sequence[Layer], spaces: list[Space], shared: frozenset[int] = frozenset()
     ) -> None:
         super().__init__(buffer, protocol=5)
         self._live = {id(value): ("layer", index) for index, value in enumerate(layers)}
         self._live |= {id(value): ("space", index) for index, value in enumerate(spaces)}
         self._shared = shared
         self._arrays: dict[int, list[np.ndarray]] = {}
-        self.simulators: list[Any] = []
+        self.simulators: list[object] = []
 
     def shared_arrays(self) -> frozenset[int]:
         """Return the ids of the arrays whose memory several of the arrays in the stream have."""
         return frozenset(owner for owner, arrays in self._arrays.items() if len({id(array) for array in arrays}) > 1)
 
-    def reducer_override(self, value: Any) -> Any:
+    def reducer_override(self, value: object) -> Any:
         """Write a view of a shared array as a view."""
         if type(value) is not np.ndarray:
             return NotImplemented
@@ -344,16 +349,18 @@ def _view(
 class _Unpickler(pickle.Unpickler):
     """Resolves references to what is live now."""
 
-    def __init__(self, buffer: io.BytesIO, layers: list[Any], spaces: list[Any], simulators: list[Any]) -> None:
+    def __init__(
+        self, buffer: io.BytesIO, layers: Sequence[Layer], spaces: list[Space], simulators: list[object]
+    ) -> None:
         super().__init__(buffer)
-        self._live = {"layer": layers, "space": spaces, "simulator": simulators}
+        self._live: dict[str, Sequence[object]] = {"layer": layers, "space": spaces, "simulator": simulators}
 
-    def persistent_load(self, reference: Any) -> Any:
+    def persistent_load(self, reference: tuple[str, int]) -> object:
         kind, index = reference
         return self._live[kind][index]
 
 
-def _culprit(layers: list[Any], spaces: list[Any], contents: list[dict[str, object]], error: Exception) -> str:
+def _culprit(layers: Sequence[Layer], spaces: list[Space], contents: list[dict[str, object]], error: Exception) -> str:
     """Name the first attribute that cannot be pickled."""
     for layer, attributes in zip(layers, contents, strict=True):
         for name, value in attributes.items():

@@ -17,6 +17,7 @@ import numpy as np
 
 from rltrack.agents.env_state import layers
 from rltrack.agents.env_state.recorder import digest, record
+from rltrack.agents.gym_types import Env
 from rltrack.agents.random_state import capture_random, restore_random, untouched_random_streams
 from rltrack.cleanup import close_all
 from rltrack.errors import NotCapturable, ResumeMismatch
@@ -40,12 +41,12 @@ class Finding:
     reasons: tuple[str, ...]
 
 
-def candidates(core: Any) -> tuple[str, ...]:
+def candidates(core: object) -> tuple[str, ...]:
     """Return the methods worth trying, best first."""
     return (*(["own"] if layers.has_own_state(core) else []), "attributes", "replay")
 
 
-def probe(build: Callable[[], gym.Env[Any, Any]]) -> Finding:
+def probe(build: Callable[[], Env]) -> Finding:
     """Try the methods on two copies of an environment; random streams of this process stay as they are.
 
     Args:
@@ -55,7 +56,7 @@ def probe(build: Callable[[], gym.Env[Any, Any]]) -> Finding:
         Exception: Whatever building, resetting or stepping raises.
     """
     with untouched_random_streams():
-        copies: list[gym.Env[Any, Any]] = []
+        copies: list[Env] = []
         try:
             copies.append(build())
             copies.append(build())
@@ -76,7 +77,7 @@ def probe(build: Callable[[], gym.Env[Any, Any]]) -> Finding:
             close_all(*copies)
 
 
-def _works(method: str, one: Any, other: Any, actions: Sequence[Any]) -> bool:
+def _works(method: str, one: Env, other: Env, actions: Sequence[object]) -> bool:
     first, second = list(layers.gym_layers(one)), list(layers.gym_layers(other))
     one.reset(seed=1)
     until = time.monotonic() + _HISTORY_SECONDS
@@ -96,14 +97,14 @@ def _works(method: str, one: Any, other: Any, actions: Sequence[Any]) -> bool:
     return _play_on(other, actions) == expected
 
 
-def _play_on(env: Any, actions: Sequence[Any]) -> list[bytes]:
+def _play_on(env: Env, actions: Sequence[object]) -> list[bytes]:
     """Continue the episode, and into the next one."""
     ours = actions[_BEFORE : _BEFORE + _AFTER]
     half = len(ours) // 2
     return [*_play(env, ours[:half]), digest(env.reset()[0]), *_play(env, ours[half:])]
 
 
-def _play(env: Any, actions: Sequence[Any]) -> list[bytes]:
+def _play(env: Env, actions: Sequence[object]) -> list[bytes]:
     seen = []
     for action in actions:
         observation, reward, terminated, truncated, _ = env.step(_allowed(env, action))
@@ -113,7 +114,7 @@ def _play(env: Any, actions: Sequence[Any]) -> list[bytes]:
     return seen
 
 
-def _actions(env: Any, number: int) -> list[Any]:
+def _actions(env: Env, number: int) -> list[object]:
     space = copy.deepcopy(env.action_space)
     space.seed(0)
     return [space.sample() for _ in range(number)]

@@ -11,9 +11,10 @@ import hashlib
 import pickle
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
+from rltrack.agents.gym_types import Env, Reset, Step
+from rltrack.checkpoints.encoding import State
 from rltrack.errors import NotCapturable, ResumeMismatch
 
 _ATTRIBUTE = "_rltrack_recorder"
@@ -26,20 +27,20 @@ class Recorder:
         env: The environment itself, without wrappers.
     """
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
+    def __init__(self, env: Env) -> None:
         self.env = env
         self._reset, self._step = env.reset, env.step
-        self._before: dict[str, Any] | None = None
+        self._before: State | None = None
         self._arguments: dict[str, Any] = {}
-        self._actions: list[Any] = []
+        self._actions: list[object] = []
         self._hash = hashlib.blake2b(digest_size=16)
 
         @functools.wraps(self._reset)
-        def reset(**arguments: object) -> Any:
+        def reset(**arguments: Any) -> Reset:
             return self._on_reset(arguments)
 
         @functools.wraps(self._step)
-        def step(action: object) -> Any:
+        def step(action: object) -> Step:
             return self._on_step(action)
 
         vars(env).update({"reset": reset, "step": step, _ATTRIBUTE: self})
@@ -65,7 +66,7 @@ class Recorder:
             "after": streams_of(self.env)["np_random"],  # spaces may be sampled by the agent too
         }
 
-    def replay(self, saved: dict[str, Any]) -> None:
+    def replay(self, saved: State) -> None:
         """Play the recorded stretch again.
 
         Raises:
@@ -81,7 +82,7 @@ class Recorder:
                 "what was recorded: a reset of this environment depends on more than its random stream."
             )
 
-    def _on_reset(self, arguments: dict[str, Any]) -> Any:
+    def _on_reset(self, arguments: dict[str, Any]) -> Reset:
         before = streams_of(self.env)
         result = self._reset(**arguments)
         self._before, self._arguments, self._actions = before, dict(arguments), []
@@ -89,7 +90,7 @@ class Recorder:
         _update(self._hash, result[0])
         return result
 
-    def _on_step(self, action: object) -> Any:
+    def _on_step(self, action: object) -> Step:
         self._actions.append(np.array(action) if isinstance(action, np.ndarray) else action)
         result = self._step(action)
         for item in result[:4]:
@@ -97,7 +98,7 @@ class Recorder:
         return result
 
 
-def record(env: gym.Env[Any, Any]) -> Recorder:
+def record(env: Env) -> Recorder:
     """Begin to record, unless that was done before."""
     known = vars(env).get(_ATTRIBUTE)
     return known if isinstance(known, Recorder) else Recorder(env)
@@ -122,7 +123,7 @@ def digest(outcome: object) -> bytes:
     return hashed.digest()
 
 
-def _update(hashed: Any, value: object) -> None:
+def _update(hashed: hashlib.blake2b, value: object) -> None:
     if isinstance(value, np.ndarray) and value.dtype == object:
         _update(hashed, value.tolist())
     elif isinstance(value, np.ndarray | np.generic | bool | int | float):
@@ -140,7 +141,7 @@ def _update(hashed: Any, value: object) -> None:
         hashed.update(pickle.dumps(value))
 
 
-def streams_of(env: gym.Env[Any, Any]) -> dict[str, object]:
+def streams_of(env: Env) -> dict[str, object]:
     """Return the random streams of an environment and of its spaces."""
     generator = vars(env).get("_np_random")
     return {
@@ -153,7 +154,7 @@ def streams_of(env: gym.Env[Any, Any]) -> dict[str, object]:
     }
 
 
-def _put_streams(env: gym.Env[Any, Any], saved: dict[str, Any]) -> None:
+def _put_streams(env: Env, saved: State) -> None:
     if saved["np_random"] is None:
         env._np_random = None
     else:

@@ -7,17 +7,18 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
 from rltrack.agents.env_state import layers
 from rltrack.agents.env_state.recorder import record
+from rltrack.agents.gym_types import Env, Reset, Wrapper
 from rltrack.agents.random_state import capture_random, restore_random
+from rltrack.checkpoints.encoding import State
 from rltrack.cleanup import close_all
 from rltrack.errors import NotCapturable, ResumeMismatch
 
 
-class StateAccess(gym.Wrapper[Any, Any, Any, Any]):
+class StateAccess(Wrapper):
     """Put outermost around an environment in a worker process, so that its run resumes exactly.
 
     With SB3: ``make_vec_env(id, n_envs, vec_env_cls=SubprocVecEnv, wrapper_class=StateAccess)``. An environment from a
@@ -28,11 +29,11 @@ class StateAccess(gym.Wrapper[Any, Any, Any, Any]):
         build: Builds another one like it; needed for ``checkpoints.cut_freq`` only.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], build: Callable[[], gym.Env[Any, Any]] | None = None) -> None:
+    def __init__(self, env: Env, build: Callable[[], Env] | None = None) -> None:
         super().__init__(env)
         self._build = build
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         """Reset; in a worker process a seed also seeds the process-wide streams, which environments may draw from."""
         if seed is not None and multiprocessing.parent_process() is not None:
             random.seed(seed)
@@ -40,14 +41,14 @@ class StateAccess(gym.Wrapper[Any, Any, Any, Any]):
         return self.env.reset(seed=seed, options=options)
 
     def close(self) -> None:
-        """Close the environment; an error there is told, and does not end the worker before it has answered."""
+        """Close the environment; an error there is reported, and does not end the worker before it has answered."""
         close_all(self.env)
 
     def rebuild(self, seed: int) -> None:
         """Replace the environment by a new one whose spaces are seeded; reset it before anything else.
 
         Raises:
-            NotCapturable: If nobody said how to build one.
+            NotCapturable: Without a build function.
         """
         if self._build is None:
             raise NotCapturable(
@@ -60,14 +61,14 @@ class StateAccess(gym.Wrapper[Any, Any, Any, Any]):
         """Begin to record what a replay needs."""
         record(self.unwrapped)
 
-    def capture_state(self, method: str) -> dict[str, Any]:
+    def capture_state(self, method: str) -> State:
         """Return the state of the environment and of this process's random streams (`layers.capture`), or an ``error``."""
         try:  # what is raised here ends the worker
             return {"layers": layers.capture(self._layers, [self.unwrapped], method), "random": capture_random()}
         except NotCapturable as error:
             return {"error": str(error)}
 
-    def restore_state(self, state: dict[str, Any]) -> str | None:
+    def restore_state(self, state: State) -> str | None:
         """Put back what `capture_state` returned; return why that did not work, or None."""
         try:
             layers.restore(self._layers, [self.unwrapped], state["layers"])
@@ -77,11 +78,11 @@ class StateAccess(gym.Wrapper[Any, Any, Any, Any]):
         return None
 
     @property
-    def _layers(self) -> list[Any]:
+    def _layers(self) -> list[Env]:
         return list(layers.gym_layers(self))
 
 
-def seed_spaces(env: gym.Env[Any, Any], seed: int) -> gym.Env[Any, Any]:
+def seed_spaces(env: Env, seed: int) -> Env:
     """Seed both spaces of an environment, which some environments draw from; return it."""
     env.action_space.seed(seed)
     env.observation_space.seed(seed)

@@ -15,15 +15,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
 from rltrack.agents.env_state import layers
 from rltrack.agents.env_state.probe import Finding, probe
 from rltrack.agents.env_state.recorder import digest, record, recorder_of
 from rltrack.agents.env_state.state_access import seed_spaces
+from rltrack.agents.gym_types import Env
 from rltrack.agents.restarting import RestartingSubprocVecEnv
+from rltrack.checkpoints.encoding import State
 from rltrack.cleanup import close_all
 from rltrack.errors import ConfigurationError, NotCapturable, ResumeMismatch
 
@@ -46,7 +48,7 @@ class TrainingEnvs:
     def __init__(
         self,
         venv: VecEnv,
-        build: Callable[[], gym.Env[Any, Any]] | None,
+        build: Callable[[], Env] | None,
         *,
         cut: bool = False,
         wants_probe: bool = True,
@@ -57,7 +59,7 @@ class TrainingEnvs:
         self._build = build
         self._wants_probe = wants_probe
         self._method: str | None = None
-        self._last_cut: dict[str, Any] | None = None
+        self._last_cut: State | None = None
         self.tier = "cut" if cut else "inexact"
         self.reason = ""
         self.is_probed = False
@@ -143,7 +145,7 @@ class TrainingEnvs:
 
     # ---- capture and restore ----
 
-    def capture(self) -> dict[str, Any] | None:
+    def capture(self) -> State | None:
         """Return the state; None where it cannot be taken. If it could be so far, the tier becomes ``inexact``."""
         if self.tier == "cut":
             return None if self._last_cut is None else {**self._vec_state(), "cut": self._last_cut}
@@ -155,7 +157,7 @@ class TrainingEnvs:
             self.tier, self.reason = "inexact", str(error)
             return None
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: State) -> None:
         """Put the state back into environments that were built, and reset once, as the first ones were.
 
         Raises:
@@ -172,7 +174,7 @@ class TrainingEnvs:
         cores = [] if "cut" in state else self._cores()
         layers.restore(self._vec_layers if "cut" in state else self._all_layers(), cores, state["layers"])
 
-    def cut(self, seed: Sequence[int]) -> Any:
+    def cut(self, seed: Sequence[int]) -> VecEnvObs:
         """Truncate every episode, rebuild the environments, and reset them.
 
         Args:
@@ -186,8 +188,8 @@ class TrainingEnvs:
         began: list[bytes] = []
         base_reset = self._base.reset
 
-        def reset() -> Any:
-            observations = base_reset()
+        def reset() -> VecEnvObs:
+            observations: VecEnvObs = base_reset()
             began.append(digest(observations))
             return observations
 
@@ -224,15 +226,15 @@ class TrainingEnvs:
         else:
             self.venv.env_method("record_episodes")
 
-    def _cores(self) -> list[Any]:
+    def _cores(self) -> list[layers.Layer]:
         return [env.unwrapped for env in self._base.envs] if isinstance(self._base, DummyVecEnv) else [self._base]
 
-    def _all_layers(self) -> list[Any]:
+    def _all_layers(self) -> Sequence[layers.Layer]:
         if not isinstance(self._base, DummyVecEnv):
             return self._vec_layers
         return [*self._vec_layers, *(layer for env in self._base.envs for layer in layers.gym_layers(env))]
 
-    def _capture(self, method: str) -> dict[str, Any]:
+    def _capture(self, method: str) -> State:
         if isinstance(self._base, SubprocVecEnv):
             workers = self.venv.env_method("capture_state", method)
             problem = next((worker["error"] for worker in workers if "error" in worker), None)
@@ -241,7 +243,7 @@ class TrainingEnvs:
             return {**self._vec_state(), "workers": workers}
         return {"layers": layers.capture(self._all_layers(), self._cores(), method)}
 
-    def _vec_state(self) -> dict[str, Any]:
+    def _vec_state(self) -> State:
         return {"layers": layers.capture(self._vec_layers, [], "attributes")}
 
     def _refuse_impossible_cut(self) -> None:
@@ -265,7 +267,7 @@ class TrainingEnvs:
                 self.venv.env_method("rebuild", seed, indices=[index])
         self._base._seeds = list(seeds)
 
-    def _go_to_cut(self, cut: dict[str, Any]) -> None:
+    def _go_to_cut(self, cut: State) -> None:
         self._rebuild(cut["seeds"])
         if digest(self._base.reset()) != cut["digest"]:
             raise ResumeMismatch(
@@ -284,9 +286,9 @@ class Wrappers:
     def __init__(self, venv: VecEnv) -> None:
         vec_layers = list(layers.vec_layers(venv))
         envs = getattr(vec_layers[-1], "envs", ())
-        self._layers = [*vec_layers, *(layer for env in envs for layer in layers.gym_layers(env))]
+        self._layers: list[layers.Layer] = [*vec_layers, *(layer for env in envs for layer in layers.gym_layers(env))]
         self._cores = [env.unwrapped for env in envs]
-        self._state: dict[str, Any] | None = None
+        self._state: State | None = None
         try:
             self._state = layers.capture(self._layers, self._cores, "leave")
         except NotCapturable:

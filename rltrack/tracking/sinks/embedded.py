@@ -41,7 +41,7 @@ def ensure_database(root: Path) -> str:
     """Make the database if it is missing, and return its address.
 
     Processes that start together would break each other's migration, and a kill in the middle would leave a database that
-    nobody can open: so it is made under a lock, in a temporary file, and moved into place when it is complete. It uses a
+    no program can open: so it is made under a lock, in a temporary file, and moved into place when it is complete. It uses a
     write-ahead log, which halves the time of a write.
 
     Raises:

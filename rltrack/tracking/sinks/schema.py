@@ -61,14 +61,9 @@ def mismatch(uri: str, found: str | None) -> str:
         )
     return (
         f"The MLflow database {uri} has {who}, and MLflow {mlflow.__version__}, installed here, asks for {expected_revision()}. "
-        f"End what uses it, copy it, then: {upgrade_command(uri)}. Nothing is lost: what is missing there is delivered afterwards, "
-        "by `rltrack sync --all`."
+        f"End what uses it, copy it, then: mlflow db upgrade {shlex.quote(uri)}. Nothing is lost: what is missing there is "
+        "delivered afterwards, by `rltrack sync --all`."
     )
-
-
-def upgrade_command(uri: str) -> str:
-    """Return the command that upgrades a database's schema."""
-    return f"mlflow db upgrade {shlex.quote(uri)}"
 
 
 def _is_older(revision: str) -> bool:

@@ -145,8 +145,8 @@ class TensorBoardWriter:
         self._writer.add_event(Event(wall_time=time, step=int(step), summary=content))
 
 
-def _same_folder(told: Any, folder: Path) -> bool:
-    return isinstance(told, str) and Path(told).resolve() == folder.resolve()
+def _same_folder(saved: Any, folder: Path) -> bool:
+    return isinstance(saved, str) and Path(saved).resolve() == folder.resolve()
 
 
 _LARGEST = float(np.finfo(np.float32).max)

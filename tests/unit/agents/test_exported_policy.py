@@ -27,6 +27,9 @@ KINDS = (
 )  # fmt: skip
 
 QUICK = ("ppo-cartpole-norm-4", "ppo-multiobs", "dqn-cartpole")
+SLOW = ("sac-pendulum-norm-3", "ppo-pendulum-gsde", "recurrentppo-cartpole-2", "maskableppo-invalid", "ars-cartpole",
+        "dqn-breakout-cnn-stack4")  # fmt: skip
+"""In every run; the other kinds are nightly."""
 
 
 def exported(config: TrainingConfig, folder):
@@ -42,9 +45,13 @@ def exported(config: TrainingConfig, folder):
     return agent, ExportedPolicy.load(folder)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in KINDS]
-)
+def _marks(name):
+    if name in QUICK:
+        return ()
+    return pytest.mark.slow if name in SLOW else pytest.mark.nightly
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=_marks(name)) for name in KINDS])
 def test_acts_as_the_model(name, tmp_path):
     [case] = [case for case in CASES if case.name == name]
     if case.missing is not None:

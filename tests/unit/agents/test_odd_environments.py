@@ -354,7 +354,7 @@ def test_an_evaluation_shows_how_it_goes(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_warning_is_shown_while_the_log_goes_to_a_file(tmp_path):
+def test_a_warning_is_shown_while_the_log_goes_to_a_file(tmp_path, forked):
     program = (
         "import gymnasium as gym, logging; from stable_baselines3 import PPO; from rltrack import TrainingLoop\n"
         "from tests.support import odd_envs; from rltrack.training import iterating; iterating.ENDLESS_STEPS = 64\n"

@@ -67,10 +67,12 @@ def test_runs_show_eval_export_plot(trained, capsys, tmp_path):
         assert run_command(["eval", selector, "--episodes", "3", "--json", "--root", str(root)]) == 0
         assert len(json.loads(capsys.readouterr().out)["returns"]) == 3
 
-    assert (
-        run_command(["export", "run0", "--format", "json", "--output", str(tmp_path / "e.json"), "--root", str(root)])
-        == 0
-    )
+    export = ["export", "run0", "--format", "json", "--output", str(tmp_path / "e.json"), "--root", str(root)]
+    assert run_command(export) == 0
+    capsys.readouterr()
+    assert run_command(export) == 2
+    assert "e.json exists" in capsys.readouterr().err
+    assert run_command([*export, "--force"]) == 0
     assert json.loads((tmp_path / "e.json").read_text())["metrics"]["eval/mean_reward"]["step"] == [128, 256]
     assert run_command(["plot", "run0", "--output", str(tmp_path / "plots"), "--root", str(root)]) == 0
     assert (tmp_path / "plots" / "learning_curve.png").stat().st_size > 5000

@@ -76,7 +76,7 @@ def test_the_first_cause_is_named(case, own_root):
     assert found.notes == ()
 
 
-def test_a_script_repeats_the_episode_without_rltrack(own_root, capsys):
+def test_a_script_repeats_the_episode_without_rltrack(own_root, capsys, forked):
     run = fails(own_root, "Raises")
     assert run_command(["diagnose", "failed"]) == 1
     said = capsys.readouterr().out

@@ -24,6 +24,7 @@ from stable_baselines3.common.logger import Logger  # noqa: E402
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize  # noqa: E402
 
 import rltrack  # noqa: E402
+from rltrack.tracking.metrics import evaluation_metrics  # noqa: E402
 from rltrack.tracking.report import RunReport  # noqa: E402
 from rltrack.training.trainer import Trainer, config_of, evaluate_run  # noqa: E402
 
@@ -105,6 +106,62 @@ def test_episodes_without_a_monitor_and_with_normalised_rewards():
     assert returns == lengths, "CartPole pays one for each step, before normalisation"
 
 
+class Reaching(gym.Wrapper):
+    """CartPole that tells how each episode went; every second one succeeds."""
+
+    ended = 0
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        if terminated or truncated:
+            self.ended += 1
+            info |= {"is_success": self.ended % 2 == 0, "mean_reward": 7.0}
+        return observation, reward, terminated, truncated, info
+
+
+def reaching(n_envs, **monitor):
+    return make_vec_env(lambda: Reaching(gym.make("CartPole-v1")), n_envs=n_envs, seed=3, monitor_kwargs=monitor)
+
+
+def test_successes_and_infos_of_training_episodes_and_of_the_first_eval_callback():
+    env = reaching(2, info_keywords=("mean_reward",))
+    first, second = (
+        EvalCallback(reaching(1, info_keywords=("mean_reward",)), eval_freq=64, n_eval_episodes=2, verbose=0)
+        for _ in range(2)
+    )
+    ppo(env).learn(256, callback=[rltrack.TrackingCallback("reach"), first, second])
+
+    episodes = records("reach", "episodes")
+    successes = [value for record in episodes for value in record["infos"]["is_success"]]
+    assert len(successes) == sum(len(record["returns"]) for record in episodes) > 5
+    assert set(successes) == {0.0, 1.0}
+    found = {key: value for record in records("reach", "metrics") for key, value in record["values"].items()}
+    assert found["rollout/success_rate"] == pytest.approx(sum(successes) / len(successes))
+    assert found["rollout/mean_reward"] == 7.0
+    evaluations = records("reach", "evaluation")
+    assert [record["step"] for record in evaluations] == [128, 256], "one score at each step"
+    metrics = evaluation_metrics(evaluations[-1])
+    assert metrics["eval/success_rate"] == 0.5
+    assert (metrics["eval/mean_reward"], metrics["eval/info_mean_reward"]) == (evaluations[-1]["mean"], 7.0)
+    assert found["eval_callback_2/success_rate"] == 0.5
+    assert not any(key.startswith("eval/") for key in found)
+    status = Root().find("reach").status()
+    assert status.mean_infos == {"is_success": 0.5, "mean_reward": 7.0}
+
+
+def test_no_key_holds_the_evaluations_of_rltrack_and_of_an_eval_callback():
+    """Keys of its own only where rltrack evaluates too."""
+    for eval_freq, key in ((128, "eval_callback/mean_reward"), (None, "eval/mean_reward")):
+        callback = EvalCallback(reaching(1), eval_freq=64, n_eval_episodes=2, verbose=0)
+        options = {"eval_freq": eval_freq, "eval_env": reaching(1), "eval_episodes": 2} if eval_freq else {}
+        options |= {"total_timesteps": 128, "name": f"both-{eval_freq}", "video": False}
+        rltrack.TrainingLoop(ppo(reaching(2)), callbacks=[callback], **options).run()
+        logged = [record["values"] for record in records(f"both-{eval_freq}", "metrics")]
+        assert [name for values in logged for name in values if name.endswith("/mean_reward")] == [key]
+    (evaluation,) = records("both-128", "evaluation")
+    assert set(evaluation["infos"]["is_success"]) == {0.0, 1.0}
+
+
 def test_off_policy_agents_and_a_logger_alone():
     DQN("MlpPolicy", "CartPole-v1", learning_starts=50, buffer_size=500, **SMALL).learn(
         300, callback=rltrack.TrackingCallback("dqn"), log_interval=1
@@ -155,7 +212,7 @@ def test_a_failure_is_recorded_where_methods_of_the_model_are_replaced(own_root)
 
 
 @pytest.mark.slow
-def test_a_script_that_fails_says_so(own_root):
+def test_a_script_that_fails_says_so(own_root, forked):
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=dict(os.environ), timeout=120
     )
