@@ -272,7 +272,7 @@ def _down(*arguments, **keywords):
 
 
 def test_unknown_names(root):
-    with pytest.raises(ModelNotFound, match="promote a run first"):
+    with pytest.raises(ModelNotFound, match="rltrack promote RUN"):
         rollback(root, "tiny")
     promote(root.find("fair"), "tiny", gate=GATE)
     with pytest.raises(ModelNotFound, match="'tiny'"):
