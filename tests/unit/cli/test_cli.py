@@ -449,3 +449,27 @@ def test_what_stands_in_brackets_is_shown(own_root, capsys):
     loop.run()
     assert run_command(["show", "brackets"]) == 0
     assert "good enough [see the wiki]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("setting", "is_filmed"), [("off", False), pytest.param("on", True, marks=pytest.mark.nightly)]
+)
+@pytest.mark.slow
+def test_a_machine_can_do_without_films(setting, is_filmed, own_root, monkeypatch):
+    pytest.importorskip("moviepy")
+    pytest.importorskip("pygame")
+    from rltrack.tracking.shipper import ship_run
+    from rltrack.training.trainer import Trainer
+
+    monkeypatch.setenv("RLTRACK_VIDEO", setting)
+    config = {
+        "name": "filmed",
+        "agent": {"algorithm": "PPO", "hyperparameters": {"n_steps": 32, "batch_size": 32}, "device": "cpu"},
+        "environment": {"id": "CartPole-v1"},
+        "training": {"total_timesteps": 32, "eval_freq": 32},
+        "evaluation": {"episodes": 2},
+    }
+    Trainer(config, root=own_root).train()
+    run = Root(own_root).find("filmed")
+    assert ship_run(run, patience=0.0) == 0
+    assert (run.exports / "best.mp4").exists() is is_filmed
