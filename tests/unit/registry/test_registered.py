@@ -54,5 +54,5 @@ def test_the_description_is_a_table_that_the_column_of_a_database_holds():
     many = [Event("refused", 1, "x" * 400, 1, "run@v4", "234889db", 1795759554, number + 1) for number in range(200)]
     text = as_markdown(many)
     assert len(text) <= 5000, "PostgreSQL refuses a longer one"
-    assert "| 200 |" in text
+    assert "| 200&ensp; |" in text
     assert "The newest of 200 events" in text
