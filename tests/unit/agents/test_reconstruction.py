@@ -142,3 +142,9 @@ def test_what_cannot_be_found_out_is_named_with_what_gives_it():
     assert given.is_complete, "acting needs no schedule"
     given = found(PPO("MlpPolicy", Hidden(3)), make_env=f"{__name__}:Hidden")
     assert "an environment that was built again" in given.missing[0], "built with another size: it is noticed"
+
+
+def test_why_no_second_model_could_be_built_ends_without_a_full_stop():
+    [missing] = found(PPO("MlpPolicy", "CartPole-v1"), make_env="tests.nowhere:make").missing
+    assert "could not be built" in missing
+    assert not missing.endswith(".")
