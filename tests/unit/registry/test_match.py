@@ -49,9 +49,10 @@ def test_the_champion_of_a_script_is_loaded_and_its_configuration_builds_where_f
     from rltrack.runs import Root
 
     project = Path(__file__).resolve().parents[3] / "examples" / "own_project"
-    forget = lambda: [
-        sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in ("tank", "train")
-    ]
+
+    def forget():
+        return [sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in ("tank", "train")]
+
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
     with monkeypatch.context() as script:
         script.syspath_prepend(str(project))
