@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
+UV := $(BIN)/uv pip install --python $(BIN)/python
 TORCH = $$(grep -oE '^torch==[0-9.]+' requirements.lock)
 CONFIG ?= configs/cartpole_ppo.yaml
 
@@ -26,13 +27,13 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@mkdir -p $(VENV)/first
 	@sed -n '/^torch==/,/[^\\]$$/p' requirements.lock > $(VENV)/first/torch.lock
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/first/uv.lock
-	$(PIP) download --quiet --no-deps --dest $(VENV)/first "$(TORCH)"
-	-@$(PIP) install --quiet --quiet --quiet --no-deps --require-hashes --no-index --find-links $(VENV)/first --requirement $(VENV)/first/torch.lock
 	$(PIP) install --quiet --no-deps --require-hashes --requirement $(VENV)/first/uv.lock
+	$(PIP) download --quiet --no-deps --dest $(VENV)/first "$(TORCH)"
+	-@$(UV) --quiet --no-deps --require-hashes --no-index --find-links $(VENV)/first --requirement $(VENV)/first/torch.lock 2> /dev/null
 	@rm -rf $(VENV)/first
-	$(BIN)/uv pip install --python $(BIN)/python --no-deps --require-hashes --requirement requirements.lock
-	$(PIP) install --quiet "$(TORCH)"
-	PYTHONWARNINGS=ignore $(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	$(UV) --no-deps --require-hashes --requirement requirements.lock
+	$(UV) --quiet "$(TORCH)"
+	$(UV) --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 train: $(VENV)/.installed  ## build the environment if needed, then train PPO on CartPole-v1 (CONFIG=... for another)
@@ -86,8 +87,8 @@ coverage: $(VENV)/.installed  ## run the tests and say which lines and branches 
 build: $(VENV)/.installed  ## build the wheel and the source archive into dist/
 	$(BIN)/uv build --quiet
 
-lock: $(VENV)/.installed  ## lock what pyproject.toml asks for, with hashes (deploy/lock.sh --upgrade for newer versions)
-	deploy/lock.sh
+lock: $(VENV)/.installed  ## lock what pyproject.toml asks for, with hashes (UPGRADE=--upgrade for newer versions)
+	deploy/lock.sh $(UPGRADE)
 
 clean:  ## remove the environment and caches (never mlruns/)
 	rm -rf $(VENV) .compat .mypy_cache .ruff_cache .pytest_cache build dist site htmlcov

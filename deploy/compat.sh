@@ -7,7 +7,7 @@ which=$1
 environment=.compat/$which
 python=$environment/bin/python
 
-lower_bound() { sed -nE "s/^ *\"$1>=([0-9.]+).*/$1==\1/p" pyproject.toml; }
+lower_bound() { sed -nE "s/.*\"$1>=([0-9.]+).*/$1==\1/p" pyproject.toml | head -1; }
 
 case $which in
     lowest) pins="$(lower_bound mlflow) $(lower_bound prefect)" ;;
@@ -21,7 +21,7 @@ if [ ! -e "$environment/.built" ] || [ pyproject.toml -nt "$environment/.built" 
     # torch first, by pip: it takes the build that this machine offers
     "$python" -m pip install --quiet "$(grep -oE '^torch==[0-9.]+' requirements.lock)"
     # shellcheck disable=SC2086
-    .venv/bin/uv pip install --quiet --python "$python" --requirement pyproject.toml --extra sweep \
+    .venv/bin/uv pip install --quiet --python "$python" --requirement pyproject.toml --extra flow --extra sweep \
         pytest pytest-timeout hypothesis $pins
     touch "$environment/.built"
 fi

@@ -16,9 +16,9 @@ lock() {
 extras() { for extra in "$@"; do echo "--extra $extra"; done; }
 
 # shellcheck disable=SC2046
-lock requirements.lock <(echo "rliable==1.2.0") $(extras atari box2d contrib dev docs hub mujoco onnx postgres s3 server sweep video zoo) "$@"
+lock requirements.lock <(echo "rliable==1.2.0") $(extras atari box2d contrib dev docs flow hub mujoco onnx postgres s3 server sweep video zoo) "$@"
 # shellcheck disable=SC2046
-lock deploy/requirements.lock --constraint requirements.lock --no-emit-package torch $(extras contrib postgres s3 server sweep)
+lock deploy/requirements.lock --constraint requirements.lock --no-emit-package torch $(extras contrib flow postgres s3 server sweep)
 
 # the build of torch that pip takes here (a CPU build, say) may be another file than PyPI's: its hash is allowed too
 folder=$(mktemp -d)

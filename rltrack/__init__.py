@@ -7,15 +7,10 @@ nor Prefect.
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-try:
-    __version__ = version("rltrack")
-except PackageNotFoundError:  # used from a source tree that was never installed
-    __version__ = "0+unknown"
-
 if TYPE_CHECKING:
+    __version__: str
     from rltrack.acceleration import accelerate as accelerate
     from rltrack.agents import AgentBase as AgentBase
     from rltrack.agents.checking import check_agent as check_agent
@@ -70,9 +65,20 @@ __all__ = [*sorted(_PUBLIC), "__version__"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _installed_version()
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'rltrack' has no attribute '{name}'")
+
+
+def _installed_version() -> str:
+    from importlib import metadata  # half of the time that `import rltrack` would take
+
+    try:
+        return metadata.version("rltrack")
+    except metadata.PackageNotFoundError:  # used from a source tree that was never installed
+        return "0+unknown"
 
 
 def __dir__() -> list[str]:

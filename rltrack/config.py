@@ -466,7 +466,7 @@ def check_run_name(name: str) -> str:
     if not NAME_PATTERN.fullmatch(name) or ".." in name:
         raise ConfigurationError(
             f"Run name {shown(name)} is not allowed. Use 1 to 100 letters, digits, '.', '_' or '-', beginning with a letter "
-            "or digit, and without '..'; for example cartpole-ppo."
+            "or digit, and without '..', such as cartpole-ppo; `rltrack runs` lists those that exist."
         )
     return name
 

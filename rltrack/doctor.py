@@ -37,10 +37,12 @@ from rltrack.tracking.sinks.embedded import database_path, moved_from
 from rltrack.tracking.sinks.schema import check_schema
 
 _REQUIRED = (
-    "torch", "stable-baselines3", "gymnasium", "numpy", "mlflow", "prefect", "fastapi", "sqlalchemy", "tensorboard",
+    "torch", "stable-baselines3", "gymnasium", "numpy", "mlflow-skinny", "fastapi", "sqlalchemy", "tensorboard",
     "matplotlib", "psutil", "pydantic", "safetensors",
 )  # fmt: skip
 _EXTRAS = {
+    "ui": ("flask_cors", "MLflow's page: rltrack ui"),
+    "flow": ("prefect", "Prefect flows, schedules and the stack: rltrack flow, up, deploy"),
     "contrib": ("sb3_contrib", "TQC, TRPO, RecurrentPPO, MaskablePPO, QRDQN, CrossQ, ARS"),
     "sbx": ("sbx", "SB3's algorithms in JAX"),
     "zoo": ("rl_zoo3", "tuned settings: agent.preset: zoo"),

@@ -13,7 +13,13 @@ from rltrack.errors import RltrackError
 from rltrack.loopback import HOST, free_port
 from rltrack.processes import end_session, spawn
 from rltrack.runs import Root
-from rltrack.tracking.pages import lean_environment, mlflow_command, tensorboard_command, wait_until_up
+from rltrack.tracking.pages import (
+    check_mlflow_page,
+    lean_environment,
+    mlflow_command,
+    tensorboard_command,
+    wait_until_up,
+)
 from rltrack.tracking.sinks.embedded import ensure_database
 
 
@@ -28,15 +34,19 @@ def serve(root: Root, *, port: int = 5000, tensorboard_port: int = 6006, tell: C
 
     Raises:
         ConfigurationError: If a port is taken.
+        MissingExtra: If MLflow's page is not installed.
         RltrackError: If a server does not start.
     """
+    elsewhere = os.environ.get("MLFLOW_TRACKING_URI", "")
+    is_remote = elsewhere.startswith(("http://", "https://"))
+    if not is_remote:
+        check_mlflow_page()
     root.check_writable()
     for run in root.runs():
         run.link_tensorboard()
-    elsewhere = os.environ.get("MLFLOW_TRACKING_URI", "")
     ports = [free_port(tensorboard_port, "--tensorboard-port")]
     commands: dict[str, tuple[list[str], str]] = {}
-    if not elsewhere.startswith(("http://", "https://")):
+    if not is_remote:
         ports.insert(0, free_port(port, "--mlflow-port"))
         commands["MLflow"] = (
             mlflow_command(elsewhere or ensure_database(root.path), root, ports[0]),

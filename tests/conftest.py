@@ -16,6 +16,7 @@ os.environ.update(
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "NO_COLOR": "1",
+        "RLTRACK_VIDEO": "off",  # ten seconds of CPU for each run that is delivered
     }
 )
 os.environ.pop("FORCE_COLOR", None)

@@ -32,7 +32,9 @@ def export(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over files that exist.")] = False,
 ) -> None:
-    """Write a run's history, or its policy for other programs, to a file.
+    """Write a run's history or its policy to a file.
+
+    The policy is for other programs.
 
     \b
     rltrack export cartpole-ppo --format csv
@@ -113,7 +115,9 @@ def import_(
         bool, typer.Option("--trust", help="The files come from somebody you trust: loading them runs code in them.")
     ] = False,
 ) -> None:
-    """Make a run of an agent that plain Stable-Baselines3 or rl_zoo3 trained: to evaluate, promote, serve, train further.
+    """Make a run of an agent that SB3 or rl_zoo3 trained.
+
+    To evaluate, promote, serve or train it further.
 
     \b
     rltrack import cartpole.zip --algo ppo --env CartPole-v1 --name from-zip --trust
@@ -143,7 +147,9 @@ def push(
     video: Annotated[bool, typer.Option(help="Record an episode.")] = True,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
 ) -> None:
-    """Upload a policy to the Hugging Face hub, with a model card: scores, curve, video, how to load it.
+    """Upload a policy to the Hugging Face hub.
+
+    With a model card: scores, curve, video, how to load it.
 
     \b
     rltrack push cartpole-ppo@best --hub my-team/ppo-CartPole-v1

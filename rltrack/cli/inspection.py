@@ -21,7 +21,9 @@ def reproduce(
     jobs: Annotated[int, typer.Option(min=1, help="Segments that are trained at the same time.")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Train a run again between its versions, and compare every weight and number bit by bit. Exit code 1 if one differs.
+    """Train a run again, and compare every bit.
+
+    Between its versions: every weight and number. Exit code 1 if one differs.
 
     Versions that are kept decide how many segments there are: checkpoints.keep_every.
 
@@ -60,7 +62,9 @@ def watch(
         int | None, typer.Option(help="Seed of the episode; default: that of the first evaluation.", show_default=False)
     ] = None,
 ) -> None:
-    """Watch a policy play an episode: in a window if there is a display, as a film, or as text.
+    """Watch a policy play an episode.
+
+    In a window if there is a display, as a film, or as text.
 
     \b
     rltrack watch cartpole-ppo
@@ -102,7 +106,9 @@ def diagnose(
     pdb: Annotated[bool, typer.Option("--pdb", help="Open Python's debugger where the first cause was found.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Repeat a failed run's last iterations under watch, and name the first NaN, infinity or error. Exit code 1 if there is one.
+    """Find the first cause of a failed run.
+
+    Repeats its last iterations under watch, and names the first NaN, infinity or error. Exit code 1 if there is one.
 
     \b
     rltrack diagnose robot-sac

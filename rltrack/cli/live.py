@@ -22,7 +22,9 @@ def _steer(run: str, verb: str, timeout: float) -> None:
 
 @app.command(rich_help_panel=_PANEL)
 def stop(run: RunName, timeout: Timeout = 60.0) -> None:
-    """Stop a training at its next boundary, with a version to resume from: in a terminal, a container or a flow.
+    """Stop a training with a version to resume from.
+
+    It stops at its next boundary: in a terminal, a container or a flow.
 
     \b
     rltrack stop cartpole-ppo
@@ -33,7 +35,10 @@ def stop(run: RunName, timeout: Timeout = 60.0) -> None:
 
 @app.command(rich_help_panel=_PANEL)
 def pause(run: RunName, timeout: Timeout = 60.0) -> None:
-    """Pause a training at its next boundary; it keeps its memory. `rltrack continue` lets it train again."""
+    """Pause a training at its next boundary.
+
+    It keeps its memory. `rltrack continue` lets it train again.
+    """
     _steer(run, "pause", timeout)
 
 
@@ -51,7 +56,10 @@ def checkpoint(run: RunName, timeout: Timeout = 60.0) -> None:
 
 @app.command(rich_help_panel=_PANEL)
 def follow(run: RunName) -> None:
-    """Show a training's progress, evaluations and versions live, until it ends or Ctrl-C. It changes nothing."""
+    """Show a training's progress live.
+
+    Evaluations and versions too, until it ends or Ctrl-C. It changes nothing.
+    """
     from rltrack.console.steering import follow as show
 
     show(the_root().find(run))

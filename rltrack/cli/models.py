@@ -45,7 +45,9 @@ def promote(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a run's policy the champion of a model, if it is better than the champion. Exit code 4 if it is not.
+    """Make a run's policy a model's champion, if it is better.
+
+    Exit code 4 if it is not better than the champion.
 
     \b
     rltrack promote cartpole-ppo --model cartpole --floor 400
@@ -82,7 +84,10 @@ def promote(
 
 @app.command(rich_help_panel=_PANEL)
 def models(as_json: AsJson = False) -> None:
-    """List the registered models: champion, challenger, and what was decided, with reasons."""
+    """List the registered models.
+
+    Champion, challenger, and what was decided, with reasons.
+    """
     from rltrack.registry.model_registry import ModelRegistry
     from rltrack.registry.overview import model_rows
     from rltrack.tracking.shipper import prepare_process
@@ -124,7 +129,10 @@ def prune_models(
     model: ModelName,
     keep: Annotated[int, typer.Option(min=1, help="Newest champions, and newest versions, that stay.")] = 5,
 ) -> None:
-    """Delete old versions of a model; never one that an alias points to."""
+    """Delete old versions of a model.
+
+    Never one that an alias points to.
+    """
     from rltrack.registry.champions import prune_models as prune
     from rltrack.tracking.shipper import prepare_process
 
@@ -150,7 +158,9 @@ def serve(
     max_batch: Annotated[int, typer.Option(min=1, help="Observations in a request.")] = 1024,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for a request.")] = 10.0,
 ) -> None:
-    """Serve a model's champion over HTTP, as MLflow does, until Ctrl-C; a new champion is served within seconds.
+    """Serve a model's champion over HTTP until Ctrl-C.
+
+    As MLflow does. A new champion is served within seconds.
 
     With RLTRACK_SERVE_TOKEN set, requests need it as a bearer token.
 
@@ -187,7 +197,10 @@ def evaluate_champion(
     ] = 0.01,
     as_json: AsJson = False,
 ) -> None:
-    """Play a model's champion, and say whether it got worse since its promotion. Exit code 1 if it did."""
+    """Play a model's champion, and say whether it got worse.
+
+    Since its promotion. Exit code 1 if it did.
+    """
     from rltrack.registry.champions import evaluate_champion as watch
     from rltrack.tracking.shipper import prepare_process
 
@@ -217,7 +230,9 @@ def compare(
     log: Annotated[bool, typer.Option(help="Log them to MLflow, too.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Compare runs: scores with intervals, curves with bands, what differs; as a table, pictures and one HTML page.
+    """Compare runs: scores, curves, what differs.
+
+    Scores with intervals and curves with bands; as a table, pictures and one HTML page.
 
     \b
     rltrack compare cartpole-ppo cartpole-a2c

@@ -34,7 +34,10 @@ def runs(as_json: AsJson = False) -> None:
 
 @app.command(rich_help_panel="Runs")
 def show(run: RunName, as_json: AsJson = False) -> None:
-    """Show one run: state, evaluations, versions, warnings, where its numbers are."""
+    """Show one run: state, evaluations, versions, warnings.
+
+    And where its numbers are.
+    """
     from rltrack.console.runs import print_details, run_details
 
     deliver_left_behind(the_root())
@@ -51,7 +54,9 @@ def journal(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the records as they are, for jq.")] = False,
 ) -> None:
-    """Print what a run recorded: metrics, episodes, evaluations, checkpoints, decisions, signals, errors.
+    """Print what a run recorded.
+
+    Metrics, episodes, evaluations, checkpoints, decisions, signals, errors.
 
     \b
     rltrack journal cartpole-ppo --kind evaluation --kind decision
@@ -77,7 +82,9 @@ def sync(
         ),
     ] = False,
 ) -> None:
-    """Deliver to MLflow and TensorBoard what was not delivered: after an outage, or when everything died at once.
+    """Deliver to MLflow and TensorBoard what is missing there.
+
+    After an outage, or when everything died at once.
 
     \b
     rltrack sync cartpole-ppo
@@ -126,7 +133,9 @@ def prune(
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, only show what would go.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Free what old runs take. Shows what would go; deletes with --yes. Never a run that a registered model comes from.
+    """Free the disk space that old runs take.
+
+    Shows what would go; deletes with --yes. Never a run that a registered model comes from.
 
     \b
     rltrack prune --older-than 30d
@@ -161,7 +170,10 @@ def ui(
     ] = 5000,
     tensorboard_port: Annotated[int, typer.Option(help="Port of TensorBoard; 0 for any free one.")] = 6006,
 ) -> None:
-    """Open MLflow's page on the right database, and TensorBoard; both on this machine only, until Ctrl-C."""
+    """Serve MLflow's page and TensorBoard until Ctrl-C.
+
+    MLflow's page shows this root's database. Both answer on this machine only.
+    """
     from rltrack.ui import serve
 
     root = the_root()
@@ -228,7 +240,10 @@ def evaluate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Play a version's policy in fresh environments, and print the statistics of its returns."""
+    """Play a version's policy, and print its returns.
+
+    In fresh environments, with the statistics of its returns.
+    """
     from rltrack.console.summary import print_evaluation
     from rltrack.evaluation.statistics import bootstrap_interval, optimality_gap
     from rltrack.runs import RunRef
@@ -274,7 +289,7 @@ def plot(
 
 @app.command(rich_help_panel="Runs")
 def relocate() -> None:
-    """Repair the paths in the root's MLflow database after the root was moved or renamed."""
+    """Repair MLflow's paths after the root was moved."""
     from rltrack.tracking.sinks.relocation import relocate as repair
 
     root = the_root()
@@ -288,7 +303,10 @@ def relocate() -> None:
 
 @app.command(rich_help_panel="Runs")
 def doctor() -> None:
-    """Look at versions, GPU, servers and extras, and say what is missing and how to get it."""
+    """Check the installation, and say how to mend it.
+
+    Looks at versions, GPU, servers and extras.
+    """
     from rltrack import doctor as examination
 
     if not examination.print_report(state.root):

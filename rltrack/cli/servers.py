@@ -43,7 +43,9 @@ def up(
         bool, typer.Option("--foreground", help="Stay until SIGTERM or Ctrl-C, as for systemd.")
     ] = False,
 ) -> None:
-    """Start the whole stack on this machine: Prefect, MLflow, TensorBoard, workers, deployments. It stays until `down`.
+    """Start the servers on this machine, until `down`.
+
+    Prefect, MLflow, TensorBoard, workers, deployments.
 
     \b
     rltrack up
@@ -69,7 +71,10 @@ def up(
 
 @app.command(rich_help_panel="Servers")
 def down() -> None:
-    """End the stack: running flows are suspended at a boundary, with a version, and resume after the next `up`."""
+    """End the servers that `up` started.
+
+    Running flows are suspended at a boundary, with a version, and resume after the next `up`.
+    """
     from rltrack.flows import stack
 
     root = the_root()
@@ -79,7 +84,10 @@ def down() -> None:
 
 @app.command(rich_help_panel="Servers")
 def status(as_json: AsJson = False) -> None:
-    """Say which parts of the stack are healthy, and where they answer. Exit code 1 if one is not."""
+    """Say which servers are healthy, and where they answer.
+
+    Exit code 1 if one is not.
+    """
     if not _print_stack(the_root(), as_json):
         raise typer.Exit(EXIT_ERROR)
 
@@ -130,7 +138,9 @@ def deploy(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make deployments, work pool and automations, on PREFECT_API_URL's server or on that of the stack here.
+    """Make deployments, work pool and automations in Prefect.
+
+    On PREFECT_API_URL's server, or on that of the stack here.
 
     What people changed on the server (parameters, schedules, limits) is kept, and the difference is shown. Nothing is touched
     that this root did not deploy.
@@ -165,7 +175,9 @@ def deploy(
 
 @app.command(rich_help_panel="Servers")
 def undeploy(dry_run: DryRun = False, as_json: AsJson = False) -> None:
-    """Remove from the server exactly what this root deployed: automations, deployments, work pool. Flow runs stay.
+    """Remove from Prefect exactly what this root deployed.
+
+    Automations, deployments, work pool. Flow runs stay.
 
     \b
     rltrack undeploy --dry-run
@@ -202,4 +214,6 @@ def _print_stack(root: Root, as_json: bool) -> bool:
 
     rows = stack.status(root)
     print_json(rows) if as_json else print_stack(rows)
+    if not as_json and not any(row["healthy"] for row in rows):
+        typer.echo(f"No server runs for {root.path}. Start them: rltrack up")
     return all(row["healthy"] for row in rows)

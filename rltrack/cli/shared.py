@@ -19,16 +19,26 @@ if TYPE_CHECKING:
 EXIT_ERROR, EXIT_USAGE, EXIT_STOPPED, EXIT_NOT_PROMOTED = 1, 2, 3, 4
 
 app = typer.Typer(
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Train reinforcement-learning agents, keep every number, and resume after anything.\n\n"
-    "Try: rltrack train --algo ppo --env CartPole-v1 --timesteps 20000",
+    help="Train reinforcement-learning agents, keep every number, and resume after anything.",
 )
-benchmark = typer.Typer(
-    no_args_is_help=True, help="Benchmarks, with the commands that made the documentation's tables."
-)
-flow = typer.Typer(no_args_is_help=True, help="The same work as Prefect flows, with retries, schedules and a page.")
+_FIRST_STEPS = """\
+Train reinforcement-learning agents, keep every number, and resume after anything.
+
+Begin with:
+  rltrack train --algo ppo --env CartPole-v1 --timesteps 20000 --name first
+  rltrack runs             list the runs, with how they stand
+  rltrack show first       one run: evaluations, versions, warnings
+  rltrack resume first     go on after Ctrl-C or a crash
+  rltrack compare A B      two runs: scores, curves, what differs
+  rltrack init --algo ppo --env CartPole-v1    a configuration with every key explained
+  rltrack doctor           check the installation
+
+All commands: rltrack --help. One of them: rltrack COMMAND --help."""
+benchmark = typer.Typer(no_args_is_help=True, help="Measure what the documentation's tables show.")
+flow = typer.Typer(no_args_is_help=True, help="Train as a Prefect flow, with retries and a page.")
 app.add_typer(flow, name="flow", rich_help_panel="Servers")
 app.add_typer(benchmark, name="benchmark", rich_help_panel="Benchmarks")
 
@@ -79,6 +89,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
+    context: typer.Context,
     root: Annotated[
         Path | None, typer.Option(help="Folder of all runs; default: $RLTRACK_ROOT or ./mlruns.", show_default=False)
     ] = None,
@@ -87,6 +98,8 @@ def _main(
     ] = False,
 ) -> None:
     state.root = root
+    if context.invoked_subcommand is None:
+        typer.echo(_FIRST_STEPS)
 
 
 def the_root() -> Root:

@@ -61,7 +61,9 @@ def study(
         str | None, typer.Option(help="The study's name; an existing one is resumed.", show_default=False)
     ] = None,
 ) -> None:
-    """Train a configuration with several seeds, and look at them as one. Interrupted at any point, the same command resumes it.
+    """Train with several seeds, and look at them as one.
+
+    Interrupted at any point, the same command resumes it.
 
     \b
     rltrack study configs/cartpole_ppo.yaml --seeds 5 --jobs 2
@@ -110,7 +112,9 @@ def sweep(
     show: Annotated[bool, typer.Option("--show", help="Only print how it stands.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Search for the best configuration. Interrupted at any point, the same command, or --name alone, resumes it.
+    """Search for the best configuration.
+
+    Interrupted at any point, the same command, or --name alone, resumes it.
 
     \b
     rltrack sweep configs/cartpole_sweep.yaml --jobs 2

@@ -35,7 +35,7 @@ DELIVERY_SECONDS = 120.0
 @app.command(rich_help_panel="Training")
 @takes_training()
 def train(asked: TrainingOptions) -> None:
-    """Train an agent, from a configuration or from a few options.
+    """Train an agent from a configuration or a few options.
 
     \b
     rltrack train configs/cartpole_ppo.yaml
@@ -49,7 +49,9 @@ def train(asked: TrainingOptions) -> None:
 @flow.command("train")
 @takes_training()
 def flow_train(asked: TrainingOptions) -> None:
-    """Train an agent as a Prefect flow in this process: the same as `rltrack train`, bit for bit, with retries and a page.
+    """Train an agent as a Prefect flow in this process.
+
+    The same as `rltrack train`, bit for bit, with retries and a page.
 
     The server is PREFECT_API_URL's if it is set, else one of rltrack's own, which ends by itself.
 
@@ -77,7 +79,7 @@ def init(
     timesteps: Annotated[int | None, typer.Option(help="Budget in env steps.", show_default=False)] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
 ) -> None:
-    """Write a first configuration, with every key explained and the defaults to be switched on.
+    """Write a first configuration with every key explained.
 
     \b
     rltrack init --algo ppo --env CartPole-v1
@@ -142,7 +144,9 @@ def verify_resume(
     kills: Annotated[int, typer.Option(min=1, help="How often to kill the second training.")] = 2,
     as_json: AsJson = False,
 ) -> None:
-    """Show that a resume is exact: train whole, train again with kills, and compare bit by bit.
+    """Show that a resume is exact in every bit.
+
+    Trains whole, trains again with kills, and compares.
 
     \b
     rltrack verify-resume configs/cartpole_ppo.yaml
@@ -181,7 +185,9 @@ def show_config(
         ),
     ] = None,
 ) -> None:
-    """Print a configuration as it is resolved, with every default; that of a run; or the schema.
+    """Print a configuration with every default.
+
+    Or that of a run, or the schema.
 
     \b
     rltrack config configs/cartpole_ppo.yaml

@@ -165,7 +165,9 @@ class ModelRegistry:
         names = self.names()
         if name not in names:
             known = (
-                f" Models here: {', '.join(names[:20])}." if names else " There are no models yet; promote a run first."
+                f" Models here: {', '.join(names[:20])}."
+                if names
+                else " There are no models yet. Make a run's policy the first: rltrack promote RUN --model NAME --floor SCORE."
             )
             raise ModelNotFound(f"No model '{name}' in {without_password(self.uri)}.{did_you_mean(name, names)}{known}")
 

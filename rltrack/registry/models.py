@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
 from mlflow.models import Model, ModelSignature
@@ -40,7 +41,7 @@ _CODE = Path(__file__).with_name("served_policy.py")
 _READERS = [str(Path(str(module.__file__))) for module in (exported_policy, policy_data, policy_inputs, policy_spaces)]
 POLICY = "policy"
 """Folder of a policy's files among a model's artifacts."""
-_REQUIREMENTS = ("mlflow", "torch", "stable-baselines3", "gymnasium", "numpy", "safetensors")
+_REQUIREMENTS = ("torch", "stable-baselines3", "gymnasium", "numpy", "safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +186,8 @@ def _spec(space: Any, name: str | None) -> TensorSpec:
 def _requirements(description: Mapping[str, Any]) -> list[str]:
     contrib = ("sb3-contrib",) if "sb3_contrib" in json.dumps(description) else ()
     # a local build's suffix, such as +cpu, is on no index
-    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in (*_REQUIREMENTS, *contrib)]
+    installed = {name: importlib.metadata.version(name).partition("+")[0] for name in (*_REQUIREMENTS, *contrib)}
+    return [f"mlflow=={mlflow.__version__}", *(f"{name}=={version}" for name, version in installed.items())]
 
 
 def store_policy(client: MlflowClient, policy: StoredPolicy, *, run_id: str, role: str) -> LoggedModel:

@@ -100,7 +100,7 @@ def make_application(follower: Follower, limits: Limits, token: str | None = Non
         return Response(b"\n", media_type=_JSON)
 
     async def mlflow_version(request: Request) -> Response:
-        return Response(version("mlflow"), media_type="text/plain")
+        return Response(version("mlflow-skinny"), media_type="text/plain")
 
     async def show_metrics(request: Request) -> Response:
         try:

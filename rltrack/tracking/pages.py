@@ -5,14 +5,27 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 from rltrack.addresses import file_uri
-from rltrack.errors import RltrackError
+from rltrack.errors import MissingExtra, RltrackError
 from rltrack.loopback import HOST, last_words, wait_for
 from rltrack.runs import Root
 
 _START_SECONDS = 120.0
+
+
+def check_mlflow_page() -> None:
+    """Check that MLflow's page is installed, and not only the part of MLflow that records.
+
+    Raises:
+        MissingExtra: If it is not.
+    """
+    if not any(metadata.distributions(name="mlflow")):
+        raise MissingExtra(
+            "MLflow's page is not installed: pip install 'rltrack[ui]'. `rltrack runs`, `show` and `compare` work without it."
+        )
 
 
 def mlflow_command(uri: str, root: Root, port: int) -> list[str]:

@@ -187,7 +187,7 @@ class Shipper:
     def _film(self) -> None:
         """Add a video of the best policy; nothing waits for it, and a run without one is complete."""
         config = self.report.config
-        wanted = config.is_buildable and config.tracking.video
+        wanted = config.is_buildable and config.tracking.video and os.environ.get("RLTRACK_VIDEO") != "off"
         if not wanted or not self.report.status().is_finished or importlib.util.find_spec("moviepy") is None:
             return
         video, gif = self.run.exports / "best.mp4", self.run.exports / "best.gif"

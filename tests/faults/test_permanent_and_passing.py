@@ -267,7 +267,7 @@ HOLD = (
 
 
 @pytest.mark.slow
-def test_a_heartbeat_shows_that_a_process_runs_and_a_stop_that_it_does_not(database, monkeypatch, forked):
+def test_a_heartbeat_shows_that_a_process_runs_and_a_stop_that_it_does_not(database, monkeypatch):
     monkeypatch.setattr(takeover, "STALLED_SECONDS", 3.0)
     run = train()
     assert takeover.silent_seconds(run) is None

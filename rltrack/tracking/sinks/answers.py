@@ -75,7 +75,7 @@ def explain(error: Exception, address: str) -> tuple[str, bool]:
         advice = (
             "Correct its certificate, or name yours in MLFLOW_TRACKING_SERVER_CERT_PATH."
             if is_certificate
-            else ("Look whether it runs, and try again.")
+            else ("Start it, correct MLFLOW_TRACKING_URI, or unset that to use the root's own database.")
         )
         return f"{address} does not answer ({why}). {advice}", is_certificate
     if _is_web_page(text):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from rltrack.cli import run_command
+from rltrack.cli.shared import app
 from rltrack.runs import Root
 from rltrack.tracking.bookmark import read_bookmark
 from rltrack.tracking.delivery import NoDelivery
@@ -153,6 +155,41 @@ def test_missing_extras_name_the_command(own_root, capsys, monkeypatch):
     assert run_command(["train", "--algo", "tqc", "--env", "Pendulum-v1"]) == 2
     assert "pip install 'rltrack[contrib]'" in capsys.readouterr().err
     assert not any((own_root / "runs").glob("*"))
+
+
+def test_without_prefect_and_mlflows_pages_one_line_names_the_extra(own_root, capsys, monkeypatch):
+    """Forgets that they are installed, as where only `rltrack` is."""
+    import importlib.metadata
+    import importlib.util
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "prefect" else real(name, *more)
+    )
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda **asked: iter(()))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "rltrack" and ".flows" in name]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(sys.modules["rltrack"], "flows", raising=False)
+    for command in (["flow", "train", "--algo", "ppo", "--env", "CartPole-v1"], ["up"], ["deploy"]):
+        assert run_command(command) == 2
+        assert capsys.readouterr().err.endswith("pip install 'rltrack[flow]'.\n")
+    assert run_command(["ui", "--mlflow-port", "0", "--tensorboard-port", "0"]) == 2
+    assert "pip install 'rltrack[ui]'" in capsys.readouterr().err
+
+
+def test_alone_it_shows_the_first_steps_and_the_help_has_one_line_for_each_command(capsys):
+    assert run_command([]) == 0
+    steps = capsys.readouterr().out
+    assert "rltrack --help" in steps
+    commands = {command.name or command.callback.__name__: command for command in app.registered_commands}
+    shown = re.findall(r"^  rltrack (\S+)", steps, re.MULTILINE)
+    assert shown
+    assert set(shown) <= commands.keys()
+    for name, command in commands.items():
+        summary = command.callback.__doc__.partition("\n\n")[0]
+        assert "\n" not in summary.strip(), name
+        assert len(summary.strip()) <= 57, f"{name}: a terminal of 80 columns shows it on two lines"
+        assert command.hidden or isinstance(command.rich_help_panel, str), name
 
 
 def test_missing_environment_packages_name_the_extra(own_root, capsys):
@@ -412,3 +449,27 @@ def test_what_stands_in_brackets_is_shown(own_root, capsys):
     loop.run()
     assert run_command(["show", "brackets"]) == 0
     assert "good enough [see the wiki]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("setting", "is_filmed"), [("off", False), pytest.param("on", True, marks=pytest.mark.nightly)]
+)
+@pytest.mark.slow
+def test_a_machine_can_do_without_films(setting, is_filmed, own_root, monkeypatch):
+    pytest.importorskip("moviepy")
+    pytest.importorskip("pygame")
+    from rltrack.tracking.shipper import ship_run
+    from rltrack.training.trainer import Trainer
+
+    monkeypatch.setenv("RLTRACK_VIDEO", setting)
+    config = {
+        "name": "filmed",
+        "agent": {"algorithm": "PPO", "hyperparameters": {"n_steps": 32, "batch_size": 32}, "device": "cpu"},
+        "environment": {"id": "CartPole-v1"},
+        "training": {"total_timesteps": 32, "eval_freq": 32},
+        "evaluation": {"episodes": 2},
+    }
+    Trainer(config, root=own_root).train()
+    run = Root(own_root).find("filmed")
+    assert ship_run(run, patience=0.0) == 0
+    assert (run.exports / "best.mp4").exists() is is_filmed

@@ -93,7 +93,7 @@ def test_waiting_ends_when_everything_is_there_or_nobody_tries(run, spawned):
 
 
 @pytest.mark.slow
-def test_a_folder_that_goes_takes_nothing_with_it(run, tmp_path, forked):
+def test_a_folder_that_goes_takes_nothing_with_it(run, tmp_path):
     """A flow run's working folder is deleted when the flow run is killed; its shipper lives on."""
     folder = tmp_path / "of-a-flow-run"
     folder.mkdir()
