@@ -112,7 +112,7 @@ def test_nothing_to_retrain(client, own_root):
 @pytest.mark.nightly
 def test_the_champion_of_a_script_is_evaluated_and_retrained(client, own_root, tmp_path, monkeypatch):
     project = Path(__file__).resolve().parents[2] / "examples" / "own_project"
-    here = {**os.environ, "RLTRACK_ROOT": str(own_root), "RLTRACK_ALLOWED_MODULES": "tank"}
+    here = {**os.environ, "RLTRACK_ROOT": str(own_root), "RLTRACK_ALLOWED_MODULES": "tank", "RLTRACK_VIDEO": "off"}
     rltrack = [sys.executable, "-m", "rltrack"]
     for command in ([sys.executable, "train.py"], [*rltrack, "promote", "tank", "--model", "tank", "--episodes", "30"]):
         subprocess.run(command, cwd=project, env=here, check=True)
