@@ -18,6 +18,10 @@ from typing import Any
 from rltrack.errors import ConfigurationError, NotAllowed, did_you_mean
 from rltrack.secrets import one_line, shown
 
+PROJECT = "RLTRACK_PROJECT"
+"""Environment variable: the folder of the user's own modules; `rltrack up` passes the one in which it was started to its workers,
+whose flow runs have temporary current folders."""
+
 _NAME = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)")
 
 
@@ -27,10 +31,13 @@ def is_code_name(value: object) -> bool:
 
 
 def make_current_folder_importable() -> None:
-    """Let modules of the current folder be imported, unless another place on the path has the same name."""
+    """Let modules of the current folder and of RLTRACK_PROJECT be imported, unless another place on the path has the name."""
     here = os.getcwd()
     if not {"", here} & set(sys.path):
         sys.path.append(here)
+    project = os.environ.get(PROJECT)
+    if project and project not in sys.path:
+        sys.path.append(project)
 
 
 def import_module(name: str, key: str) -> Any:

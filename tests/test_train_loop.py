@@ -105,7 +105,7 @@ def test_from_model_to_mlflow_and_tensorboard(delivery, own_root):
         320,
     ]
     names = {item.path for item in client.list_artifacts(delivered["run_id"])}
-    assert names >= {"config.yaml", "train.log", "plots"}
+    assert names >= {"config.yaml", "train.log", "plots", "evaluations.csv"}
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -174,7 +174,7 @@ def _check(model: BaseAlgorithm, found: Reconstruction, unknown: set[str]) -> li
     try:
         built, env = build_for_acting(TrainingConfig.from_mapping({**data, "seed": model.seed or 0}))
     except (RltrackError, ImportError) as error:
-        return [f"a second model could not be built from what was found: {error}"]
+        return [f"a second model could not be built from what was found: {str(error).rstrip('.')}"]
     try:
         return list(_differences(model, built.model, unknown))
     finally:

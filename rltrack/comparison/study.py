@@ -203,10 +203,10 @@ class Study:
     @property
     def warning(self) -> str | None:
         """Why the scores are not comparable, or None."""
-        ids = self.differences.get("environment.id") or self.differences.get("agent.environment")
-        if ids is None:
+        ids = dict.fromkeys(_environment_of(group.runs[0]) for group in self.groups)
+        if len(ids) < 2:
             return None
-        return f"These are different environments ({', '.join(map(str, dict.fromkeys(ids)))}): their returns have no common scale."
+        return f"These are different environments ({', '.join(ids)}): their returns have no common scale."
 
     @property
     def note(self) -> str | None:
@@ -378,10 +378,15 @@ def _threshold(facts: Sequence[RunFacts]) -> float | None:
     own = {float(value) for value in wanted if value is not None}
     if len(own) == 1:
         return own.pop()
-    ids = {item.settings.get("environment.id") or item.settings.get("agent.environment") for item in facts}
+    ids = {_environment_of(item) for item in facts}
     if len(ids) != 1 or own:
         return None
     import gymnasium
 
-    found = gymnasium.registry.get(str(ids.pop()))
+    found = gymnasium.registry.get(ids.pop())
     return None if found is None or found.reward_threshold is None else float(found.reward_threshold)
+
+
+def _environment_of(facts: RunFacts) -> str:
+    """The environment's id; of a run with TrackingCallback, as its agent reports it."""
+    return str(facts.settings.get("environment.id") or facts.settings.get("agent.environment"))

@@ -26,6 +26,7 @@ from rltrack.flows.server import ServerFolder, hold_server, is_healthy
 from rltrack.flows.stack import DELIVERY_SECONDS, DRAIN_SECONDS, StackFolder, stop_leftover_processes
 from rltrack.hash_seed import with_hash_seed
 from rltrack.loopback import HOST
+from rltrack.named_code import PROJECT
 from rltrack.processes import end_session, lives, spawn
 from rltrack.runs import Root
 from rltrack.tracking.destination import MLFLOW_PAGE
@@ -163,6 +164,7 @@ class Supervisor:
             MLFLOW_PAGE: mlflow_page,
         }
         environment.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")
+        environment.setdefault(PROJECT, os.getcwd())
         if self.databases.mlflow is not None:
             environment["MLFLOW_TRACKING_URI"] = mlflow_page
         return with_hash_seed(environment)

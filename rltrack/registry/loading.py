@@ -15,6 +15,7 @@ from mlflow.tracking import MlflowClient
 
 from rltrack.agents.exported_policy import ExportedPolicy
 from rltrack.errors import ModelBroken
+from rltrack.named_code import make_current_folder_importable
 from rltrack.registry.digest import DIGEST_TAG, digest_of, remove_compiled_code
 from rltrack.registry.models import CONFIG, POLICY
 
@@ -85,6 +86,7 @@ def _load(folder: Path, what: str) -> LoadedPolicy:
         if not isinstance(config, Mapping):
             raise ValueError(f"{CONFIG} holds no mapping")
         source = f"{metadata.get('rltrack.run')}@{metadata.get('rltrack.version')}"
+        make_current_folder_importable()  # for classes that RLTRACK_ALLOWED_MODULES names
         return LoadedPolicy(ExportedPolicy.load(files), config, source)
     except Exception as error:
         raise _broken(what, "it cannot be loaded", error) from error

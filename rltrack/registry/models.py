@@ -32,7 +32,7 @@ from rltrack.checkpoints import Version
 from rltrack.errors import PolicyNotStorable
 from rltrack.registry.digest import DIGEST_TAG, digest_of
 from rltrack.runs import RunDirectory
-from rltrack.tracking.metrics import evaluation_metrics
+from rltrack.tracking.metrics import INTERVAL_KEYS, evaluation_metrics
 
 POLICY_TAG, ROLE_TAG = "rltrack.policy", "rltrack.role"
 CANDIDATE = "candidate"
@@ -256,5 +256,6 @@ def _link_evaluation(client: MlflowClient, policy: StoredPolicy, run_id: str, mo
     rows = [
         Metric(key, float(value), int(record["time"] * 1000), int(record["step"]), model_id=model_id, run_id=run_id)
         for key, value in evaluation_metrics(record).items()
+        if key not in INTERVAL_KEYS
     ]
     client.log_batch(run_id, metrics=rows)

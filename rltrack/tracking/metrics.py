@@ -29,6 +29,9 @@ EVALUATION_KEYS = frozenset(
 )
 """Metrics of every evaluation, whatever its environment reports."""
 
+INTERVAL_KEYS = ("eval/ci_low", "eval/ci_high")
+"""Bounds of an evaluation's interval. MLflow would draw each as a chart of its own, so it gets them as a file."""
+
 
 class Series(NamedTuple):
     """The history of one metric.
@@ -284,16 +287,13 @@ def _series(column: _Column) -> Series:
 
 def evaluation_metrics(record: Record) -> dict[str, float]:
     """Return the metrics of an evaluation under SB3's keys and a few more."""
-    low, high = record["interval"]
-    lengths = record["lengths"]
     metrics = {
         "eval/mean_reward": record["mean"],
         "eval/std_reward": record["std"],
         "eval/median_reward": record["median"],
         "eval/iqm_reward": record["iqm"],
-        "eval/ci_low": low,
-        "eval/ci_high": high,
-        "eval/mean_ep_length": float(np.mean(lengths)),
+        **dict(zip(INTERVAL_KEYS, record["interval"], strict=True)),
+        "eval/mean_ep_length": float(np.mean(record["lengths"])),
     }
     return metrics | info_metrics("eval", means_of(record.get("infos", {})), metrics)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from rltrack import damage
 from rltrack.errors import RltrackError, RunDamaged
+from rltrack.files import replace_text
 from rltrack.journal import JournalReader, Record, read_from
 from rltrack.plain_data import flatten
 from rltrack.ranking import rank
@@ -19,10 +20,12 @@ from rltrack.runs import RunDirectory, RunStatus, StoredConfiguration
 from rltrack.runs.folder import CERTIFICATE
 from rltrack.secrets import redacted
 from rltrack.tracking.destination import without_password
-from rltrack.tracking.metrics import MetricsTracker
+from rltrack.tracking.metrics import INTERVAL_KEYS, MetricsTracker
 
 _POINTS = 2000
 _SHOWN_EVALUATIONS = 10
+_EVALUATIONS = "evaluations.csv"
+_COLUMNS = ("step", "time", "eval/mean_reward", *INTERVAL_KEYS)
 
 
 class RunReport:
@@ -210,21 +213,21 @@ class RunReport:
         return found
 
     def draw(self) -> list[Path]:
-        """Draw the plots into the run's ``exports/``, if there is anything new to draw; return their files."""
+        """Draw the plots into the run's ``exports/``, if there is anything new; return their files. List the evaluations, too."""
         from rltrack.tracking.plots import draw_run
 
         if self._drawn_at != (self._journal_at, self._resources_at):
             self.plots = draw_run(self.metrics, self.run.exports, self.run.name, self.resources)
+            if self.metrics.evaluations:
+                replace_text(self.run.exports / _EVALUATIONS, _as_csv(self.metrics.evaluations))
             self._drawn_at = (self._journal_at, self._resources_at)
         return self.plots
 
     def files(self) -> list[tuple[Path, str]]:
-        """Return the files that stand for the run, each with its folder: configuration, log, plots."""
-        found = [
-            (path, "")
-            for path in (self.run.config_file, self.run.log_file, (self.run.path / CERTIFICATE))
-            if path.is_file()
-        ]
+        """Return the files that stand for the run, each with its folder: configuration, log, evaluations, plots."""
+        run = self.run
+        single = (run.config_file, run.log_file, run.path / CERTIFICATE, run.exports / _EVALUATIONS)
+        found = [(path, "") for path in single if path.is_file()]
         found += [(path, "plots") for path in sorted(self.plots)]
         return found
 
@@ -236,6 +239,11 @@ def _config_of(run: RunDirectory) -> StoredConfiguration:
     except RunDamaged as error:
         damage.report(str(error))
         return StoredConfiguration.of({})
+
+
+def _as_csv(evaluations: list[Record]) -> str:
+    rows = ([item["step"], item["time"], item["mean"], *item["interval"]] for item in evaluations)
+    return "".join(",".join(map(str, row)) + "\n" for row in [_COLUMNS, *rows])
 
 
 def _spread(items: list[Record], count: int) -> list[Record]:

@@ -11,7 +11,7 @@ from rltrack.backoff import Backoff
 from rltrack.journal import Record, encode_record, read_from
 from rltrack.runs import RunDirectory
 from rltrack.tracking.bookmark import Problem, SinkBookmark
-from rltrack.tracking.metrics import evaluation_metrics
+from rltrack.tracking.metrics import INTERVAL_KEYS, evaluation_metrics
 from rltrack.tracking.report import RunReport
 from rltrack.tracking.sinks.base import NotDelivered, Point, Refused, Sink
 
@@ -172,7 +172,7 @@ def point_of(record: Record) -> Point | None:
     """Return the numbers of a record; None for one that has none to draw."""
     kind: Any = record["kind"]
     if kind == "evaluation":
-        return Point(evaluation_metrics(record), record["step"], record["time"])
+        return Point(evaluation_metrics(record), record["step"], record["time"], {"mlflow": INTERVAL_KEYS})
     if kind in ("metrics", "resources"):
         excluded: Mapping[str, list[str]] = record.get("excluded") or {}
         return Point(record["values"], record["step"], record["time"], excluded)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,3 +107,19 @@ def test_nothing_to_retrain(client, own_root):
     assert failed.is_failed()
     assert "has no champion yet" in failed.message
     assert not Root().exists("none-1")
+
+
+@pytest.mark.nightly
+def test_the_champion_of_a_script_is_evaluated_and_retrained(client, own_root, tmp_path, monkeypatch):
+    project = Path(__file__).resolve().parents[2] / "examples" / "own_project"
+    here = {**os.environ, "RLTRACK_ROOT": str(own_root), "RLTRACK_ALLOWED_MODULES": "tank", "RLTRACK_VIDEO": "off"}
+    rltrack = [sys.executable, "-m", "rltrack"]
+    for command in ([sys.executable, "train.py"], [*rltrack, "promote", "tank", "--model", "tank", "--episodes", "30"]):
+        subprocess.run(command, cwd=project, env=here, check=True)
+    monkeypatch.setenv("RLTRACK_ALLOWED_MODULES", "tank")
+    monkeypatch.setenv("RLTRACK_PROJECT", str(project))  # as `rltrack up` gives it to its workers
+    monkeypatch.chdir(tmp_path)
+    assert evaluate_flow.evaluate_champion("tank", 20, return_state=True).name == "AsItWas"
+    ended = flow.retrain(None, run="tank-2", model="tank", gate=Gate(episodes=30), return_state=True)
+    assert ended.name in ("Promoted", "NotPromoted"), ended.message
+    assert Root().find("tank-2").read_config()["start_from"].startswith("tank@")

@@ -162,3 +162,9 @@ def test_first_weights_do_not_depend_on_the_scripts_torch_threads():
     ours, theirs = built.model.policy.state_dict(), model.policy.state_dict()
     assert all(ours[name].equal(theirs[name]) for name in theirs)
     env.close()
+
+
+def test_why_no_second_model_could_be_built_ends_without_a_full_stop():
+    [missing] = found(PPO("MlpPolicy", "CartPole-v1"), make_env="tests.nowhere:make").missing
+    assert "could not be built" in missing
+    assert not missing.endswith(".")

@@ -18,13 +18,25 @@ from rltrack.runs import Root, RunDirectory
 
 
 def written(
-    root: Root, name: str, *, seed: int, rate: float, scores, step: int = 100, threshold=None, env="CartPole-v1"
+    root: Root,
+    name: str,
+    *,
+    seed: int,
+    rate: float,
+    scores,
+    step: int = 100,
+    threshold=None,
+    env="CartPole-v1",
+    reported=False,
 ) -> RunDirectory:
     """A run's journal as training writes it; its evaluations have these mean returns, 20 episodes each."""
     run = root.create(name, "")
     journal = Journal(run.journal_file)
     identity = {"seed": seed, "agent": {"algorithm": "PPO", "hyperparameters": {"learning_rate": rate}},
                 "environment": {"id": env}, "training": {"convergence_threshold": threshold}}  # fmt: skip
+    if reported:  # as TrackingCallback writes it
+        del identity["environment"]
+        identity["agent"]["environment"] = env
     journal.note("configuration", run_id=name, identity=identity, agent={"algorithm": "PPO"}, policy=None)
     journal.note("attempt", number=1, resumed_from=None, env_steps=0, exact=True, environments={}, host="h", pid=1)
     for index, score in enumerate(scores):
@@ -151,6 +163,13 @@ def test_the_page_needs_nothing_else(root, tmp_path):
     assert page.fetched == []
     assert "learning_rate" in files[0].read_text()
     assert len(json.loads(files[-1].read_text())["groups"]) == 3
+
+
+def test_runs_whose_agent_reports_the_environment_have_the_same_one(root):
+    written(root, "callback", seed=0, rate=0.1, scores=[5, 300], reported=True)
+    written(root, "other", seed=0, rate=0.1, scores=[5, 300], env="Acrobot-v1", reported=True)
+    assert compare_runs([root.find("lone"), root.find("callback")]).warning is None
+    assert "(CartPole-v1, Acrobot-v1)" in compare_runs([root.find("lone"), root.find("other")]).warning
 
 
 def test_returns_without_a_common_scale_are_drawn_apart(root, tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -29,3 +32,55 @@ def test_a_policy_plays_on_the_threads_of_its_configuration(monkeypatch):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+def test_the_champion_of_a_script_is_loaded_and_its_configuration_builds_where_flow_runs_are(
+    tmp_path, monkeypatch, own_root
+):
+    """A worker's flow run has a temporary folder, and has imported nothing of the project when it loads the policy."""
+    from rltrack import TrainingLoop
+    from rltrack.agents.factory import build
+    from rltrack.cleanup import close_all
+    from rltrack.config import TrainingConfig
+    from rltrack.errors import ModelBroken
+    from rltrack.registry.loading import _load
+    from rltrack.registry.models import policy_of, write_model
+    from rltrack.runs import Root
+
+    project = Path(__file__).resolve().parents[3] / "examples" / "own_project"
+
+    def forget():
+        return [sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in ("tank", "train")]
+
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    with monkeypatch.context() as script:
+        script.syspath_prepend(str(project))
+        import train
+
+        model, callbacks = train.build()
+        TrainingLoop(
+            model, callbacks=callbacks[:1], make_env=train.make_tank, total_timesteps=256, name="tank", video=False
+        ).run()
+    write_model(policy_of(Root().find("tank"), "last"), tmp_path / "model")
+    forget()
+    monkeypatch.setenv("RLTRACK_ALLOWED_MODULES", "tank")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelBroken, match="No module named 'tank'"):
+        _load(tmp_path / "model", "the champion")
+    try:
+        for setting in (
+            lambda: monkeypatch.setenv("RLTRACK_PROJECT", str(project)),
+            lambda: monkeypatch.chdir(project),
+        ):
+            monkeypatch.delenv("RLTRACK_PROJECT", raising=False)
+            monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(project)])
+            setting()
+            loaded = _load(tmp_path / "model", "the champion")
+            assert loaded.source.startswith("tank@")
+            forget()
+        agent, env = build(TrainingConfig.from_mapping(loaded.config))
+        close_all(env)
+        assert type(agent.model.policy.features_extractor).__module__ == "tank.extractor"
+    finally:
+        forget()

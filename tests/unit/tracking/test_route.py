@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+
 import pytest
 
 from rltrack.backoff import Backoff
@@ -91,6 +93,27 @@ def test_numbers_arrive_in_order_and_once(run, way):
     assert sink.points[-1].values["eval/mean_reward"] == 2.0
     assert sink.points[-1].values["eval/mean_ep_length"] == 5.0
     assert (sink.opened, bookmark.journal) == (1, size(run))
+
+
+@pytest.mark.usefixtures("plots")
+def test_mlflow_has_the_bounds_of_intervals_in_a_file_and_not_as_charts(run, way):
+    route, sink, _, _ = way
+    report = RunReport(run, {})
+    report.catch_up(size(run), 0)
+    route.deliver(report, size(run), 0)
+    point = sink.points[-1]
+    assert point.values.keys() - point.values_for("mlflow").keys() == {"eval/ci_low", "eval/ci_high"}
+    assert (point.values_for("tensorboard")["eval/ci_low"], point.values["eval/ci_high"]) == (1, 3)
+    report.draw()
+    [listed] = [path for path, _ in report.files() if path.name == "evaluations.csv"]
+    with open(listed) as file:
+        [row] = csv.DictReader(file)
+    assert {key: float(value) for key, value in row.items() if key != "time"} == {
+        "step": 5,
+        "eval/mean_reward": 2,
+        "eval/ci_low": 1,
+        "eval/ci_high": 3,
+    }
 
 
 def test_nothing_beyond_the_safe_end_is_delivered(run, way):
