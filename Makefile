@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
-UV := $(BIN)/uv pip install --python $(BIN)/python
 TORCH = $$(grep -oE '^torch==[0-9.]+' requirements.lock)
 CONFIG ?= configs/cartpole_ppo.yaml
 
@@ -27,13 +26,13 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@mkdir -p $(VENV)/first
 	@sed -n '/^torch==/,/[^\\]$$/p' requirements.lock > $(VENV)/first/torch.lock
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/first/uv.lock
-	$(PIP) install --quiet --no-deps --require-hashes --requirement $(VENV)/first/uv.lock
 	$(PIP) download --quiet --no-deps --dest $(VENV)/first "$(TORCH)"
-	-@$(UV) --quiet --no-deps --require-hashes --no-index --find-links $(VENV)/first --requirement $(VENV)/first/torch.lock 2> /dev/null
+	-@$(PIP) install --quiet --quiet --quiet --no-deps --require-hashes --no-index --find-links $(VENV)/first --requirement $(VENV)/first/torch.lock
+	$(PIP) install --quiet --no-deps --require-hashes --requirement $(VENV)/first/uv.lock
 	@rm -rf $(VENV)/first
-	$(UV) --no-deps --require-hashes --requirement requirements.lock
-	$(UV) --quiet "$(TORCH)"
-	$(UV) --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --require-hashes --requirement requirements.lock
+	$(PIP) install --quiet "$(TORCH)"
+	PYTHONWARNINGS=ignore $(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 train: $(VENV)/.installed  ## build the environment if needed, then train PPO on CartPole-v1 (CONFIG=... for another)
