@@ -14,7 +14,7 @@ since the CPU's part can be accelerated. `rltrack benchmark device` measures the
 
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Run torch on ``count`` threads; several in a small network are slower, by ten times and more on a busy machine."""
+    """Run torch on ``count`` threads; several in a small network are slower, on a busy machine by far."""
     import torch
 
     before = torch.get_num_threads()
