@@ -14,7 +14,8 @@ from rltrack.cli import run_command
 from rltrack.errors import ConfigurationError, RltrackError
 from rltrack.registry.hub import download, push
 from rltrack.runs import Root
-from tests.exchange.test_sb3_files import actions_of, inputs_of
+from tests.exchange.plain import actions_of
+from tests.exchange.test_sb3_files import inputs_of
 from tests.support.hub import hub_server
 
 

@@ -8,7 +8,8 @@ import pytest
 pytest.importorskip("stable_baselines3")
 
 from rltrack.cli import run_command
-from tests.exchange.test_sb3_files import CASES, actions_of, inputs_of
+from tests.exchange.plain import actions_of
+from tests.exchange.test_sb3_files import CASES, inputs_of
 
 pytestmark = pytest.mark.slow
 

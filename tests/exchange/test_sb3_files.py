@@ -24,7 +24,7 @@ from rltrack.runs import Root
 from rltrack.training.importing import import_agent
 from rltrack.training.trainer import Trainer
 from rltrack.zoo_logs import find_agent_files
-from tests.exchange.plain import plain_actions
+from tests.exchange.plain import actions_of, plain_actions
 
 ON = {"n_steps": 64, "batch_size": 32, "n_epochs": 1, "learning_rate": {"linear": 0.001}}
 OFF = {"learning_starts": 20, "batch_size": 16, "buffer_size": 200}
@@ -75,18 +75,6 @@ def inputs_of(env_id, masked):
     masks = np.random.default_rng(0).random((30, 1, env.action_space.n)) < 0.5
     masks[:, :, 3] = True
     return {"observations": np.array(observations), "masks": masks}
-
-
-def actions_of(model, given):
-    normalize = model.get_vec_normalize_env()
-    state, actions = None, []
-    for index, observation in enumerate(given["observations"]):
-        more = {"action_masks": given["masks"][index]} if "masks" in given else {}
-        seen = observation[None] if normalize is None else normalize.normalize_obs(observation[None])
-        start = np.array([index == 0])
-        action, state = model.predict(seen, state=state, episode_start=start, deterministic=True, **more)
-        actions.append(action)
-    return np.array(actions)
 
 
 def as_plain_sb3(cases, folder):
