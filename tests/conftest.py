@@ -16,6 +16,7 @@ os.environ.update(
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "NO_COLOR": "1",
+        "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.2",  # two seconds by default, for which each test of logs waits
         "RLTRACK_VIDEO": "off",  # ten seconds of CPU for each run that is delivered
     }
 )

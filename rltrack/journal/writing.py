@@ -21,7 +21,7 @@ _LOOK_SECONDS = 1.0
 
 
 class Journal:
-    """Appends records to a file; one ``os.write`` each.
+    """Appends records to a file; one ``os.write`` each. A signal's handler may write, also while another record is written.
 
     Opening repairs the tail: a last line that a crash cut short is removed. Writing fails once the file is gone: the run's
     folder was removed or moved away.
@@ -35,6 +35,8 @@ class Journal:
         self.path = Path(path)
         self._clock = clock
         self._listeners: list[Callable[[Record], None]] = []
+        self._is_writing = False
+        self._waiting: list[Record] = []
         try:
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             self._size = _repair(self._descriptor)
@@ -131,6 +133,16 @@ class Journal:
             self._seal = None
 
     def _append(self, record: Record) -> None:
+        self._waiting.append(record)
+        while self._waiting and not self._is_writing:  # else a signal's handler interrupted a record, which comes first
+            self._is_writing = True
+            try:
+                if self._waiting:  # else a handler has just written it
+                    self._append_one(self._waiting.pop(0))
+            finally:
+                self._is_writing = False
+
+    def _append_one(self, record: Record) -> None:
         line = numbered_line(encode_record(record), self._lines + 1)
         if record["time"] - self._looked >= _LOOK_SECONDS or os.fstat(self._descriptor).st_nlink == 0:
             self._looked = record["time"]

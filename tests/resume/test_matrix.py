@@ -27,7 +27,7 @@ EVERY_TIME = (  # one for each kind of environment, buffer and tier; each algori
     ],
 )
 def test_resume_is_as_the_matrix_says(name, request):
-    if name in EVERY_TIME[1:]:  # the first is in a process of its own, as the benchmark does it
+    if name in EVERY_TIME:  # the nightly ones are in processes of their own, as in the benchmark
         request.getfixturevalue("forked")
     row = run_case(name)
     if row.exact is None and row.expected:

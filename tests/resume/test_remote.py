@@ -60,6 +60,12 @@ def store(request, tmp_path, monkeypatch):
     return f"s3://{bucket}/prefix"
 
 
+FILE_EACH_TIME = pytest.mark.parametrize(
+    "store", ["file", pytest.param("s3", marks=pytest.mark.nightly)], indirect=True
+)
+S3_EACH_TIME = pytest.mark.parametrize("store", [pytest.param("file", marks=pytest.mark.nightly), "s3"], indirect=True)
+
+
 def config(store=None, **more):
     return TrainingConfig.from_mapping(
         {
@@ -95,6 +101,7 @@ def everything(root):
 
 
 @pytest.mark.slow
+@S3_EACH_TIME
 def test_another_machine_goes_on(store, tmp_path):
     Trainer(config(), root=tmp_path / "whole").train()
     first = Trainer(config(store), root=tmp_path / "a")
@@ -127,7 +134,8 @@ trainer.train()
 
 
 @pytest.mark.slow
-def test_a_killed_machine_is_replaced_again_and_again(store, tmp_path):
+@FILE_EACH_TIME
+def test_a_killed_machine_is_replaced_again_and_again(store, tmp_path, forked):
     Trainer(config(), root=tmp_path / "whole").train()
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     for number in range(1, 30):

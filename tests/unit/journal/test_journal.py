@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import signal
 
 import pytest
 from hypothesis import given, settings
@@ -21,6 +22,23 @@ def fill(path, n=20):
     for step in range(1, n + 1):
         journal.write("metrics", step * 10, values={"a": step / 3, "b": math.nan if step % 2 else math.inf})
     journal.close()
+
+
+def test_a_signals_handler_writes_in_the_middle_of_another_record(tmp_path):
+    journal = Journal(tmp_path / "j.jsonl")
+    previous = signal.signal(signal.SIGALRM, lambda *_: journal.note("signal", name="SIGALRM"))
+    signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+    try:
+        for step in range(5000):
+            journal.write("metrics", step, values={"x": step})
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+        journal.close()
+    lines = [json.loads(line) for line in (tmp_path / "j.jsonl").read_text().splitlines()]
+    assert [line["line"] for line in lines] == list(range(1, len(lines) + 1))
+    assert [line["seq"] for line in lines if "seq" in line] == list(range(1, 5001))
+    assert len(lines) > 5000
 
 
 def test_one_line_a_record_with_fixed_time_and_numbers(tmp_path):
