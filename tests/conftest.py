@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-import sqlite3
 import sys
 
 import pytest
@@ -24,8 +21,8 @@ os.environ.pop("FORCE_COLOR", None)
 MLFLOW_SETTINGS = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 
 
-LONG = ("test_stack", "test_documentation", "test_tracking_kills", "test_server", "test_outages", "test_endings", "test_promotion",
-        "test_examples")  # fmt: skip
+LONG = ("test_stack", "test_server", "test_serving", "test_matrix", "test_train_flow", "test_deploy", "test_pruning_registries",
+        "test_kills", "test_tracking_kills", "test_outages", "test_remote")  # fmt: skip
 """Modules with the longest tests, the longest first."""
 
 
@@ -77,28 +74,11 @@ def shared_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def empty_database(shared_folder):
-    """Makes a root's MLflow database: MLflow's sixty migrations run for the first one, which is copied for the others."""
-    from rltrack.addresses import file_uri
-    from rltrack.files import take_lock
-    from rltrack.tracking.sinks import embedded
+    """Makes a root's MLflow database, as a copy."""
+    from tests.support.databases import SHARED, copy_for_root
 
-    make, first = embedded._create, shared_folder / "empty-database"
-
-    def copy(root, database):
-        made = first / "mlflow.db"
-        if not made.exists():
-            first.mkdir(exist_ok=True)
-            lock = take_lock(first / "lock", 120.0)
-            if not made.exists():
-                make(first, made)
-            os.close(lock)
-        draft = root / ".mlflow-copy.db"
-        shutil.copyfile(made, draft)
-        with contextlib.closing(sqlite3.connect(draft)) as connection, connection:
-            connection.execute("UPDATE experiments SET artifact_location = ?", (file_uri(root / "artifacts" / "0"),))
-        os.replace(draft, database)
-
-    return copy
+    os.environ[SHARED] = str(shared_folder)
+    return copy_for_root
 
 
 @pytest.fixture(scope="session")

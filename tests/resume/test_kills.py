@@ -33,12 +33,12 @@ def survive(mode, case, folder, *numbers, python=sys.executable):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["dqn"])
-def test_kills_at_some_points(case, tmp_path):
-    survive("at-points", case, tmp_path, 5)
+def test_kills_at_some_points(case, tmp_path, forks):
+    survive("at-points", case, tmp_path, 3, python=forks.python)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["ppo-norm", "sac", "ppo-lunarlander"])  # the others each night
+@pytest.mark.parametrize("case", ["ppo-norm", "ppo-lunarlander"])  # the others each night
 def test_some_random_kills(case, tmp_path, forks):
     survive("at-random", case, tmp_path, 6, 1, python=forks.python)
 

@@ -12,7 +12,6 @@ EVERY_TIME = (  # one for each kind of environment, buffer and tier; each algori
     "ppo-multiobs-sub2-global-random",
     "sac-her-bitflip-info",
     "ppo-halfcheetah-norm-2",
-    "dqn-breakout-cnn-stack4",
     "replay-dqn-lunarlander",
     "cut-sac-bipedal",
     "inexact-ppo-bipedal",

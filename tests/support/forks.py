@@ -130,6 +130,13 @@ def main(folder: Path, users: Path, told: int) -> None:
     """Fork for whoever connects, until it has no users."""
     for name in AHEAD:
         importlib.import_module(name)
+    from mlflow.utils import requirements_utils
+
+    from rltrack.tracking.sinks import embedded
+    from tests.support.databases import copy_for_root
+
+    requirements_utils._init_modules_to_packages_map()  # half a second for each process that stores a model
+    embedded._create = copy_for_root
     assert threading.active_count() == 1, "a thread does not come along into a fork"
     path = [item for item in sys.path[1:] if item not in os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -22,6 +22,7 @@ from rltrack.runs import RunDirectory
 from rltrack.tracking.bookmark import read_bookmark
 from rltrack.tracking.destination import read_destination
 from rltrack.tracking.route import point_of
+from tests.support.databases import SHARED, copy_for_server
 
 
 def free_port() -> int:
@@ -36,6 +37,8 @@ class MlflowServer:
     def __init__(self, folder: Path, backend: str | None = None):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        if backend is None and SHARED in os.environ:
+            copy_for_server(folder / "server.db")
         self.backend = backend or f"sqlite:///{folder / 'server.db'}"
         self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"

@@ -14,6 +14,7 @@ from rltrack.tracking import delivery as deliveries
 from rltrack.tracking.bookmark import Bookmark, is_delivered
 from rltrack.tracking.delivery import Delivery
 from rltrack.tracking.shipper import left_behind
+from rltrack.tracking.sinks.embedded import ensure_database
 from rltrack.training.train_loop import TrainingLoop
 from tests.support.agents import TINY, ScriptedAgent
 
@@ -106,11 +107,12 @@ def test_waiting_ends_when_everything_is_there_or_nobody_tries(run, spawned):
 
 
 @pytest.mark.slow
-def test_a_folder_that_goes_takes_nothing_with_it(run, tmp_path):
+def test_a_folder_that_goes_takes_nothing_with_it(run, tmp_path, own_root):
     """A flow run's working folder is deleted when the flow run is killed; its shipper lives on."""
     folder = tmp_path / "of-a-flow-run"
     folder.mkdir()
     run.write_config({"tracking": {"video": False}})
+    ensure_database(own_root)
     journal = Journal(run.journal_file)
     journal.write("metrics", 1, values={"rollout/ep_rew_mean": 1.0})
     journal.close()
