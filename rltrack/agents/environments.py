@@ -73,9 +73,8 @@ def make_gym_env(env_id: str, kwargs: Mapping[str, object] | None = None) -> Env
             "Write an id that Gymnasium knows, or package:Env-v0 to import the package that registers it."
         ) from None
     except TypeError as error:
-        raise ConfigurationError(
-            f"Environment '{env_id}' does not take {shown(dict(kwargs or {}))}: {_one_line(error)}."
-        ) from None
+        given = shown(dict(kwargs or {}))
+        raise ConfigurationError(f"Environment '{env_id}' does not take {given}: {_one_line(error)}.") from None
     except (ConnectionError, TimeoutError):
         raise  # may work the next time
     except Exception as error:
@@ -194,14 +193,15 @@ def make_vec_env_from(config: EnvironmentConfig, seed: int | None, *, n_envs: in
     from rltrack.agents.restarting import RestartingSubprocVecEnv
 
     in_processes = RestartingSubprocVecEnv if config.restart_crashed else SubprocVecEnv
+    if config.vectorization == "subproc":  # else each worker imports torch and SB3
+        multiprocessing.set_forkserver_preload(["__main__", "rltrack.agents.worker_imports"])
     close_all(make_gym_env(config.id, config.kwargs))  # errors in words, before any worker process starts
     wrap = wrapper_stack(config.wrappers)
     inside, outside = (wrap, None) if config.wrappers_inside_monitor else (None, wrap)
     render_mode = {} if is_rendered_as_pictures(config.id) is False else {"render_mode": "rgb_array"}
 
     def build(**kwargs: object) -> Env:
-        is_worker = multiprocessing.parent_process() is not None
-        if seed is not None and is_worker:  # nothing else seeds its process-wide streams
+        if seed is not None and multiprocessing.parent_process() is not None:  # nothing else seeds its own streams
             random.seed(seed)
             np.random.seed(seed)
         try:

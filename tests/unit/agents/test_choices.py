@@ -17,6 +17,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rltrack.agents.devices import choose_device
+from rltrack.agents.environments import make_vec_env_from
 from rltrack.agents.restarting import RestartingSubprocVecEnv
 from rltrack.agents.vectorization import choose_vectorization
 from rltrack.config import EnvironmentConfig, TrainingConfig
@@ -66,7 +67,8 @@ def config(environment, name="chosen", **more):
     )
 
 
-def test_cheap_environments_stay_in_this_process():
+def test_cheap_environments_stay_in_this_process(monkeypatch):
+    monkeypatch.setattr("rltrack.agents.vectorization.time.perf_counter", time.process_time)  # on a busy machine too
     chosen, why = choose_vectorization(EnvironmentConfig(id="CartPole-v1", n_envs=4))
     assert chosen == "dummy"
     assert "µs" in why or "measured" in why or "core" in why
@@ -94,6 +96,24 @@ def test_slow_environments_get_processes_and_a_resume_keeps_to_it(own_root, monk
     again.loop.delivers = False
     again.train()
     assert again.loop.was_finished
+
+
+class Draws(gym.Wrapper):
+    """Draws from the process-wide stream when it is made, before any seed."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.drawn = np.random.random()
+
+
+@pytest.mark.slow
+def test_worker_processes_fork_from_one_with_their_imports_and_draw_different_numbers():
+    config = EnvironmentConfig(id="CartPole-v1", n_envs=3, vectorization="subproc", wrappers=[f"{__name__}.Draws"])
+    venv = make_vec_env_from(config, None)
+    try:
+        assert len(set(venv.get_attr("drawn"))) == 3
+    finally:
+        venv.close()
 
 
 def test_small_networks_learn_on_the_cpu_and_the_record_says_why(own_root):
