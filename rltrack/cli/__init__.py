@@ -23,6 +23,8 @@ from rltrack.cli.shared import EXIT_ERROR, EXIT_USAGE, app
 from rltrack.errors import ConfigurationError, MissingExtra, NameTaken, RltrackError
 from rltrack.text import printable
 
+_INTERRUPTED = 130  # the exit code that typer gives Ctrl-C
+
 
 def _hoist_root(arguments: list[str]) -> list[str]:
     """Allow the global --root anywhere on the line."""
@@ -66,6 +68,8 @@ def _run(arguments: list[str]) -> int:
     try:
         app(_hoist_root(arguments), prog_name="rltrack")
     except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            typer.echo("Interrupted.", err=True)
         return end.code if isinstance(end.code, int) else EXIT_ERROR
     except (ConfigurationError, MissingExtra, NameTaken) as error:
         typer.echo(f"Error: {printable(str(error))}", err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
@@ -221,6 +222,12 @@ def test_a_root_that_cannot_be_written(tmp_path, capsys):
         locked = tmp_path / "locked"
         locked.mkdir(mode=stat.S_IRUSR | stat.S_IXUSR)
         assert run_command([*BASE, "--root", str(locked)]) == 1
+
+
+def test_ctrl_c_is_one_line(own_root, capsys, monkeypatch):
+    monkeypatch.setattr(Root, "names", lambda self: signal.raise_signal(signal.SIGINT))
+    assert run_command(["runs"]) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
 
 
 def test_a_held_run_is_refused(trained, capsys):
