@@ -89,8 +89,7 @@ def is_closed(title: str) -> bool:
     if pygame is not None and pygame.display.get_init():
         pygame.display.set_caption(title)
         return bool(pygame.event.peek(pygame.QUIT))
-    window = glfw.get_current_context() if glfw is not None else None
-    if not window:
+    if glfw is None or not (window := glfw.get_current_context()):
         return False
     glfw.set_window_title(window, title)
     return bool(glfw.window_should_close(window))
