@@ -178,7 +178,8 @@ def _where(outcome: Outcome) -> str:
 def _line(outcome: Outcome) -> str:
     where = f"{outcome.from_steps:,} to {outcome.to_steps:,} env steps ({outcome.begin or 'start'} → {outcome.end})"
     what = f"{outcome.records:,} records, {outcome.values:,} values, {outcome.seconds:.0f} s"
-    return f"{where}: {'the same bits' if outcome.difference is None else outcome.difference} ({what})"
+    rest = "" if outcome.unchecked is None else f"; {outcome.unchecked}"
+    return f"{where}: {'the same bits' if outcome.difference is None else outcome.difference} ({what}){rest}"
 
 
 def _covered(outcomes: Sequence[Outcome]) -> int:
@@ -189,7 +190,10 @@ def _share(outcomes: Sequence[Outcome], total: int) -> str:
     covered = _covered(outcomes)
     part = "all" if covered == total else f"{covered:,} ({100 * covered / total:.0f} %)"
     values = sum(outcome.values for outcome in outcomes)
-    return f"reproduced: {part} of {total:,} env steps in {len(outcomes)} segment(s), {values:,} values bit for bit"
+    rest = "".join(f"; {outcome.unchecked}" for outcome in outcomes if outcome.unchecked is not None)
+    return (
+        f"reproduced: {part} of {total:,} env steps in {len(outcomes)} segment(s), {values:,} values bit for bit{rest}"
+    )
 
 
 def _certificate(run: RunDirectory, found: Reproduction, versions: Sequence[Version], config: str) -> dict[str, Any]:

@@ -112,7 +112,7 @@ class Checkpointing:
 
     def keep_policy(self, state: dict[str, Any], env_steps: int, score: float) -> None:
         """Keep a policy as it was when it was evaluated."""
-        if self._section.keep_best:
+        if self._section.keep_best or self._strategy.returns_to_best:
             self._submit(state, env_steps, score)
 
     def record_committed(self, *, wait: bool = False) -> Version | None:
