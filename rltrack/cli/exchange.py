@@ -18,7 +18,11 @@ _HISTORY, _POLICIES = ("csv", "json"), {"sb3": ".zip", "onnx": ".onnx"}
 @app.command(rich_help_panel=_PANEL)
 def export(
     what: Annotated[
-        str, typer.Argument(metavar="RUN[@VERSION]", help="A run's name and version (best); or MODEL@champion.")
+        str,
+        typer.Argument(
+            metavar="RUN[@VERSION]",
+            help="A run's name (`rltrack runs` lists them) and version (best); or MODEL@champion.",
+        ),
     ],
     format: Annotated[
         str,

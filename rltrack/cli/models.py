@@ -144,7 +144,11 @@ def prune_models(
 @app.command(rich_help_panel=_PANEL)
 def serve(
     model: Annotated[
-        str, typer.Argument(metavar="NAME[@ALIAS]", help="A registered model; its champion, or another alias.")
+        str,
+        typer.Argument(
+            metavar="NAME[@ALIAS]",
+            help="A registered model (`rltrack models` lists them); its champion, or another alias.",
+        ),
     ],
     host: Annotated[
         str, typer.Option(help="Address to listen on; others than this machine's own ask for a token.")
@@ -218,7 +222,10 @@ def evaluate_champion(
 @app.command(rich_help_panel=_PANEL)
 def compare(
     names: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Two runs or more; seeds of one training are a group.")
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="Two runs or more (`rltrack runs` lists them); seeds of one training are a group."
+        ),
     ],
     threshold: Annotated[
         float | None,

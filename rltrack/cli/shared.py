@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from rltrack import damage
 
@@ -18,7 +19,20 @@ if TYPE_CHECKING:
 
 EXIT_ERROR, EXIT_USAGE, EXIT_STOPPED, EXIT_NOT_PROMOTED = 1, 2, 3, 4
 
+
+class _Commands(TyperGroup):
+    """All commands. The error for a missing argument has the argument's help: what it is, and which command lists the choices."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message or getattr(error.param, "help", None) or ""
+            raise
+
+
 app = typer.Typer(
+    cls=_Commands,
     invoke_without_command=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -63,7 +77,7 @@ RunAndVersion = Annotated[
     str,
     typer.Argument(
         metavar="RUN[@VERSION]",
-        help="A run's name, and best (default), last, v12 or env steps.",
+        help="A run's name (`rltrack runs` lists them), and best (default), last, v12 or env steps.",
         autocompletion=_complete_run,
     ),
 ]

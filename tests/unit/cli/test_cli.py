@@ -224,6 +224,23 @@ def test_a_root_that_cannot_be_written(tmp_path, capsys):
         assert run_command([*BASE, "--root", str(locked)]) == 1
 
 
+@pytest.mark.parametrize(
+    ("command", "lists"),
+    [
+        ("show", "runs"),
+        ("watch", "runs"),
+        ("compare", "runs"),
+        ("export", "runs"),
+        ("serve", "models"),
+        ("rollback", "models"),
+    ],
+)
+def test_a_missing_argument_names_the_command_that_lists_the_choices(command, lists, capsys):
+    assert run_command([command]) == 2
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert re.search(rf"Missing argument '\S+'\. .*`rltrack {lists}` lists them", said)
+
+
 def test_ctrl_c_is_one_line(own_root, capsys, monkeypatch):
     monkeypatch.setattr(Root, "names", lambda self: signal.raise_signal(signal.SIGINT))
     assert run_command(["runs"]) == 130
