@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from rltrack.tracking.pages import (
     check_mlflow_page,
     lean_environment,
     mlflow_command,
+    published,
     tensorboard_command,
     wait_until_up,
 )
@@ -54,6 +56,7 @@ def serve(root: Root, *, port: int = 5000, tensorboard_port: int = 6006, tell: C
         )
     commands["TensorBoard"] = (tensorboard_command(root, ports[-1]), f"http://{HOST}:{ports[-1]}")
     started: dict[str, subprocess.Popen[bytes]] = {}
+    serving = contextlib.ExitStack()
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for name, (command, _) in commands.items():
@@ -61,7 +64,9 @@ def serve(root: Root, *, port: int = 5000, tensorboard_port: int = 6006, tell: C
         for name, (_, address) in commands.items():
             wait_until_up(name, address, started[name], root.path / "ui.log")
             tell(f"{name:<12} {address}")
-        if "MLflow" not in commands:
+        if "MLflow" in commands:
+            serving.enter_context(published(root, commands["MLflow"][1]))
+        else:
             tell(f"{'MLflow':<12} {without_account(elsewhere)}")
         tell("Ctrl-C ends both.")
         while all(process.poll() is None for process in started.values()):
@@ -72,5 +77,6 @@ def serve(root: Root, *, port: int = 5000, tensorboard_port: int = 6006, tell: C
         tell("")
     finally:
         signal.signal(signal.SIGTERM, before)
+        serving.close()
         for process in started.values():
             end_session(process.pid)

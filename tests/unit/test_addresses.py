@@ -32,6 +32,7 @@ from rltrack.studies.search import Search
 from rltrack.tracking import shipper
 from rltrack.tracking.bookmark import is_delivered, read_bookmark
 from rltrack.tracking.destination import Destination, read_destination, resolve_destination, write_destination
+from rltrack.tracking.pages import published
 from rltrack.tracking.report import RunReport
 from rltrack.tracking.sinks.embedded import ensure_database, moved_from
 from rltrack.tracking.sinks.mlflow import MlflowSink
@@ -215,7 +216,10 @@ def test_a_root_used_under_two_names(names, linked):
     assert read_bookmark(other).mlflow.state["run_id"] == before, "the same MLflow run under both names"
     found = MlflowClient(sqlite_uri(linked / "real" / "mlflow.db")).search_runs(["1"])
     assert len(found) == 2
-    assert compare_link(runs) is not None, "runs in one database are comparable, whatever it was called"
+    assert compare_link(runs) is None, "no page is served"
+    with published(Root(linked / names[0]), "http://127.0.0.1:5001"):
+        link = compare_link(runs)
+    assert link.startswith("http://127.0.0.1:5001/#/compare-runs?"), "one database, whatever it was called"
     assert same_address(sqlite_uri(linked / "real" / "mlflow.db"), sqlite_uri(linked / "link" / "mlflow.db"))
 
 

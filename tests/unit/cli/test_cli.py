@@ -18,6 +18,7 @@ from rltrack.cli.shared import app
 from rltrack.runs import Root
 from rltrack.tracking.bookmark import read_bookmark
 from rltrack.tracking.delivery import NoDelivery
+from rltrack.tracking.pages import served_page
 
 pytest.importorskip("stable_baselines3")
 PROJECT = Path(__file__).resolve().parents[3]
@@ -427,10 +428,12 @@ def test_ui_serves_both_pages_and_ends_both(trained, tmp_path, forked):
         if "Ctrl-C" in line:
             break
     assert addresses.keys() == {"MLflow", "TensorBoard"}
+    assert served_page(Root(trained[0])) == addresses["MLflow"]
     for address in addresses.values():
         assert urllib.request.urlopen(address, timeout=20).status == 200
     process.send_signal(signal.SIGINT)
     assert process.wait(40) == 0
+    assert served_page(Root(trained[0])) is None
     time.sleep(0.5)
     for address in addresses.values():
         with pytest.raises(OSError, match="refused"):
