@@ -80,7 +80,7 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.filename is not None:
             typer.echo(printable(f"Error: {_about_file(error)}"), err=True)
-        else:  # where it happened helps the person who fixes it; what it says may be anybody's
+        else:  # where it happened helps the person who fixes it; its text may come from anywhere
             typer.echo(printable(traceback.format_exc()), err=True)
         return EXIT_ERROR
     return 0

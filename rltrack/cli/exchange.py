@@ -73,7 +73,7 @@ def export(
 
 
 def _refuse_to_overwrite(path: Path | None, force: bool) -> None:
-    """Refuse a file that somebody named and that exists; those in a run's exports/ are ours."""
+    """Refuse an existing file that the user named; those in a run's exports/ are written over."""
     if path is not None and path.exists() and not force:
         raise ConfigurationError(f"{path} exists. Name another --output, or write over it with --force.")
 
@@ -116,7 +116,7 @@ def import_(
         typer.Option("--vecnormalize", help="VecNormalize's pickle; default: beside the model.", show_default=False),
     ] = None,
     trust: Annotated[
-        bool, typer.Option("--trust", help="The files come from somebody you trust: loading them runs code in them.")
+        bool, typer.Option("--trust", help="You trust the origin of these files: loading them runs code in them.")
     ] = False,
 ) -> None:
     """Make a run of an agent that SB3 or rl_zoo3 trained.
@@ -131,7 +131,7 @@ def import_(
     from rltrack.training.importing import import_agent
     from rltrack.zoo_logs import find_agent_files
 
-    def tell(text: str) -> None:
+    def notify(text: str) -> None:
         typer.echo(text, err=True)
 
     from rltrack.registry.hub import ADDRESS, download
@@ -139,7 +139,7 @@ def import_(
     with tempfile.TemporaryDirectory() as scratch:
         path = download(source, Path(scratch)) if source.startswith(ADDRESS) else Path(source)
         files = find_agent_files(path, algo, env, vecnormalize)
-        run = import_agent(files, root=the_root().path, name=name, trust=trust, tell=tell)
+        run = import_agent(files, root=the_root().path, name=name, trust=trust, notify=notify)
     typer.echo(f"{run.name}@{run.store().find('last').name}")
 
 
@@ -163,6 +163,6 @@ def push(
     typer.echo(
         upload(
             the_root(), what, hub, episodes=episodes, video=video, private=private,
-            tell=lambda text: typer.echo(text, err=True),
+            notify=lambda text: typer.echo(text, err=True),
         )
     )  # fmt: skip

@@ -38,7 +38,7 @@ def reproduce(
     from rltrack.tracking import delivery
 
     found_run = the_root().find(run)
-    found = train_again(found_run, segments=segments, jobs=jobs, tell=lambda text: typer.echo(text, err=True))
+    found = train_again(found_run, segments=segments, jobs=jobs, notify=lambda text: typer.echo(text, err=True))
     delivery.deliver_left_behind(the_root())  # the result is a tag, the certificate an artifact
     if as_json:
         print_json(dataclasses.asdict(found))

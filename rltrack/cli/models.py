@@ -24,7 +24,7 @@ _PANEL = "Models"
 ModelName = Annotated[str, typer.Argument(metavar="NAME", help="A registered model; `rltrack models` lists them.")]
 
 
-def _tell(text: str) -> None:
+def _notify(text: str) -> None:
     typer.echo(text, err=True)
 
 
@@ -69,7 +69,7 @@ def promote(
 
         require_reproduced(found, found.store().find(ref.version or "best"))
     prepare_process()
-    decision = decide(found, model, version=ref.version or "best", gate=wanted, tell=_tell)
+    decision = decide(found, model, version=ref.version or "best", gate=wanted, notify=_notify)
     if as_json:
         print_json(dataclasses.asdict(decision))
     else:
@@ -120,7 +120,7 @@ def rollback(
     from rltrack.tracking.shipper import prepare_process
 
     prepare_process()
-    event = go_back(the_root(), model, to, tell=_tell)
+    event = go_back(the_root(), model, to, notify=_notify)
     typer.echo(f"Version {event.version} ({event.source}) is champion of '{model}' again.")
 
 
@@ -137,7 +137,7 @@ def prune_models(
     from rltrack.tracking.shipper import prepare_process
 
     prepare_process()
-    deleted = prune(the_root(), model, keep, tell=_tell)
+    deleted = prune(the_root(), model, keep, notify=_notify)
     typer.echo(f"Deleted versions: {', '.join(map(str, deleted))}." if deleted else "Nothing to delete.")
 
 
@@ -188,7 +188,7 @@ def serve(
         host=host,
         port=port,
         limits=Limits(max_body, max_batch, timeout),
-        tell=_tell,
+        notify=_notify,
     )
 
 
@@ -209,7 +209,7 @@ def evaluate_champion(
     from rltrack.tracking.shipper import prepare_process
 
     prepare_process()
-    found = watch(the_root(), model, episodes=episodes, false_alarm_rate=false_alarm_rate, tell=_tell)
+    found = watch(the_root(), model, episodes=episodes, false_alarm_rate=false_alarm_rate, notify=_notify)
     if as_json:
         print_json(dataclasses.asdict(found))
     else:

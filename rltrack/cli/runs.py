@@ -158,7 +158,9 @@ def prune(
     else:
         print_prunable(found, whole=whole, done=yes)
     if yes:
-        failed = pruning.prune(the_root(), found, whole=whole, gone=gone, tell=lambda text: typer.echo(text, err=True))
+        failed = pruning.prune(
+            the_root(), found, whole=whole, gone=gone, notify=lambda text: typer.echo(text, err=True)
+        )
         if failed:
             raise typer.Exit(EXIT_ERROR)
 
@@ -178,7 +180,7 @@ def ui(
 
     root = the_root()
     deliver_left_behind(root)
-    serve(root, port=port, tensorboard_port=tensorboard_port, tell=typer.echo)
+    serve(root, port=port, tensorboard_port=tensorboard_port, notify=typer.echo)
 
 
 @app.command(rich_help_panel="Runs")

@@ -78,13 +78,13 @@ def study(
         from rltrack.studies.seeds import study_members
 
         _, members = study_members(resolved, range(seeds), the_root())
-        well = _spread(lambda spread: spread.spread_seeds(the_root(), members, wait=wait, tell=_say))
+        well = _spread(lambda spread: spread.spread_seeds(the_root(), members, wait=wait, notify=_say))
         typer.echo(f"\nruns          {' '.join(members)}")
         if not well:
             raise typer.Exit(EXIT_ERROR)
         return
     deliver_left_behind(the_root())
-    found = _until_stopped(lambda: train_seeds(resolved, range(seeds), the_root(), jobs=jobs, tell=_say))
+    found = _until_stopped(lambda: train_seeds(resolved, range(seeds), the_root(), jobs=jobs, notify=_say))
     evaluated = [run for run in found.finished if run.status().mean_return is not None]
     if evaluated:
         print_comparison(study_of(evaluated))
@@ -127,12 +127,12 @@ def sweep(
     left: list[Unfinished] = []
     well = True
     if deployed and not show:
-        well = _spread(lambda spread: spread.spread_trials(search, wait=wait, tell=_say))
+        well = _spread(lambda spread: spread.spread_trials(search, wait=wait, notify=_say))
     elif not show:
         from rltrack.studies.sweep import sweep_here
 
         deliver_left_behind(the_root())
-        left = _until_stopped(lambda: sweep_here(search, jobs=jobs, console=jobs == 1, tell=_say))
+        left = _until_stopped(lambda: sweep_here(search, jobs=jobs, console=jobs == 1, notify=_say))
     _print_sweep(search, as_json)
     for item in left:
         _say(f"{trial_name(search.name, item.number)}: {item.why}")

@@ -157,7 +157,7 @@ def verify_resume(
     from rltrack.training.verify import verify_resume as verify
 
     resolved = asked.resolve()
-    found = verify(resolved, timesteps=timesteps, kills=kills, tell=lambda text: typer.echo(text, err=True))
+    found = verify(resolved, timesteps=timesteps, kills=kills, notify=lambda text: typer.echo(text, err=True))
     if as_json:
         print_json(dataclasses.asdict(found))
     else:

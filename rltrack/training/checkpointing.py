@@ -116,7 +116,7 @@ class Checkpointing:
             self._submit(state, env_steps, score)
 
     def record_committed(self, *, wait: bool = False) -> Version | None:
-        """Record the versions that were committed since the last call, and tell the hooks; return the newest of them.
+        """Record the versions that were committed since the last call, call the hooks, and return the newest of them.
 
         Args:
             wait: Whether to wait for those that are on their way.

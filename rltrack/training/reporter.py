@@ -157,7 +157,7 @@ class ProgressReporter:
             self._tensorboard.scalars(finite(values), step, when)
 
     def report_evaluation(self, evaluation: Evaluation, *, best: bool) -> None:
-        """Tell an evaluation's result, above the bar."""
+        """Print an evaluation's result above the progress bar."""
         low, high = evaluation.interval
         self.say(
             f"evaluation at {evaluation.env_steps:,} env steps: mean return {evaluation.mean:.6g} "

@@ -187,7 +187,7 @@ class RunSession:
     def missing_records(self, version: Version | None) -> list[str]:
         """Return what the journal lacks of the records up to a version, in words; without one, of its own numbers."""
         position = None if version is None else journal_position(version)
-        return self.directory.history(position, tell=False).missing
+        return self.directory.history(position, report=False).missing
 
     def begin_attempt(
         self,

@@ -70,7 +70,7 @@ def train(name="one", uri=None):
 
 def ship(run, patience=600.0):
     shipper.prepare_process()
-    return shipper.ship_run(run, patience=patience, tell=lambda _: None)
+    return shipper.ship_run(run, patience=patience, notify=lambda _: None)
 
 
 # ---- MLflow's schema ----

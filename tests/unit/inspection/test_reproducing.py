@@ -187,7 +187,7 @@ def adaptive(tmp_path_factory):
 
 
 def test_a_return_to_the_best_version_is_reproduced(adaptive):
-    decisions = adaptive.history(tell=False).decisions
+    decisions = adaptive.history(report=False).decisions
     assert [item["step"] for item in decisions if "comes back (time 1 of 3)" in item["reason"]] == [128]
     outcome = repeat(adaptive, Stretch("v3", "v5"))
     assert (outcome.to_steps, outcome.difference, outcome.unchecked) == (192, None, None)
