@@ -34,11 +34,11 @@ def export(
     output: Annotated[
         Path | None, typer.Option(help="File to write; default: in the run's exports/.", show_default=False)
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over files that exist.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
     """Write a run's history or its policy to a file.
 
-    The policy is for other programs.
+    The policy in formats of other programs.
 
     \b
     rltrack export cartpole-ppo --format csv
@@ -106,10 +106,10 @@ def import_(
         typer.Option("--name", help="The run's name; default: by algorithm and environment.", show_default=False),
     ] = None,
     algo: Annotated[
-        str | None, typer.Option("--algo", help="Its algorithm, where the files do not say it.", show_default=False)
+        str | None, typer.Option("--algo", help="Algorithm, if the files do not name it.", show_default=False)
     ] = None,
     env: Annotated[
-        str | None, typer.Option("--env", help="Its environment's id, likewise.", show_default=False)
+        str | None, typer.Option("--env", help="Environment id, if the files do not name it.", show_default=False)
     ] = None,
     vecnormalize: Annotated[
         Path | None,
@@ -119,9 +119,9 @@ def import_(
         bool, typer.Option("--trust", help="You trust the origin of these files: loading them runs code in them.")
     ] = False,
 ) -> None:
-    """Make a run of an agent that SB3 or rl_zoo3 trained.
+    """Make a run from an agent that SB3 or rl_zoo3 trained.
 
-    To evaluate, promote, serve or train it further.
+    It can be evaluated, promoted, served and trained further.
 
     \b
     rltrack import cartpole.zip --algo ppo --env CartPole-v1 --name from-zip --trust

@@ -23,7 +23,7 @@ def reproduce(
 ) -> None:
     """Train a run again, and compare every bit.
 
-    Between its versions: every weight and number. Exit code 1 if one differs.
+    Every weight and number, between its versions. Exit code 1 if one differs.
 
     Versions that are kept decide how many segments there are: checkpoints.keep_every.
 
@@ -108,7 +108,7 @@ def diagnose(
 ) -> None:
     """Find the first cause of a failed run.
 
-    Repeats its last iterations under watch, and names the first NaN, infinity or error. Exit code 1 if there is one.
+    Repeats its last iterations with checks, and names the first NaN, infinity or error. Exit code 1 if there is one.
 
     \b
     rltrack diagnose robot-sac

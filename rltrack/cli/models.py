@@ -107,7 +107,7 @@ def models(as_json: AsJson = False) -> None:
 def rollback(
     model: ModelName,
     to: Annotated[
-        int | None, typer.Option(metavar="VERSION", help="Default: the champion before.", show_default=False)
+        int | None, typer.Option(metavar="VERSION", help="Default: the previous champion.", show_default=False)
     ] = None,
 ) -> None:
     """Make an earlier version champion again.
@@ -127,11 +127,11 @@ def rollback(
 @app.command("prune-models", rich_help_panel=_PANEL)
 def prune_models(
     model: ModelName,
-    keep: Annotated[int, typer.Option(min=1, help="Newest champions, and newest versions, that stay.")] = 5,
+    keep: Annotated[int, typer.Option(min=1, help="Number of newest champions, and of newest versions, to keep.")] = 5,
 ) -> None:
     """Delete old versions of a model.
 
-    Never one that an alias points to.
+    Versions with an alias are kept.
     """
     from rltrack.registry.champions import prune_models as prune
     from rltrack.tracking.shipper import prepare_process
@@ -151,7 +151,7 @@ def serve(
         ),
     ],
     host: Annotated[
-        str, typer.Option(help="Address to listen on; others than this machine's own ask for a token.")
+        str, typer.Option(help="Address to listen on. For others than 127.0.0.1, set RLTRACK_SERVE_TOKEN.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port there.")] = 5001,
     pin: Annotated[
@@ -164,7 +164,7 @@ def serve(
 ) -> None:
     """Serve a model's champion over HTTP until Ctrl-C.
 
-    As MLflow does. A new champion is served within seconds.
+    With the addresses of MLflow's scoring server. A new champion is served within seconds.
 
     With RLTRACK_SERVE_TOKEN set, requests need it as a bearer token.
 
@@ -197,13 +197,13 @@ def evaluate_champion(
     model: ModelName,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes to play, on fresh seeds.")] = 100,
     false_alarm_rate: Annotated[
-        float, typer.Option(help="Probability of an alarm about a champion that is as it was.")
+        float, typer.Option(help="Probability of an alarm about an unchanged champion.")
     ] = 0.01,
     as_json: AsJson = False,
 ) -> None:
-    """Play a model's champion, and say whether it got worse.
+    """Test whether a model's champion got worse.
 
-    Since its promotion. Exit code 1 if it did.
+    Plays it on fresh seeds. Exit code 1 if it got worse since its promotion.
     """
     from rltrack.registry.champions import evaluate_champion as watch
     from rltrack.tracking.shipper import prepare_process

@@ -36,14 +36,14 @@ app = typer.Typer(
     invoke_without_command=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Train reinforcement-learning agents, keep every number, and resume after anything.",
+    help="Train reinforcement-learning agents, with exact resume, tracking and a promotion gate.",
 )
 _FIRST_STEPS = """\
-Train reinforcement-learning agents, keep every number, and resume after anything.
+Train reinforcement-learning agents, with exact resume, tracking and a promotion gate.
 
 Begin with:
   rltrack train --algo ppo --env CartPole-v1 --timesteps 20000 --name first
-  rltrack runs             list the runs, with how they stand
+  rltrack runs             list the runs, with their status
   rltrack show first       one run: evaluations, versions, warnings
   rltrack resume first     go on after Ctrl-C or a crash
   rltrack compare A B      two runs: scores, curves, what differs

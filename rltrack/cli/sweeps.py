@@ -37,7 +37,9 @@ Deployed = Annotated[
 ]
 Wait = Annotated[bool, typer.Option(help="With --deployed: follow them to their end.")]
 
-Jobs = Annotated[int, typer.Option(min=1, help="Trainings at a time here, each in a process of its own.")]
+Jobs = Annotated[
+    int, typer.Option(min=1, help="Number of trainings at the same time on this machine, in separate processes.")
+]
 Storage = Annotated[
     str | None,
     typer.Option(
@@ -61,7 +63,7 @@ def study(
         str | None, typer.Option(help="The study's name; an existing one is resumed.", show_default=False)
     ] = None,
 ) -> None:
-    """Train with several seeds, and look at them as one.
+    """Train with several seeds, and summarise the results.
 
     Interrupted at any point, the same command resumes it.
 
@@ -109,7 +111,7 @@ def sweep(
     deployed: Deployed = False,
     wait: Wait = True,
     storage: Storage = None,
-    show: Annotated[bool, typer.Option("--show", help="Only print how it stands.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Only print the results so far.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Search for the best configuration.
