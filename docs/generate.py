@@ -24,7 +24,7 @@ COMMANDS = """# Command line reference
 <!-- made by docs/generate.py -->
 
 `rltrack --install-completion` installs completion of commands, options and names of runs. `--root` may be anywhere in a command.
-Exit codes: 0 done, 1 error, 2 usage, 3 stopped by a person or a signal with a resumable version, 4 not promoted. Colours
+Exit codes: 0 done, 1 error, 2 usage, 3 stopped by the user or a signal with a resumable version, 4 not promoted. Colours
 are for terminals only, and off with `NO_COLOR=1`.
 """
 

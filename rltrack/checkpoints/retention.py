@@ -34,7 +34,7 @@ class Retention:
 
         Args:
             versions: All committed ones.
-            pinned: Numbers of those that a person wants to keep.
+            pinned: Numbers of those that the user wants to keep.
         """
         resumable = [version for version in versions if version.is_resumable]
         newest = resumable[-self.keep_last :] or versions[-1:]  # a recorded script has policies only

@@ -1,6 +1,6 @@
-"""The command line. Each command is a thin door to the library; only here is anything printed.
+"""The command line. Each command is a thin layer over the library; only these modules print.
 
-Exit codes: 0 done, 1 error, 2 usage, 3 stopped by a person or a signal with a checkpoint (can be resumed), 4 not promoted.
+Exit codes: 0 done, 1 error, 2 usage, 3 stopped by the user or a signal with a checkpoint (can be resumed), 4 not promoted.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run_command(arguments: list[str]) -> int:
-    """Run one command; return its exit code. Errors on purpose are one message, without a traceback.
+    """Run one command; return its exit code. rltrack's own errors are one message without a traceback.
 
     What readers found damaged and left out is reported at the end, and makes the exit code 1 where it would be 0.
     """

@@ -1,4 +1,4 @@
-"""Commands that use that a run repeats bit for bit."""
+"""Commands that repeat a run: reproduce, watch, diagnose."""
 
 from __future__ import annotations
 

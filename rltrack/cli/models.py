@@ -1,4 +1,4 @@
-"""Commands for models that people rely on: compare runs, promote, go back, watch."""
+"""Commands for registered models: promote, roll back, serve, evaluate; and to compare runs."""
 
 from __future__ import annotations
 

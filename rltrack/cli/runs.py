@@ -1,4 +1,4 @@
-"""Commands that look at runs, and mend them."""
+"""Commands that show and repair runs."""
 
 from __future__ import annotations
 

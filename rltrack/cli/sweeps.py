@@ -1,4 +1,4 @@
-"""Commands that train many: seeds and sweeps."""
+"""Commands that train several runs: seeds and sweeps."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ class Supervisor:
         if not is_healthy(self.api):
             return
         own = installation_of(self.root)
-        paused = work_pool.pause(own, True)  # False: it was paused by a person, and stays paused
+        paused = work_pool.pause(own, True)  # False: it was paused by the user, and stays paused
         running = running_flow_runs(own)
         for flow_run in running:
             suspend(flow_run.id)

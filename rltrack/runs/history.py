@@ -51,7 +51,7 @@ class RunHistory:
         evaluations: The records of evaluations.
         evaluation_seconds: For each evaluation, seconds of training until then, over all attempts.
         decisions: The records of decisions.
-        warnings: What a person was warned of.
+        warnings: The recorded warnings.
         errors: What went wrong, in all attempts.
         error: What went wrong in the last attempt; empty for nothing.
         end: The record of the last attempt's end; None while it has none.

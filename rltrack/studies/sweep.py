@@ -26,7 +26,7 @@ class Unfinished:
     Attributes:
         number: Which.
         why: The reason.
-        stopped: Whether it was stopped by a person or a signal.
+        stopped: Whether it was stopped by the user or a signal.
     """
 
     number: int

@@ -101,7 +101,7 @@ class Route:
 
     @property
     def needs_a_person(self) -> bool:
-        """Whether it makes no sense to try again before a person has acted."""
+        """Whether delivery waits for an action of the user."""
         return self.bookmark.problem is not None and self.bookmark.problem.kind == "person"
 
     def close(self) -> None:

@@ -162,7 +162,7 @@ class Shipper:
         return delivered
 
     def _prepare_end(self) -> None:
-        """Plotting and models take a second each to import: better during training than at its end, when a person waits."""
+        """Plotting and models take a second each to import: better during training than at its end, when the user waits."""
         import rltrack.tracking.plots  # noqa: F401
 
         for route in self._routes:

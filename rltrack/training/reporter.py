@@ -23,7 +23,7 @@ _REFRESH_SECONDS = 1.0
 
 
 def format_duration(seconds: float | None) -> str:
-    """Return a duration as a person says it: ``42s``, ``3m 07s``, ``2h 05m``, ``3d 04h``; ``–`` if unknown."""
+    """Return a duration in words: ``42s``, ``3m 07s``, ``2h 05m``, ``3d 04h``; ``–`` if unknown."""
     if seconds is None or not math.isfinite(seconds):
         return "–"
     whole = int(seconds)
