@@ -131,7 +131,7 @@ def deliver_left_behind(home: Root) -> None:
         count = delivery.deliver_left_behind(home)
     if count:
         typer.echo(
-            f"{count} run(s) were not delivered whole; trying in the background (rltrack sync --all shows how).",
+            f"{count} run(s) were not delivered completely; trying in the background (rltrack sync --all shows how).",
             err=True,
         )
 
