@@ -24,7 +24,7 @@ COMMANDS = """# Command line reference
 <!-- made by docs/generate.py -->
 
 `rltrack --install-completion` installs completion of commands, options and names of runs. `--root` may be anywhere in a command.
-Exit codes: 0 done, 1 error, 2 usage, 3 stopped by a person or a signal with a resumable version, 4 not promoted. Colours
+Exit codes: 0 done, 1 error, 2 usage, 3 stopped by the user or a signal with a resumable version, 4 not promoted. Colours
 are for terminals only, and off with `NO_COLOR=1`.
 """
 
@@ -116,17 +116,27 @@ def commands() -> str:
     for hidden in [name for name, item in command.commands.items() if item.hidden]:  # type: ignore[attr-defined]
         text = re.sub(rf"## `rltrack {hidden}`.*?(?=\n## )", "", text, flags=re.DOTALL)
         text = re.sub(rf"^\* `{hidden}`: .*\n", "", text, flags=re.MULTILINE)
-    for name, item in command.commands.items():  # type: ignore[attr-defined]
-        whole = " ".join((item.help or "").partition("\n\n")[0].split())
-        text = re.sub(
-            rf"^\* `{name}`: .*$", lambda _, name=name, whole=whole: f"* `{name}`: {whole}", text, flags=re.MULTILINE
-        )
-    text = re.sub(r"\n+((?:^rltrack .*\n)+)", r"\n\n```sh\n\1```\n", text, flags=re.MULTILINE)
+    text = "".join(_with_summaries(section, command) for section in re.split(r"(?=^##+ `)", text, flags=re.MULTILINE))
+    text = text.replace("\b", "")
+    text = re.sub(r"\n+((?:^(?:rltrack|curl|prefect) .*\n)+)", r"\n\n```sh\n\1```\n", text, flags=re.MULTILINE)
     text = re.sub(r"\*\*Usage\*\*:\n\n```console\n\$ (.*)\n```\n", r"`\1`\n", text)
     text = re.sub(r"^\* `--help`: .*\n", "", text, flags=re.MULTILINE)
     text = re.sub(r"\*\*Options\*\*:\n\n(?!\*)|\*\*(Options|Arguments)\*\*:\n\n(?=\*)", "", text)
     text = re.sub(r"\n[ \t]*(\n[ \t]*)+\n", "\n\n", text)
     return text.replace("# Command line reference\n", COMMANDS, 1).rstrip() + "\n"
+
+
+def _with_summaries(section: str, command: Any) -> str:
+    """Complete the summaries of a group's commands, which typer cuts."""
+    heading = re.match(r"##+ `rltrack (.*)`", section)
+    for name in heading[1].split() if heading else ():
+        command = getattr(command, "commands", {}).get(name)
+    for name, item in getattr(command, "commands", {}).items():
+        whole = " ".join((item.help or "").partition("\n\n")[0].split())
+        section = re.sub(
+            rf"^\* `{name}`: .*$", lambda _, line=f"* `{name}`: {whole}": line, section, flags=re.MULTILINE
+        )
+    return section
 
 
 PAGES = {"configuration.md": configuration, "cli.md": commands}

@@ -24,7 +24,7 @@ def read_config_file(path: Path, store: CheckpointStore) -> dict[str, Any]:
 
     Args:
         path: The file.
-        store: The run's versions, which tell whether a checksum was written.
+        store: The run's versions, which record whether a checksum was written.
 
     Raises:
         OSError: If it cannot be read.

@@ -38,7 +38,7 @@ _logged: set[str] = set()
 
 
 def report(text: str, *, known: bool = False) -> None:
-    """Tell what is damaged, what is good and what to do.
+    """Report what is damaged, what is intact and what to do.
 
     Args:
         text: In words.

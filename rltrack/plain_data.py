@@ -93,7 +93,7 @@ def _what_is_wrong(error: yaml.YAMLError) -> str:
 
 
 def _number(text: str) -> Any:
-    """YAML 1.1 reads ``1e-3`` as text; a person means the number."""
+    """YAML 1.1 reads ``1e-3`` as text, though a number is meant."""
     try:
         return float(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) else text
     except ValueError:

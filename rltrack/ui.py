@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -17,20 +18,21 @@ from rltrack.tracking.pages import (
     check_mlflow_page,
     lean_environment,
     mlflow_command,
+    published,
     tensorboard_command,
     wait_until_up,
 )
 from rltrack.tracking.sinks.embedded import ensure_database
 
 
-def serve(root: Root, *, port: int = 5000, tensorboard_port: int = 6006, tell: Callable[[str], None] = print) -> None:
+def serve(root: Root, *, port: int = 5000, tensorboard_port: int = 6006, notify: Callable[[str], None] = print) -> None:
     """Serve both pages on loopback until Ctrl-C or SIGTERM; then end both servers.
 
     Args:
         root: The root whose runs are shown. If ``MLFLOW_TRACKING_URI`` names a server, its page is shown.
         port: Port of MLflow's page; 0 for any free one.
         tensorboard_port: Port of TensorBoard; 0 for any free one.
-        tell: Called with each progress message.
+        notify: Called with each progress message.
 
     Raises:
         ConfigurationError: If a port is taken.
@@ -54,23 +56,27 @@ def serve(root: Root, *, port: int = 5000, tensorboard_port: int = 6006, tell: C
         )
     commands["TensorBoard"] = (tensorboard_command(root, ports[-1]), f"http://{HOST}:{ports[-1]}")
     started: dict[str, subprocess.Popen[bytes]] = {}
+    serving = contextlib.ExitStack()
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for name, (command, _) in commands.items():
             started[name] = spawn(command, root.path / "ui.log", lean_environment())
         for name, (_, address) in commands.items():
             wait_until_up(name, address, started[name], root.path / "ui.log")
-            tell(f"{name:<12} {address}")
-        if "MLflow" not in commands:
-            tell(f"{'MLflow':<12} {without_account(elsewhere)}")
-        tell("Ctrl-C ends both.")
+            notify(f"{name:<12} {address}")
+        if "MLflow" in commands:
+            serving.enter_context(published(root, commands["MLflow"][1]))
+        else:
+            notify(f"{'MLflow':<12} {without_account(elsewhere)}")
+        notify("Ctrl-C ends both.")
         while all(process.poll() is None for process in started.values()):
             time.sleep(0.2)
         dead = next(name for name, process in started.items() if process.poll() is not None)
         raise RltrackError(f"{dead} ended unexpectedly; its log is {root.path / 'ui.log'}.")
     except KeyboardInterrupt:
-        tell("")
+        notify("")
     finally:
         signal.signal(signal.SIGTERM, before)
+        serving.close()
         for process in started.values():
             end_session(process.pid)

@@ -78,7 +78,7 @@ class FlatParameters:
 
 
 def can_be_flat(parameters: Sequence[torch.Tensor]) -> bool:
-    """Tell whether these parameters can lie in one tensor."""
+    """Return whether these parameters can lie in one tensor."""
     return len({id(parameter) for parameter in parameters}) == len(parameters) and all(
         parameter.dtype is torch.float32
         and parameter.device.type == "cpu"

@@ -81,7 +81,7 @@ class FlatOptimizer:
         return None
 
     def _is_ready(self) -> bool:
-        """Bind what is not bound, and tell whether the flat formula applies now."""
+        """Bind what is not bound, and return whether the flat formula applies now."""
         optimizer = self.optimizer
         if (
             optimizer._optimizer_step_pre_hooks

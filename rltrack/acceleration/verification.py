@@ -65,7 +65,7 @@ def unchanged_random_streams() -> Iterator[None]:
 
 
 def same(first: Any, second: Any) -> bool:
-    """Tell whether two values are equal in every bit."""
+    """Return whether two values are equal in every bit."""
     if isinstance(first, torch.Tensor):
         first, second = first.detach().cpu().numpy(), second.detach().cpu().numpy()
     if isinstance(first, np.ndarray):

@@ -27,13 +27,13 @@ class Watched:
         self._held.append((owner, name, getattr(owner, name)))
 
     def is_watched(self) -> bool:
-        """Tell whether hooks were registered, or policy or optimizer exchanged: then SB3's own code must run."""
+        """Return whether hooks were registered, or policy or optimizer exchanged: then SB3's own code must run."""
         if any(self._hooks) or torch_module._has_any_global_hook():  # type: ignore[no-untyped-call]
             return True
         return any(getattr(owner, name) is not own for owner, name, own in self._held)
 
     def is_watched_in_updates(self) -> bool:
-        """Tell whether, besides, hooks wait for gradients of the parameters."""
+        """Return whether hooks also wait for gradients of the parameters."""
         if self.is_watched():
             return True
         return any(own._backward_hooks or own._post_accumulate_grad_hooks for own in self._parameters)

@@ -275,13 +275,13 @@ class FirstCause:
             self.sizes.locals_of_update(seen)
             self._backward_reached = "the loss"
             self.sizes.begin_backward()
-            with warnings.catch_warnings(record=True) as told:
+            with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 try:
                     backward(tensor, *arguments, **more)
                 except RuntimeError as error:
                     if self.cause is None and "returned nan" in str(error):  # anomaly detection has no error of its own
-                        line = forward_line([str(one.message) for one in told])
+                        line = forward_line([str(one.message) for one in caught])
                         where = ", ".join(filter(None, (self._backward_reached, line)))
                         self._found("gradient", f"{one_line(error)[:300]}. Its forward pass is in {where}")
                     raise

@@ -215,7 +215,7 @@ class SB3Agent(AgentBase):
         self.relay = Relay(CallbackRelay(callbacks, total_timesteps))
 
     def end_training(self) -> None:
-        """Tell the callbacks."""
+        """Call the callbacks' `on_training_end`."""
         self.relay.callbacks.end()
 
     def describe_configuration(self) -> Reconstruction | None:

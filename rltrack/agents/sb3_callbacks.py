@@ -64,7 +64,7 @@ class CallbackRelay:
         return bool(self.callbacks)
 
     def start(self, model: BaseAlgorithm, log_interval: int) -> None:
-        """Give the callbacks their model, and tell them that training begins."""
+        """Give the callbacks their model, and call their `on_training_start`."""
         self._envs, self.stopped_by = {}, None
         for index, callback in enumerate(_flat(self.callbacks)):
             for name, value in vars(callback).items():

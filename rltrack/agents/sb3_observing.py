@@ -97,12 +97,12 @@ class Relay(BaseCallback):
             self.callbacks.on_rollout_end(self.locals)
 
     def _on_step(self) -> bool:
-        self._tell()
+        self._notify()
         if self.callbacks:
             self.callbacks.on_step(self.locals)
         return True
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         observer, seen = self.observer, self.locals
         dones = seen.get("dones")
         if dones is None:  # ARS steps inside evaluate_policy, and reports only that it stepped

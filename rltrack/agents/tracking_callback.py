@@ -1,4 +1,4 @@
-"""Tracking for people's own SB3 scripts: a callback and a logger's output, without the loop."""
+"""Tracking of users' own SB3 scripts: a callback and a logger's output, without the loop."""
 
 from __future__ import annotations
 

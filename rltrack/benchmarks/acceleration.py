@@ -82,7 +82,7 @@ class Times:
 
 
 def measure_acceleration(
-    only: Collection[str] = (), trials: int = 5, tell: Callable[[str], None] = lambda _: None
+    only: Collection[str] = (), trials: int = 5, notify: Callable[[str], None] = lambda _: None
 ) -> list[Times]:
     """Measure each case: all of them, or those whose names contain one of the given texts."""
     kinds = [kind for kind in KINDS if kind != "sbx" or importlib.util.find_spec("sbx")]
@@ -94,7 +94,7 @@ def measure_acceleration(
         for trial in range(trials):
             for kind in kinds:
                 runs[kind].append(_in_a_process(kind, case))
-                tell(f"{case.name}, {kind}, trial {trial + 1}: {runs[kind][-1]['cpu']:.2f} s CPU")
+                notify(f"{case.name}, {kind}, trial {trial + 1}: {runs[kind][-1]['cpu']:.2f} s CPU")
         cpu, wall = ({kind: min(run[key] for run in own) for kind, own in runs.items()} for key in ("cpu", "wall"))
         found.append(Times(case, cpu, wall))
     return found

@@ -67,7 +67,7 @@ def measure_rate(records: int = 20_000) -> float:
     return records * KEYS / seconds
 
 
-def measure_shipper_memory(records: int = 1_000_000, tell: Callable[[str], None] = print) -> Memory:
+def measure_shipper_memory(records: int = 1_000_000, notify: Callable[[str], None] = print) -> Memory:
     """Deliver a journal of many records with one metric each, and watch the shipper's memory."""
     with tempfile.TemporaryDirectory() as folder:
         run = _write_journal(Path(folder), records, 1)
@@ -78,11 +78,11 @@ def measure_shipper_memory(records: int = 1_000_000, tell: Callable[[str], None]
             bookmark = read_bookmark(run)
             return 0.0 if bookmark is None else min(sink.journal for sink in bookmark.sinks.values()) / size
 
-        early, peak = _watch(process, share, tell)
+        early, peak = _watch(process, share, notify)
     return Memory("shipper", records, early, peak)
 
 
-def measure_trainer_memory(records: int = 1_000_000, tell: Callable[[str], None] = print) -> Memory:
+def measure_trainer_memory(records: int = 1_000_000, notify: Callable[[str], None] = print) -> Memory:
     """Train an agent that learns nothing and logs a metric each iteration, and watch the trainer's memory."""
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
@@ -93,7 +93,7 @@ def measure_trainer_memory(records: int = 1_000_000, tell: Callable[[str], None]
         def share() -> float:
             return journal.stat().st_size / (records * _RECORD_BYTES) if journal.exists() else 0.0
 
-        early, peak = _watch(process, share, tell)
+        early, peak = _watch(process, share, notify)
         shipper = lock_holder(RunDirectory(journal.parent).shipper_lock)
         if shipper is not None and psutil.pid_exists(shipper):  # its delivery is the other measurement
             psutil.Process(shipper).kill()
@@ -138,7 +138,7 @@ def _ship(run: RunDirectory) -> subprocess.Popen[bytes]:
 
 
 def _watch(
-    process: subprocess.Popen[bytes], share: Callable[[], float], tell: Callable[[str], None]
+    process: subprocess.Popen[bytes], share: Callable[[], float], notify: Callable[[str], None]
 ) -> tuple[float, float]:
     """Return the memory at a tenth of the way and the most after that, in MB."""
     early = peak = 0.0
@@ -155,7 +155,7 @@ def _watch(
             early = early or memory
             peak = max(peak, memory)
         if done >= next_report:
-            tell(f"{100 * done:.0f} %: {memory:,.0f} MB")
+            notify(f"{100 * done:.0f} %: {memory:,.0f} MB")
             next_report += 0.1
     if process.wait() != 0 or early == 0.0:
         raise RltrackError("The process that was measured failed, or was too short to measure.")

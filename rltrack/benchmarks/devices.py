@@ -38,7 +38,7 @@ class Timing:
     cuda: float | None
 
 
-def measure(threads: int, tell: Callable[[str], None]) -> list[Timing]:
+def measure(threads: int, notify: Callable[[str], None]) -> list[Timing]:
     """Time PPO's iteration (4096 env steps in 32 environments, ten epochs) for networks and batch sizes."""
     from rltrack.agents.devices import describe_cuda
 
@@ -52,7 +52,7 @@ def measure(threads: int, tell: Callable[[str], None]) -> list[Timing]:
                 cuda = _iteration_seconds(network, batch, "cuda", threads)[0] if has_gpu else None
             found.append(Timing(list(network), batch, parameters, cpu, cuda))
             gain = "" if cuda is None else f", GPU {cuda:.3f} s: {cpu / cuda:.2f} times as fast"
-            tell(f"{network} batch {batch}: {parameters * batch:.1e} of work, CPU {cpu:.3f} s{gain}")
+            notify(f"{network} batch {batch}: {parameters * batch:.1e} of work, CPU {cpu:.3f} s{gain}")
     return found
 
 

@@ -68,11 +68,11 @@ class Errors:
         return self.same <= BAR
 
 
-def measure_gate(root: Root, trials: int = TRIALS, tell: Callable[[str], None] = print) -> list[Errors]:
+def measure_gate(root: Root, trials: int = TRIALS, notify: Callable[[str], None] = print) -> list[Errors]:
     """Train the agents that are missing, let each play 2000 episodes, and simulate decisions."""
     found = []
     for index, (name, (algorithm, env, settings, n_envs, steps)) in enumerate(AGENTS.items()):
-        tell(f"{name}: training and playing")
+        notify(f"{name}: training and playing")
         run = f"gate-{index}"
         config = {
             "name": run,
@@ -89,7 +89,7 @@ def measure_gate(root: Root, trials: int = TRIALS, tell: Callable[[str], None] =
         for episodes in EPISODES:
             rates = [promoted(pool, difference * pool.std(), episodes, trials) for difference in (0.0, *DIFFERENCES)]
             found.append(Errors(name, float(pool.mean()), float(pool.std()), episodes, rates[0], tuple(rates[1:])))
-            tell(f"  {episodes} episodes: the same agent promoted in {100 * rates[0]:.1f} %")
+            notify(f"  {episodes} episodes: the same agent promoted in {100 * rates[0]:.1f} %")
     return found
 
 

@@ -43,7 +43,7 @@ class Orchestration:
         return self.ratio <= BAR
 
 
-def measure_orchestration(trials: int = 3, tell: Callable[[str], None] = print) -> Orchestration:
+def measure_orchestration(trials: int = 3, notify: Callable[[str], None] = print) -> Orchestration:
     """Train PPO on CartPole-v1 for about a minute in both ways, interleaved."""
     from rltrack.flows.server import ServerFolder, hold_server
 
@@ -55,7 +55,7 @@ def measure_orchestration(trials: int = 3, tell: Callable[[str], None] = print) 
             before = sum(server.cpu_times()[:2])
             found.flow.append(timed(_command(folder, "flow train", trial)))
             found.server_cpu.append(sum(server.cpu_times()[:2]) - before)
-            tell(
+            notify(
                 f"trial {trial + 1}: rltrack train {found.plain[-1]:.1f} s, rltrack flow train {found.flow[-1]:.1f} s, "
                 f"server {found.server_cpu[-1]:.1f} s of CPU"
             )

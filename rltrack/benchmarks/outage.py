@@ -45,7 +45,7 @@ class Outage:
         return max(self.down) / max(self.up)
 
 
-def measure_outage(seconds: float = 60.0, trials: int = 3, tell: Callable[[str], None] = print) -> Outage:
+def measure_outage(seconds: float = 60.0, trials: int = 3, notify: Callable[[str], None] = print) -> Outage:
     """Train for a while with the server up and down, interleaved."""
     found = Outage()
     with tempfile.TemporaryDirectory() as folder:
@@ -60,7 +60,7 @@ def measure_outage(seconds: float = 60.0, trials: int = 3, tell: Callable[[str],
             for trial in range(trials):
                 found.up.append(_speed(seconds, f"http://{HOST}:{port}", folder))
                 found.down.append(_speed(seconds, f"http://{HOST}:{unused}", folder))
-                tell(f"trial {trial + 1}: up {found.up[-1]:,.0f} steps/s, down {found.down[-1]:,.0f} steps/s")
+                notify(f"trial {trial + 1}: up {found.up[-1]:,.0f} steps/s, down {found.down[-1]:,.0f} steps/s")
         finally:
             os.killpg(server.pid, signal.SIGKILL)
             server.wait()

@@ -99,24 +99,24 @@ class Result:
 
 
 def measure_overhead(
-    only: Sequence[str] = (), *, trials: int = 10, tell: Callable[[str], None] = print
+    only: Sequence[str] = (), *, trials: int = 10, notify: Callable[[str], None] = print
 ) -> list[Result]:
     """Train each case in each way, interleaved.
 
     Args:
         only: Names of cases; empty for all.
         trials: Of bare and of rltrack; the others get three.
-        tell: Called with each progress message.
+        notify: Called with each progress message.
     """
     results = []
     with tempfile.TemporaryDirectory() as root:
         ensure_database(Path(root))  # once for each root, not once for each training
         for name in only or CASES:
-            results.append(_measure_case(name, trials, root, tell))
+            results.append(_measure_case(name, trials, root, notify))
     return results
 
 
-def _measure_case(name: str, trials: int, root: str, tell: Callable[[str], None]) -> Result:
+def _measure_case(name: str, trials: int, root: str, notify: Callable[[str], None]) -> Result:
     result = Result(name)
     for trial in range(trials):
         for way in WAYS:
@@ -127,7 +127,7 @@ def _measure_case(name: str, trials: int, root: str, tell: Callable[[str], None]
                 result.cpu_share.append(found["ours"] / found["cpu"])
             else:
                 result.seconds[way].append(1000 * found["seconds"] / found["steps"])
-        tell(f"{name}, trial {trial + 1} of {trials}: " + ", ".join(
+        notify(f"{name}, trial {trial + 1} of {trials}: " + ", ".join(
             f"{way} {result.ratio(way):.3f}" for way in TITLES if result.seconds[way]
         ))  # fmt: skip
     return result

@@ -194,7 +194,7 @@ def run_case(name: str) -> Row:
     return Row(name, exact, expected, found.tier, found.compared, seconds, found.difference or "")
 
 
-def run_matrix(names: Iterable[str] = (), *, jobs: int = 2, tell: Callable[[str], None] = print) -> list[Row]:
+def run_matrix(names: Iterable[str] = (), *, jobs: int = 2, notify: Callable[[str], None] = print) -> list[Row]:
     """Run all cases, or some.
 
     Raises:
@@ -207,7 +207,7 @@ def run_matrix(names: Iterable[str] = (), *, jobs: int = 2, tell: Callable[[str]
     rows = []
     with ThreadPoolExecutor(jobs) as pool:
         for row in pool.map(run_case, wanted):
-            tell(
+            notify(
                 f"{row.name}: {'exact' if row.exact else 'not exact' if row.exact is not None else 'not run'} {row.note}".rstrip()
             )
             rows.append(row)

@@ -54,13 +54,13 @@ class Row:
     seconds: dict[str, float]
 
 
-def measure_scale(folder: Path, counts: Sequence[int], tell: Callable[[str], None]) -> list[Row]:
+def measure_scale(folder: Path, counts: Sequence[int], notify: Callable[[str], None]) -> list[Row]:
     """Fill a root step by step, and time everything at each.
 
     Args:
         folder: Of the root; filled with the greatest number of runs.
         counts: Numbers of runs, ascending.
-        tell: Called with each progress message.
+        notify: Called with each progress message.
     """
     prepare_process()
     root = Root(folder)
@@ -81,9 +81,9 @@ def measure_scale(folder: Path, counts: Sequence[int], tell: Callable[[str], Non
         for number in range(before, count):
             _copy(search, number, first)
         spent = time.perf_counter() - began
-        tell(f"{count} runs: {count - before} made and delivered in {spent:.0f} s")
+        notify(f"{count} runs: {count - before} made and delivered in {spent:.0f} s")
         rows.append(Row(count, {"delivery of a run": spent / max(count - before, 1), **_times(root, search, count)}))
-        tell(json.dumps(rows[-1].seconds))
+        notify(json.dumps(rows[-1].seconds))
     return rows
 
 
@@ -104,7 +104,7 @@ def _copy(search: Search, number: int, first: RunDirectory) -> None:
         lines.append(orjson.dumps(record))
     run.journal_file.write_bytes(b"\n".join(lines) + b"\n")
     shutil.copy(first.destination_file, run.destination_file)
-    ship_run(run, tell=lambda text: None)
+    ship_run(run, notify=lambda text: None)
     search.study.tell(number, 10.0 + number % 90, state=search.optuna.trial.TrialState.COMPLETE)
 
 

@@ -58,7 +58,7 @@ def run_scores(
     seeds: int = 5,
     jobs: int = 2,
     only: Iterable[str] = (),
-    tell: Callable[[str], None] = lambda message: None,
+    notify: Callable[[str], None] = lambda message: None,
 ) -> list[dict[str, Any]]:
     """Train every case with every seed, `jobs` at a time, each in a separate process.
 
@@ -70,7 +70,7 @@ def run_scores(
         seeds: Seeds 0, 1, 2, … for each case.
         jobs: Processes at a time.
         only: Names of configurations; empty for all.
-        tell: Called with each progress message.
+        notify: Called with each progress message.
 
     Returns:
         One row per case: ``scores`` (mean return per seed), ``best_scores``, ``median``, ``bar``, ``passed``, ``seconds``.
@@ -93,7 +93,7 @@ def run_scores(
             while waiting and len(running) < jobs:
                 case, seed = waiting.popleft()
                 running.append((case, seed, _start(folder, root, case, seed)))
-                tell(f"{case.config}, seed {seed}: started")
+                notify(f"{case.config}, seed {seed}: started")
             for entry in list(running):
                 case, seed, process = entry
                 try:
@@ -105,7 +105,7 @@ def run_scores(
                     raise RltrackError(
                         f"{case.config} with seed {seed} ended with exit code {code}; see its train.log."
                     )
-                tell(f"{case.config}, seed {seed}: done")
+                notify(f"{case.config}, seed {seed}: done")
     finally:
         for _, _, process in running:
             process.terminate()

@@ -54,9 +54,9 @@ class Cost:
         return 1000.0 * self.batch / self.median_ms
 
 
-def measure_serving(root: Root, calls: int = 300, tell: Callable[[str], None] = print) -> list[Cost]:
+def measure_serving(root: Root, calls: int = 300, notify: Callable[[str], None] = print) -> list[Cost]:
     """Train a small policy, promote it, and ask it in each way, one after the other."""
-    tell("training and promoting a policy")
+    notify("training and promoting a policy")
     trainer = Trainer(
         {
             "name": "serving",
@@ -86,7 +86,7 @@ def measure_serving(root: Root, calls: int = 300, tell: Callable[[str], None] = 
     with contextlib.ExitStack() as servers:
         ports = {}
         for name, command in commands.items():
-            tell(f"starting {name}")
+            notify(f"starting {name}")
             ports[name] = servers.enter_context(_server(root, uri, command))
         ways: dict[str, Callable[[np.ndarray], Any]] = {
             "SB3's model.predict": lambda observations: model.predict(observations, deterministic=True)[0],
@@ -95,10 +95,10 @@ def measure_serving(root: Root, calls: int = 300, tell: Callable[[str], None] = 
         }
         rows = []
         for batch in BATCHES:
-            tell(f"{calls} calls with {batch} observations, in each way")
+            notify(f"{calls} calls with {batch} observations, in each way")
             rows += [_time(way, ask, batch, calls) for way, ask in ways.items()]
         for name, port in ports.items():
-            tell(f"{CLIENTS} clients ask {name}, {min(calls, _CALLS_AT_ONCE)} calls each")
+            notify(f"{CLIENTS} clients ask {name}, {min(calls, _CALLS_AT_ONCE)} calls each")
             rows.append(_at_once(f"{name}, {CLIENTS} clients", port, min(calls, _CALLS_AT_ONCE)))
         return rows
 

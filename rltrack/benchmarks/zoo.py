@@ -44,7 +44,7 @@ class WholeProcess:
         return self.ratio <= BAR
 
 
-def compare_with_zoo(trials: int = 5, tell: Callable[[str], None] = print) -> WholeProcess:
+def compare_with_zoo(trials: int = 5, notify: Callable[[str], None] = print) -> WholeProcess:
     """Train PPO on CartPole-v1 with rl_zoo3's tuned settings in both ways, interleaved.
 
     Raises:
@@ -59,7 +59,7 @@ def compare_with_zoo(trials: int = 5, tell: Callable[[str], None] = print) -> Wh
         for trial in range(trials):
             found.rltrack.append(timed(rltrack_command(f"{folder}/mlruns", trial)))
             found.zoo.append(timed(zoo_command(f"{folder}/zoo", trial)))
-            tell(f"trial {trial + 1}: rltrack {found.rltrack[-1]:.1f} s, rl_zoo3 {found.zoo[-1]:.1f} s")
+            notify(f"trial {trial + 1}: rltrack {found.rltrack[-1]:.1f} s, rl_zoo3 {found.zoo[-1]:.1f} s")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Which versions a person wants kept whatever retention says: ``pins.json`` in the folder of the versions."""
+"""Which versions the user wants kept whatever retention says: ``pins.json`` in the folder of the versions."""
 
 from __future__ import annotations
 

@@ -216,7 +216,7 @@ class RemoteRun:
                 found.append((name, manifest))
         return found
 
-    def download(self, folder: Path, tell: Callable[[str], None]) -> int:
+    def download(self, folder: Path, notify: Callable[[str], None]) -> int:
         """Copy the run to an empty folder: configuration, journal, versions.
 
         Returns:
@@ -226,7 +226,7 @@ class RemoteRun:
             CheckpointCorrupt: If a signature does not hold, or something is not as rltrack writes it.
         """
         versions, claims = self.versions(), self.claims()
-        config = self._configuration(versions[-1][1] if versions else None, tell)
+        config = self._configuration(versions[-1][1] if versions else None, notify)
         journal = self._journal()
         if claims:
             check_journal(journal, claims[-1].run_id, f"{self.url}/journal")
@@ -236,7 +236,7 @@ class RemoteRun:
         (checkpoints / segments.FOLDER).mkdir(parents=True)
         for name, manifest in versions:
             own = checkpoints / name.partition("-")[0]
-            tell(f"fetching {own.name} ({int(manifest['env_steps']):,} env steps) from {self.url}")
+            notify(f"fetching {own.name} ({int(manifest['env_steps']):,} env steps) from {self.url}")
             try:
                 self._download_version(name, manifest, own)
             except FileNotFoundError:  # superseded there meanwhile, by a trainer that does not know yet
@@ -245,7 +245,7 @@ class RemoteRun:
             write_bytes(folder / "journal.jsonl", journal)  # last: with it, there is a run
         return len(journal)
 
-    def _configuration(self, newest: Mapping[str, Any] | None, tell: Callable[[str], None]) -> bytes | None:
+    def _configuration(self, newest: Mapping[str, Any] | None, notify: Callable[[str], None]) -> bytes | None:
         """Return the configuration; None where the attempt ended before it was copied."""
         data, signatures = self._read_if_there(_CONFIG), self._read_if_there(f"{_CONFIG}.hmac")
         where = f"{self.url}/{_CONFIG}"
@@ -255,7 +255,7 @@ class RemoteRun:
             raise CheckpointCorrupt(f"{where} is missing, though there are versions: the store was changed.")
         if signatures is None:
             config = unsigned_configuration(data, newest, name=self._name, store=self._store, source=where)
-            tell(f"{where} has no signature: settings that do not change the result are at their defaults")
+            notify(f"{where} has no signature: settings that do not change the result are at their defaults")
             return config
         ours = self._config_signature(data)
         if not any(hmac.compare_digest(signature, ours) for signature in signatures.split()):

@@ -20,18 +20,21 @@ class Retention:
         keep_last: Newest resumable versions to keep, at least 1.
         keep_best: Versions with the highest mean return to keep.
         keep_every: Env steps; the first resumable version of each such stretch is kept permanently. None for none.
+        returns_to_best: Whether training may return to the best version. Then the best one before each resumable version is
+            kept too: a resume from there needs it.
     """
 
     keep_last: int = 2
     keep_best: int = 1
     keep_every: int | None = None
+    returns_to_best: bool = False
 
     def superseded(self, versions: Sequence[Version], pinned: Collection[int] = ()) -> list[Version]:
         """Return the versions that may go, oldest first.
 
         Args:
             versions: All committed ones.
-            pinned: Numbers of those that a person wants to keep.
+            pinned: Numbers of those that the user wants to keep.
         """
         resumable = [version for version in versions if version.is_resumable]
         newest = resumable[-self.keep_last :] or versions[-1:]  # a recorded script has policies only
@@ -43,6 +46,10 @@ class Retention:
                 stretches.setdefault(version.env_steps // self.keep_every, version.number)
             stretches.pop(0, None)
             kept |= set(stretches.values())
+        if self.returns_to_best:
+            for resumable_version in [version for version in resumable if version.number in kept]:
+                before = [version for version in versions if version.number <= resumable_version.number]
+                kept |= {version.number for version in best_first(before)[:1]}
         return [version for version in versions if version.number not in kept]
 
 

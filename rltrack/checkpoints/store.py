@@ -124,7 +124,7 @@ class CheckpointStore:
             self._stored = {}
             raise CheckpointFailed(
                 f"The checkpoint at {prepared.env_steps} env steps could not be written to {self.folder}: {error}. Earlier "
-                "versions are untouched. Free some space or mend the folder, then resume the run."
+                "versions are untouched. Free some space or repair the folder, then resume the run."
             ) from error
         finally:
             self._promised.pop(prepared.number, None)

@@ -1,6 +1,6 @@
-"""The command line. Each command is a thin door to the library; only here is anything printed.
+"""The command line. Each command is a thin layer over the library; only these modules print.
 
-Exit codes: 0 done, 1 error, 2 usage, 3 stopped by a person or a signal with a checkpoint (can be resumed), 4 not promoted.
+Exit codes: 0 done, 1 error, 2 usage, 3 stopped by the user or a signal with a checkpoint (can be resumed), 4 not promoted.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from rltrack import damage
 from rltrack.cli.shared import EXIT_ERROR, EXIT_USAGE, app
 from rltrack.errors import ConfigurationError, MissingExtra, NameTaken, RltrackError
 from rltrack.text import printable
+
+_INTERRUPTED = 130  # the exit code that typer gives Ctrl-C
 
 
 def _hoist_root(arguments: list[str]) -> list[str]:
@@ -51,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run_command(arguments: list[str]) -> int:
-    """Run one command; return its exit code. Errors on purpose are one message, without a traceback.
+    """Run one command; return its exit code. rltrack's own errors are one message without a traceback.
 
     What readers found damaged and left out is reported at the end, and makes the exit code 1 where it would be 0.
     """
@@ -66,6 +68,8 @@ def _run(arguments: list[str]) -> int:
     try:
         app(_hoist_root(arguments), prog_name="rltrack")
     except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            typer.echo("Interrupted.", err=True)
         return end.code if isinstance(end.code, int) else EXIT_ERROR
     except (ConfigurationError, MissingExtra, NameTaken) as error:
         typer.echo(f"Error: {printable(str(error))}", err=True)
@@ -76,7 +80,7 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.filename is not None:
             typer.echo(printable(f"Error: {_about_file(error)}"), err=True)
-        else:  # where it happened helps the person who fixes it; what it says may be anybody's
+        else:  # where it happened helps the person who fixes it; its text may come from anywhere
             typer.echo(printable(traceback.format_exc()), err=True)
         return EXIT_ERROR
     return 0

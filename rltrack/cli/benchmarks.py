@@ -13,7 +13,7 @@ Only = Annotated[list[str] | None, typer.Option(help="Only this case; may be rep
 MarkdownFile = Annotated[Path | None, typer.Option(help="Markdown file to write.", show_default=False)]
 
 
-def _tell(text: str) -> None:
+def _notify(text: str) -> None:
     typer.echo(text, err=True)
 
 
@@ -41,7 +41,7 @@ def scores(
     """
     from rltrack.benchmarks.scores import as_markdown, run_scores
 
-    rows = run_scores(configs, the_root(), seeds=seeds, jobs=jobs, only=only or (), tell=_tell)
+    rows = run_scores(configs, the_root(), seeds=seeds, jobs=jobs, only=only or (), notify=_notify)
     text = as_markdown(rows, "rltrack benchmark scores")
     _finish(text, all(row["passed"] for row in rows), output)
 
@@ -74,7 +74,7 @@ def overhead(
     """
     from rltrack.benchmarks.overhead import as_markdown, measure_overhead
 
-    rows = measure_overhead(only or (), trials=trials, tell=_tell)
+    rows = measure_overhead(only or (), trials=trials, notify=_notify)
     text = as_markdown(rows, "rltrack benchmark overhead")
     _finish(text, all(row.passed for row in rows), output)
 
@@ -89,7 +89,7 @@ def acceleration(
     """
     from rltrack.benchmarks.acceleration import as_markdown, measure_acceleration
 
-    rows = measure_acceleration(only or (), trials, tell=_tell)
+    rows = measure_acceleration(only or (), trials, notify=_notify)
     _finish(as_markdown(rows, "rltrack benchmark acceleration"), all(row.passed for row in rows))
 
 
@@ -101,7 +101,7 @@ def delivery(
     from rltrack.benchmarks import delivery as measured
 
     rate = measured.measure_rate()
-    memories = [measured.measure_shipper_memory(records, _tell), measured.measure_trainer_memory(records, _tell)]
+    memories = [measured.measure_shipper_memory(records, _notify), measured.measure_trainer_memory(records, _notify)]
     passed = rate >= measured.RATE_BAR and all(item.passed for item in memories)
     _finish(measured.as_markdown(rate, memories), passed)
 
@@ -111,7 +111,7 @@ def zoo(trials: Annotated[int, typer.Option(min=1, help="Trainings of each.")] =
     """Compare the whole of `rltrack train` with rl_zoo3's training, wall time from a cold start. Takes five minutes."""
     from rltrack.benchmarks.zoo import as_markdown, compare_with_zoo
 
-    found = compare_with_zoo(trials, tell=_tell)
+    found = compare_with_zoo(trials, notify=_notify)
     _finish(as_markdown(found), found.passed)
 
 
@@ -123,7 +123,7 @@ def outage(
     """Compare training speed with MLflow's server up and with no server answering. Takes seven minutes."""
     from rltrack.benchmarks.outage import as_markdown, measure_outage
 
-    typer.echo(as_markdown(measure_outage(seconds, trials, tell=_tell)))
+    typer.echo(as_markdown(measure_outage(seconds, trials, notify=_notify)))
 
 
 @benchmark.command("flow")
@@ -131,7 +131,7 @@ def orchestration(trials: Annotated[int, typer.Option(min=1, help="Trainings of 
     """Compare `rltrack flow train` with `rltrack train`, whole commands of a minute, with a server running."""
     from rltrack.benchmarks.orchestration import as_markdown, measure_orchestration
 
-    found = measure_orchestration(trials, tell=_tell)
+    found = measure_orchestration(trials, notify=_notify)
     _finish(as_markdown(found), found.passed)
 
 
@@ -147,7 +147,7 @@ def resume_matrix(
     """
     from rltrack.benchmarks.resume import as_markdown, run_matrix
 
-    rows = run_matrix(only or (), jobs=jobs, tell=_tell)
+    rows = run_matrix(only or (), jobs=jobs, notify=_notify)
     _finish(as_markdown(rows), all(row.expected for row in rows), output)
 
 
@@ -159,7 +159,7 @@ def gate(
     """Simulate how often the promotion gate errs, on returns of real agents. Takes about five minutes."""
     from rltrack.benchmarks.gate import as_markdown, measure_gate
 
-    rows = measure_gate(the_root(), trials, _tell)
+    rows = measure_gate(the_root(), trials, _notify)
     _finish(as_markdown(rows), all(row.passed for row in rows), output)
 
 
@@ -174,7 +174,7 @@ def serving(calls: Annotated[int, typer.Option(min=10, help="Calls of each kind.
 
     prepare_process()
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure_serving(Root(folder), calls, _tell)
+        rows = measure_serving(Root(folder), calls, _notify)
     typer.echo(as_markdown(rows))
 
 
@@ -203,5 +203,5 @@ def scale(
     from rltrack.benchmarks.scale import as_markdown, measure_scale
 
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure_scale(Path(folder), sorted(runs or [100, 300, 1000]), _tell)
+        rows = measure_scale(Path(folder), sorted(runs or [100, 300, 1000]), _notify)
     typer.echo(as_markdown(rows))

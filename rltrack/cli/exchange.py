@@ -18,7 +18,11 @@ _HISTORY, _POLICIES = ("csv", "json"), {"sb3": ".zip", "onnx": ".onnx"}
 @app.command(rich_help_panel=_PANEL)
 def export(
     what: Annotated[
-        str, typer.Argument(metavar="RUN[@VERSION]", help="A run's name and version (best); or MODEL@champion.")
+        str,
+        typer.Argument(
+            metavar="RUN[@VERSION]",
+            help="A run's name (`rltrack runs` lists them) and version (best); or MODEL@champion.",
+        ),
     ],
     format: Annotated[
         str,
@@ -30,11 +34,11 @@ def export(
     output: Annotated[
         Path | None, typer.Option(help="File to write; default: in the run's exports/.", show_default=False)
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over files that exist.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
     """Write a run's history or its policy to a file.
 
-    The policy is for other programs.
+    The policy in formats of other programs.
 
     \b
     rltrack export cartpole-ppo --format csv
@@ -69,7 +73,7 @@ def export(
 
 
 def _refuse_to_overwrite(path: Path | None, force: bool) -> None:
-    """Refuse a file that somebody named and that exists; those in a run's exports/ are ours."""
+    """Refuse an existing file that the user named; those in a run's exports/ are written over."""
     if path is not None and path.exists() and not force:
         raise ConfigurationError(f"{path} exists. Name another --output, or write over it with --force.")
 
@@ -102,22 +106,22 @@ def import_(
         typer.Option("--name", help="The run's name; default: by algorithm and environment.", show_default=False),
     ] = None,
     algo: Annotated[
-        str | None, typer.Option("--algo", help="Its algorithm, where the files do not say it.", show_default=False)
+        str | None, typer.Option("--algo", help="Algorithm, if the files do not name it.", show_default=False)
     ] = None,
     env: Annotated[
-        str | None, typer.Option("--env", help="Its environment's id, likewise.", show_default=False)
+        str | None, typer.Option("--env", help="Environment id, if the files do not name it.", show_default=False)
     ] = None,
     vecnormalize: Annotated[
         Path | None,
         typer.Option("--vecnormalize", help="VecNormalize's pickle; default: beside the model.", show_default=False),
     ] = None,
     trust: Annotated[
-        bool, typer.Option("--trust", help="The files come from somebody you trust: loading them runs code in them.")
+        bool, typer.Option("--trust", help="You trust the origin of these files: loading them runs code in them.")
     ] = False,
 ) -> None:
-    """Make a run of an agent that SB3 or rl_zoo3 trained.
+    """Make a run from an agent that SB3 or rl_zoo3 trained.
 
-    To evaluate, promote, serve or train it further.
+    It can be evaluated, promoted, served and trained further.
 
     \b
     rltrack import cartpole.zip --algo ppo --env CartPole-v1 --name from-zip --trust
@@ -127,7 +131,7 @@ def import_(
     from rltrack.training.importing import import_agent
     from rltrack.zoo_logs import find_agent_files
 
-    def tell(text: str) -> None:
+    def notify(text: str) -> None:
         typer.echo(text, err=True)
 
     from rltrack.registry.hub import ADDRESS, download
@@ -135,7 +139,7 @@ def import_(
     with tempfile.TemporaryDirectory() as scratch:
         path = download(source, Path(scratch)) if source.startswith(ADDRESS) else Path(source)
         files = find_agent_files(path, algo, env, vecnormalize)
-        run = import_agent(files, root=the_root().path, name=name, trust=trust, tell=tell)
+        run = import_agent(files, root=the_root().path, name=name, trust=trust, notify=notify)
     typer.echo(f"{run.name}@{run.store().find('last').name}")
 
 
@@ -159,6 +163,6 @@ def push(
     typer.echo(
         upload(
             the_root(), what, hub, episodes=episodes, video=video, private=private,
-            tell=lambda text: typer.echo(text, err=True),
+            notify=lambda text: typer.echo(text, err=True),
         )
     )  # fmt: skip

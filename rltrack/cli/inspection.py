@@ -1,4 +1,4 @@
-"""Commands that use that a run repeats bit for bit."""
+"""Commands that repeat a run: reproduce, watch, diagnose."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def reproduce(
 ) -> None:
     """Train a run again, and compare every bit.
 
-    Between its versions: every weight and number. Exit code 1 if one differs.
+    Every weight and number, between its versions. Exit code 1 if one differs.
 
     Versions that are kept decide how many segments there are: checkpoints.keep_every.
 
@@ -38,7 +38,7 @@ def reproduce(
     from rltrack.tracking import delivery
 
     found_run = the_root().find(run)
-    found = train_again(found_run, segments=segments, jobs=jobs, tell=lambda text: typer.echo(text, err=True))
+    found = train_again(found_run, segments=segments, jobs=jobs, notify=lambda text: typer.echo(text, err=True))
     delivery.deliver_left_behind(the_root())  # the result is a tag, the certificate an artifact
     if as_json:
         print_json(dataclasses.asdict(found))
@@ -108,7 +108,7 @@ def diagnose(
 ) -> None:
     """Find the first cause of a failed run.
 
-    Repeats its last iterations under watch, and names the first NaN, infinity or error. Exit code 1 if there is one.
+    Repeats its last iterations with checks, and names the first NaN, infinity or error. Exit code 1 if there is one.
 
     \b
     rltrack diagnose robot-sac

@@ -37,20 +37,20 @@ def stop(run: RunName, timeout: Timeout = 60.0) -> None:
 def pause(run: RunName, timeout: Timeout = 60.0) -> None:
     """Pause a training at its next boundary.
 
-    It keeps its memory. `rltrack continue` lets it train again.
+    Its process stays in memory. `rltrack continue` continues it.
     """
     _steer(run, "pause", timeout)
 
 
 @app.command("continue", rich_help_panel=_PANEL)
 def continue_(run: RunName, timeout: Timeout = 60.0) -> None:
-    """Let a training that is paused train again."""
+    """Continue a paused training."""
     _steer(run, "continue", timeout)
 
 
 @app.command(rich_help_panel=_PANEL)
 def checkpoint(run: RunName, timeout: Timeout = 60.0) -> None:
-    """Have a training commit a version at its next boundary."""
+    """Make a training write a version at its next boundary."""
     _steer(run, "checkpoint", timeout)
 
 

@@ -1,4 +1,4 @@
-"""Commands for models that people rely on: compare runs, promote, go back, watch."""
+"""Commands for registered models: promote, roll back, serve, evaluate; and to compare runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PANEL = "Models"
 ModelName = Annotated[str, typer.Argument(metavar="NAME", help="A registered model; `rltrack models` lists them.")]
 
 
-def _tell(text: str) -> None:
+def _notify(text: str) -> None:
     typer.echo(text, err=True)
 
 
@@ -69,7 +69,7 @@ def promote(
 
         require_reproduced(found, found.store().find(ref.version or "best"))
     prepare_process()
-    decision = decide(found, model, version=ref.version or "best", gate=wanted, tell=_tell)
+    decision = decide(found, model, version=ref.version or "best", gate=wanted, notify=_notify)
     if as_json:
         print_json(dataclasses.asdict(decision))
     else:
@@ -107,7 +107,7 @@ def models(as_json: AsJson = False) -> None:
 def rollback(
     model: ModelName,
     to: Annotated[
-        int | None, typer.Option(metavar="VERSION", help="Default: the champion before.", show_default=False)
+        int | None, typer.Option(metavar="VERSION", help="Default: the previous champion.", show_default=False)
     ] = None,
 ) -> None:
     """Make an earlier version champion again.
@@ -120,34 +120,38 @@ def rollback(
     from rltrack.tracking.shipper import prepare_process
 
     prepare_process()
-    event = go_back(the_root(), model, to, tell=_tell)
+    event = go_back(the_root(), model, to, notify=_notify)
     typer.echo(f"Version {event.version} ({event.source}) is champion of '{model}' again.")
 
 
 @app.command("prune-models", rich_help_panel=_PANEL)
 def prune_models(
     model: ModelName,
-    keep: Annotated[int, typer.Option(min=1, help="Newest champions, and newest versions, that stay.")] = 5,
+    keep: Annotated[int, typer.Option(min=1, help="Number of newest champions, and of newest versions, to keep.")] = 5,
 ) -> None:
     """Delete old versions of a model.
 
-    Never one that an alias points to.
+    Versions with an alias are kept.
     """
     from rltrack.registry.champions import prune_models as prune
     from rltrack.tracking.shipper import prepare_process
 
     prepare_process()
-    deleted = prune(the_root(), model, keep, tell=_tell)
+    deleted = prune(the_root(), model, keep, notify=_notify)
     typer.echo(f"Deleted versions: {', '.join(map(str, deleted))}." if deleted else "Nothing to delete.")
 
 
 @app.command(rich_help_panel=_PANEL)
 def serve(
     model: Annotated[
-        str, typer.Argument(metavar="NAME[@ALIAS]", help="A registered model; its champion, or another alias.")
+        str,
+        typer.Argument(
+            metavar="NAME[@ALIAS]",
+            help="A registered model (`rltrack models` lists them); its champion, or another alias.",
+        ),
     ],
     host: Annotated[
-        str, typer.Option(help="Address to listen on; others than this machine's own ask for a token.")
+        str, typer.Option(help="Address to listen on. For others than 127.0.0.1, set RLTRACK_SERVE_TOKEN.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port there.")] = 5001,
     pin: Annotated[
@@ -160,7 +164,7 @@ def serve(
 ) -> None:
     """Serve a model's champion over HTTP until Ctrl-C.
 
-    As MLflow does. A new champion is served within seconds.
+    With the addresses of MLflow's scoring server. A new champion is served within seconds.
 
     With RLTRACK_SERVE_TOKEN set, requests need it as a bearer token.
 
@@ -184,7 +188,7 @@ def serve(
         host=host,
         port=port,
         limits=Limits(max_body, max_batch, timeout),
-        tell=_tell,
+        notify=_notify,
     )
 
 
@@ -193,19 +197,19 @@ def evaluate_champion(
     model: ModelName,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes to play, on fresh seeds.")] = 100,
     false_alarm_rate: Annotated[
-        float, typer.Option(help="Probability of an alarm about a champion that is as it was.")
+        float, typer.Option(help="Probability of an alarm about an unchanged champion.")
     ] = 0.01,
     as_json: AsJson = False,
 ) -> None:
-    """Play a model's champion, and say whether it got worse.
+    """Test whether a model's champion got worse.
 
-    Since its promotion. Exit code 1 if it did.
+    Plays it on fresh seeds. Exit code 1 if it got worse since its promotion.
     """
     from rltrack.registry.champions import evaluate_champion as watch
     from rltrack.tracking.shipper import prepare_process
 
     prepare_process()
-    found = watch(the_root(), model, episodes=episodes, false_alarm_rate=false_alarm_rate, tell=_tell)
+    found = watch(the_root(), model, episodes=episodes, false_alarm_rate=false_alarm_rate, notify=_notify)
     if as_json:
         print_json(dataclasses.asdict(found))
     else:
@@ -218,7 +222,10 @@ def evaluate_champion(
 @app.command(rich_help_panel=_PANEL)
 def compare(
     names: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Two runs or more; seeds of one training are a group.")
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="Two runs or more (`rltrack runs` lists them); seeds of one training are a group."
+        ),
     ],
     threshold: Annotated[
         float | None,

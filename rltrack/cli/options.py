@@ -1,4 +1,4 @@
-"""The options that say what to train: declared once, taken by every command that trains."""
+"""The options that define a training, shared by all commands that train."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class TrainingOptions:
     ] = None
 
     def resolve(self) -> TrainingConfig:
-        """Return the configuration; or the settings of the run that is begun from.
+        """Return the configuration, or the settings of the run in `--from`.
 
         Raises:
             ConfigurationError: If nothing says what to train, or what is said is wrong.

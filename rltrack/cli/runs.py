@@ -1,4 +1,4 @@
-"""Commands that look at runs, and mend them."""
+"""Commands that show and repair runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rltrack.errors import ConfigurationError, RltrackError
 
 @app.command(rich_help_panel="Runs")
 def runs(as_json: AsJson = False) -> None:
-    """List the runs under the root, with how they stand."""
+    """List the runs under the root, with their status."""
     from rltrack.console.runs import print_runs, run_rows
 
     deliver_left_behind(the_root())
@@ -48,7 +48,7 @@ def show(run: RunName, as_json: AsJson = False) -> None:
 @app.command(rich_help_panel="Runs")
 def journal(
     run: RunName,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until training ends or Ctrl-C.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue until training ends or Ctrl-C.")] = False,
     kind: Annotated[
         list[str] | None, typer.Option(help="Only records of this kind; may be repeated.", show_default=False)
     ] = None,
@@ -78,13 +78,13 @@ def sync(
     take_over: Annotated[
         bool,
         typer.Option(
-            "--take-over", help="End the process that delivers it, such as one that stands still, and deliver here."
+            "--take-over", help="End the process that delivers it, such as one that hangs, and deliver in this process."
         ),
     ] = False,
 ) -> None:
     """Deliver to MLflow and TensorBoard what is missing there.
 
-    After an outage, or when everything died at once.
+    After an outage or a crash.
 
     \b
     rltrack sync cartpole-ppo
@@ -115,27 +115,28 @@ def prune(
         float | None, typer.Option(metavar="SCORE", help="Best mean return less than this.", show_default=False)
     ] = None,
     keep_best: Annotated[
-        int | None, typer.Option(min=0, help="So many of the best of them stay.", show_default=False)
+        int | None, typer.Option(min=0, help="Keep this many of the best of them.", show_default=False)
     ] = None,
     unfinished: Annotated[bool, typer.Option("--unfinished", help="Also runs that can still be resumed.")] = False,
     whole: Annotated[
         bool,
         typer.Option(
-            "--runs", help="The whole runs, with remote copies and MLflow runs; else only what resuming needs."
+            "--runs", help="Whole runs, with remote copies and MLflow runs; default: only what a resume needs."
         ),
     ] = False,
     registry_gone: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="ADDRESS", help="An MLflow that exists no more, with its models; not asked. May be repeated."
+            metavar="ADDRESS",
+            help="An MLflow that no longer exists, with its models; it is not queried. May be repeated.",
         ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, only show what would go.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, only show what would be deleted.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Free the disk space that old runs take.
+    """Delete old runs, or what only a resume needs of them.
 
-    Shows what would go; deletes with --yes. Never a run that a registered model comes from.
+    Shows what would be deleted; deletes with --yes. Runs from which a registered model comes are kept.
 
     \b
     rltrack prune --older-than 30d
@@ -158,7 +159,9 @@ def prune(
     else:
         print_prunable(found, whole=whole, done=yes)
     if yes:
-        failed = pruning.prune(the_root(), found, whole=whole, gone=gone, tell=lambda text: typer.echo(text, err=True))
+        failed = pruning.prune(
+            the_root(), found, whole=whole, gone=gone, notify=lambda text: typer.echo(text, err=True)
+        )
         if failed:
             raise typer.Exit(EXIT_ERROR)
 
@@ -178,7 +181,7 @@ def ui(
 
     root = the_root()
     deliver_left_behind(root)
-    serve(root, port=port, tensorboard_port=tensorboard_port, tell=typer.echo)
+    serve(root, port=port, tensorboard_port=tensorboard_port, notify=typer.echo)
 
 
 @app.command(rich_help_panel="Runs")
@@ -191,7 +194,7 @@ def checkpoints(
     pin: Annotated[
         list[str] | None, typer.Option(metavar="VERSION", help="Keep a version permanently: v12, best or env steps.")
     ] = None,
-    unpin: Annotated[list[str] | None, typer.Option(metavar="VERSION", help="Leave it to retention again.")] = None,
+    unpin: Annotated[list[str] | None, typer.Option(metavar="VERSION", help="Undo --pin.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List a run's versions; verify, prune or pin them.
@@ -220,29 +223,29 @@ def evaluate(
         typer.Option(help="Seed of the episodes; default: ones that training never evaluated on.", show_default=False),
     ] = None,
     stochastic: Annotated[
-        bool, typer.Option("--stochastic", help="Act by a sample of the policy, not by its mode.")
+        bool, typer.Option("--stochastic", help="Sample actions instead of using the mode of the policy.")
     ] = False,
     target: Annotated[
         float | None,
-        typer.Option(help="Return of an optimal agent: how far below it are the episodes?", show_default=False),
+        typer.Option(help="Return of an optimal agent, for the optimality gap.", show_default=False),
     ] = None,
     processes: Annotated[
         int | None,
-        typer.Option(help="Environments, each in a process of its own, where steps are expensive.", show_default=False),
+        typer.Option(help="Number of environments in separate processes, for expensive steps.", show_default=False),
     ] = None,
     env: Annotated[
         str | None,
         typer.Option(
             metavar="PACKAGE.MODULE:NAME",
-            help="Makes its environment, where the script that trained it could not say; kept for later commands.",
+            help="Makes the environment, if the run's script did not name it; stored for later commands.",
             show_default=False,
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Play a version's policy, and print its returns.
+    """Evaluate a version's policy.
 
-    In fresh environments, with the statistics of its returns.
+    Plays episodes in fresh environments, and prints statistics of the returns.
     """
     from rltrack.console.summary import print_evaluation
     from rltrack.evaluation.statistics import bootstrap_interval, optimality_gap
@@ -303,9 +306,9 @@ def relocate() -> None:
 
 @app.command(rich_help_panel="Runs")
 def doctor() -> None:
-    """Check the installation, and say how to mend it.
+    """Check the installation; report problems and remedies.
 
-    Looks at versions, GPU, servers and extras.
+    Versions, GPU, servers and extras.
     """
     from rltrack import doctor as examination
 

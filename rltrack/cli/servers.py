@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @app.command(rich_help_panel="Servers")
 def up(
-    workers: Annotated[int, typer.Option(min=0, help="Worker processes that carry out deployments' runs.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Number of workers, which run the deployments.")] = 1,
     with_worker: Annotated[bool, typer.Option("--with-worker", help="The same as --workers 1.")] = False,
     database_url: Annotated[
         str | None,
@@ -84,7 +84,7 @@ def down() -> None:
 
 @app.command(rich_help_panel="Servers")
 def status(as_json: AsJson = False) -> None:
-    """Say which servers are healthy, and where they answer.
+    """Show health and addresses of the servers.
 
     Exit code 1 if one is not.
     """
@@ -97,8 +97,8 @@ InstallationName = Annotated[
     str | None,
     typer.Option(
         "--name",
-        help="What this root's deployments are called on a server where rltrack's own names are taken: train/train-NAME, work "
-        "pool rltrack-NAME. The root remembers it.",
+        help="Name of this root's deployments on a server where rltrack's own names are taken: train/train-NAME, work pool "
+        "rltrack-NAME. It is stored in the root.",
         show_default=False,
     ),
 ]
@@ -128,22 +128,23 @@ def deploy(
     ] = None,
     overwrite: Annotated[
         bool,
-        typer.Option(
-            "--overwrite", help="Put the file's parameters, schedules and limits in the place of what people changed."
-        ),
+        typer.Option("--overwrite", help="Replace changed parameters, schedules and limits by those of the file."),
     ] = False,
     adopt: Annotated[
-        bool, typer.Option("--adopt", help="Take over what an rltrack before 0.1 deployed, which left no mark.")
+        bool,
+        typer.Option(
+            "--adopt", help="Take over deployments of an rltrack before 0.1, which have no tag of their root."
+        ),
     ] = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Make deployments, work pool and automations in Prefect.
 
-    On PREFECT_API_URL's server, or on that of the stack here.
+    On the server at PREFECT_API_URL, or that of the stack on this machine.
 
-    What people changed on the server (parameters, schedules, limits) is kept, and the difference is shown. Nothing is touched
-    that this root did not deploy.
+    Changes on the server (parameters, schedules, limits) are kept, and the differences are shown. Only what this root deployed
+    is changed.
 
     \b
     rltrack deploy --dry-run
@@ -205,7 +206,7 @@ def _print_steps(steps: list[Step], dry_run: bool, as_json: bool) -> None:
     if dry_run:
         typer.echo("Nothing was changed.")
     elif any(step.action == "keep" and step.details for step in steps):
-        typer.echo("What people changed on the server was kept; `rltrack deploy --overwrite` applies the file.")
+        typer.echo("Changes on the server were kept; `rltrack deploy --overwrite` applies the file.")
 
 
 def _print_stack(root: Root, as_json: bool) -> bool:

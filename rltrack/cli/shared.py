@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from rltrack import damage
 
@@ -18,18 +19,31 @@ if TYPE_CHECKING:
 
 EXIT_ERROR, EXIT_USAGE, EXIT_STOPPED, EXIT_NOT_PROMOTED = 1, 2, 3, 4
 
+
+class _Commands(TyperGroup):
+    """All commands. The error for a missing argument has the argument's help: what it is, and which command lists the choices."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message or getattr(error.param, "help", None) or ""
+            raise
+
+
 app = typer.Typer(
+    cls=_Commands,
     invoke_without_command=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Train reinforcement-learning agents, keep every number, and resume after anything.",
+    help="Train reinforcement-learning agents, with exact resume, tracking and a promotion gate.",
 )
 _FIRST_STEPS = """\
-Train reinforcement-learning agents, keep every number, and resume after anything.
+Train reinforcement-learning agents, with exact resume, tracking and a promotion gate.
 
 Begin with:
   rltrack train --algo ppo --env CartPole-v1 --timesteps 20000 --name first
-  rltrack runs             list the runs, with how they stand
+  rltrack runs             list the runs, with their status
   rltrack show first       one run: evaluations, versions, warnings
   rltrack resume first     go on after Ctrl-C or a crash
   rltrack compare A B      two runs: scores, curves, what differs
@@ -63,7 +77,7 @@ RunAndVersion = Annotated[
     str,
     typer.Argument(
         metavar="RUN[@VERSION]",
-        help="A run's name, and best (default), last, v12 or env steps.",
+        help="A run's name (`rltrack runs` lists them), and best (default), last, v12 or env steps.",
         autocompletion=_complete_run,
     ),
 ]
@@ -117,7 +131,7 @@ def deliver_left_behind(home: Root) -> None:
         count = delivery.deliver_left_behind(home)
     if count:
         typer.echo(
-            f"{count} run(s) were not delivered whole; trying in the background (rltrack sync --all shows how).",
+            f"{count} run(s) were not delivered completely; trying in the background (rltrack sync --all shows how).",
             err=True,
         )
 

@@ -1,4 +1,4 @@
-"""Commands that train many: seeds and sweeps."""
+"""Commands that train several runs: seeds and sweeps."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ Deployed = Annotated[
 ]
 Wait = Annotated[bool, typer.Option(help="With --deployed: follow them to their end.")]
 
-Jobs = Annotated[int, typer.Option(min=1, help="Trainings at a time here, each in a process of its own.")]
+Jobs = Annotated[
+    int, typer.Option(min=1, help="Number of trainings at the same time on this machine, in separate processes.")
+]
 Storage = Annotated[
     str | None,
     typer.Option(
@@ -61,7 +63,7 @@ def study(
         str | None, typer.Option(help="The study's name; an existing one is resumed.", show_default=False)
     ] = None,
 ) -> None:
-    """Train with several seeds, and look at them as one.
+    """Train with several seeds, and summarise the results.
 
     Interrupted at any point, the same command resumes it.
 
@@ -78,13 +80,13 @@ def study(
         from rltrack.studies.seeds import study_members
 
         _, members = study_members(resolved, range(seeds), the_root())
-        well = _spread(lambda spread: spread.spread_seeds(the_root(), members, wait=wait, tell=_say))
+        well = _spread(lambda spread: spread.spread_seeds(the_root(), members, wait=wait, notify=_say))
         typer.echo(f"\nruns          {' '.join(members)}")
         if not well:
             raise typer.Exit(EXIT_ERROR)
         return
     deliver_left_behind(the_root())
-    found = _until_stopped(lambda: train_seeds(resolved, range(seeds), the_root(), jobs=jobs, tell=_say))
+    found = _until_stopped(lambda: train_seeds(resolved, range(seeds), the_root(), jobs=jobs, notify=_say))
     evaluated = [run for run in found.finished if run.status().mean_return is not None]
     if evaluated:
         print_comparison(study_of(evaluated))
@@ -109,7 +111,7 @@ def sweep(
     deployed: Deployed = False,
     wait: Wait = True,
     storage: Storage = None,
-    show: Annotated[bool, typer.Option("--show", help="Only print how it stands.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Only print the results so far.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Search for the best configuration.
@@ -127,12 +129,12 @@ def sweep(
     left: list[Unfinished] = []
     well = True
     if deployed and not show:
-        well = _spread(lambda spread: spread.spread_trials(search, wait=wait, tell=_say))
+        well = _spread(lambda spread: spread.spread_trials(search, wait=wait, notify=_say))
     elif not show:
         from rltrack.studies.sweep import sweep_here
 
         deliver_left_behind(the_root())
-        left = _until_stopped(lambda: sweep_here(search, jobs=jobs, console=jobs == 1, tell=_say))
+        left = _until_stopped(lambda: sweep_here(search, jobs=jobs, console=jobs == 1, notify=_say))
     _print_sweep(search, as_json)
     for item in left:
         _say(f"{trial_name(search.name, item.number)}: {item.why}")

@@ -74,10 +74,13 @@ def init(
     algo: Annotated[str, typer.Option("--algo", help="Algorithm, such as ppo, sac or tqc.", show_default=False)],
     env: Annotated[str, typer.Option("--env", help="Environment id, such as CartPole-v1.", show_default=False)],
     output: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="File to write; omitted: named after both; - to print it.")
+        Path | None,
+        typer.Argument(
+            metavar="FILE", help="File to write; default: named after algorithm and environment; - prints it."
+        ),
     ] = None,
     timesteps: Annotated[int | None, typer.Option(help="Budget in env steps.", show_default=False)] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Write a first configuration with every key explained.
 
@@ -146,7 +149,7 @@ def verify_resume(
 ) -> None:
     """Show that a resume is exact in every bit.
 
-    Trains whole, trains again with kills, and compares.
+    Trains once without and once with kills, and compares.
 
     \b
     rltrack verify-resume configs/cartpole_ppo.yaml
@@ -157,7 +160,7 @@ def verify_resume(
     from rltrack.training.verify import verify_resume as verify
 
     resolved = asked.resolve()
-    found = verify(resolved, timesteps=timesteps, kills=kills, tell=lambda text: typer.echo(text, err=True))
+    found = verify(resolved, timesteps=timesteps, kills=kills, notify=lambda text: typer.echo(text, err=True))
     if as_json:
         print_json(dataclasses.asdict(found))
     else:
@@ -180,14 +183,14 @@ def show_config(
         str | None,
         typer.Option(
             metavar="RUN",
-            help="Print the configuration that trains as this run was trained, also by a script.",
+            help="Print the configuration of this run, also of one from a script.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
     """Print a configuration with every default.
 
-    Or that of a run, or the schema.
+    Also that of a run, or the JSON Schema.
 
     \b
     rltrack config configs/cartpole_ppo.yaml

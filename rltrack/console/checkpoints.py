@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from rltrack.checkpoints import Retention
 from rltrack.console.tables import age, number, size, table_of, terminal
+from rltrack.training.strategies import retention_of
 
 if TYPE_CHECKING:
     from rltrack.runs import RunDirectory
@@ -25,8 +25,8 @@ def checkpoint_rows(
     """
     retention = None
     if prune and run.config_file.exists():
-        kept = run.configuration().checkpoints
-        retention = Retention(kept.keep_last, kept.keep_best, kept.keep_every)
+        configuration = run.configuration()
+        retention = retention_of(configuration.checkpoints, configuration.strategy)
     store = run.store(retention)
     for selector in pin:
         store.pin(store.find(selector))

@@ -102,7 +102,7 @@ def sync_runs(root: Root, run: RunDirectory | None, *, again: bool, take_over: b
                     shipper.EXIT_BUSY
                     if is_stalled(item) and not take_over
                     else shipper.ship_run(
-                        item, patience=0.0, tell=lambda _: None, take_over=take_over, rewrite=lost is not None
+                        item, patience=0.0, notify=lambda _: None, take_over=take_over, rewrite=lost is not None
                     )
                 )
         except (RltrackError, OSError) as error:

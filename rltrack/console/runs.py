@@ -161,7 +161,7 @@ def _config(run: RunDirectory) -> dict[str, Any] | None:
 
 
 def print_details(details: dict[str, Any]) -> None:
-    """Print one run for a person."""
+    """Print one run in the terminal."""
     out = terminal()
     reason = f": {escape(details['reason'])}" if details["reason"] else ""
     out.print(f"[bold]{details['name']}[/]  {styled(details['state'])}{reason}", highlight=False)

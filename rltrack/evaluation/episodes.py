@@ -21,7 +21,7 @@ EVALUATION_STREAM = 0xE7A1
 """Separates the seeds of evaluation from those of training."""
 
 
-Tell = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Called with the progress of an evaluation: finished episodes, and steps so far of each environment."""
 
 
@@ -44,7 +44,7 @@ def play_episodes(
     deterministic: bool = True,
     should_abort: Callable[[], bool] = lambda: False,
     limits: EpisodeLimits | None = None,
-    tell: Tell | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Evaluation:
     """Play one episode for each seed.
 
@@ -59,7 +59,7 @@ def play_episodes(
         deterministic: Act by the policy's mode.
         should_abort: Called after each step; True ends the evaluation without a result.
         limits: Limits of episodes and of the evaluation; None for `EpisodeLimits()`.
-        tell: Called with each progress message.
+        on_progress: Called after each step with the numbers of finished episodes and of env steps.
 
     Returns:
         Returns and lengths in the order of `seeds`; without episodes that had not started when the time limit was reached.
@@ -72,7 +72,9 @@ def play_episodes(
         raise ValueError("There are no seeds; give one for each episode.")
     begun = time.perf_counter()
     with untouched_random_streams():
-        results, cut, infos = _play(agent, env, seeds, deterministic, should_abort, limits or EpisodeLimits(), tell)
+        results, cut, infos = _play(
+            agent, env, seeds, deterministic, should_abort, limits or EpisodeLimits(), on_progress
+        )
     return Evaluation.of(
         env_steps,
         [episode_return for episode_return, _ in results],
@@ -102,7 +104,9 @@ class Evaluator:
     deterministic: bool = True
     limits: EpisodeLimits | None = None
 
-    def evaluate(self, env_steps: int, should_abort: Callable[[], bool], tell: Tell | None = None) -> Evaluation:
+    def evaluate(
+        self, env_steps: int, should_abort: Callable[[], bool], on_progress: OnProgress | None = None
+    ) -> Evaluation:
         """Play the episodes; see `play_episodes`."""
         return play_episodes(
             self.agent,
@@ -112,7 +116,7 @@ class Evaluator:
             deterministic=self.deterministic,
             should_abort=should_abort,
             limits=self.limits,
-            tell=tell,
+            on_progress=on_progress,
         )
 
 
@@ -123,7 +127,7 @@ def _play(
     deterministic: bool,
     should_abort: Callable[[], bool],
     limits: EpisodeLimits,
-    tell: Tell | None,
+    on_progress: OnProgress | None,
 ) -> tuple[list[tuple[float, int]], int, list[dict[str, float]]]:
     """Return the return and length of each episode, how many were cut, and what the last info of each says."""
     n_envs = env.n_envs
@@ -163,8 +167,8 @@ def _play(
                 cut += CUT in infos[index]
             played[index] += 1
         starts = dones
-        if tell is not None:
-            tell(len(results), steps)
+        if on_progress is not None:
+            on_progress(len(results), steps)
         if should_abort():
             raise EvaluationInterrupted
         is_late = time.monotonic() - begun >= (limits.max_seconds or (math.inf if results else SECONDS_WITHOUT_END))

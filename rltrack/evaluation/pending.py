@@ -24,7 +24,7 @@ from rltrack.checkpoints import encoding
 from rltrack.cleanup import close_all
 from rltrack.config import TrainingConfig
 from rltrack.errors import EvaluationUnavailable
-from rltrack.evaluation.episodes import Evaluation, EvaluationInterrupted, Evaluator, Tell
+from rltrack.evaluation.episodes import Evaluation, EvaluationInterrupted, Evaluator, OnProgress
 
 _POLL_SECONDS = 0.05
 _ATTEMPTS = 3
@@ -44,13 +44,13 @@ class EvaluationHere:
     env_steps: int
     policy: State | None = None
 
-    def result(self, should_abort: Callable[[], bool], tell: Tell | None = None) -> Evaluation:
+    def result(self, should_abort: Callable[[], bool], on_progress: OnProgress | None = None) -> Evaluation:
         """Play the episodes.
 
         Raises:
             EvaluationInterrupted: If `should_abort` returned True.
         """
-        return self.evaluator.evaluate(self.env_steps, should_abort, tell)
+        return self.evaluator.evaluate(self.env_steps, should_abort, on_progress)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state from which it can be started again."""
@@ -70,7 +70,7 @@ class EvaluationBeside:
         self._player = player
         player.submit(env_steps, policy)
 
-    def result(self, should_abort: Callable[[], bool], tell: Tell | None = None) -> Evaluation:
+    def result(self, should_abort: Callable[[], bool], on_progress: OnProgress | None = None) -> Evaluation:
         """Wait for the result; if the process died, retry in a new one.
 
         Raises:

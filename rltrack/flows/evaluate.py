@@ -32,7 +32,7 @@ def play(model: str, episodes: int, moment: str, false_alarm_rate: float, cool_d
         moment=moment,
         false_alarm_rate=false_alarm_rate,
         cool_down_hours=cool_down_hours,
-        tell=get_run_logger().info,
+        notify=get_run_logger().info,
     )
 
 

@@ -1,4 +1,4 @@
-"""Automations that tell people: of promotions, refusals, degraded champions, and runs that failed or were interrupted.
+"""Prefect automations that notify people of promotions, refusals, degraded champions, and runs that failed or were interrupted.
 
 How a message is sent is Prefect's: a block on its server, for Slack, mail, a webhook and others.
 """
@@ -38,7 +38,7 @@ def notifications(
     Args:
         client: Of the server.
         blocks: ``TYPE/NAME`` of each block, such as ``slack-webhook/team``.
-        deployments: Whose flow runs to tell of.
+        deployments: The deployments whose flow runs are reported.
 
     Raises:
         ConfigurationError: If there is no such block, or it cannot send.

@@ -34,7 +34,7 @@ def challenge(run: str, model: str, version: str, gate: Gate) -> Decision:
     if runtime.deployment.id is not None:
         check_parameters(config_of(found))
         check_champion(model)
-    return decide(found, model, version=version, gate=gate, tell=get_run_logger().info)
+    return decide(found, model, version=version, gate=gate, notify=get_run_logger().info)
 
 
 def check_champion(model: str) -> None:

@@ -26,13 +26,13 @@ _RESTART_SECONDS = 900.0
 """How long an automatic restart is expected after a crash or preemption."""
 
 
-def spread_trials(search: Search, *, wait: bool, tell: Callable[[str], None]) -> dict[str, str]:
+def spread_trials(search: Search, *, wait: bool, notify: Callable[[str], None]) -> dict[str, str]:
     """Start a run of the deployment ``trial`` for each trial without a result that is not under way.
 
     Args:
         search: The sweep, open. Workers find it by ``RLTRACK_SWEEP_STORAGE`` in their environment, or under the same root.
         wait: Wait until all have ended.
-        tell: Called with each progress message.
+        notify: Called with each progress message.
 
     Returns:
         The trials without a result, with the reason.
@@ -41,11 +41,11 @@ def spread_trials(search: Search, *, wait: bool, tell: Callable[[str], None]) ->
         RltrackError: If the server has no such deployment.
     """
     runs = {trial_name(search.name, number): {"sweep": search.name, "number": number} for number in search.unfinished()}
-    return _spread(installation_of(search.root).deployment("trial"), runs, wait, tell)
+    return _spread(installation_of(search.root).deployment("trial"), runs, wait, notify)
 
 
 def spread_seeds(
-    root: Root, members: Mapping[str, TrainingConfig], *, wait: bool, tell: Callable[[str], None]
+    root: Root, members: Mapping[str, TrainingConfig], *, wait: bool, notify: Callable[[str], None]
 ) -> dict[str, str]:
     """Start a run of the deployment ``train`` for each seed of a study; as `spread_trials`.
 
@@ -53,14 +53,14 @@ def spread_seeds(
         root: The root, whose installation names the deployment.
         members: Each run's configuration, by its name.
         wait: Wait until all have ended.
-        tell: Called with each progress message.
+        notify: Called with each progress message.
     """
     runs = {name: {"config": config.to_mapping(), "run": name} for name, config in members.items()}
-    return _spread(installation_of(root).deployment("train"), runs, wait, tell)
+    return _spread(installation_of(root).deployment("train"), runs, wait, notify)
 
 
 def _spread(
-    deployment: str, runs: Mapping[str, Mapping[str, Any]], wait: bool, tell: Callable[[str], None]
+    deployment: str, runs: Mapping[str, Mapping[str, Any]], wait: bool, notify: Callable[[str], None]
 ) -> dict[str, str]:
     with get_client(sync_client=True) as client:
         try:
@@ -85,12 +85,12 @@ def _spread(
                 flow_run = client.create_flow_run_from_deployment(found.id, name=name, parameters=dict(parameters))
                 since[name] = flow_run.created
         started = len(runs) - len(under_way)
-        tell(f"{started} started as runs of {deployment}{f'; {len(under_way)} are under way' if under_way else ''}")
-        return _follow(client, found.id, since, tell) if wait else {}
+        notify(f"{started} started as runs of {deployment}{f'; {len(under_way)} are under way' if under_way else ''}")
+        return _follow(client, found.id, since, notify) if wait else {}
 
 
 def _follow(
-    client: SyncPrefectClient, deployment: UUID, since: Mapping[str, datetime | None], tell: Callable[[str], None]
+    client: SyncPrefectClient, deployment: UUID, since: Mapping[str, datetime | None], notify: Callable[[str], None]
 ) -> dict[str, str]:
     """Wait until each has ended; flow runs created earlier are ignored."""
     left, shown = dict(since), dict[str, str]()
@@ -101,7 +101,9 @@ def _follow(
                 continue
             if shown.get(name) != flow_run.state.name:
                 shown[name] = str(flow_run.state.name)
-                tell(f"{name}: {flow_run.state.name}{f' ({flow_run.state.message})' if flow_run.state.message else ''}")
+                notify(
+                    f"{name}: {flow_run.state.name}{f' ({flow_run.state.message})' if flow_run.state.message else ''}"
+                )
             if _has_ended(flow_run):
                 del left[name]
                 if not _is_done(flow_run):

@@ -75,7 +75,7 @@ class StackFolder:
 def up(
     root: Root,
     options: Options,
-    tell: Callable[[str], None],
+    notify: Callable[[str], None],
     *,
     chosen_ports: frozenset[str] = frozenset(),
     foreground: bool = False,
@@ -85,7 +85,7 @@ def up(
     Args:
         root: The root of all runs.
         options: Its options.
-        tell: Called with each progress message.
+        notify: Called with each progress message.
         chosen_ports: Ports that the user chose; others are replaced if they are taken.
         foreground: Be the supervisor, until SIGTERM or Ctrl-C, as systemd wants it.
 
@@ -104,10 +104,10 @@ def up(
                 f"The stack under {root.path} is up with {now.workers} worker(s) and "
                 f"{'PostgreSQL' if now.database_url else 'sqlite'}. `rltrack down` first, then `rltrack up` with other options."
             )
-        tell("The stack is up already.")
+        notify("The stack is up already.")
         return
     Databases(options.database_url).check()
-    ports = {name: _port(name, port, name in chosen_ports, tell) for name, port in options.ports.items()}
+    ports = {name: _port(name, port, name in chosen_ports, notify) for name, port in options.ports.items()}
     started = json.dumps(asdict(Options(options.workers, options.database_url, ports)))
     replace_text(folder.options_file, started, 0o600)  # a database's address may hold a password
     if foreground:
@@ -127,7 +127,7 @@ def up(
         time.sleep(0.2)
 
 
-def down(root: Root, tell: Callable[[str], None]) -> bool:
+def down(root: Root, notify: Callable[[str], None]) -> bool:
     """Drain and end the stack; return whether there was one.
 
     Raises:
@@ -146,7 +146,7 @@ def down(root: Root, tell: Callable[[str], None]) -> bool:
     while folder.is_up():
         message = folder.state().get("message", "")
         if message and message != shown:
-            tell(shown := message)
+            notify(shown := message)
         if time.monotonic() > deadline:
             raise RltrackError(f"The stack does not end; see {folder.path / 'supervisor.log'} (process {pid}).")
         time.sleep(0.2)
@@ -178,7 +178,7 @@ def auth_file(root: Root) -> Path:
     return ServerFolder(root.path).auth_file
 
 
-def _port(name: str, port: int, chosen: bool, tell: Callable[[str], None]) -> int:
+def _port(name: str, port: int, chosen: bool, notify: Callable[[str], None]) -> int:
     """Return the port if it is free, else another one; a port that the user chose must be free."""
     try:
         return free_port(port, f"--{name}-port")
@@ -186,7 +186,7 @@ def _port(name: str, port: int, chosen: bool, tell: Callable[[str], None]) -> in
         if chosen:
             raise
         other = free_port(0, f"--{name}-port")
-        tell(f"Port {port} is taken; {name} listens at {other}.")
+        notify(f"Port {port} is taken; {name} listens at {other}.")
         return other
 
 

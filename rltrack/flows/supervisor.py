@@ -30,7 +30,7 @@ from rltrack.named_code import PROJECT
 from rltrack.processes import end_session, lives, spawn
 from rltrack.runs import Root
 from rltrack.tracking.destination import MLFLOW_PAGE
-from rltrack.tracking.pages import lean_environment, mlflow_command, tensorboard_command, wait_until_up
+from rltrack.tracking.pages import lean_environment, mlflow_command, published, tensorboard_command, wait_until_up
 from rltrack.tracking.sinks.embedded import ensure_database
 
 _POLL_SECONDS = 0.5
@@ -109,9 +109,10 @@ class Supervisor:
             try:
                 self._start()
                 self._ready = True
-                self._write_state("")
-                self._watch(settings)
-                self._drain()
+                with published(self.root, f"http://{HOST}:{self.options.ports['mlflow']}"):
+                    self._write_state("")
+                    self._watch(settings)
+                    self._drain()
             except Exception as error:
                 self._write_state("", problem=" ".join(str(error).split()))
                 raise
@@ -187,7 +188,7 @@ class Supervisor:
         if not is_healthy(self.api):
             return
         own = installation_of(self.root)
-        paused = work_pool.pause(own, True)  # False: it was paused by a person, and stays paused
+        paused = work_pool.pause(own, True)  # False: it was paused by the user, and stays paused
         running = running_flow_runs(own)
         for flow_run in running:
             suspend(flow_run.id)

@@ -136,7 +136,7 @@ def train(config: TrainingConfig, run: str | None = None, restarts: Restarts = 0
         restarts: Number of automatic restarts so far.
 
     Returns:
-        Completed; or Cancelled, named "Stopped" (by a person) or "Preempted" (by a signal), with a resumable version.
+        Completed; or Cancelled, named "Stopped" (by the user) or "Preempted" (by a signal), with a resumable version.
     """
     check_if_deployed(config)
     return run_training(config, run_name(config, run, str(runtime.flow_run.id)))
@@ -227,7 +227,7 @@ def _final_state(outcome: Outcome, flow_run_id: str) -> State[Any]:
     message += f". Go on: rltrack resume {outcome.directory.name}"
     now = _state_now(flow_run_id)
     if now is not None and now.is_paused():
-        raise Pause(state=now)  # suspended: `rltrack up`, or a person, resumes the same flow run
+        raise Pause(state=now)  # suspended: `rltrack up`, or the user, resumes the same flow run
     by_person = statistics.reason.startswith(("SIGINT", STOPPED)) or (now is not None and now.is_cancelling())
     return Cancelled(name="Stopped" if by_person else "Preempted", message=message, data=outcome)
 

@@ -88,7 +88,7 @@ def _repeat(
     run: RunDirectory, begin: Version | None, until: int | None, make_loop: Callable[[str], TrainingLoop] | None
 ) -> Diagnosis:
     config = None if make_loop else quiet_config(run)
-    history = run.history(tell=False)
+    history = run.history(report=False)
     with tempfile.TemporaryDirectory(prefix="rltrack-diagnose-") as folder, contextlib.ExitStack() as open_parts:
         copy_run(run, begin, Root(folder))
         if config is None:

@@ -73,7 +73,7 @@ def reproduce(
     *,
     segments: str = "all",
     jobs: int = 1,
-    tell: Callable[[str], None] = lambda text: None,
+    notify: Callable[[str], None] = lambda text: None,
     repeat: Callable[[RunDirectory, Stretch], Outcome] = repeat_in_process,
 ) -> Reproduction:
     """Train a run again and compare; write the certificate into its folder, and the result into its journal.
@@ -82,7 +82,7 @@ def reproduce(
         run: The run; no process may train it.
         segments: As `stretches`.
         jobs: How many are trained at a time.
-        tell: Called with each progress message.
+        notify: Called with each progress message.
         repeat: Trains one stretch.
 
     Raises:
@@ -102,13 +102,13 @@ def reproduce(
     with run.lock():
         notes = list(_notes(run, versions))
         for note in notes:
-            tell(f"note: {note}")
+            notify(f"note: {note}")
         changed = _changed_configuration(run, identity(config))
         outcomes: list[Outcome] = []
         if changed is None:
             with ThreadPoolExecutor(jobs) as pool:
                 for outcome in pool.map(lambda stretch: repeat(run, stretch), wanted):
-                    tell(_line(outcome))
+                    notify(_line(outcome))
                     outcomes.append(outcome)
         notes += dict.fromkeys(note for outcome in outcomes for note in outcome.notes)
         wrong = changed or next((_where(item) for item in outcomes if item.difference is not None), None)
@@ -178,7 +178,8 @@ def _where(outcome: Outcome) -> str:
 def _line(outcome: Outcome) -> str:
     where = f"{outcome.from_steps:,} to {outcome.to_steps:,} env steps ({outcome.begin or 'start'} → {outcome.end})"
     what = f"{outcome.records:,} records, {outcome.values:,} values, {outcome.seconds:.0f} s"
-    return f"{where}: {'the same bits' if outcome.difference is None else outcome.difference} ({what})"
+    rest = "" if outcome.unchecked is None else f"; {outcome.unchecked}"
+    return f"{where}: {'the same bits' if outcome.difference is None else outcome.difference} ({what}){rest}"
 
 
 def _covered(outcomes: Sequence[Outcome]) -> int:
@@ -189,7 +190,10 @@ def _share(outcomes: Sequence[Outcome], total: int) -> str:
     covered = _covered(outcomes)
     part = "all" if covered == total else f"{covered:,} ({100 * covered / total:.0f} %)"
     values = sum(outcome.values for outcome in outcomes)
-    return f"reproduced: {part} of {total:,} env steps in {len(outcomes)} segment(s), {values:,} values bit for bit"
+    rest = "".join(f"; {outcome.unchecked}" for outcome in outcomes if outcome.unchecked is not None)
+    return (
+        f"reproduced: {part} of {total:,} env steps in {len(outcomes)} segment(s), {values:,} values bit for bit{rest}"
+    )
 
 
 def _certificate(run: RunDirectory, found: Reproduction, versions: Sequence[Version], config: str) -> dict[str, Any]:

@@ -52,13 +52,14 @@ class Outcome:
         begin: As of the stretch.
         end: Likewise.
         from_steps: Env steps at its beginning.
-        to_steps: Env steps at its end.
+        to_steps: Env steps up to which it was compared.
         records: Number of journal records that were compared.
         values: Number of values and arrays that were compared in records and version.
         difference: The first record that differs, or else the first tensor, with both values; None for none.
         tensor: The first tensor of the version that differs; None for none.
         notes: What makes this process differ from the one that trained.
         seconds: How long it took.
+        unchecked: Why it was not compared up to its end; None if it was.
     """
 
     begin: str | None
@@ -71,6 +72,7 @@ class Outcome:
     tensor: str | None
     notes: tuple[str, ...]
     seconds: float
+    unchecked: str | None = None
 
 
 def repeat_in_process(run: RunDirectory, stretch: Stretch) -> Outcome:
@@ -107,41 +109,51 @@ def repeat(run: RunDirectory, stretch: Stretch) -> Outcome:
         trainer.loop.delivers = False
         live = trainer.prepare()
         try:
-            _train(live, end.env_steps, end.journal["next_seq"])
-            made = live.checkpoint()
-            if made is None:
-                raise RltrackError(
-                    f"The agent of run {run.name} cannot be captured, so that no version can be compared."
-                )
+            lost = _train(live, end.env_steps, end.journal["next_seq"])
+            reached, last = live.progress.env_steps, live.session.journal.next_seq
+            count, tensor = 0, None
+            if lost is None:
+                made = live.checkpoint()
+                if made is None:
+                    raise RltrackError(
+                        f"The agent of run {run.name} cannot be captured, so that no version can be compared."
+                    )
+                reached, last = end.env_steps, end.journal["next_seq"]
+                theirs, ours = store.read(end), live.session.store.read(made)
+                count, tensor = first_difference(_compared(theirs), _compared(ours), NAMES)
             not_exact = what_is_not_exact(live)
-            theirs, ours = store.read(end), live.session.store.read(made)
         finally:
             live.close()
             trainer.close()
-        first, last = (1 if begin is None else begin.journal["next_seq"]), end.journal["next_seq"]
+        first = 1 if begin is None else begin.journal["next_seq"]
         there, here = (_numbered(item, first, last) for item in (run, copy))
         values, wrong = _first_record(there, here)
-        count, tensor = first_difference(_compared(theirs), _compared(ours), NAMES)
         notes = (
             ()
             if begin is None
             else tuple(f"a repetition from {begin.name} is not exact, as {why}" for why in not_exact)
         )
         return Outcome(
-            stretch.begin, stretch.end, 0 if begin is None else begin.env_steps, end.env_steps, len(there), values + count,
+            stretch.begin, stretch.end, 0 if begin is None else begin.env_steps, reached, len(there), values + count,
             wrong or tensor, tensor, notes, round(time.monotonic() - began, 2),
+            None if lost is None else f"{reached:,} to {end.env_steps:,} env steps not checked: {lost}",
         )  # fmt: skip
 
 
-def _train(live: LiveTraining, env_steps: int, next_seq: int) -> None:
-    """Train to the boundary at which a version was written: with what was recorded there before, and nothing after."""
+def _train(live: LiveTraining, env_steps: int, next_seq: int) -> str | None:
+    """Train to the boundary at which a version was written: with what was recorded there before, and nothing after.
+
+    Returns:
+        Why it ended before: what the run itself returned to is gone. None if it did not.
+    """
     live.start()
     until = Mark(env_steps=env_steps)
-    while (due := live.due()) is not Due.END:
+    while (due := live.due()) is not Due.END and live.evaluations.lost_best is None:
         there = until.is_reached(live.progress)
         if there and (due is Due.CHUNK or live.session.journal.next_seq >= next_seq):
-            return
+            break
         live.perform(due, live.next_mark().earliest(until) if due is Due.CHUNK else None)
+    return live.evaluations.lost_best
 
 
 def _compared(state: Mapping[str, Any]) -> dict[str, Any]:

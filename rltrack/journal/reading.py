@@ -70,8 +70,8 @@ class JournalReader:
             self._wrong, self._more = [], 0
         return record
 
-    def read(self, lines: Iterable[bytes], *, tell: bool = True) -> Iterator[Record]:
-        """Yield the good records of lines, which end in a newline; and then tell what is damaged."""
+    def read(self, lines: Iterable[bytes], *, report: bool = True) -> Iterator[Record]:
+        """Yield the good records of lines, which end in a newline; then report what is damaged."""
         for line in lines:
             if not line.endswith(b"\n"):
                 self._cut = len(line)
@@ -79,19 +79,19 @@ class JournalReader:
             record = self.take(line)
             if record is not None:
                 yield record
-        self.finish(tell=tell)
+        self.finish(report=report)
 
-    def finish(self, *, tell: bool = True) -> None:
-        """Look whether the end is there, and tell what is damaged; comes after the last line."""
+    def finish(self, *, report: bool = True) -> None:
+        """Check whether the end is there, and report what is damaged; comes after the last line."""
         if self._seal.lines:
             if self._cut:
                 self._add("the end of its last line")
             elif (lost := self._seal.lines - self._last - self._plain) > 0 and not self._unsure:
                 self._add(f"{_lines(lost)} at its end", is_lost=True)
-        if tell:
-            self.tell()
+        if report:
+            self.report()
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """Report what is damaged so far."""
         if self.known:
             damage.report(

@@ -54,7 +54,7 @@ def _infinity(value: Any) -> float | None:
 
 
 def episode_values(info: Mapping[str, Any]) -> dict[str, float]:
-    """Return ``is_success``, and what SB3's Monitor was told to take over (`info_keywords`), as far as these are numbers."""
+    """Return ``is_success``, and the Monitor's `info_keywords`, where these are numbers."""
     found = {key: value for key, value in (info.get("episode") or {}).items() if key not in ("r", "l", "t")}
     found |= {"is_success": info["is_success"]} if "is_success" in info else {}
     return {journal_name(key): known for key, value in found.items() if (known := number(value)) is not None}

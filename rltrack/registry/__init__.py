@@ -1,1 +1,1 @@
-"""From runs to models that people rely on: stored policies, the promotion gate, champions and their history."""
+"""From runs to registered models: stored policies, the promotion gate, champions and their history."""

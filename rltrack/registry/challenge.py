@@ -19,7 +19,7 @@ from rltrack.registry.match import (
     play,
     play_stored,
 )
-from rltrack.registry.model_registry import ModelRegistry, Tell
+from rltrack.registry.model_registry import ModelRegistry, Notify
 from rltrack.registry.models import StoredPolicy
 from rltrack.registry.registered import Registered, number_of
 from rltrack.runs import Root, StoredConfiguration
@@ -32,7 +32,7 @@ def compare(
     policy: ExportedPolicy,
     champion: Registered | None,
     gate: Gate,
-    tell: Tell,
+    notify: Notify,
 ) -> dict[str, Any]:
     """Let challenger and champion play the same episodes, and apply the gate.
 
@@ -43,7 +43,7 @@ def compare(
         policy: Its policy, as it would be stored.
         champion: The champion; None if there is none yet.
         gate: What must be shown.
-        tell: Called with each progress message.
+        notify: Called with each progress message.
 
     Returns:
         The whole decision as plain data: both lists of returns, intervals, seeds, hashes.
@@ -61,11 +61,11 @@ def compare(
     configs = [config, *([rival.config] if rival else [])]
     stream = [model, challenger.key, str(number_of(champion))]
     seeds = fresh_seeds(PROMOTION_SEEDS, stream, gate.episodes, configs)
-    tell(f"{challenger.label} plays {gate.episodes} episodes")
+    notify(f"{challenger.label} plays {gate.episodes} episodes")
     ours = play(policy, config, seeds)
     theirs = None
     if rival is not None and champion is not None:
-        tell(f"the champion, version {champion.version} ({rival.source}), plays the same")
+        notify(f"the champion, version {champion.version} ({rival.source}), plays the same")
         theirs = play_stored(rival, Root(challenger.run.root), seeds, [config])
     result = decide(ours.returns, None if theirs is None else theirs.returns, gate)
     record = {

@@ -21,7 +21,7 @@ from rltrack.files import leads_into
 from rltrack.registry.digest import DIGEST_TAG
 from rltrack.registry.loading import LoadedPolicy, load_policy
 from rltrack.registry.match import EVALUATION_SEEDS, fresh_seeds, play_stored
-from rltrack.registry.model_registry import LINKS_TAG, LOCK_SECONDS, ModelRegistry, Tell
+from rltrack.registry.model_registry import LINKS_TAG, LOCK_SECONDS, ModelRegistry, Notify
 from rltrack.registry.models import CANDIDATE, ROLE_TAG
 from rltrack.registry.permissions import check_names
 from rltrack.registry.registered import CHAMPION, Event, Registered, check_decision_id, number_of
@@ -34,7 +34,12 @@ COOL_DOWN_HOURS = 24.0
 
 
 def rollback(
-    root: Root, model: str, to: int | None = None, *, lock_seconds: float = LOCK_SECONDS, tell: Tell = lambda text: None
+    root: Root,
+    model: str,
+    to: int | None = None,
+    *,
+    lock_seconds: float = LOCK_SECONDS,
+    notify: Notify = lambda text: None,
 ) -> Event:
     """Make an earlier version champion again.
 
@@ -43,7 +48,7 @@ def rollback(
         model: The registered model.
         to: Which version; omitted: the champion before this one.
         lock_seconds: How long to wait for a promotion of the same model.
-        tell: Called with each progress message.
+        notify: Called with each progress message.
 
     Raises:
         ModelNotFound: If there is no such model or version, or no earlier champion.
@@ -51,7 +56,7 @@ def rollback(
     """
     registry = ModelRegistry(root)
     registry.check_exists(model)
-    with registry.lock(model, lock_seconds, tell):
+    with registry.lock(model, lock_seconds, notify):
         champion = number_of(registry.champion(model))
         if to is None:
             to = _champion_before(registry, model, champion)
@@ -85,7 +90,7 @@ def _champion_before(registry: ModelRegistry, model: str, champion: int | None) 
 
 
 def prune_models(
-    root: Root, model: str, keep: int = 5, *, lock_seconds: float = LOCK_SECONDS, tell: Tell = lambda text: None
+    root: Root, model: str, keep: int = 5, *, lock_seconds: float = LOCK_SECONDS, notify: Notify = lambda text: None
 ) -> list[int]:
     """Delete versions that have no alias and are not among the newest.
 
@@ -94,7 +99,7 @@ def prune_models(
         model: The registered model.
         keep: How many of the newest champions, and of the newest versions, are kept.
         lock_seconds: How long to wait for a promotion of the same model.
-        tell: Called with each progress message.
+        notify: Called with each progress message.
 
     Returns:
         The numbers of the deleted versions.
@@ -103,14 +108,14 @@ def prune_models(
         raise ConfigurationError(f"keep is {keep}; it must be at least 1.")
     registry = ModelRegistry(root)
     registry.check_exists(model)
-    with registry.lock(model, lock_seconds, tell):
+    with registry.lock(model, lock_seconds, notify):
         versions = registry.versions(model)
         champions = list(dict.fromkeys(event.champion for event in reversed(registry.history(model)) if event.champion))
         kept = {*registry.aliases(model).values(), *champions[:keep], *(item.version for item in versions[-keep:])}
         old = [item for item in versions if item.version not in kept]
         for item in old:
             registry.delete(model, item)
-            _delete_candidate(registry, model, item, tell)
+            _delete_candidate(registry, model, item, notify)
         if old:
             numbers = ", ".join(str(item.version) for item in old)
             champion = number_of(registry.champion(model))
@@ -118,7 +123,7 @@ def prune_models(
         return [item.version for item in old]
 
 
-def _delete_candidate(registry: ModelRegistry, model: str, item: Registered, tell: Tell) -> None:
+def _delete_candidate(registry: ModelRegistry, model: str, item: Registered, notify: Notify) -> None:
     """Delete the stored policy too, unless it is its run's best or final one, or also another model's version."""
     try:
         stored = registry.client.get_logged_model(item.model_id)
@@ -135,7 +140,7 @@ def _delete_candidate(registry: ModelRegistry, model: str, item: Registered, tel
             registry.client.delete_logged_model_tag(item.model_id, LINKS_TAG)
     except Exception as error:  # the version is deleted; what stays is only disk space
         if not (isinstance(error, MlflowException) and error.error_code == "RESOURCE_DOES_NOT_EXIST"):
-            tell(
+            notify(
                 f"the policy of version {item.version} stays in MLflow: {explain(error, without_password(registry.uri))[0]}"
             )
 
@@ -173,7 +178,7 @@ def evaluate_champion(
     moment: str | None = None,
     false_alarm_rate: float = FALSE_ALARM_RATE,
     cool_down_hours: float = COOL_DOWN_HOURS,
-    tell: Tell = lambda text: None,
+    notify: Notify = lambda text: None,
 ) -> ChampionEvaluation:
     """Play a champion on fresh seeds, and test whether it got worse since its promotion.
 
@@ -184,7 +189,7 @@ def evaluate_champion(
         moment: The seeds are derived from it; the same moment plays the same episodes. Omitted: now.
         false_alarm_rate: Probability, for each evaluation, of calling an unchanged champion degraded.
         cool_down_hours: No second alarm about the same champion within this time.
-        tell: Called with each progress message.
+        notify: Called with each progress message.
 
     Raises:
         ModelNotFound: If there is no such model or champion.
@@ -200,7 +205,7 @@ def evaluate_champion(
     baseline = baseline_of(registry, model, champion)
     loaded = load_champion(registry, model, champion)
     words = [model, str(champion.version), moment or repr(time.time())]
-    tell(f"the champion, version {champion.version} ({loaded.source}), plays {episodes} episodes")
+    notify(f"the champion, version {champion.version} ({loaded.source}), plays {episodes} episodes")
     evaluation = play_stored(loaded, root, fresh_seeds(EVALUATION_SEEDS, words, episodes, [loaded.config]))
     if not np.isfinite(evaluation.returns).all():
         raise ConfigurationError(
@@ -214,7 +219,7 @@ def evaluate_champion(
     )
     alarm = False
     if degraded:
-        with registry.lock(model, LOCK_SECONDS, tell):
+        with registry.lock(model, LOCK_SECONDS, notify):
             raised = [event.time for event in registry.history(model)
                       if event.kind == "degraded" and event.version == champion.version]  # fmt: skip
             alarm = not raised or time.time() - raised[-1] >= cool_down_hours * 3600

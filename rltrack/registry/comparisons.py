@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -15,7 +14,8 @@ from rltrack.addresses import file_uri, same_address, without_account
 from rltrack.errors import RegistryUnavailable
 from rltrack.runs import Root, RunDirectory
 from rltrack.tracking.bookmark import read_bookmark
-from rltrack.tracking.destination import MLFLOW_PAGE, Destination, read_destination, without_password
+from rltrack.tracking.destination import Destination, read_destination, without_password
+from rltrack.tracking.pages import served_page
 from rltrack.tracking.sinks.answers import explain
 from rltrack.tracking.sinks.embedded import artifact_folder, database_uri, ensure_database
 
@@ -24,10 +24,7 @@ _TAG = "rltrack.comparison"
 
 
 def compare_link(runs: Sequence[RunDirectory]) -> str | None:
-    """Return the address of MLflow's page that compares these runs; None if they are not in one MLflow.
-
-    Where the runs are in the root's own database, the address is that of `rltrack ui`, unless RLTRACK_MLFLOW_PAGE names one.
-    """
+    """Return the address of MLflow's page that compares these runs; None if they are not in one MLflow, or no page is served."""
     states = [found.mlflow.state for run in runs if (found := read_bookmark(run)) is not None]
     states = [state for state in states if "run_id" in state]
     if len(states) != len(runs) or not states:
@@ -35,7 +32,9 @@ def compare_link(runs: Sequence[RunDirectory]) -> str | None:
     uri = str(states[0]["tracking_uri"])
     if not all(same_address(uri, str(state["tracking_uri"])) for state in states):
         return None
-    page = without_account(uri) if uri.startswith("http") else os.environ.get(MLFLOW_PAGE, "http://127.0.0.1:5000")
+    page = without_account(uri) if uri.startswith("http") else served_page(Root(runs[0].root))
+    if page is None:
+        return None
     ids = quote(json.dumps([state["run_id"] for state in states]))
     experiments = quote(json.dumps(sorted({str(state["experiment_id"]) for state in states})))
     return f"{page.rstrip('/')}/#/compare-runs?runs={ids}&experiments={experiments}"

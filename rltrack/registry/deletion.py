@@ -35,10 +35,12 @@ from rltrack.tracking.sinks.mlflow import RUN_TAG
 _DELETED = ".deleted"
 """Folder for the runs whose deletion has started."""
 
-Tell = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
-def delete_run(run: RunDirectory, *, whole: bool, gone: Collection[str] = (), tell: Tell = lambda text: None) -> None:
+def delete_run(
+    run: RunDirectory, *, whole: bool, gone: Collection[str] = (), notify: Notify = lambda text: None
+) -> None:
     """Delete a run's checkpoints, or the whole run: its MLflow run (`mlflow gc` removes that), its folder, its remote copy.
 
     If only checkpoints are deleted, best policies and pinned versions stay.
@@ -47,7 +49,7 @@ def delete_run(run: RunDirectory, *, whole: bool, gone: Collection[str] = (), te
         run: The run; it is locked meanwhile.
         whole: Delete the whole run.
         gone: Addresses of MLflow servers that no longer exist.
-        tell: Called with each progress message.
+        notify: Called with each progress message.
 
     Raises:
         RunNotFound: If it no longer exists.
@@ -61,18 +63,18 @@ def delete_run(run: RunDirectory, *, whole: bool, gone: Collection[str] = (), te
         if run.is_shipped():
             raise RunBusy("it is being delivered")
         if whole:
-            _delete_whole(run, gone, tell)
+            _delete_whole(run, gone, notify)
         else:
             run.store().delete(resumable_only(run))
 
 
-def _delete_whole(run: RunDirectory, gone: Collection[str], tell: Tell) -> None:
-    remote = _own_copy(run, tell)
+def _delete_whole(run: RunDirectory, gone: Collection[str], notify: Notify) -> None:
+    remote = _own_copy(run, notify)
     with contextlib.ExitStack() as undo:
-        if restore := _delete_in_mlflow(run, gone, tell):
+        if restore := _delete_in_mlflow(run, gone, notify):
             undo.callback(restore)
         aside = _move_to_deleted(run)
-        undo.callback(_move_back, aside, run.path, tell)
+        undo.callback(_move_back, aside, run.path, notify)
         if remote is not None:
             remote.remove()
         undo.pop_all()
@@ -85,7 +87,7 @@ def _delete_whole(run: RunDirectory, gone: Collection[str], tell: Tell) -> None:
         raise RltrackError(f"its remaining files are in {aside}: {error_text(error)}") from error
 
 
-def _own_copy(run: RunDirectory, tell: Tell) -> RemoteRun | None:
+def _own_copy(run: RunDirectory, notify: Notify) -> RemoteRun | None:
     """Return the run's copy in a remote store; None if there is none, or it is another run's.
 
     Raises:
@@ -100,7 +102,7 @@ def _own_copy(run: RunDirectory, tell: Tell) -> RemoteRun | None:
     if not claims:
         return None
     if record is None or claims[-1].run_id != record["run_id"]:
-        tell(f"{run.name}: {remote.url} is the copy of another run of this name, and is not deleted")
+        notify(f"{run.name}: {remote.url} is the copy of another run of this name, and is not deleted")
         return None
     if claims[-1].attempt > attempt_of(run.path):
         raise RunBusy(f"it was resumed on {claims[-1].host} (attempt {claims[-1].attempt} in {remote.url})")
@@ -115,12 +117,12 @@ def _move_to_deleted(run: RunDirectory) -> Path:
     return aside
 
 
-def _move_back(aside: Path, path: Path, tell: Tell) -> None:
+def _move_back(aside: Path, path: Path, notify: Notify) -> None:
     try:
         aside.rename(path)
         _remove_empty(aside.parent)
     except OSError as error:
-        tell(f"{path.name}: its folder could not be moved back: {error_text(error)}. It is {aside}")
+        notify(f"{path.name}: its folder could not be moved back: {error_text(error)}. It is {aside}")
 
 
 def _delete_folder(aside: Path) -> None:
@@ -134,7 +136,7 @@ def _remove_empty(folder: Path) -> None:
         folder.parent.rmdir()
 
 
-def finish_interrupted(root: Root, tell: Tell) -> list[str]:
+def finish_interrupted(root: Root, notify: Notify) -> list[str]:
     """Delete what a killed prune had moved to `.deleted`; return the names of runs that could not be deleted."""
     failed = []
     for aside in sorted((root.runs_folder / _DELETED).glob("*/*")):
@@ -142,14 +144,14 @@ def finish_interrupted(root: Root, tell: Tell) -> list[str]:
         if run.is_locked():  # another process is deleting it
             continue
         try:
-            remote = _own_copy(run, tell) if run.journal_file.exists() else None
+            remote = _own_copy(run, notify) if run.journal_file.exists() else None
             if remote is not None:
                 remote.remove()
             _delete_folder(aside)
-            tell(f"{run.name}: the rest of an earlier deletion is deleted")
+            notify(f"{run.name}: the rest of an earlier deletion is deleted")
         except Exception as error:
             failed.append(run.name)
-            tell(f"{run.name}: the rest of an earlier deletion is still in {aside}: {error_text(error)}")
+            notify(f"{run.name}: the rest of an earlier deletion is still in {aside}: {error_text(error)}")
     return failed
 
 
@@ -160,7 +162,7 @@ def resumable_only(run: RunDirectory) -> list[Version]:
     return [version for version in store.versions() if version.is_resumable and version.number not in pinned]
 
 
-def _delete_in_mlflow(run: RunDirectory, gone: Collection[str], tell: Tell) -> Callable[[], None] | None:
+def _delete_in_mlflow(run: RunDirectory, gone: Collection[str], notify: Notify) -> Callable[[], None] | None:
     """Mark the run deleted in MLflow, if it is ours; return the function that restores it."""
     bookmark, destination, record = read_bookmark(run), read_destination(run), run.configuration_record()
     run_id = None if bookmark is None else bookmark.mlflow.state.get("run_id")
@@ -169,10 +171,10 @@ def _delete_in_mlflow(run: RunDirectory, gone: Collection[str], tell: Tell) -> C
         return None
     what = f"MLflow run {run_id} at {without_password(uri)}"
     if is_gone(uri, gone):
-        tell(f"{run.name}: {what} is not deleted, since that server no longer exists")
+        notify(f"{run.name}: {what} is not deleted, since that server no longer exists")
         return None
     if destination is not None and destination.mlflow_run_id is not None:
-        tell(f"{run.name}: {what} is your own program's, and is not deleted")
+        notify(f"{run.name}: {what} is your own program's, and is not deleted")
         return None
     with _mlflow_errors(what, without_password(uri)):
         client = MlflowClient(uri)
@@ -184,7 +186,7 @@ def _delete_in_mlflow(run: RunDirectory, gone: Collection[str], tell: Tell) -> C
             return None
         tag = found.data.tags.get(RUN_TAG, "")
         if record is None or not (tag == record["run_id"] or tag.startswith(f"{record['run_id']}-")):
-            tell(f"{run.name}: {what} does not carry this run's id, and is not deleted")
+            notify(f"{run.name}: {what} does not carry this run's id, and is not deleted")
             return None
         if found.info.lifecycle_stage == "deleted":
             return None
@@ -193,9 +195,9 @@ def _delete_in_mlflow(run: RunDirectory, gone: Collection[str], tell: Tell) -> C
     def restore() -> None:
         try:
             client.restore_run(run_id)
-            tell(f"{run.name}: {what} is restored")
+            notify(f"{run.name}: {what} is restored")
         except Exception as error:
-            tell(
+            notify(
                 f"{run.name}: {what} could not be restored: {error_text(error)}. mlflow runs restore --run-id {run_id}"
             )
 

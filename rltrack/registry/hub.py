@@ -36,7 +36,7 @@ def push(
     episodes: int = 100,
     video: bool = True,
     private: bool = False,
-    tell: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> str:
     """Upload a version's policy with a model card.
 
@@ -47,7 +47,7 @@ def push(
         episodes: How many are played for the card's scores.
         video: Record an episode, if the environment renders pictures and the extra ``video`` is installed.
         private: Whether a new repository is.
-        tell: Called with each message.
+        notify: Called with each message.
 
     Returns:
         The repository's page.
@@ -61,7 +61,7 @@ def push(
     check_repository(repository)
     with tempfile.TemporaryDirectory() as scratch, exportable(root, what) as found:
         folder = Path(scratch)
-        _write_files(found, folder, episodes, video, repository, tell)
+        _write_files(found, folder, episodes, video, repository, notify)
         try:
             page = api.create_repo(repository, private=private or None, exist_ok=True)
             api.upload_folder(repo_id=repository, folder_path=folder, commit_message=f"{found.label}, by rltrack")
@@ -126,7 +126,7 @@ def _refused(repository: str, error: Exception) -> RltrackError:
 
 
 def _write_files(
-    found: Exportable, folder: Path, episodes: int, video: bool, repository: str, tell: Callable[[str], None]
+    found: Exportable, folder: Path, episodes: int, video: bool, repository: str, notify: Callable[[str], None]
 ) -> None:
     from rltrack.agents.sb3_export import NORMALIZATION, how_to_load, write_sb3
 
@@ -149,7 +149,7 @@ def _write_files(
         (folder / name).write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
     if section.kwargs:
         (folder / "env_kwargs.yml").write_text(yaml.safe_dump(dict(section.kwargs)), encoding="utf-8")
-    tell(f"playing {episodes} episodes")
+    notify(f"playing {episodes} episodes")
     _, evaluation = evaluate_run(run, version.name, episodes=episodes)
     scores = {"mean_reward": evaluation.mean, "std_reward": evaluation.std, "interval": list(evaluation.interval),
               "iqm": evaluation.iqm, "n_eval_episodes": episodes, "is_deterministic": True}  # fmt: skip
@@ -162,7 +162,7 @@ def _write_files(
         ]
         for path in curves:
             (folder / _CURVE).write_bytes(path.read_bytes())
-    has_video = video and _film(found, folder / "replay.mp4", tell)
+    has_video = video and _film(found, folder / "replay.mp4", notify)
     card = _card(repository, found, scores, code, has_curve=bool(curves), has_video=has_video)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
@@ -179,13 +179,13 @@ def _as_zoo(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: written(value) for key, value in settings.items()}
 
 
-def _film(found: Exportable, path: Path, tell: Callable[[str], None]) -> bool:
+def _film(found: Exportable, path: Path, notify: Callable[[str], None]) -> bool:
     assert found.run is not None
     assert found.version is not None
     try:
         film(found.run, path, path.with_suffix(".gif"), found.version.name)
     except Exception as error:  # a card without a video is a card
-        tell(f"no video: {' '.join(str(error).split())[:200]}")
+        notify(f"no video: {' '.join(str(error).split())[:200]}")
         return False
     finally:
         with cleaning_up("removing the animated picture"):

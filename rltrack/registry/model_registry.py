@@ -36,7 +36,7 @@ LOCK_SECONDS = 3600.0
 LINKS_TAG = "mlflow.modelVersions"
 """Tag of a stored policy: the versions of registered models that it is, in JSON."""
 
-Tell = Callable[[str], None]
+Notify = Callable[[str], None]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -196,13 +196,13 @@ class ModelRegistry:
     # ---- writing; under the model's lock ----
 
     @contextlib.contextmanager
-    def lock(self, name: str, wait_seconds: float, tell: Callable[[str], None]) -> Iterator[None]:
+    def lock(self, name: str, wait_seconds: float, notify: Callable[[str], None]) -> Iterator[None]:
         """Lock a model: one decision at a time. First repair what an interrupted process left incomplete.
 
         Args:
             name: The model.
             wait_seconds: How long to wait for another process.
-            tell: Called with each progress message.
+            notify: Called with each progress message.
 
         Raises:
             RunBusy: If another process holds the lock for longer.
@@ -210,7 +210,7 @@ class ModelRegistry:
         path = self._lock_file(name)
         descriptor = take_lock(path, 0.2)
         if descriptor is None:
-            tell(f"waiting for process {lock_holder(path) or 'unknown'}, which holds the lock of model '{name}'")
+            notify(f"waiting for process {lock_holder(path) or 'unknown'}, which holds the lock of model '{name}'")
             descriptor = take_lock(path, wait_seconds)
         if descriptor is None:
             raise RunBusy(

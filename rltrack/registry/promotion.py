@@ -35,7 +35,7 @@ from rltrack.registry.gate import Gate
 from rltrack.registry.match import (
     as_stored,
 )
-from rltrack.registry.model_registry import LOCK_SECONDS, ModelRegistry, Tell
+from rltrack.registry.model_registry import LOCK_SECONDS, ModelRegistry, Notify
 from rltrack.registry.models import (
     CANDIDATE,
     POLICY_TAG,
@@ -98,7 +98,7 @@ def promote(
     gate: Gate | None = None,
     root: str | Path | None = None,
     lock_seconds: float = LOCK_SECONDS,
-    tell: Tell = lambda text: None,
+    notify: Notify = lambda text: None,
 ) -> Decision:
     """Let a run's version challenge the champion of a model, and make it champion if it passes the gate.
 
@@ -109,7 +109,7 @@ def promote(
         gate: What must be shown; omitted: better on 100 paired episodes.
         root: Folder of all runs, for a run that is named.
         lock_seconds: How long to wait for another promotion of the same model.
-        tell: Called with each progress message.
+        notify: Called with each progress message.
 
     Raises:
         ConfigurationError: If challenger and champion cannot be compared, or a return is not finite.
@@ -123,12 +123,12 @@ def promote(
     run = Root(root).find(run) if isinstance(run, str) else run
     config_of(run)  # raises for a run whose environment cannot be built
     challenger = policy_of(run, version)
-    run_id = _delivered(run, tell)
+    run_id = _delivered(run, notify)
     registry = ModelRegistry(Root(run.root), read_destination(run) or Destination())
     if registry.uri != ModelRegistry(Root(run.root)).uri:
         where = without_password(registry.uri)
-        tell(f"the model is kept where its run is; other commands find it with MLFLOW_TRACKING_URI={where}")
-    with registry.lock(model, lock_seconds, tell):
+        notify(f"the model is kept where its run is; other commands find it with MLFLOW_TRACKING_URI={where}")
+    with registry.lock(model, lock_seconds, notify):
         for _ in range(_ATTEMPTS):
             champion = registry.champion(model)
             known = _known_decision(registry, model, challenger, champion, gate)
@@ -136,27 +136,27 @@ def promote(
                 return _carry_out(registry, model, known[0], champion, asdict(known[1]), was_known=True)
             challenger, policy = as_stored(challenger)
             if known is not None and champion is not None and known[0].version == champion.version:
-                tell(f"version {champion.version} was stored by an older rltrack; storing the same policy again")
+                notify(f"version {champion.version} was stored by an older rltrack; storing the same policy again")
                 return _store_again(registry, model, challenger, run_id, *known)
-            record = compare(registry, model, challenger, policy, champion, gate, tell)
+            record = compare(registry, model, challenger, policy, champion, gate, notify)
             if number_of(registry.champion(model)) == number_of(champion):
                 item = _register(registry, model, challenger, run_id, record)
                 if record["promoted"]:
-                    _pin(challenger, tell)
+                    _pin(challenger, notify)
                 return _carry_out(registry, model, item, champion, record, was_known=False)
-            tell("another machine changed the champion during the comparison; comparing again")
+            notify("another machine changed the champion during the comparison; comparing again")
     raise RegistryUnavailable(f"The champion of '{model}' changed {_ATTEMPTS} times during the comparison. Retry.")
 
 
-def _pin(challenger: StoredPolicy, tell: Tell) -> None:
+def _pin(challenger: StoredPolicy, notify: Notify) -> None:
     """Exempt the version that becomes champion from the run's retention: another training may start from it."""
     try:
         challenger.run.store().pin(challenger.version)
     except (OSError, RltrackError) as error:
-        tell(f"{challenger.label} could not be pinned: {error}")
+        notify(f"{challenger.label} could not be pinned: {error}")
 
 
-def _delivered(run: RunDirectory, tell: Tell) -> str:
+def _delivered(run: RunDirectory, notify: Notify) -> str:
     """Make sure that the run is in MLflow; return MLflow's id of it.
 
     Raises:
@@ -164,7 +164,7 @@ def _delivered(run: RunDirectory, tell: Tell) -> str:
     """
     deadline = time.monotonic() + DELIVERY_SECONDS
     while not run.is_locked() and time.monotonic() < deadline:
-        if ship_run(run, patience=0.0, tell=tell) != EXIT_BUSY:  # another process may be delivering it
+        if ship_run(run, patience=0.0, notify=notify) != EXIT_BUSY:  # another process may be delivering it
             break
     found = read_bookmark(run)
     if found is None or "run_id" not in found.mlflow.state:

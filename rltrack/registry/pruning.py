@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from rltrack import damage
 from rltrack.checkpoints.retention import best_first
 from rltrack.errors import ConfigurationError, RunDamaged
-from rltrack.registry.deletion import Tell, delete_run, error_text, finish_interrupted, resumable_only
+from rltrack.registry.deletion import Notify, delete_run, error_text, finish_interrupted, resumable_only
 from rltrack.registry.origins import Origins, find_origins
 from rltrack.runs import Root, RunDirectory, RunStatus, StoredConfiguration
 from rltrack.studies.seeds import STUDY_TAG
@@ -196,22 +196,22 @@ def parse_age(text: str) -> float:
 
 
 def prune(
-    root: Root, candidates: Sequence[Candidate], *, whole: bool, tell: Tell, gone: Collection[str] = ()
+    root: Root, candidates: Sequence[Candidate], *, whole: bool, notify: Notify, gone: Collection[str] = ()
 ) -> list[str]:
     """Delete the candidates that have no reason to be kept; also finish a prune that was killed.
 
     Returns:
-        The names of the runs that could not be deleted completely; `tell` got the reasons.
+        The names of the runs that could not be deleted completely; `notify` got the reasons.
     """
-    failed = finish_interrupted(root, tell) if whole else []
+    failed = finish_interrupted(root, notify) if whole else []
     for item in candidates:
         if item.kept is not None:
             continue
         try:
-            delete_run(item.run, whole=whole, gone=gone, tell=tell)
+            delete_run(item.run, whole=whole, gone=gone, notify=notify)
         except Exception as error:  # any error of a store, a server or a disk: continue with the other runs
             failed.append(item.run.name)
-            tell(f"{item.run.name}: not deleted: {error_text(error)}")
+            notify(f"{item.run.name}: not deleted: {error_text(error)}")
         else:
-            tell(f"{item.run.name}: {'deleted' if whole else 'checkpoints deleted'}")
+            notify(f"{item.run.name}: {'deleted' if whole else 'checkpoints deleted'}")
     return failed

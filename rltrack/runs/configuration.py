@@ -64,6 +64,12 @@ class StoredConfiguration:
             missing,
         )
 
+    @property
+    def strategy(self) -> object:
+        """The name of the training strategy, as it is stored."""
+        section = self.values.get("training")
+        return section.get("strategy") if isinstance(section, Mapping) else None
+
     def to_training(self) -> TrainingConfig:
         """Return it as what a training is built from.
 

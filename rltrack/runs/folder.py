@@ -201,13 +201,13 @@ class RunDirectory:
         """Return the records of the processes that trained it."""
         return self.history().attempts if self.journal_file.exists() else []
 
-    def history(self, position: JournalPosition | None = None, *, tell: bool = True) -> RunHistory:
+    def history(self, position: JournalPosition | None = None, *, report: bool = True) -> RunHistory:
         """Return what the run's records say (`RunHistory.read`).
 
         Raises:
             JournalDamaged: If the journal is gone or cannot be read.
         """
-        return RunHistory.read(self.journal_file, position, tell=tell)
+        return RunHistory.read(self.journal_file, position, report=report)
 
     @property
     def run_id(self) -> str:

@@ -51,7 +51,7 @@ class RunHistory:
         evaluations: The records of evaluations.
         evaluation_seconds: For each evaluation, seconds of training until then, over all attempts.
         decisions: The records of decisions.
-        warnings: What a person was warned of.
+        warnings: The recorded warnings.
         errors: What went wrong, in all attempts.
         error: What went wrong in the last attempt; empty for nothing.
         end: The record of the last attempt's end; None while it has none.
@@ -90,13 +90,13 @@ class RunHistory:
         self._spent = self._began = 0.0
 
     @classmethod
-    def read(cls, path: str | Path, position: JournalPosition | None = None, *, tell: bool = True) -> RunHistory:
+    def read(cls, path: str | Path, position: JournalPosition | None = None, *, report: bool = True) -> RunHistory:
         """Read a whole journal; what is damaged is left out.
 
         Args:
             path: The journal.
             position: Where it must reach at least, for `missing`; omitted: only its numbers are looked at.
-            tell: Whether to report what is damaged.
+            report: Whether to report what is damaged.
 
         Raises:
             JournalDamaged: If the file is gone or cannot be read.
@@ -104,7 +104,7 @@ class RunHistory:
         history, numbering, reader = cls(), Numbering(position), JournalReader(path)
         try:
             with open(path, "rb") as file:
-                for record in reader.read(file, tell=tell):
+                for record in reader.read(file, report=report):
                     history.observe(record)
                     numbering.observe(record, reader.position)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""``RUN`` or ``RUN@VERSION``: how a person, a configuration or a model names a version of a run."""
+"""``RUN`` or ``RUN@VERSION``: how the user, a configuration or a model names a version of a run."""
 
 from __future__ import annotations
 

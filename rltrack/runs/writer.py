@@ -109,7 +109,7 @@ class RunWriter:
         )
 
     def warning(self, message: str) -> None:
-        """Record what a person should know."""
+        """Record a warning."""
         self.journal.note("warning", message=message)
 
     def signal(self, name: str) -> None:

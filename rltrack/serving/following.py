@@ -54,7 +54,7 @@ class Follower:
         model: The registered model.
         first: The version to begin with; loaded here.
         alias: What to follow; None to keep the first version.
-        tell: Called with each message, from the follower's thread.
+        notify: Called with each message, from the follower's thread.
 
     Attributes:
         served: The version that is served; replaced as a whole.
@@ -66,10 +66,10 @@ class Follower:
     """
 
     def __init__(
-        self, registry: ModelRegistry, model: str, first: Registered, alias: str | None, tell: Callable[[str], None]
+        self, registry: ModelRegistry, model: str, first: Registered, alias: str | None, notify: Callable[[str], None]
     ) -> None:
         self.model, self.failures, self.is_reachable = model, 0, True
-        self._registry, self._alias, self._tell = registry, alias, tell
+        self._registry, self._alias, self._notify = registry, alias, notify
         self._said = ""
         self._broken: int | None = None
         self._backoff = Backoff(1.0, 60.0)
@@ -140,10 +140,10 @@ class Follower:
         return events[-1].time if is_newest else time.time()
 
     def _say(self, text: str) -> None:
-        """Tell, unless it was told the last time."""
+        """Pass a message on, unless it is the same as the last one."""
         if text != self._said:
             self._said = text
-            self._tell(text)
+            self._notify(text)
 
 
 def _act_once(policy: ExportedPolicy) -> None:

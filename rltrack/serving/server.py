@@ -28,7 +28,7 @@ def serve(
     host: str = HOST,
     port: int = 5001,
     limits: Limits | None = None,
-    tell: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> None:
     """Serve a model until SIGTERM or SIGINT: requests that have begun are answered before it returns.
 
@@ -40,7 +40,7 @@ def serve(
         host: Address to listen on.
         port: Port there.
         limits: What one request may take.
-        tell: Called with each message.
+        notify: Called with each message.
 
     Raises:
         ModelNotFound: If there is no such model, alias or version.
@@ -49,10 +49,10 @@ def serve(
     """
     port = free_port(port, "--port") if host == HOST else port
     first = registry.by_alias(model, alias) if pin is None else registry.version(model, pin)
-    follower = Follower(registry, model, first, None if pin is not None else alias, tell)
+    follower = Follower(registry, model, first, None if pin is not None else alias, notify)
     token = os.environ.get(TOKEN_VARIABLE) or None
     if token is None and host not in (HOST, "localhost", "::1"):
-        tell(f"anyone who reaches {host} gets actions; set {TOKEN_VARIABLE} to ask for a token")
+        notify(f"anyone who reaches {host} gets actions; set {TOKEN_VARIABLE} to ask for a token")
     config = uvicorn.Config(
         make_application(follower, limits or Limits(), token),
         host=host,
@@ -65,7 +65,7 @@ def serve(
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
     what = "pinned" if pin is not None else f"following {alias}"
-    tell(f"version {first.version} of '{model}' ({what}) at http://{host}:{port}/invocations; Ctrl-C ends it")
+    notify(f"version {first.version} of '{model}' ({what}) at http://{host}:{port}/invocations; Ctrl-C ends it")
     # uvicorn raises the signal again when it has shut down, for handlers from before: an end on request is no failure
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
     follower.start()
@@ -75,4 +75,4 @@ def serve(
         follower.stop()
         for number, handler in before.items():
             signal.signal(number, handler)
-    tell("the server has ended")
+    notify("the server has ended")

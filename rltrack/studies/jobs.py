@@ -44,7 +44,7 @@ class Job:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def run_jobs(jobs: Sequence[Job], at_a_time: int, tell: Callable[[str], None]) -> dict[str, int]:
+def run_jobs(jobs: Sequence[Job], at_a_time: int, notify: Callable[[str], None]) -> dict[str, int]:
     """Run all jobs; if one fails, the others still run.
 
     On KeyboardInterrupt the running jobs get SIGTERM, on which trainings stop at their next boundary with a version, and are
@@ -53,7 +53,7 @@ def run_jobs(jobs: Sequence[Job], at_a_time: int, tell: Callable[[str], None]) -
     Args:
         jobs: What to run.
         at_a_time: How many at a time, at least 1.
-        tell: Called with each progress message.
+        notify: Called with each progress message.
 
     Returns:
         The exit code of each job that ended, by name.
@@ -67,16 +67,16 @@ def run_jobs(jobs: Sequence[Job], at_a_time: int, tell: Callable[[str], None]) -
                 place = min(set(range(at_a_time)) - set(places.values()))
                 places[job.name] = place
                 running[job.name] = _start(job, _one_gpu(gpus, place))
-                tell(f"{job.name}: started")
+                notify(f"{job.name}: started")
             for name, process in list(running.items()):
                 code = process.poll()
                 if code is not None:
                     del running[name], places[name]
                     codes[name] = code
-                    tell(f"{name}: {'done' if code == 0 else f'ended with exit code {code}'}")
+                    notify(f"{name}: {'done' if code == 0 else f'ended with exit code {code}'}")
             time.sleep(_POLL_SECONDS)
     except KeyboardInterrupt:
-        tell(f"stopping {', '.join(running)} at the next boundary")
+        notify(f"stopping {', '.join(running)} at the next boundary")
         raise
     finally:
         for process in running.values():

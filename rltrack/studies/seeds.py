@@ -38,7 +38,7 @@ def train_seeds(
     root: Root,
     *,
     jobs: int = 1,
-    tell: Callable[[str], None] = lambda text: None,
+    notify: Callable[[str], None] = lambda text: None,
 ) -> SeedStudy:
     """Train a configuration with several seeds; finished runs are skipped, interrupted ones resumed.
 
@@ -47,7 +47,7 @@ def train_seeds(
         seeds: The seeds.
         root: Where the runs go.
         jobs: Trainings at a time, each in a separate process.
-        tell: Called with each progress message.
+        notify: Called with each progress message.
 
     Raises:
         ConfigurationError: If there are no seeds, one is given twice, or `jobs` is less than 1.
@@ -61,13 +61,13 @@ def train_seeds(
     waiting = []
     for member, own in members.items():
         if root.exists(member) and root.find(member).status().is_finished:
-            tell(f"{member}: finished before")
+            notify(f"{member}: finished before")
             continue
         file = folder / f"{member}.yaml"
         replace_text(file, own.to_yaml())
         command = [sys.executable, "-m", "rltrack", "--root", str(root.path), "train", str(file)]
         waiting.append(Job(member, command, folder / f"{member}.log"))
-    codes = run_jobs(waiting, jobs, tell)
+    codes = run_jobs(waiting, jobs, notify)
     return _outcome(name, list(members), root, codes)
 
 

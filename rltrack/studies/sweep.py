@@ -26,7 +26,7 @@ class Unfinished:
     Attributes:
         number: Which.
         why: The reason.
-        stopped: Whether it was stopped by a person or a signal.
+        stopped: Whether it was stopped by the user or a signal.
     """
 
     number: int
@@ -34,14 +34,14 @@ class Unfinished:
     stopped: bool
 
 
-def sweep_here(search: Search, *, jobs: int, console: bool, tell: Callable[[str], None]) -> list[Unfinished]:
+def sweep_here(search: Search, *, jobs: int, console: bool, notify: Callable[[str], None]) -> list[Unfinished]:
     """Run every trial that has no result.
 
     Args:
         search: The sweep, open.
         jobs: Trials at a time; with one, in this process.
         console: Show progress bars.
-        tell: Called with each progress message.
+        notify: Called with each progress message.
 
     Returns:
         The trials without a result, with the reasons.
@@ -61,15 +61,17 @@ def sweep_here(search: Search, *, jobs: int, console: bool, tell: Callable[[str]
         numbers = search.unfinished()
         done = len(search.trials()) - len(numbers)
         if done:
-            tell(f"{done} of {len(search.trials())} trials were finished before")
+            notify(f"{done} of {len(search.trials())} trials were finished before")
         return (
-            _sequentially(search, numbers, console, tell) if jobs == 1 else _in_processes(search, numbers, jobs, tell)
+            _sequentially(search, numbers, console, notify)
+            if jobs == 1
+            else _in_processes(search, numbers, jobs, notify)
         )
     finally:
         os.close(lock)
 
 
-def _sequentially(search: Search, numbers: list[int], console: bool, tell: Callable[[str], None]) -> list[Unfinished]:
+def _sequentially(search: Search, numbers: list[int], console: bool, notify: Callable[[str], None]) -> list[Unfinished]:
     left = []
     for number in numbers:
         try:
@@ -78,17 +80,17 @@ def _sequentially(search: Search, numbers: list[int], console: bool, tell: Calla
             raise  # an error of the machine, the storage or the configuration: the other trials would fail too
         except Exception as error:
             why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            tell(f"{trial_name(search.name, number)}: {why}")
+            notify(f"{trial_name(search.name, number)}: {why}")
             left.append(Unfinished(number, f"{why}; the same command retries it", False))
             continue
         if result.state == "stopped":
             return [*left, Unfinished(number, RESUMABLE, True)]
         value = "" if result.value is None else f", {result.value:.6g}"
-        tell(f"{trial_name(search.name, number)}: {result.state}{value}")
+        notify(f"{trial_name(search.name, number)}: {result.state}{value}")
     return left
 
 
-def _in_processes(search: Search, numbers: list[int], jobs: int, tell: Callable[[str], None]) -> list[Unfinished]:
+def _in_processes(search: Search, numbers: list[int], jobs: int, notify: Callable[[str], None]) -> list[Unfinished]:
     logs = {number: search.folder / f"t{number:04d}.log" for number in numbers}
     waiting = [
         Job(
@@ -108,7 +110,7 @@ def _in_processes(search: Search, numbers: list[int], jobs: int, tell: Callable[
         )
         for number in numbers
     ]
-    codes = run_jobs(waiting, jobs, tell)
+    codes = run_jobs(waiting, jobs, notify)
     left = []
     for number in search.unfinished():
         if number in logs:

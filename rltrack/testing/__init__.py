@@ -1,4 +1,4 @@
-"""Suites that people run on implementations of their own: a subclass in a test module must pass.
+"""Test suites for users' own implementations: subclass one in a test module.
 
 The classes are collected by pytest because of their subclasses' names and those of their methods; nothing here imports it.
 """

@@ -31,7 +31,7 @@ class Problem:
     """Why nothing is delivered just now.
 
     Attributes:
-        kind: ``passing`` (tried again by itself), or ``person`` (a person must act first).
+        kind: ``passing`` (tried again by itself), or ``person`` (the user must act first).
         message: What was asked, what was answered, what to do.
         since: Unix seconds of the first failure in a row.
     """
@@ -102,7 +102,7 @@ class Bookmark:
 
     @property
     def problem(self) -> Problem | None:
-        """Why some sink has no more; what needs a person comes first."""
+        """Why some sink has no more; what needs the user comes first."""
         found = [sink.problem for sink in self.sinks.values() if sink.problem is not None]
         return min(found, key=lambda problem: problem.kind != "person", default=None)
 

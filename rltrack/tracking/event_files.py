@@ -36,7 +36,7 @@ def changed_file(folder: Path, state: Mapping[str, Any]) -> str | None:
 
 
 def report_changed_events(run: RunDirectory) -> None:
-    """Tell of event files that are gone or changed, and how they are written again; not of a run that is at work."""
+    """Report event files that are gone or changed, and how to write them again; those of a running training are left out."""
     found = None if run.is_locked() or run.is_shipped() else lost_events(run)
     if found is not None:
         damage.report(

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from rltrack.addresses import file_uri
 from rltrack.errors import MissingExtra, RltrackError
+from rltrack.files import replace_text
 from rltrack.loopback import HOST, last_words, wait_for
+from rltrack.processes import lives
 from rltrack.runs import Root
+from rltrack.tracking.destination import MLFLOW_PAGE
 
 _START_SECONDS = 120.0
 
@@ -48,6 +55,45 @@ def lean_environment() -> dict[str, str]:
     """Return this process's environment without the background jobs of MLflow's server: 2 GB and an eighth of a core."""
     lean = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1"}
     return {**os.environ, **lean}
+
+
+@contextlib.contextmanager
+def published(root: Root, address: str) -> Iterator[None]:
+    """Record in the root, as long as this process serves MLflow's page, at which address it does."""
+    file = _page_file(root)
+    replace_text(file, json.dumps({"address": address, "pid": os.getpid()}))
+    try:
+        yield
+    finally:
+        if _published(root).get("pid") == os.getpid():
+            file.unlink(missing_ok=True)
+
+
+def served_page(root: Root) -> str | None:
+    """Return the address of MLflow's page for the root's own database; None if it is not served.
+
+    It is that of ``RLTRACK_MLFLOW_PAGE``, or else that of `rltrack ui` or `rltrack up`.
+    """
+    if page := os.environ.get(MLFLOW_PAGE):
+        return page
+    found = _published(root)
+    pid, address = found.get("pid"), found.get("address")
+    is_served = (
+        isinstance(pid, int) and lives(pid) and isinstance(address, str) and address.startswith(f"http://{HOST}:")
+    )
+    return address if is_served else None
+
+
+def _published(root: Root) -> dict[str, Any]:
+    try:
+        found = json.loads(_page_file(root).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _page_file(root: Root) -> Path:
+    return root.path / "mlflow-page.json"
 
 
 def wait_until_up(name: str, address: str, process: subprocess.Popen[bytes], log: Path) -> None:

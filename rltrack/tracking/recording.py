@@ -175,7 +175,7 @@ class Recording:
         self._seen(step)
 
     def warning(self, message: str) -> None:
-        """Record what a person should know."""
+        """Record a warning."""
         self._records.warning(message)
 
     def keep(self, state: State, step: int, score: float | None) -> None:

@@ -69,8 +69,8 @@ class RunReport:
             if position == self._resources_at:
                 break
             self._resources_at = position
-        self._reader.tell()
-        self._resource_reader.tell()
+        self._reader.report()
+        self._resource_reader.report()
         return self._journal_at > before
 
     @property

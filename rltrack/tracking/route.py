@@ -28,7 +28,7 @@ class Route:
         sink: Where to.
         bookmark: How far it is; kept up to date.
         save: Writes the bookmark to disk.
-        tell: Hears what goes wrong.
+        notify: Called with a message about each problem.
     """
 
     def __init__(
@@ -38,11 +38,11 @@ class Route:
         sink: Sink,
         bookmark: SinkBookmark,
         save: Callable[[], None],
-        tell: Callable[[str], None],
+        notify: Callable[[str], None],
     ) -> None:
         self.name = name
         self.run, self.sink, self.bookmark = run, sink, bookmark
-        self._save, self._tell = save, tell
+        self._save, self._notify = save, notify
         self._is_open = False
         self._backoff = Backoff(_FIRST_WAIT, _LONGEST_WAIT)
 
@@ -93,7 +93,7 @@ class Route:
                 self.sink.open(report)
             self.sink.finish(report)
         except (NotDelivered, OSError) as error:
-            self._tell(f"{self.name}: that the run failed is not shown there: {error}")
+            self._notify(f"{self.name}: that the run failed is not shown there: {error}")
 
     def add_video(self, report: RunReport, video: Path, gif: Path) -> None:
         """Add a video to what is delivered."""
@@ -101,7 +101,7 @@ class Route:
 
     @property
     def needs_a_person(self) -> bool:
-        """Whether it makes no sense to try again before a person has acted."""
+        """Whether delivery waits for an action of the user."""
         return self.bookmark.problem is not None and self.bookmark.problem.kind == "person"
 
     def close(self) -> None:
@@ -148,7 +148,7 @@ class Route:
             self._failed(error)
             return
         if self.bookmark.problem is not None:
-            self._tell(f"{self.name}: answers again")
+            self._notify(f"{self.name}: answers again")
         self._backoff.succeeded()
         self.bookmark.problem = None
         self._save()
@@ -162,7 +162,7 @@ class Route:
         is_known = isinstance(error, NotDelivered | OSError)
         message = str(error) if is_known else f"{type(error).__name__}: {error}"
         if before is None or before.message != message:
-            self._tell(f"{self.name}: {message}")
+            self._notify(f"{self.name}: {message}")
         kind = "person" if person else "passing"
         self.bookmark.problem = Problem(kind, message, before.since if before else time.time())
         self._save()

@@ -13,7 +13,7 @@ dies. In words::
     film the best policy
 
 Only what is fsynced is delivered, and where the run has a copy in a remote store, only what the copy holds: what a power
-cut or another machine takes back was never shown to anybody.
+cut or another machine takes back was never delivered.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Shipper:
     Args:
         run: The run.
         patience: Seconds to keep trying after training has ended.
-        tell: Hears what happens.
+        notify: Called with each message.
         home: Where training was started, from which its environment may be imported; omitted: here.
     """
 
@@ -75,13 +75,13 @@ class Shipper:
         run: RunDirectory,
         *,
         patience: float = PATIENCE_SECONDS,
-        tell: Callable[[str], None] = print,
+        notify: Callable[[str], None] = print,
         home: Path | None = None,
     ) -> None:
         self.run = run
         self._home = home
         self._patience = patience
-        self._tell = tell
+        self._notify = notify
         first = run.configuration_record()
         self._bookmark = Bookmark.load(run.bookmark_file, first["run_id"] if first else run.name)
         if not self._bookmark.context and run.is_locked():
@@ -105,7 +105,7 @@ class Shipper:
                 bookmark.journal = bookmark.resources = 0
                 bookmark.finished_at = None
                 sink.state.clear()
-            yield Route(name, self.run, sink, bookmark, self._save, self._tell)
+            yield Route(name, self.run, sink, bookmark, self._save, self._notify)
 
     def _make_sink(self, name: str, state: dict[str, Any]) -> Sink:
         try:
@@ -126,7 +126,7 @@ class Shipper:
             return self._end_of_removed(error)
 
     def _end_of_removed(self, error: OSError) -> bool:
-        self._tell(f"{self.run.path} was removed ({error}): what is not delivered by now is lost")
+        self._notify(f"{self.run.path} was removed ({error}): what is not delivered by now is lost")
         for route in self._routes:
             route.finish_removed(self.report)
             route.close()
@@ -162,7 +162,7 @@ class Shipper:
         return delivered
 
     def _prepare_end(self) -> None:
-        """Plotting and models take a second each to import: better during training than at its end, when a person waits."""
+        """Plotting and models take a second each to import: better during training than at its end, when the user waits."""
         import rltrack.tracking.plots  # noqa: F401
 
         for route in self._routes:
@@ -202,10 +202,10 @@ class Shipper:
                 cwd=self._home if self._home is not None and self._home.is_dir() else None,
             )
         except subprocess.TimeoutExpired:
-            self._tell(f"no video: the episode took more than {FILM_SECONDS:.0f} s to film")
+            self._notify(f"no video: the episode took more than {FILM_SECONDS:.0f} s to film")
             return
         if done.returncode != 0:
-            self._tell(f"no video: {(done.stderr.strip().splitlines() or ['its process died'])[-1]}")
+            self._notify(f"no video: {(done.stderr.strip().splitlines() or ['its process died'])[-1]}")
             return
         for route in self._routes:
             route.add_video(self.report, video, gif)
@@ -259,7 +259,7 @@ def ship_run(
     run: RunDirectory,
     *,
     patience: float = PATIENCE_SECONDS,
-    tell: Callable[[str], None] = print,
+    notify: Callable[[str], None] = print,
     home: Path | None = None,
     take_over: bool = False,
     rewrite: bool = False,
@@ -281,7 +281,7 @@ def ship_run(
         with heartbeat(lock):
             if is_delivered(run) and not run.is_locked() and not rewrite:
                 return EXIT_DELIVERED
-            shipper = Shipper(run, patience=patience, tell=tell, home=home)
+            shipper = Shipper(run, patience=patience, notify=notify, home=home)
             return EXIT_DELIVERED if shipper.ship() else EXIT_NOT_DELIVERED
     finally:
         os.close(lock)
@@ -301,19 +301,19 @@ def left_behind(root: Root) -> list[RunDirectory]:
     return found
 
 
-def ship_all(root: Root, *, tell: Callable[[str], None] = print, home: Path | None = None) -> list[RunDirectory]:
+def ship_all(root: Root, *, notify: Callable[[str], None] = print, home: Path | None = None) -> list[RunDirectory]:
     """Deliver what dead processes left behind, one run after another; return those that could not be delivered."""
     missing = []
     for run in left_behind(root):
 
-        def tell_whose(text: str, name: str = run.name) -> None:
-            tell(f"{name}: {text}")
+        def notify_of_run(text: str, name: str = run.name) -> None:
+            notify(f"{name}: {text}")
 
         try:
-            if ship_run(run, patience=0.0, tell=tell_whose, home=home) == EXIT_NOT_DELIVERED:
+            if ship_run(run, patience=0.0, notify=notify_of_run, home=home) == EXIT_NOT_DELIVERED:
                 missing.append(run)
         except (RltrackError, OSError) as error:
-            tell_whose(str(error))
+            notify_of_run(str(error))
             missing.append(run)
     return missing
 
@@ -338,9 +338,9 @@ def main(arguments: list[str]) -> int:
         if lock is None:
             return EXIT_BUSY
         root = Root(arguments[1])
-        return EXIT_NOT_DELIVERED if ship_all(root, tell=_say, home=_move_to(root.path)) else EXIT_DELIVERED
+        return EXIT_NOT_DELIVERED if ship_all(root, notify=_say, home=_move_to(root.path)) else EXIT_DELIVERED
     run = RunDirectory(Path(arguments[0]).absolute())
-    return ship_run(run, tell=_say, home=_move_to(run.root))
+    return ship_run(run, notify=_say, home=_move_to(run.root))
 
 
 def _move_to(root: Path) -> Path | None:

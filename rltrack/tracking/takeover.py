@@ -1,4 +1,4 @@
-"""The heartbeat of the process that delivers a run, and ending one that stands still or waits for a person."""
+"""The heartbeat of the process that delivers a run, and ending one that hangs or waits for the user."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def is_stalled(run: RunDirectory) -> bool:
 
 
 def waits_for_a_person(run: RunDirectory) -> bool:
-    """Whether a delivery makes no sense before a person has acted."""
+    """Whether delivery waits for an action of the user."""
     found = read_bookmark(run)
     return found is not None and found.problem is not None and found.problem.kind == "person"
 
 
 def hold_delivery(run: RunDirectory) -> int | None:
-    """Take the lock of a run's delivery, also from a process that stands still, or that waits for a person.
+    """Take the lock of a run's delivery, also from a process that hangs, or that waits for the user.
 
     Returns:
         A descriptor that holds it until it is closed; None if a process is delivering.

@@ -112,11 +112,11 @@ class Checkpointing:
 
     def keep_policy(self, state: dict[str, Any], env_steps: int, score: float) -> None:
         """Keep a policy as it was when it was evaluated."""
-        if self._section.keep_best:
+        if self._section.keep_best or self._strategy.returns_to_best:
             self._submit(state, env_steps, score)
 
     def record_committed(self, *, wait: bool = False) -> Version | None:
-        """Record the versions that were committed since the last call, and tell the hooks; return the newest of them.
+        """Record the versions that were committed since the last call, call the hooks, and return the newest of them.
 
         Args:
             wait: Whether to wait for those that are on their way.

@@ -63,6 +63,8 @@ class Evaluating:
     ) -> None:
         self.ended: str | None = None
         """Why a result, or a hook before a resume, ended the training; None while it continues."""
+        self.lost_best: str | None = None
+        """Why the strategy could not return to the best version; None while it could."""
         self._agent, self._session, self._checkpoints = agent, session, checkpoints
         self._evaluator, self._player, self._should_stop = evaluator, player, should_stop
         self._progress, self._strategy, self._hooks = plan.progress, plan.strategy, plan.hooks
@@ -198,14 +200,25 @@ class Evaluating:
         self._session.records.decision(self._progress.env_steps, decision.name, decision.reason, decision.numbers)
         self._reporter.say(f"{decision.name}: {decision.reason}", show=decision.name not in ("steady", "improving"))
         if decision.restore_best:
-            self._checkpoints.record_committed(wait=True)
-            best = self._session.best()
-            if best is not None:
-                self._agent.restore(self._session.store.read(best, self._best_parts))
+            self._restore_best()
         if decision.learning_rate_scale is not None:
             self._agent.scale_learning_rate(decision.learning_rate_scale)
         if decision.stop:
             self.ended = f"{decision.name}: {decision.reason}"
+
+    def _restore_best(self) -> None:
+        self._checkpoints.record_committed(wait=True)
+        evaluation = self._progress.best_evaluation
+        if evaluation is None:
+            return
+        best = self._session.version_of(evaluation)
+        if best is None:
+            best = self._session.best()
+            self.lost_best = f"the best version, from {evaluation.env_steps:,} env steps, is gone"
+            instead = "the policy stays as it is" if best is None else f"training returns to {best.name} instead"
+            record_warning(self._session.records, f"{self.lost_best[0].upper()}{self.lost_best[1:]}: {instead}.")
+        if best is not None:
+            self._agent.restore(self._session.store.read(best, self._best_parts))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a version holds of it."""

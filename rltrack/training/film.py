@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def film(run: RunDirectory, video: Path, gif: Path, version: str = "best") -> in
     return len(frames)
 
 
-def scenes(run: RunDirectory, version: str, render_mode: str, seed: int | None = None) -> Iterator[Any]:
+def scenes(run: RunDirectory, version: str, render_mode: str, seed: int | None = None) -> Generator[Any, None, None]:
     """Play one episode of a version's policy; yield what each step looks like.
 
     Args:

@@ -102,7 +102,7 @@ class HookList:
         return bool(self._listeners[event])
 
     def call(self, event: str, *arguments: Any) -> None:
-        """Tell every hook that listens."""
+        """Call this method of every hook that has it."""
         for method in self._listeners[event]:
             method(*arguments)
 

@@ -19,7 +19,7 @@ def import_agent(
     root: str | Path | None = None,
     name: str | None = None,
     trust: bool = False,
-    tell: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> RunDirectory:
     """Make a run of an agent's files.
 
@@ -28,7 +28,7 @@ def import_agent(
         root: Folder of all runs.
         name: The run's name; omitted: made from algorithm and environment.
         trust: Whether the files come from a source that the user trusts: loading them runs the code in them.
-        tell: Called with each message.
+        notify: Called with each message.
 
     Raises:
         ConfigurationError: Without `trust`, or if the files cannot become a run; nothing was written.
@@ -46,7 +46,7 @@ def import_agent(
 
     found = read_sb3(files)
     for note in found.notes:
-        tell(note)
+        notify(note)
     training = {"total_timesteps": max(1, found.env_steps)}
     config = TrainingConfig.from_mapping({**found.config, "name": name, "training": training}, source=str(files.model))
     trainer = Trainer(config, root=root)

@@ -36,7 +36,7 @@ class Mark:
 
     @property
     def text(self) -> str:
-        """As a person says it: ``10,000 env steps``, ``50 episodes``, or both."""
+        """In words: ``10,000 env steps``, ``50 episodes``, or both."""
         counts = ((self.env_steps, "env steps"), (self.episodes, "episodes"))
         return " or ".join(f"{count:,} {unit}" for count, unit in counts if count != math.inf) or "the end"
 

@@ -21,6 +21,7 @@ from rltrack.training.live import LiveTraining
 from rltrack.training.progress import TrainingState
 from rltrack.training.run_description import RunDescription, describe_run
 from rltrack.training.session import RunSession
+from rltrack.training.strategies import retention_of
 
 if TYPE_CHECKING:
     from rltrack.agents import AgentBase
@@ -156,7 +157,8 @@ def _open_session(plan: TrainingPlan, agent: AgentBase, described: RunDescriptio
         config=described.config,
         agent=summary,
         policy=agent.describe_policy(),
-        checkpoints=plan.settings.checkpoints,
+        retention=retention_of(plan.settings.checkpoints, plan.settings.training.strategy),
+        store=plan.settings.checkpoints.store,
         may_exist=plan.resume,
         tracking=plan.tracking,
     )

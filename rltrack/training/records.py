@@ -18,7 +18,7 @@ _logger = logging.getLogger("rltrack")
 
 
 def record_warning(records: RunWriter, message: str) -> None:
-    """Tell a person something, and keep it in the journal."""
+    """Log a warning, and record it in the journal."""
     _logger.warning(message)
     records.warning(message)
 

@@ -23,7 +23,7 @@ _REFRESH_SECONDS = 1.0
 
 
 def format_duration(seconds: float | None) -> str:
-    """Return a duration as a person says it: ``42s``, ``3m 07s``, ``2h 05m``, ``3d 04h``; ``–`` if unknown."""
+    """Return a duration in words: ``42s``, ``3m 07s``, ``2h 05m``, ``3d 04h``; ``–`` if unknown."""
     if seconds is None or not math.isfinite(seconds):
         return "–"
     whole = int(seconds)
@@ -157,7 +157,7 @@ class ProgressReporter:
             self._tensorboard.scalars(finite(values), step, when)
 
     def report_evaluation(self, evaluation: Evaluation, *, best: bool) -> None:
-        """Tell an evaluation's result, above the bar."""
+        """Print an evaluation's result above the progress bar."""
         low, high = evaluation.interval
         self.say(
             f"evaluation at {evaluation.env_steps:,} env steps: mean return {evaluation.mean:.6g} "

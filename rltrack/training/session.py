@@ -38,7 +38,7 @@ from rltrack.training.fetching import fetch_if_elsewhere, open_remote
 
 if TYPE_CHECKING:
     from rltrack.agents.protocol import State
-    from rltrack.config import CheckpointsSection
+    from rltrack.evaluation.episodes import Evaluation
 
 MIRROR_SECONDS = 60.0
 """How long the end of a run waits for its copy in a remote store."""
@@ -65,7 +65,7 @@ class RunSession:
         self,
         directory: RunDirectory,
         identities: Sequence[Mapping[str, Any]],
-        checkpoints: CheckpointsSection,
+        retention: Retention,
         *,
         remote: RemoteRun | None = None,
         temporary: bool,
@@ -97,7 +97,6 @@ class RunSession:
             self._open.close()
             raise
         self.identity_hash = identity_hash(self.identity)
-        retention = Retention(checkpoints.keep_last, checkpoints.keep_best, checkpoints.keep_every)
         self.store = CheckpointStore(directory.path / "checkpoints", retention)
         self._writer = CheckpointWriter(self.store, self.journal.sync)
         self._description: dict[str, Any] = {}
@@ -118,7 +117,8 @@ class RunSession:
         config: Mapping[str, Any],
         agent: Mapping[str, Any],
         policy: Mapping[str, Any] | None,
-        checkpoints: CheckpointsSection,
+        retention: Retention,
+        store: str | None,
         may_exist: bool,
         tracking: bool,
     ) -> RunSession:
@@ -132,7 +132,8 @@ class RunSession:
             config: The resolved configuration, written to the folder.
             agent: The agent's description, for the journal.
             policy: How its policy is built, for the journal; None if that is unknown.
-            checkpoints: What to keep.
+            retention: Which versions are kept.
+            store: URL of a remote copy of the run; None for none.
             may_exist: Whether an existing run of this name may be resumed.
             tracking: False: in a temporary folder that is removed when closed.
 
@@ -144,7 +145,7 @@ class RunSession:
         remote = None
         if tracking:
             home = Root(root)
-            remote = None if checkpoints.store is None else open_remote(checkpoints.store, name)
+            remote = None if store is None else open_remote(store, name)
             if remote is not None:
                 remote.check_writable()
             exists = name is not None and (home.exists(name) or (remote is not None and bool(remote.claims())))
@@ -156,7 +157,7 @@ class RunSession:
             directory = home.create(name, base_name)
         else:
             directory = Root(tempfile.mkdtemp(prefix="rltrack-")).create("untracked", "")
-        session = cls(directory, identities, checkpoints, remote=remote, temporary=not tracking)
+        session = cls(directory, identities, retention, remote=remote, temporary=not tracking)
         written = redacted({**_from_anywhere(config), "name": directory.name})
         if not session.is_finished or not directory.configuration().is_buildable:
             directory.write_config(written)
@@ -186,7 +187,7 @@ class RunSession:
     def missing_records(self, version: Version | None) -> list[str]:
         """Return what the journal lacks of the records up to a version, in words; without one, of its own numbers."""
         position = None if version is None else journal_position(version)
-        return self.directory.history(position, tell=False).missing
+        return self.directory.history(position, report=False).missing
 
     def begin_attempt(
         self,
@@ -305,6 +306,15 @@ class RunSession:
             return self.store.find("best")
         except CheckpointNotFound:
             return None
+
+    def version_of(self, evaluation: Evaluation) -> Version | None:
+        """Return the version of the policy that was evaluated, or None if it is gone."""
+        found = [
+            version
+            for version in self.store.versions()
+            if version.score == evaluation.mean and version.env_steps == evaluation.env_steps
+        ]
+        return found[-1] if found else None
 
     def close(self) -> None:
         """Wait for what is on its way to the disk and to the store; release the journal and the lock."""

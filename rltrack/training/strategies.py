@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from rltrack.checkpoints import Retention
 from rltrack.errors import ConfigurationError
 from rltrack.ranking import is_better, is_score
 from rltrack.training.marks import Budget, Cadence, Mark
 
 if TYPE_CHECKING:
-    from rltrack.config import TrainingSection
+    from rltrack.config import CheckpointsSection, TrainingSection
     from rltrack.evaluation.episodes import Evaluation
     from rltrack.training.marks import Counters
 
@@ -279,3 +280,14 @@ STRATEGIES: dict[TrainingStrategy, type[Strategy]] = {
 def make_strategy(section: TrainingSection) -> Strategy:
     """Build the strategy that a configuration names."""
     return STRATEGIES[TrainingStrategy(section.strategy)](section)
+
+
+def retention_of(section: CheckpointsSection, strategy: object) -> Retention:
+    """Return which versions of a training are kept.
+
+    Args:
+        section: The checkpoints section of the configuration.
+        strategy: The name of the strategy; what is no name of one returns to no version.
+    """
+    returns = any(kind.value == strategy and known.returns_to_best for kind, known in STRATEGIES.items())
+    return Retention(section.keep_last, section.keep_best, section.keep_every, returns)

@@ -75,7 +75,7 @@ def verify_resume(
     *,
     timesteps: int | None = None,
     kills: int = 2,
-    tell: Callable[[str], None] = lambda text: None,
+    notify: Callable[[str], None] = lambda text: None,
     run: Callable[[Job], tuple[int, str]] | None = None,
 ) -> Verification:
     """Train a configuration whole and in killed pieces, and compare.
@@ -84,7 +84,7 @@ def verify_resume(
         config: What to train; its budget is shortened.
         timesteps: Env steps; None for a few iterations after any warm-up.
         kills: How often to kill, at least 1.
-        tell: Called with progress messages.
+        notify: Called with progress messages.
         run: Runs a job in another process; returns its exit code (negative: a signal) and its last message. Omitted: in a
             new interpreter.
 
@@ -98,7 +98,7 @@ def verify_resume(
         ends: list[int | None] = [round(total * kill / (kills + 1)) for kill in range(1, kills + 1)]
         for name, kill_at in [("whole", None), *(("killed", end) for end in [*ends, None])]:
             until = "to its end" if kill_at is None else f"until a SIGKILL after {kill_at:,}"
-            tell(f"{name}: training {total:,} env steps, {until}")
+            notify(f"{name}: training {total:,} env steps, {until}")
             job = Job(short.model_copy(update={"name": name}), root, kill_at)
             code, message = (run or _in_new_interpreter)(job)
             expected = 0 if kill_at is None else -signal.SIGKILL

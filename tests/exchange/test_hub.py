@@ -52,4 +52,4 @@ def test_to_the_hub_and_back(trained, own_root, monkeypatch, capsys):
 def test_a_repository_has_an_owner_and_a_name(own_root):
     for name in ("name", "a/b/c", "../x", "https://hub/a", ""):
         with pytest.raises(ConfigurationError, match="ORG/NAME"):
-            push(Root(own_root), "run", name, tell=print)
+            push(Root(own_root), "run", name, notify=print)

@@ -117,7 +117,7 @@ def test_to_plain_sb3_and_back(tmp_path, algorithms):
     for algorithm in algorithms:
         root, file = tmp_path / f"{algorithm}-root", tmp_path / algorithm / "model.zip"
         files = find_agent_files(file, algorithm, CASES[algorithm][2]["id"], None)
-        again = import_agent(files, root=root, name="again", trust=True, tell=pytest.fail)
+        again = import_agent(files, root=root, name="again", trust=True, notify=pytest.fail)
         given = dict(np.load(tmp_path / algorithm / "given.npz"))
         assert np.array_equal(actions_of(rltrack.load_agent("again", "last", root=root), given), expected[algorithm])
         was, now = (Root(root).find(name).configuration().to_training() for name in ("first", "again"))
@@ -169,12 +169,12 @@ def test_a_log_folder_of_rl_zoo3(trained, own_root, tmp_path):
     given = inputs_of("Pendulum-v1", masked=False)
     files = find_agent_files(folder, None, None, None)
     assert (files.algorithm, files.environment["id"]) == ("PPO", "Pendulum-v1")
-    import_agent(files, root=own_root, name="zoo", trust=True, tell=pytest.fail)
+    import_agent(files, root=own_root, name="zoo", trust=True, notify=pytest.fail)
     ours, theirs = (actions_of(rltrack.load_agent(name, "last", root=own_root), given) for name in ("first", "zoo"))
     assert np.array_equal(ours, theirs)
     (folder / "Pendulum-v1" / NORMALIZATION).unlink()
     with pytest.raises(ConfigurationError, match="the statistics are missing"):
-        import_agent(find_agent_files(folder, None, None, None), root=own_root, name="bare", trust=True, tell=print)
+        import_agent(find_agent_files(folder, None, None, None), root=own_root, name="bare", trust=True, notify=print)
 
 
 def test_what_cannot_be_imported_is_told(own_root, tmp_path):
@@ -192,9 +192,9 @@ def test_what_cannot_be_imported_is_told(own_root, tmp_path):
         find_agent_files(file, "ppo", "CartPole-v1", folder / "x.pkl")
     files = find_agent_files(file, "ppo", "CartPole-v1", None)
     with pytest.raises(ConfigurationError, match="--trust"):
-        import_agent(files, root=own_root, tell=print)
+        import_agent(files, root=own_root, notify=print)
     with pytest.raises(ConfigurationError, match="cannot be loaded"):
-        import_agent(files, root=own_root, trust=True, tell=print)
+        import_agent(files, root=own_root, trust=True, notify=print)
     assert Root(own_root).names() == []
     (folder / "args.yml").write_text("algo: !!python/object/apply:os.system [id]\n")
     with pytest.raises(ConfigurationError, match=r"args\.yml"):

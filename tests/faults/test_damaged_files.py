@@ -48,7 +48,7 @@ def test_a_folder_that_is_removed_while_it_is_delivered_is_failed_in_mlflow(own_
     run = train()
     shipper.prepare_process()
     said = []
-    ours = shipper.Shipper(run, patience=0.0, tell=said.append)
+    ours = shipper.Shipper(run, patience=0.0, notify=said.append)
     ours._deliver()
     shutil.rmtree(run.path)
     assert ours.ship() is False
@@ -226,7 +226,7 @@ def test_tensorboards_folder_is_the_same_under_another_name(own_root, tmp_path):
 def test_tensorboards_files_that_are_damaged_are_named_and_written_again(own_root, way, capsys):
     run = train()
     shipper.prepare_process()
-    assert shipper.ship_run(run, patience=0.0, tell=lambda _: None) == 0
+    assert shipper.ship_run(run, patience=0.0, notify=lambda _: None) == 0
     (path,) = run.tensorboard.glob("events.out.*")
     data = path.read_bytes()
     assert run_command(["show", "run"]) == 0

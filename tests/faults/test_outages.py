@@ -54,7 +54,7 @@ def ship(run, patience=0.0):
     """Deliver in this process, as the shipper does in its own."""
     said = []
     shipper.prepare_process()
-    result = shipper.ship_run(run, patience=patience, tell=said.append)
+    result = shipper.ship_run(run, patience=patience, notify=said.append)
     return result, said
 
 

@@ -1,4 +1,4 @@
-"""What needs a person is told at once; what passes is not given up; a process that stands still is seen and can be ended."""
+"""What needs the user is reported at once; what passes is not given up; a process that hangs is seen and can be ended."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def train(name="one", uri=None):
 
 def ship(run, patience=600.0):
     shipper.prepare_process()
-    return shipper.ship_run(run, patience=patience, tell=lambda _: None)
+    return shipper.ship_run(run, patience=patience, notify=lambda _: None)
 
 
 # ---- MLflow's schema ----
@@ -235,7 +235,7 @@ def test_the_end_of_a_training_waits_a_moment_for_a_server_that_is_down(own_root
     assert sum(turns) == 120.0, "one that may answer is waited for"
 
 
-# ---- a process that stands still, or waits ----
+# ---- a process that hangs, or waits ----
 
 
 @contextlib.contextmanager

@@ -70,7 +70,7 @@ def template(tmp_path_factory):
             Trainer({**CONFIG, "name": name, "seed": seed}, root=root).train()
             run = Root(root).find(name)
             run.store().pin(run.store().find("best"))
-            assert ship_run(run, patience=0.0, tell=lambda _: None) == 0
+            assert ship_run(run, patience=0.0, notify=lambda _: None) == 0
         found = Template(root, root.parent / "whole", {})
         shutil.copytree(root / "runs", found.whole, symlinks=True)
         out = root.parent / "out"

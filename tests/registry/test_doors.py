@@ -83,7 +83,7 @@ def test_a_server_with_postgresql(own_root, tmp_path):
                 write_destination(run, Destination(server.uri, "tiny"))
             gate = Gate(episodes=30)
             told: list[str] = []
-            assert promote(root.find("fair"), "tiny", gate=gate, tell=told.append).promoted
+            assert promote(root.find("fair"), "tiny", gate=gate, notify=told.append).promoted
             assert f"MLFLOW_TRACKING_URI={server.uri}" in told[0], "the other commands look elsewhere"
             assert promote(root.find("good"), "tiny", gate=gate).promoted
             worse = add_skill(root.find("good"), 0.1)

@@ -167,7 +167,7 @@ def test_pruning_leaves_what_an_alias_points_to(root):
     registry.point("tiny", "shadow", None)
     registry.client.set_logged_model_tags(registry.version("tiny", 2).model_id, {LINKS_TAG: "damaged"})
     told = []
-    assert prune_models(root, "tiny", keep=1, tell=told.append) == [2, 5]
+    assert prune_models(root, "tiny", keep=1, notify=told.append) == [2, 5]
     assert [text.partition(":")[0] for text in told] == ["the policy of version 2 stays in MLflow"]
 
 

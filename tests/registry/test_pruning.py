@@ -89,7 +89,7 @@ def test_conditions_reasons_and_what_is_deleted(own_root):
     pinned = root.find("third").store().find("last")
     root.find("third").store().pin(pinned)
     before = (root.find("second").path / "journal.jsonl").read_bytes()
-    assert prune(root, found, whole=False, tell=lambda text: None) == []
+    assert prune(root, found, whole=False, notify=lambda text: None) == []
     assert (root.find("second").path / "journal.jsonl").read_bytes() == before
     assert [version.is_resumable for version in root.find("second").store().versions()] == [False]
     agent, env, _, _ = agent_of(root.find("second"), "best")  # what was best can still act

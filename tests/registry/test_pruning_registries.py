@@ -101,7 +101,7 @@ def test_a_run_is_recognised_by_its_id_in_every_registry(own_root, databases):
     root = Root(own_root)
     assert kept(root) == expected
     found = find_prunable(root, ALL, whole=False)
-    assert prune(root, found, whole=False, tell=lambda text: None) == []
+    assert prune(root, found, whole=False, notify=lambda text: None) == []
     for run in root.runs():  # what can be gone on from is there exactly where it was to be kept
         resumable = [version.name for version in run.store().versions() if version.is_resumable]
         assert resumable == (["v1", "v3"] if expected[run.name] else []), run.name
@@ -207,7 +207,7 @@ def lifecycle(uri, mlflow):
 
 def delete_all(root):
     told = []
-    failed = prune(root, find_prunable(root, ALL, whole=True), whole=True, tell=told.append)
+    failed = prune(root, find_prunable(root, ALL, whole=True), whole=True, notify=told.append)
     return failed, told
 
 
@@ -338,7 +338,7 @@ def test_what_is_gone_already_stops_nothing(root, databases, tmp_path):
     found = find_prunable(root, ALL, whole=True)
     shutil.rmtree(missing.path)
     told = []
-    assert prune(root, found, whole=True, tell=told.append) == ["missing"]
+    assert prune(root, found, whole=True, notify=told.append) == ["missing"]
     assert any(text.startswith("missing: not deleted: run ") for text in told)
     assert root.names() == []
 

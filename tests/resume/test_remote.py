@@ -185,8 +185,8 @@ def test_a_trainer_thought_dead_writes_while_another_begins(store, tmp_path, mon
     first.train()
     download = RemoteRun.download
 
-    def download_and_write(remote, folder, tell):
-        size = download(remote, folder, tell)
+    def download_and_write(remote, folder, notify):
+        size = download(remote, folder, notify)
         remote._write(f"journal/000001-{size:012d}.jsonl", b'{"of":"the first trainer"}\n')
         return size
 

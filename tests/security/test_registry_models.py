@@ -391,7 +391,7 @@ def test_a_champion_of_the_old_form_is_stored_again(root, own_root):
     registry.client.delete_model_version_tag("tiny", "1", DIGEST_TAG)
     assert [item.version for item in old_models(own)] == [1]
     told = []
-    again = promote(own.find("own"), "tiny", gate=GATE, tell=told.append)
+    again = promote(own.find("own"), "tiny", gate=GATE, notify=told.append)
     assert (again.promoted, again.version, again.was_known) == (True, 2, True)
     assert "storing the same policy again" in " ".join(told)
     champion = registry.by_alias("tiny", "champion")

@@ -18,6 +18,7 @@ import psutil
 from rltrack.config import TrainingConfig
 from rltrack.files import is_locked, lock_holder
 from rltrack.runs import Root, RunDirectory
+from rltrack.tracking.pages import served_page
 from rltrack.training.trainer import Trainer
 from rltrack.training.verify import comparable, first_difference, records_of
 from tests.support.servers import check_delivered, destination_uri, free_port
@@ -75,6 +76,7 @@ class Stack:
     def up(self) -> None:
         self.rltrack("up", *self.options)
         self.parts = {row["part"]: row for row in json.loads(self.rltrack("status", "--json"))}
+        assert served_page(self.root) == self.parts["mlflow"]["address"]
         self.environment["PREFECT_API_URL"] = f"{self.parts['prefect']['address']}/api"
         self.environment["PREFECT_API_AUTH_STRING"] = (self.root.path / "prefect" / "auth").read_text().strip()
 

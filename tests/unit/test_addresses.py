@@ -32,6 +32,7 @@ from rltrack.studies.search import Search
 from rltrack.tracking import shipper
 from rltrack.tracking.bookmark import is_delivered, read_bookmark
 from rltrack.tracking.destination import Destination, read_destination, resolve_destination, write_destination
+from rltrack.tracking.pages import published
 from rltrack.tracking.report import RunReport
 from rltrack.tracking.sinks.embedded import ensure_database, moved_from
 from rltrack.tracking.sinks.mlflow import MlflowSink
@@ -76,7 +77,7 @@ def train(root: Path, name: str):
     loop.run()
     run = Root(root).find(name)
     shipper.prepare_process()
-    return run, shipper.ship_run(run, patience=0.0, tell=lambda _: None)
+    return run, shipper.ship_run(run, patience=0.0, notify=lambda _: None)
 
 
 def files(folder: Path) -> set[Path]:
@@ -211,11 +212,14 @@ def test_a_root_used_under_two_names(names, linked):
     forgotten = read_bookmark(other)
     forgotten.mlflow.finished_at = None
     forgotten.save(other.bookmark_file)
-    assert shipper.ship_run(other, patience=0.0, tell=lambda _: None) == shipper.EXIT_DELIVERED
+    assert shipper.ship_run(other, patience=0.0, notify=lambda _: None) == shipper.EXIT_DELIVERED
     assert read_bookmark(other).mlflow.state["run_id"] == before, "the same MLflow run under both names"
     found = MlflowClient(sqlite_uri(linked / "real" / "mlflow.db")).search_runs(["1"])
     assert len(found) == 2
-    assert compare_link(runs) is not None, "runs in one database are comparable, whatever it was called"
+    assert compare_link(runs) is None, "no page is served"
+    with published(Root(linked / names[0]), "http://127.0.0.1:5001"):
+        link = compare_link(runs)
+    assert link.startswith("http://127.0.0.1:5001/#/compare-runs?"), "one database, whatever it was called"
     assert same_address(sqlite_uri(linked / "real" / "mlflow.db"), sqlite_uri(linked / "link" / "mlflow.db"))
 
 
@@ -235,7 +239,7 @@ def test_a_move_after_both_names_were_used(linked):
     assert moved_from(new) is None
     rows = sqlite3.connect(new / "mlflow.db").execute("SELECT artifact_location FROM experiments").fetchall()
     assert {file_path(location).parent.parent for (location,) in rows if "/artifacts/rl" in location} == {new}
-    shipper.ship_run(run, patience=0.0, tell=lambda _: None)
+    shipper.ship_run(run, patience=0.0, notify=lambda _: None)
     for name in ("one", "two", "three"):
         found = Root(new).find(name)
         assert is_delivered(found), name

@@ -1,4 +1,4 @@
-"""Commands that tests run in forks end as those of a real interpreter, and tell and hear the same."""
+"""Commands that tests run in forks end as those of a real interpreter, with the same output and signals."""
 
 from __future__ import annotations
 

@@ -455,7 +455,7 @@ def test_a_trial_that_breaks_does_not_keep_the_others_from_running(search, monke
 
     monkeypatch.setattr(sweep, "train_here", train_here)
     said: list[str] = []
-    (left,) = sweep.sweep_here(found, jobs=1, console=False, tell=said.append)
+    (left,) = sweep.sweep_here(found, jobs=1, console=False, notify=said.append)
     assert (left.number, left.stopped) == (0, False)
     assert "CUDA out of memory" in left.why
     assert found.unfinished() == [0]

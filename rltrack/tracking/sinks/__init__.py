@@ -1,4 +1,4 @@
-"""Where records are delivered: a table from names to classes, and people's own classes by ``package.module:Name``.
+"""Where records are delivered: a table from names to classes, and users' own classes by ``package.module:Name``.
 
 A class is imported by the process that delivers, when a run is delivered to it, and nowhere else. A new sink here is a file and a
 line in `TABLE`; `Sink` says what it does.

@@ -1,4 +1,4 @@
-"""What MLflow's errors mean: which pass by themselves, which need a person, and what that person has to do."""
+"""What MLflow's errors mean: which pass by themselves, which need the user, and what the user has to do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ADVICE = {
     "RESOURCE_DOES_NOT_EXIST": "Check the experiment (tracking.experiment, MLFLOW_EXPERIMENT_ID); if our run is gone, "
     "`rltrack sync RUN --again` delivers into a new one.",
 }
-"""What to do about the answers that need a person."""
+"""What to do about the answers that need the user."""
 
 _BAD_CONTENT = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST")
 _SCHEMA = re.compile(
@@ -47,7 +47,7 @@ _DATABASE_FOR_A_PERSON = (
 
 
 def explain(error: Exception, address: str) -> tuple[str, bool]:
-    """Return what happened, as text without passwords, and whether a person must act first.
+    """Return what happened, as text without passwords, and whether the user must act first.
 
     Args:
         error: What MLflow, a database or the network raised.

@@ -52,7 +52,7 @@ class NotDelivered(RltrackError):
 
     Args:
         message: What was asked, what was answered, what to do.
-        needs_a_person: Whether a person must act first; if not, it passes.
+        needs_a_person: Whether the user must act first; if not, it passes.
     """
 
     def __init__(self, message: str, *, needs_a_person: bool = False) -> None:
@@ -149,7 +149,7 @@ class Sink(ABC):
 
 
 class Unusable(Sink):
-    """Stands for a sink that cannot be made: it takes nothing until a person has acted, and the others continue.
+    """Stands for a sink that cannot be made: it takes nothing until the user has acted, and the others continue.
 
     Args:
         reason: Why, and what to do.

@@ -36,7 +36,7 @@ def check_schema(database: Path) -> None:
     """Find out whether the installed MLflow can use a sqlite database.
 
     Raises:
-        SchemaMismatch: If not, with what a person has to do.
+        SchemaMismatch: If not, with what the user has to do.
         sqlite3.Error: If it cannot be read.
     """
     with contextlib.closing(sqlite3.connect(read_only_uri(database), uri=True, timeout=20)) as connection:

@@ -92,6 +92,16 @@ def test_retention_keeps_the_newest_and_the_best(items, keep_last, keep_best):
     assert len(versions) - len(gone) <= keep_last + keep_best
 
 
+def test_retention_keeps_the_best_version_before_each_resumable_one_for_a_strategy_that_returns_to_it():
+    scores = [5.0, None, 3.0, 7.0, None, 9.0, None]  # those without a score can be resumed
+    versions = [version(number, score, score is None) for number, score in enumerate(scores, start=1)]
+    gone = [item.number for item in Retention(keep_last=2, returns_to_best=True).superseded(versions)]
+    assert gone == [1, 2, 3]
+    gone = [item.number for item in Retention(keep_last=2, keep_every=2, returns_to_best=True).superseded(versions)]
+    assert gone == [3]
+    assert [item.number for item in Retention(keep_last=2).superseded(versions)] == [1, 2, 3, 4]
+
+
 DAMAGES = ("delete", "no manifest", "torn manifest", "edited manifest", "other manifest")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from rltrack.cli.shared import app
 from rltrack.runs import Root
 from rltrack.tracking.bookmark import read_bookmark
 from rltrack.tracking.delivery import NoDelivery
+from rltrack.tracking.pages import served_page
 
 pytest.importorskip("stable_baselines3")
 PROJECT = Path(__file__).resolve().parents[3]
@@ -223,6 +225,29 @@ def test_a_root_that_cannot_be_written(tmp_path, capsys):
         assert run_command([*BASE, "--root", str(locked)]) == 1
 
 
+@pytest.mark.parametrize(
+    ("command", "lists"),
+    [
+        ("show", "runs"),
+        ("watch", "runs"),
+        ("compare", "runs"),
+        ("export", "runs"),
+        ("serve", "models"),
+        ("rollback", "models"),
+    ],
+)
+def test_a_missing_argument_names_the_command_that_lists_the_choices(command, lists, capsys):
+    assert run_command([command]) == 2
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert re.search(rf"Missing argument '\S+'\. .*`rltrack {lists}` lists them", said)
+
+
+def test_ctrl_c_is_one_line(own_root, capsys, monkeypatch):
+    monkeypatch.setattr(Root, "names", lambda self: signal.raise_signal(signal.SIGINT))
+    assert run_command(["runs"]) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
 def test_a_held_run_is_refused(trained, capsys):
     from rltrack.runs import Root
 
@@ -403,10 +428,12 @@ def test_ui_serves_both_pages_and_ends_both(trained, tmp_path, forked):
         if "Ctrl-C" in line:
             break
     assert addresses.keys() == {"MLflow", "TensorBoard"}
+    assert served_page(Root(trained[0])) == addresses["MLflow"]
     for address in addresses.values():
         assert urllib.request.urlopen(address, timeout=20).status == 200
     process.send_signal(signal.SIGINT)
     assert process.wait(40) == 0
+    assert served_page(Root(trained[0])) is None
     time.sleep(0.5)
     for address in addresses.values():
         with pytest.raises(OSError, match="refused"):

@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from stable_baselines3 import PPO
 
+from rltrack.checkpoints.difference import first_difference
 from rltrack.checkpoints.version import MANIFEST, seal, unseal
 from rltrack.cli import run_command
 from rltrack.errors import ConfigurationError, RltrackError
 from rltrack.inspection.reproducing import reproduce, require_reproduced, stretches
-from rltrack.inspection.stretch import repeat
+from rltrack.inspection.scratch import copy_run, quiet_config
+from rltrack.inspection.stretch import Stretch, repeat
 from rltrack.journal import read_journal
 from rltrack.journal.lines import decode_line, encode_record, numbered_line
 from rltrack.runs import Root
@@ -172,6 +174,48 @@ class KeepsGenerator(TinyEnv):
 
 
 gym.register("rltrack-tests/Generator-v0", entry_point=KeepsGenerator, max_episode_steps=5)
+
+
+@pytest.fixture(scope="module")
+def adaptive(tmp_path_factory):
+    """At 128 env steps, training returned to the best version, which is from 64 env steps; later ones were better."""
+    return trained(
+        tmp_path_factory.mktemp("adaptive") / "root",
+        training={"strategy": "adaptive", "eval_freq": 64, "checkpoint_freq": 48, "total_timesteps": 240},
+        checkpoints={"keep_last": 1, "keep_every": 96},
+    )
+
+
+def test_a_return_to_the_best_version_is_reproduced(adaptive):
+    decisions = adaptive.history(report=False).decisions
+    assert [item["step"] for item in decisions if "comes back (time 1 of 3)" in item["reason"]] == [128]
+    outcome = repeat(adaptive, Stretch("v3", "v5"))
+    assert (outcome.to_steps, outcome.difference, outcome.unchecked) == (192, None, None)
+
+
+def test_without_the_best_version_a_segment_is_not_checked_to_its_end(adaptive, own_root):
+    shutil.copytree(adaptive.root, own_root)
+    run = Root(own_root).find("again")
+    run.store().delete([run.store().find("v2")])
+    found = reproduce(
+        run, repeat=lambda run, stretch: repeat(run, stretch if stretch.begin == "v3" else Stretch(None, "v3"))
+    )
+    assert found.reproduced
+    assert found.result.endswith("; 128 to 192 env steps not checked: the best version, from 64 env steps, is gone")
+    assert not json.loads((run.path / CERTIFICATE).read_bytes())["covers"]
+
+
+def test_a_resume_returns_to_the_version_that_was_the_best_then(adaptive, own_root):
+    """A later one, which the killed process left, is better."""
+    store = adaptive.store()
+    copy = copy_run(adaptive, store.find("v3"), Root(own_root))
+    later = store.find("best")
+    shutil.copytree(later.path, copy.path / "checkpoints" / later.path.name)
+    trainer = Trainer(quiet_config(adaptive), root=own_root)
+    trainer.loop.delivers = False
+    trainer.train()
+    ours, theirs = (each.read(each.find("last"), ["policy"]) for each in (copy.store(), store))
+    assert first_difference(ours, theirs)[1] is None
 
 
 def test_segments_are_chosen():

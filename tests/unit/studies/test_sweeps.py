@@ -186,7 +186,7 @@ def test_the_command_searches_and_writes_the_best_which_train_takes(tmp_path, ow
 def test_bad_values_fail_their_trial_only_and_pruned_ones_stop_at_a_boundary(tmp_path, own_root, forked):
     parameters = {"learning_rate": {"choice": [1.0e-3, 1.0e30]}}
     found = search(tmp_path, own_root, sampler="grid", parameters=parameters, trials=None)
-    assert sweep_here(found, jobs=1, console=False, tell=lambda text: None) == []
+    assert sweep_here(found, jobs=1, console=False, notify=lambda text: None) == []
     rows = {row["trial"]: row for row in trial_rows(found)}
     assert rows[0]["state"] == "complete"
     assert rows[1]["state"] == "failed"
@@ -219,7 +219,7 @@ def test_one_sweep_is_carried_out_by_one_command_at_a_time(tmp_path, own_root):
     held = take_lock(found.folder / "lock", wait_seconds=1.0)
     try:
         with pytest.raises(RunBusy, match="Another process"):
-            sweep_here(found, jobs=1, console=False, tell=lambda text: None)
+            sweep_here(found, jobs=1, console=False, notify=lambda text: None)
     finally:
         os.close(held)
 
@@ -229,7 +229,7 @@ def test_one_sweep_is_carried_out_by_one_command_at_a_time(tmp_path, own_root):
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_killed_at_any_moment_it_loses_and_repeats_nothing(tmp_path, own_root, jobs):
     undisturbed = search(tmp_path, tmp_path / "whole", "twin", base=training(8192), trials=4)
-    assert sweep_here(undisturbed, jobs=2, console=False, tell=lambda text: None) == []
+    assert sweep_here(undisturbed, jobs=2, console=False, notify=lambda text: None) == []
     command = [sys.executable, "-m", "rltrack", "sweep", str(tmp_path / "twin.yaml"), "--jobs", str(jobs)]
     environment = {**os.environ, "RLTRACK_ROOT": str(own_root)}
     dice, kills = random.Random(jobs), 0
