@@ -114,6 +114,7 @@ class SB3Agent(AgentBase):
         self.iteration = 0
         self._remaining = 1.0
         self.relay.on_training_start({}, {})
+        self._undo.append(self.relay.callbacks.close)
         self.relay.callbacks.start(self.model, self.log_interval)
 
     def advance(self, observer: Observer) -> IterationStats:
@@ -131,8 +132,9 @@ class SB3Agent(AgentBase):
         metrics, excluded = self._writer.take()
         if metrics and (restarts := self._bound_envs.restarts):
             metrics[-1][1]["rollout/env_restarts"] = float(restarts)
-        stopped_by = self.relay.callbacks.stopped_by
-        return IterationStats(self.model.num_timesteps - before, metrics, losses, excluded, stopped_by)
+        callbacks = self.relay.callbacks
+        steps = self.model.num_timesteps - before
+        return IterationStats(steps, metrics, losses, excluded, callbacks.stopped_by, callbacks.take_evaluations())
 
     def predict(
         self,
