@@ -21,6 +21,7 @@ from rltrack.tracking.pages import (
     wait_until_up,
 )
 from rltrack.tracking.sinks.embedded import ensure_database
+from rltrack.tracking.sinks.mlflow_view import page_of_runs
 
 
 def serve(root: Root, *, port: int = 5000, tensorboard_port: int = 6006, tell: Callable[[str], None] = print) -> None:
@@ -61,6 +62,8 @@ def serve(root: Root, *, port: int = 5000, tensorboard_port: int = 6006, tell: C
         for name, (_, address) in commands.items():
             wait_until_up(name, address, started[name], root.path / "ui.log")
             tell(f"{name:<12} {address}")
+            if name == "MLflow" and (page := page_of_runs(address)):
+                tell(f"{'runs':<12} {page}")
         if "MLflow" not in commands:
             tell(f"{'MLflow':<12} {without_account(elsewhere)}")
         tell("Ctrl-C ends both.")
