@@ -21,6 +21,7 @@ from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv
 
 from rltrack.acceleration import accelerate
+from rltrack.acceleration.patches import Patches
 from rltrack.agents import sb3_state
 from rltrack.agents.algorithms import ScaledSchedule
 from rltrack.agents.base import AgentBase
@@ -393,9 +394,10 @@ class SB3Agent(AgentBase):
         def ours(num_timesteps: int, total_timesteps: int) -> None:
             self.model._current_progress_remaining = self._remaining
 
-        self.model._update_current_progress_remaining = ours  # type: ignore[method-assign]
+        patches = Patches()
+        patches.replace_in_model(self.model, "_update_current_progress_remaining", ours)  # callbacks may save the model
         self.relay.schedule = self.set_schedule
         try:
             yield
         finally:
-            del self.model._update_current_progress_remaining
+            patches.undo()

@@ -1,4 +1,4 @@
-"""What the documentation of Stable-Baselines3 and sb3-contrib shows, each as a short program: a model, its callbacks, a configuration.
+"""What the documentation of Stable-Baselines3 and sb3-contrib shows, each as a short program with a configuration.
 
 `tried` lets an example run through each door of rltrack and says what came out; the table in docs/sb3-examples.md has the same.
 """
@@ -20,7 +20,7 @@ from stable_baselines3 import A2C, DQN, PPO, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common import callbacks as sb3_callbacks
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
-from stable_baselines3.common.envs import BitFlippingEnv, SimpleMultiObsEnv
+from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.logger import Figure, HParam
 from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNoise
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -43,6 +43,7 @@ from rltrack.runs import Root
 from rltrack.training.trainer import Trainer, config_of, load_agent
 
 HERE = __name__
+FORK = {"start_method": "fork"}
 
 
 def on(**network):
@@ -77,6 +78,26 @@ class Line(gym.Env):
         self.steps += 1
         ended = self.place == 0
         return np.array([self.place], np.float32), float(ended), ended, self.steps >= 20, {"is_success": ended}
+
+
+class Both(Line):
+    """The same with a dictionary of observations."""
+
+    def __init__(self, size=8):
+        super().__init__(size)
+        part = self.observation_space
+        self.observation_space = spaces.Dict({"place": part, "image": spaces.Box(0, 255, (12, 12, 1), np.uint8)})
+
+    def _both(self, observation):
+        return {"place": observation, "image": np.full((12, 12, 1), 20 * int(observation[0]), np.uint8)}
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed)
+        return self._both(observation), info
+
+    def step(self, action):
+        observation, *rest = super().step(action)
+        return self._both(observation), *rest
 
 
 class TwoLayers(BaseFeaturesExtractor):
@@ -192,6 +213,15 @@ def pendulum(n_envs=1, **more):
 
 def with_callbacks(*given):
     return PPO("MlpPolicy", cartpole(), seed=1, **on()), list(given)
+
+
+def in_processes():
+    return PPO("MlpPolicy", cartpole(2, vec_env_cls=SubprocVecEnv, vec_env_kwargs=FORK), seed=1, **on()), []
+
+
+def own_extractor():
+    kwargs = on(features_extractor_class=TwoLayers, features_extractor_kwargs={"features_dim": 12})
+    return PPO("MlpPolicy", cartpole(), seed=1, **kwargs), []
 
 
 def saved_and_loaded():
@@ -328,8 +358,8 @@ EXAMPLES = {
     ),
     "subproc": Example(
         "multiprocessing: `SubprocVecEnv`",
-        lambda: (PPO("MlpPolicy", cartpole(2, vec_env_cls=SubprocVecEnv, vec_env_kwargs={"start_method": "fork"}), seed=1, **on()), []),
-        agent(**on()), {**_CARTPOLE, "n_envs": 2, "vectorization": "subproc", "vec_env_kwargs": {"start_method": "fork"}},
+        in_processes,
+        agent(**on()), {**_CARTPOLE, "n_envs": 2, "vectorization": "subproc", "vec_env_kwargs": FORK},
     ),
     "vectorized-noise": Example(
         "off-policy with several environments, `VectorizedActionNoise`",
@@ -338,8 +368,8 @@ EXAMPLES = {
     ),
     "dict": Example(
         "Dict observations: `MultiInputPolicy`",
-        lambda: (PPO("MultiInputPolicy", make_vec_env(SimpleMultiObsEnv, seed=1), seed=1, **on()), []),
-        agent(policy="MultiInputPolicy", **on()), {"id": "stable_baselines3.common.envs:SimpleMultiObsEnv"}, 128,
+        lambda: (PPO("MultiInputPolicy", make_vec_env(Both, seed=1), seed=1, **on()), []),
+        agent(policy="MultiInputPolicy", **on()), {"id": f"{HERE}:Both"}, 128,
     ),
     "monitor": Example(
         "`Monitor` files, and a callback that reads them and saves the best model",
@@ -396,7 +426,7 @@ EXAMPLES = {
     ),
     "own-vec-wrapper": Example(
         "a vectorised wrapper of one's own, `VecMonitor`",
-        lambda: (PPO("MlpPolicy", VecMonitor(TakesOneKey(make_vec_env(SimpleMultiObsEnv, seed=1), "vec")), seed=1, **on()), []),
+        lambda: (PPO("MlpPolicy", VecMonitor(TakesOneKey(make_vec_env(Both, seed=1), "place")), seed=1, **on()), []),
         "only known layers can be named", steps=128,
     ),
     "video": Example(
@@ -409,7 +439,7 @@ EXAMPLES = {
     ),
     "extractor": Example(
         "a feature extractor of one's own",
-        lambda: (PPO("MlpPolicy", cartpole(), seed=1, **on(features_extractor_class=TwoLayers, features_extractor_kwargs={"features_dim": 12})), []),
+        own_extractor,
         agent(**on(features_extractor_class=f"{HERE}:TwoLayers", features_extractor_kwargs={"features_dim": 12})), _CARTPOLE,
     ),
     "policy": Example(
@@ -436,7 +466,7 @@ EXAMPLES = {
     "masked": Example(
         "masked PPO: `ActionMasker`, `MaskableEvalCallback`", masked, agent("MaskablePPO", **on()),
         {"id": "sb3_contrib.common.envs:InvalidActionEnvDiscrete", "kwargs": {"dim": 20, "n_invalid_actions": 10},
-         "wrappers": [{"sb3_contrib.common.wrappers:ActionMasker": {"action_mask_fn": f"{HERE}:discrete_mask"}}]}, 128,
+         "wrappers": [{"sb3_contrib.common.wrappers:ActionMasker": {"action_mask_fn": "action_masks"}}]}, 128,
     ),
     "quantiles": Example(
         "TQC, QR-DQN, CrossQ, TRPO, ARS: QR-DQN here",
