@@ -40,6 +40,17 @@ def make_current_folder_importable() -> None:
         sys.path.append(project)
 
 
+def no_module(name: str) -> str:
+    """Return the message about a module that does not exist: its name, where was searched, and what to do."""
+    parent = os.path.dirname(getattr(sys.modules.get(name.rpartition(".")[0]), "__file__", "") or "")
+    places = [parent] if parent else [place for place in dict.fromkeys(sys.path) if os.path.isdir(place or ".")]
+    return (
+        f"there is no module '{name}'. Searched: {', '.join(place or os.getcwd() for place in places)}. Run the command in the "
+        f"folder that holds the package, name that folder in the environment variable {PROJECT}, or install the package "
+        "(pip install -e .)."
+    )
+
+
 def import_module(name: str, key: str) -> Any:
     """Import a module that a configuration names.
 
@@ -59,12 +70,7 @@ def import_module(name: str, key: str) -> Any:
             raise ConfigurationError(
                 f"{key}: the module '{name}' imports '{missing}', which is not installed. Install the package that has it."
             ) from error
-        found = os.path.dirname(getattr(sys.modules.get(name.rpartition(".")[0]), "__file__", "") or "")
-        places = [found] if found else [place for place in dict.fromkeys(sys.path) if os.path.isdir(place or ".")]
-        raise ConfigurationError(
-            f"{key}: there is no module '{missing}'. Searched: {', '.join(place or os.getcwd() for place in places)}. "
-            "Run the command in the folder that holds the package, or install the package (pip install -e .)."
-        ) from None
+        raise ConfigurationError(f"{key}: {no_module(missing)}") from None
     except Exception as error:  # whatever the module's own code raises
         raise ConfigurationError(
             f"{key}: the module '{name}' cannot be imported: {type(error).__name__}: {one_line(error)}."

@@ -23,6 +23,7 @@ from rltrack.tracking.pages import (
     wait_until_up,
 )
 from rltrack.tracking.sinks.embedded import ensure_database
+from rltrack.tracking.sinks.mlflow_view import page_of_runs
 
 
 def serve(root: Root, *, port: int = 5000, tensorboard_port: int = 6006, notify: Callable[[str], None] = print) -> None:
@@ -64,6 +65,8 @@ def serve(root: Root, *, port: int = 5000, tensorboard_port: int = 6006, notify:
         for name, (_, address) in commands.items():
             wait_until_up(name, address, started[name], root.path / "ui.log")
             notify(f"{name:<12} {address}")
+            if name == "MLflow" and (page := page_of_runs(address)):
+                notify(f"{'runs':<12} {page}")
         if "MLflow" in commands:
             serving.enter_context(published(root, commands["MLflow"][1]))
         else:

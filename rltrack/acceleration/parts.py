@@ -108,10 +108,12 @@ class Installation:
         self._needs_networks()
         model = self.model
         if isinstance(model, OnPolicyAlgorithm):
-            self._replace("collect_rollouts", on_policy_collection.collector(model, self.networks))
+            self.patches.replace_in_model(
+                model, "collect_rollouts", on_policy_collection.collector(model, self.networks)
+            )
         else:
             collect = off_policy_collection.collector(model, self.networks.is_watched)
-            self._replace("collect_rollouts", collect)
+            self.patches.replace_in_model(model, "collect_rollouts", collect)
 
     def _install_optimizers(self) -> None:
         found = {name: flat_optimizer(optimizer) for name, optimizer in optimizers_of(self.model).items()}
@@ -145,7 +147,7 @@ class Installation:
                 update = update_sac.updater(model, networks, optimizers, target)
             else:
                 update = update_td3.updater(model, networks, optimizers, target, self._target(policy.actor_target))
-        self._replace("train", train_method(model, networks, optimizers, update))
+        self.patches.replace_in_model(model, "train", train_method(model, networks, optimizers, update))
 
     def _require_parameters(self, name: str, module: Any) -> None:
         held = self.optimizers[name].flat.parameters
@@ -159,15 +161,6 @@ class Installation:
             raise NotRecognised("the target networks are not float32 tensors on the CPU")
         self.targets.append(FlatParameters(parameters))
         return self.targets[-1]
-
-    def _replace(self, name: str, function: Callable[..., Any]) -> None:
-        """Replace a method of the model, and keep the replacement out of what `save` writes."""
-        model = self.model
-        self.patches.replace(model, name, function)
-        if "_excluded_save_params" not in vars(model):
-            names = ("_excluded_save_params", "collect_rollouts", "train")
-            excluded = type(model)._excluded_save_params
-            self.patches.replace(model, "_excluded_save_params", lambda: [*excluded(model), *names])
 
 
 def optimizers_of(model: Any) -> dict[str, Any]:

@@ -46,12 +46,23 @@ class Patches:
         vars(owner)[name] = replacement
         self._made.append(replacement)
 
+    def replace_in_model(self, model: Any, name: str, function: Callable[..., Any]) -> None:
+        """Call `function` in place of the model's method, and keep replacements out of what its ``save`` writes."""
+        self.replace(model, name, function)
+        if "_excluded_save_params" not in vars(model):
+            excluded = type(model)._excluded_save_params
+            self.replace(model, "_excluded_save_params", lambda: [*excluded(model), *_replaced(model)])
+
     def undo(self) -> None:
         """Put the methods back, except where someone replaced ours meanwhile."""
         while self._made:
             made = self._made.pop()
             if vars(made.owner).get(made.name) is made:
                 del vars(made.owner)[made.name]
+
+
+def _replaced(owner: Any) -> list[str]:
+    return [name for name, value in vars(owner).items() if isinstance(value, Replacement)]
 
 
 def overridden(owner: Any) -> list[str]:

@@ -64,6 +64,10 @@ KNOWN_CLASSES = frozenset(f"{module}.{name}" for module, names in _CLASSES.items
 """What every description may name: SB3's and sb3-contrib's policies and extractors, torch's activations and optimizers."""
 
 
+class CodeUnavailable(ValueError):
+    """A policy names a class that may not be used here, or cannot be imported here; its files may be as they should be."""
+
+
 def check_description(description: Any, tensors: Mapping[str, np.ndarray]) -> None:
     """Refuse a description that does not have the form that rltrack writes.
 
@@ -166,7 +170,8 @@ def find_class(path: Any, allowed: Collection[str] = ()) -> Any:
         allowed: Further modules, which the caller trusts.
 
     Raises:
-        ValueError: If the name may not be used, or what is there is no part of a network that is defined under this name.
+        CodeUnavailable: If the name may not be used, or its module cannot be imported.
+        ValueError: If what is there is no part of a network that is defined under this name.
     """
     if not isinstance(path, str) or not _NAME.fullmatch(path):
         raise ValueError(f"The policy names the class {shown(path)}, which is not of the form package.module.Class.")
@@ -176,7 +181,7 @@ def find_class(path: Any, allowed: Collection[str] = ()) -> Any:
     if path not in KNOWN_CLASSES and not any(
         module == item or module.startswith(f"{item}.") for item in (*own, *allowed)
     ):
-        raise ValueError(
+        raise CodeUnavailable(
             f"The policy uses {path}, and loading it would run the code of '{module}'. If you trust that module, set "
             f"{ALLOWED_MODULES}={module if package in _SHARED else package} and load it again."
         )
@@ -185,8 +190,8 @@ def find_class(path: Any, allowed: Collection[str] = ()) -> Any:
     try:
         found = getattr(importlib.import_module(module), name)
     except Exception as error:
-        raise ValueError(
-            f"The policy uses {path}, which cannot be imported: {type(error).__name__}: {error}"
+        raise CodeUnavailable(
+            f"The policy uses {path}, which cannot be imported: {type(error).__name__}: {error}."
         ) from error
     if (
         not isinstance(found, type)

@@ -14,6 +14,7 @@ import numpy as np
 
 from rltrack.checkpoints.encoding import State as State
 from rltrack.evaluation.results import EpisodeInfo as EpisodeInfo
+from rltrack.evaluation.results import Evaluation as Evaluation
 
 MakeEnv = str | Mapping[str, Any] | Callable[..., Any]
 """What makes one environment: ``package.module:Name``, ``{package.module:Name: {argument: value}}``, or the class or function."""
@@ -50,6 +51,21 @@ class StepInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class CallbackEvaluation:
+    """An evaluation that a user's callback made inside an iteration.
+
+    Attributes:
+        evaluation: Its results, with the env steps at which it was made.
+        policy: `POLICY_PARTS` of the state as they were then; None where they cannot be taken.
+        number: Which of the evaluating callbacks made it, from 1.
+    """
+
+    evaluation: Evaluation
+    policy: State | None = None
+    number: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class IterationStats:
     """What one iteration did.
 
@@ -59,6 +75,7 @@ class IterationStats:
         losses: Values that must be finite; one that is not stops the run.
         excluded: For each of `metrics`, in order, the keys that are kept from a sink (``mlflow``, ``tensorboard``).
         stop_reason: Why training should end at this boundary; None if it should not.
+        evaluations: What callbacks evaluated in it; the run's evaluations, where rltrack makes none.
     """
 
     env_steps: int
@@ -66,6 +83,7 @@ class IterationStats:
     losses: Mapping[str, float] = field(default_factory=dict)
     excluded: Sequence[Mapping[str, Sequence[str]]] = ()
     stop_reason: str | None = None
+    evaluations: Sequence[CallbackEvaluation] = ()
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv
 
 from rltrack.acceleration import accelerate
+from rltrack.acceleration.patches import Patches
 from rltrack.agents import sb3_state
 from rltrack.agents.algorithms import ScaledSchedule
 from rltrack.agents.base import AgentBase
@@ -114,6 +115,7 @@ class SB3Agent(AgentBase):
         self.iteration = 0
         self._remaining = 1.0
         self.relay.on_training_start({}, {})
+        self._undo.append(self.relay.callbacks.close)
         self.relay.callbacks.start(self.model, self.log_interval)
 
     def advance(self, observer: Observer) -> IterationStats:
@@ -131,8 +133,9 @@ class SB3Agent(AgentBase):
         metrics, excluded = self._writer.take()
         if metrics and (restarts := self._bound_envs.restarts):
             metrics[-1][1]["rollout/env_restarts"] = float(restarts)
-        stopped_by = self.relay.callbacks.stopped_by
-        return IterationStats(self.model.num_timesteps - before, metrics, losses, excluded, stopped_by)
+        callbacks = self.relay.callbacks
+        steps = self.model.num_timesteps - before
+        return IterationStats(steps, metrics, losses, excluded, callbacks.stopped_by, callbacks.take_evaluations())
 
     def predict(
         self,
@@ -391,9 +394,10 @@ class SB3Agent(AgentBase):
         def ours(num_timesteps: int, total_timesteps: int) -> None:
             self.model._current_progress_remaining = self._remaining
 
-        self.model._update_current_progress_remaining = ours  # type: ignore[method-assign]
+        patches = Patches()
+        patches.replace_in_model(self.model, "_update_current_progress_remaining", ours)  # callbacks may save the model
         self.relay.schedule = self.set_schedule
         try:
             yield
         finally:
-            del self.model._update_current_progress_remaining
+            patches.undo()

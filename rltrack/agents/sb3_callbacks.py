@@ -8,16 +8,22 @@ a part can change during training, as an environment does, a resume cannot give 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, EventCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, EvalCallback, EventCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from rltrack.agents import sb3_state
 from rltrack.agents.env_state import TrainingEnvs
+from rltrack.agents.learning import EvaluationWatch
+from rltrack.agents.protocol import POLICY_PARTS, CallbackEvaluation
 from rltrack.errors import ConfigurationError
+from rltrack.evaluation.results import Evaluation
+from rltrack.journal.values import columns_of
 
 _OURS = ("model", "locals", "globals", "parent", "callback", "callbacks")
 _NUMBERS_AND_TEXTS = (type(None), bool, int, float, str, bytes)
@@ -58,6 +64,8 @@ class CallbackRelay:
         self._list = CallbackList(self.callbacks)
         self._total = total_timesteps
         self._envs: dict[str, TrainingEnvs] = {}
+        self._watches: list[EvaluationWatch] = []
+        self._evaluated: list[CallbackEvaluation] = []
         self.stopped_by: str | None = None
 
     def __bool__(self) -> bool:
@@ -72,6 +80,11 @@ class CallbackRelay:
                     self._envs[f"{index}.{name}"] = envs = TrainingEnvs(value, None, wants_probe=False)
                     envs.prepare()
                     envs.try_capture()
+        evaluating = [item for item in _flat(self.callbacks) if isinstance(item, EvalCallback)]
+        self._watches = [
+            EvaluationWatch(item, partial(self._keep_evaluation, model, item, number))
+            for number, item in enumerate(evaluating, start=1)
+        ]
         self._list.init_callback(model)
         seen = {"self": model, "callback": self._list, "log_interval": log_interval, "reset_num_timesteps": True}
         total = self._total if self._total is not None else 2**62
@@ -102,6 +115,32 @@ class CallbackRelay:
     def end(self) -> None:
         """Training ended."""
         self._list.on_training_end()
+
+    def take_evaluations(self) -> list[CallbackEvaluation]:
+        """Return what EvalCallbacks evaluated since the last call."""
+        taken, self._evaluated = self._evaluated, []
+        return taken
+
+    def _keep_evaluation(
+        self,
+        model: BaseAlgorithm,
+        source: EvalCallback,
+        number: int,
+        returns: list[float],
+        lengths: list[int],
+        infos: list[dict[str, float]],
+    ) -> None:
+        evaluation = Evaluation.of(
+            model.num_timesteps, returns, lengths, deterministic=source.deterministic, infos=columns_of(infos)
+        )
+        policy = sb3_state.capture(model, POLICY_PARTS) if number == 1 else None
+        self._evaluated.append(CallbackEvaluation(evaluation, policy, number))
+
+    def close(self) -> None:
+        """Leave the callbacks as they were; harmless if called twice."""
+        for watch in self._watches:
+            watch.close()
+        self._watches = []
 
     def state_dict(self) -> list[dict[str, Any]]:
         """Return class name and state of each callback, those inside others included."""

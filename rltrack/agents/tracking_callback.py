@@ -24,7 +24,7 @@ from rltrack.errors import CheckpointFailed, ConfigurationError, RltrackError
 from rltrack.evaluation.results import Evaluation
 from rltrack.journal.values import columns_of, logged
 from rltrack.ranking import is_better
-from rltrack.tracking.metrics import evaluation_metrics
+from rltrack.tracking.metrics import CALLBACK_KEYS, further_evaluation_metrics
 from rltrack.tracking.recording import Recording
 
 _logger = logging.getLogger("rltrack")
@@ -214,10 +214,7 @@ class TrackingCallback(BaseCallback):
         evaluation = Evaluation.of(steps, returns, lengths, deterministic=deterministic, infos=columns_of(infos))
         which = self._evaluating.index(source) + 1
         if which > 1:  # one series of scores: of the first
-            values = evaluation_metrics({**evaluation.to_record(), "step": steps})
-            recording.metrics(
-                steps, {key.replace("eval/", f"eval_callback_{which}/", 1): values[key] for key in values}
-            )
+            recording.metrics(steps, further_evaluation_metrics({**evaluation.to_record(), "step": steps}, which))
             return
         recording.evaluation(steps, evaluation)
         if is_better(evaluation.mean, self._best):
@@ -238,7 +235,7 @@ class TrackingCallback(BaseCallback):
         self._output = JournalOutputFormat(recording=recording)
         self._output.model = self.model
         if self._evaluations:  # these come with the records of evaluations
-            self._output.left_out += ("eval/mean_reward", "eval/mean_ep_length", "eval/success_rate")
+            self._output.left_out += CALLBACK_KEYS
         formats = self.logger.output_formats
         formats[:] = [item for item in formats if not _is_over(item)]
         formats.append(self._output)

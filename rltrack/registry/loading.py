@@ -14,8 +14,9 @@ from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
 from rltrack.agents.exported_policy import ExportedPolicy
-from rltrack.errors import ModelBroken
-from rltrack.named_code import make_current_folder_importable
+from rltrack.agents.policy_data import CodeUnavailable
+from rltrack.errors import ConfigurationError, ModelBroken
+from rltrack.named_code import make_current_folder_importable, no_module
 from rltrack.registry.digest import DIGEST_TAG, digest_of, remove_compiled_code
 from rltrack.registry.models import CONFIG, POLICY
 
@@ -48,6 +49,7 @@ def load_policy(client: MlflowClient, model_id: str, what: str, digest: str | No
 
     Raises:
         ModelBroken: If its files are missing, changed or unreadable.
+        ConfigurationError: If it names code that is not allowed here, or cannot be imported here.
     """
     with tempfile.TemporaryDirectory() as scratch:
         return _load(_fetch(client, model_id, what, digest, Path(scratch)), what)
@@ -88,6 +90,12 @@ def _load(folder: Path, what: str) -> LoadedPolicy:
         source = f"{metadata.get('rltrack.run')}@{metadata.get('rltrack.version')}"
         make_current_folder_importable()  # for classes that RLTRACK_ALLOWED_MODULES names
         return LoadedPolicy(ExportedPolicy.load(files), config, source)
+    except CodeUnavailable as error:
+        cause = error.__cause__
+        missing = f" That is, {no_module(cause.name)}" if isinstance(cause, ModuleNotFoundError) and cause.name else ""
+        raise ConfigurationError(
+            f"{what} cannot be loaded here: {' '.join(str(error).split())}{missing} Nothing was changed."
+        ) from error
     except Exception as error:
         raise _broken(what, "it cannot be loaded", error) from error
 

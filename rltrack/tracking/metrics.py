@@ -29,6 +29,9 @@ EVALUATION_KEYS = frozenset(
 )
 """Metrics of every evaluation, whatever its environment reports."""
 
+CALLBACK_KEYS = ("eval/mean_reward", "eval/mean_ep_length", "eval/success_rate")
+"""What SB3's EvalCallback logs. Where its evaluations are the run's, these come with the records of evaluations."""
+
 INTERVAL_KEYS = ("eval/ci_low", "eval/ci_high")
 """Bounds of an evaluation's interval. MLflow would draw each as a chart of its own, so it gets them as a file."""
 
@@ -296,6 +299,13 @@ def evaluation_metrics(record: Record) -> dict[str, float]:
         "eval/mean_ep_length": float(np.mean(record["lengths"])),
     }
     return metrics | info_metrics("eval", means_of(record.get("infos", {})), metrics)
+
+
+def further_evaluation_metrics(record: Record, number: int) -> dict[str, float]:
+    """Return the metrics of an evaluation by a second or further EvalCallback: ``eval_callback_2/mean_reward``, …"""
+    return {
+        key.replace("eval/", f"eval_callback_{number}/", 1): value for key, value in evaluation_metrics(record).items()
+    }
 
 
 def _json_number(value: float) -> float | str:

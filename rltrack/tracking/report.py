@@ -140,6 +140,7 @@ class RunReport:
             "rltrack.directory": str(self.run.path),
             "rltrack.state": status.state,
             "rltrack.reason": status.reason,
+            "rltrack.env_steps": str(status.env_steps),
             "rltrack.attempts": str(len(facts.attempts)),
             "rltrack.seed_group": self._seed_group(),
             "mlflow.source.name": next(iter(facts.attempts), {}).get("program") or "rltrack",

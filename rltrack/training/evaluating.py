@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rltrack.agents.protocol import LEARNER_PARTS, POLICY_PARTS
@@ -10,6 +11,7 @@ from rltrack.errors import EvaluationUnavailable
 from rltrack.evaluation.episodes import EvaluationInterrupted
 from rltrack.evaluation.pending import EvaluationBeside, EvaluationHere
 from rltrack.ranking import is_better
+from rltrack.tracking.metrics import further_evaluation_metrics
 from rltrack.training.limits import refuse_divergence
 from rltrack.training.marks import NEVER, Mark
 from rltrack.training.progress import TrainingState, has_converged
@@ -18,7 +20,7 @@ from rltrack.training.strategies import Decision
 
 if TYPE_CHECKING:
     from rltrack.agents import AgentBase
-    from rltrack.agents.protocol import State
+    from rltrack.agents.protocol import CallbackEvaluation, State
     from rltrack.evaluation.episodes import Evaluation, Evaluator
     from rltrack.evaluation.pending import PendingEvaluation, Player
     from rltrack.training.checkpointing import Checkpointing
@@ -74,6 +76,11 @@ class Evaluating:
         self._next = self._strategy.next_evaluation(self._progress)
         self._evaluated_at = -1
         self._pending: PendingEvaluation | None = None
+
+    @property
+    def has_evaluator(self) -> bool:
+        """Whether rltrack evaluates the policy."""
+        return self._evaluator is not None
 
     @property
     def next_mark(self) -> Mark:
@@ -165,18 +172,37 @@ class Evaluating:
                 "counted as it is at a bound (evaluation.max_steps_per_episode, evaluation.max_seconds).",
             )
 
-    def _apply_result(self, evaluation: Evaluation, policy: State | None) -> None:
-        agent, progress = self._agent, self._progress
-        before = progress.best_evaluation
+    def take_over(self, played: Sequence[CallbackEvaluation]) -> None:
+        """Record what EvalCallbacks evaluated where rltrack does not: those of the first one are the run's evaluations."""
+        for item in played:
+            steps, record = item.evaluation.env_steps, item.evaluation.to_record()
+            if item.number > 1:
+                values = further_evaluation_metrics({"step": steps, **record}, item.number)
+                self._session.records.metrics(steps, values, {})
+                continue
+            best = self._record_result(item.evaluation, partial(getattr, item, "policy"))
+            self._reporter.report_evaluation(item.evaluation, best=best)
+
+    def _record_result(self, evaluation: Evaluation, policy_of_then: Callable[[], State | None]) -> bool:
+        """Record a result, and keep the policy if it is the best so far; return whether it is."""
+        progress, before = self._progress, self._progress.best_evaluation
         best = is_better(evaluation.mean, None if before is None else before.mean)
         self._session.records.evaluation(evaluation.env_steps, evaluation.to_record())
         progress.last_evaluation = evaluation
         if best:
             progress.best_evaluation = evaluation
-            if policy is None and agent.is_capturable:
-                policy = agent.capture_parts(self._best_parts)
+            policy = policy_of_then()
             if policy is not None:
                 self._checkpoints.keep_policy(policy, evaluation.env_steps, evaluation.mean)
+        return best
+
+    def _apply_result(self, evaluation: Evaluation, policy: State | None) -> None:
+        agent, progress = self._agent, self._progress
+
+        def policy_of_then() -> State | None:
+            return agent.capture_parts(self._best_parts) if policy is None and agent.is_capturable else policy
+
+        best = self._record_result(evaluation, policy_of_then)
         if evaluation.cut and not self._said_cut:
             self._said_cut = True
             record_warning(

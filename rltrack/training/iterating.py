@@ -13,6 +13,7 @@ from rltrack.training.records import record_iteration, record_warning
 if TYPE_CHECKING:
     from rltrack.agents import AgentBase
     from rltrack.training.clock import TrainingClock
+    from rltrack.training.evaluating import Evaluating
     from rltrack.training.plan import TrainingPlan
     from rltrack.training.session import RunSession
 
@@ -28,16 +29,16 @@ class Iterating:
         agent: What is trained.
         session: Where iterations are recorded.
         clock: Counts the seconds.
-        evaluates: Whether rltrack evaluates the policy.
+        evaluations: Of the training; they take over what callbacks evaluate.
     """
 
     def __init__(
-        self, plan: TrainingPlan, agent: AgentBase, session: RunSession, clock: TrainingClock, *, evaluates: bool
+        self, plan: TrainingPlan, agent: AgentBase, session: RunSession, clock: TrainingClock, evaluations: Evaluating
     ) -> None:
         self._agent, self._session, self._clock = agent, session, clock
         self._progress, self._strategy = plan.progress, plan.strategy
         self._hooks, self._control = plan.hooks, plan.control
-        self._evaluates, self._warned_endless = evaluates, False
+        self._evaluations, self._warned_endless = evaluations, False
         self.observer = ProgressObserver(
             plan.progress, plan.hooks, plan.strategy.remaining, agent.set_schedule, self._check_inside
         )
@@ -65,7 +66,10 @@ class Iterating:
         progress.iterations += 1
         self._clock.advance()
         episodes = self.observer.take_episodes()
-        record_iteration(self._session.records, progress, stats, episodes, evaluates=self._evaluates)
+        evaluates = self._evaluations.has_evaluator
+        record_iteration(self._session.records, progress, stats, episodes, evaluates=evaluates)
+        if not evaluates:
+            self._evaluations.take_over(stats.evaluations)
         refuse_nonfinite_losses(stats.losses, progress.env_steps)
         if stats.stop_reason is not None:
             progress.request_stop(stats.stop_reason)

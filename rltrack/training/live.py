@@ -90,7 +90,7 @@ class LiveTraining:
         )
         if loop is not None:
             self.evaluations.load_state_dict(loop)
-        self._iterations = Iterating(plan, agent, session, self.clock, evaluates=evaluator is not None)
+        self._iterations = Iterating(plan, agent, session, self.clock, self.evaluations)
         self._watch = ResourceWatch(self.progress, plan.settings.training.memory_limit_mb)
         self._steering = Steering(
             session.directory, self.control, self.progress, self._record_signal, self._checkpoint_on_request

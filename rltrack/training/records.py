@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rltrack.journal.values import as_floats
-from rltrack.tracking.metrics import EVALUATION_KEYS
+from rltrack.tracking.metrics import CALLBACK_KEYS, EVALUATION_KEYS
 
 if TYPE_CHECKING:
     from rltrack.agents.protocol import EpisodeInfo, IterationStats
@@ -34,7 +34,8 @@ def record_iteration(
     """Write the episodes that ended in an iteration, and the metrics that it dumped.
 
     Where rltrack `evaluates`, what else logs under the keys of its evaluations, such as SB3's EvalCallback, gets keys of its own
-    (``eval_callback/…``), so that no key mixes two series.
+    (``eval_callback/…``), so that no key mixes two series. Where it does not, the evaluations of EvalCallbacks are records of
+    their own, and what they log is left out.
     """
     if episodes:
         records.episodes(progress.env_steps, episodes)
@@ -50,6 +51,10 @@ def record_iteration(
         if evaluates and not EVALUATION_KEYS.isdisjoint(values):
             values = {_beside_ours(key): value for key, value in values.items()}
             excluded = {sink: [_beside_ours(key) for key in keys] for sink, keys in excluded.items()}
+        elif stats.evaluations:
+            values = {key: value for key, value in values.items() if key not in CALLBACK_KEYS}
+        if not (values or last):
+            continue
         records.metrics(step, {**as_floats(values), **times} if last else values, excluded)
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import math
+import re
 import sqlite3
 import sys
 import uuid
+import zlib
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +20,7 @@ from rltrack.testing import POINTS, SinkContract, new_report
 from rltrack.tracking.destination import Destination
 from rltrack.tracking.sinks import load_sink
 from rltrack.tracking.sinks.mlflow import MlflowSink
+from rltrack.tracking.sinks.mlflow_view import PAGE, VIEW_TAG
 from rltrack.tracking.sinks.tensorboard import TensorBoardSink
 from tests.support.servers import tensorboard_scalars
 
@@ -147,6 +153,41 @@ def test_what_mlflow_is_told_of_a_run(report):
     assert found.info.status == "KILLED", "its process died"
     assert "interrupted" in found.data.tags["mlflow.note.content"]
     assert len(client.search_runs([found.info.experiment_id], f"tags.`rltrack.run_id` = '{report.run_id}'")) == 1
+
+
+def test_a_new_experiment_has_a_prepared_view_which_is_never_written_again(report):
+    from mlflow.tracking import MlflowClient
+
+    sink = make("mlflow", report, {})
+    sink.open(report)
+    client, experiment = MlflowClient(sink.state["tracking_uri"]), sink.state["experiment_id"]
+    kind, _, state = client.get_experiment(experiment).tags[VIEW_TAG].partition(";")
+    assert kind == "deflate"
+    found = json.loads(zlib.decompress(base64.b64decode(state)))
+    assert found["selectedColumns"][0] == "metrics.`eval/mean_reward`"
+    assert {
+        column.partition("`")[2].strip("`") for column in found["selectedColumns"] if column.startswith("tags")
+    } <= {*report.tags()}
+    client.set_experiment_tag(experiment, VIEW_TAG, "a person's")
+    make("mlflow", report, {}).open(report)
+    assert client.get_experiment(experiment).tags[VIEW_TAG] == "a person's"
+    client.set_experiment_tag(experiment, VIEW_TAG, f"{kind};{state}")
+
+
+def test_the_prepared_view_has_the_fields_of_the_installed_page():
+    """A page that reads other fields would show an incomplete view; both ends of the supported range run this."""
+    mlflow = pytest.importorskip("mlflow.server")
+    scripts = list((Path(mlflow.__file__).parent / "js" / "build" / "static" / "js").glob("*.js"))
+    if not scripts:
+        pytest.skip("MLflow's page is not installed")
+    fields = [
+        json.loads(match)
+        for path in scripts
+        for match in re.findall(rb'\["selectedColumns"[^\]]*\]', path.read_bytes())
+    ]
+    made_by_the_page = {"compareRunCharts", "compareRunSections"}
+    assert any(set(found) - made_by_the_page == PAGE.keys() for found in fields), fields
+    assert any(b"mlflow.sharedViewState." in path.read_bytes() for path in scripts)
 
 
 def test_event_files_that_are_gone_or_cut_are_written_anew(report):

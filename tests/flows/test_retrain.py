@@ -110,6 +110,7 @@ def test_nothing_to_retrain(client, own_root):
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(900)
 def test_the_champion_of_a_script_is_evaluated_and_retrained(client, own_root, tmp_path, monkeypatch):
     project = Path(__file__).resolve().parents[2] / "examples" / "own_project"
     here = {**os.environ, "RLTRACK_ROOT": str(own_root), "RLTRACK_ALLOWED_MODULES": "tank", "RLTRACK_VIDEO": "off"}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.retraining import retrained
+from tests.support.retraining import retrained, retrained_project
 from tests.support.servers import free_port, postgres_database
 from tests.support.stack import Stack, scheduled, short, whole
 from tests.support.teams import two_teams
@@ -47,6 +47,12 @@ def test_everything_that_can_happen(backend, tmp_path):
 @pytest.mark.nightly
 def test_scheduled_retraining_promotes_only_what_is_better(tmp_path):
     retrained(Stack(tmp_path))
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+def test_a_champion_of_a_project_of_ones_own_is_retrained_on_a_schedule(tmp_path):
+    retrained_project(Stack(tmp_path), PROJECT / "examples" / "own_project")
 
 
 @pytest.mark.nightly

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import zipfile
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -9,11 +13,12 @@ import torch
 
 pytest.importorskip("stable_baselines3")
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from rltrack import TrainingLoop, load_agent
+from rltrack.agents.sb3 import SB3Agent
 from rltrack.config import TrainingConfig
 from rltrack.errors import ConfigurationError, NotAllowed
 from rltrack.flows.training import check_parameters
@@ -211,3 +216,29 @@ def test_a_callback_that_returns_false_ends_training_and_a_configuration_names_c
         Trainer({**config.to_mapping(), "hooks": [f"{__name__}:make_walk"]}, root=tmp_path / "no").train()
     with pytest.raises(NotAllowed, match=r"hooks.*names the module 'tests\.resume"):
         check_parameters(config)
+
+
+def test_callbacks_save_models_that_plain_stable_baselines3_loads(tmp_path):
+    """Nothing of what the loop replaces in the model is in the file, with its acceleration and without."""
+    keys = []
+    for acceleration in (None, "off", "auto"):
+        folder = tmp_path / str(acceleration)
+        saves = CheckpointCallback(32, str(folder), save_replay_buffer=True, save_vecnormalize=True)
+        best = EvalCallback(
+            VecNormalize(make_vec_env(Walk, n_envs=1, seed=9), training=False), best_model_save_path=str(folder),
+            eval_freq=24, n_eval_episodes=2, verbose=0,
+        )  # fmt: skip
+        loop, model = script(tmp_path / f"run-{acceleration}", callbacks=[saves, best], eval_freq=None)
+        if acceleration is None:
+            model.learn(192, callback=[saves, best])
+        else:
+            loop.plan = dataclasses.replace(loop.plan, agent=SB3Agent(model, acceleration=acceleration))
+            loop.run()
+        loaded = PPO.load(folder / "rl_model_192_steps", env=model.get_env())
+        assert not [name for name in vars(loaded) if callable(getattr(PPO, name, None))], "methods of rltrack's"
+        loaded.learn(32)
+        PPO.load(folder / "best_model")
+        assert (folder / "rl_model_vecnormalize_192_steps.pkl").exists()
+        with zipfile.ZipFile(folder / "rl_model_192_steps.zip") as file:
+            keys.append(sorted(json.loads(file.read("data"))))
+    assert keys[0] == keys[1] == keys[2]

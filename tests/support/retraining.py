@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from datetime import timedelta
@@ -120,6 +122,36 @@ def retrained(stack: Stack) -> None:
         )
         _degraded(stack)
         print(stack.rltrack("models"))
+    finally:
+        stack.down()
+
+
+def retrained_project(stack: Stack, project: Path) -> None:
+    """`examples/own_project`: its script, its champion, and its own deployment file, whose schedule fires once."""
+    stack.folder = stack.root.path.parent / "own_project"
+    shutil.copytree(project, stack.folder, ignore=shutil.ignore_patterns("__pycache__"))
+    file = stack.folder / "prefect.yaml"
+    each_night = 'cron: "0 3 * * *"'
+    assert file.read_text().count(each_night) == 1
+    file.write_text(file.read_text().replace(each_night, "interval: 20"))
+    stack.environment["RLTRACK_ALLOWED_MODULES"] = "tank"
+    stack.up()
+    try:
+        subprocess.run([sys.executable, "train.py"], cwd=stack.folder, env=stack.environment, check=True)
+        stack.rltrack("promote", "tank", "--model", "tank", "--episodes", "30")
+        stack.rltrack("deploy", "--file", "prefect.yaml")
+        [ended] = stack.wait_for("a scheduled retraining", lambda: [
+            run for run in of_retrain(stack) if run.auto_scheduled and run.state.is_final() and run.state.name != "Cancelled"
+        ][-1:], 300)  # fmt: skip
+        say(f"  {ended.name}: {ended.state.name}: {ended.state.message}")
+        assert ended.state.name in ("Promoted", "NotPromoted")
+        trained = stack.directory(ended.name).read_config()
+        assert trained["start_from"].startswith("tank@")
+        assert trained["environment"]["id"] == "tank.env:make_tank"
+        assert [event["kind"] for event in history(stack)][:2] == [
+            "promoted",
+            "promoted" if ended.state.name == "Promoted" else "refused",
+        ]
     finally:
         stack.down()
 

@@ -44,6 +44,8 @@ class Stack:
     def __init__(self, folder: Path, database_url: str | None = None) -> None:
         self.root = Root(folder / "mlruns")
         self.installation = ""
+        self.folder: Path | None = None
+        """Where commands are run; None for the current folder."""
         self.options = ["--database-url", database_url] if database_url else []
         for name in ("prefect", "mlflow", "tensorboard"):
             self.options += [f"--{name}-port", str(free_port())]
@@ -65,6 +67,7 @@ class Stack:
     def _call(self, module: str, *arguments: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", module, *arguments],
+            cwd=self.folder,
             env=self.environment,
             capture_output=True,
             text=True,

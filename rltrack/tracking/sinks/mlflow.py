@@ -27,6 +27,7 @@ from rltrack.tracking.destination import Destination, read_destination, without_
 from rltrack.tracking.sinks.answers import explain
 from rltrack.tracking.sinks.base import NotDelivered, Point, Refused, Sink
 from rltrack.tracking.sinks.embedded import MetricRows, artifact_folder, database_uri, ensure_database, moved_from
+from rltrack.tracking.sinks.mlflow_view import view_tags
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -248,7 +249,7 @@ class MlflowSink(Sink):
             embedded = self._destination.tracking_uri is None
             location = file_uri(artifact_folder(self._root, name)) if embedded else None
             try:
-                return str(self._client.create_experiment(name, artifact_location=location))
+                return str(self._client.create_experiment(name, artifact_location=location, tags=view_tags()))
             except MlflowException:  # another process may have made it in between; if not, the error comes again below
                 found = self._client.get_experiment_by_name(name)
                 if found is None:

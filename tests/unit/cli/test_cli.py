@@ -427,7 +427,8 @@ def test_ui_serves_both_pages_and_ends_both(trained, tmp_path, forked):
             addresses[name] = address
         if "Ctrl-C" in line:
             break
-    assert addresses.keys() == {"MLflow", "TensorBoard"}
+    assert addresses.keys() == {"MLflow", "runs", "TensorBoard"}
+    assert addresses["runs"].endswith("/runs?viewStateShareKey=rltrack")
     assert served_page(Root(trained[0])) == addresses["MLflow"]
     for address in addresses.values():
         assert urllib.request.urlopen(address, timeout=20).status == 200

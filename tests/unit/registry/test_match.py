@@ -43,7 +43,7 @@ def test_the_champion_of_a_script_is_loaded_and_its_configuration_builds_where_f
     from rltrack.agents.factory import build
     from rltrack.cleanup import close_all
     from rltrack.config import TrainingConfig
-    from rltrack.errors import ModelBroken
+    from rltrack.errors import ConfigurationError
     from rltrack.registry.loading import _load
     from rltrack.registry.models import policy_of, write_model
     from rltrack.runs import Root
@@ -66,8 +66,18 @@ def test_the_champion_of_a_script_is_loaded_and_its_configuration_builds_where_f
     forget()
     monkeypatch.setenv("RLTRACK_ALLOWED_MODULES", "tank")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelBroken, match="No module named 'tank'"):
-        _load(tmp_path / "model", "the champion")
+    with pytest.raises(ConfigurationError) as unknown:
+        _load(tmp_path / "model", "The champion of 'tank'")
+    message = str(unknown.value)
+    assert message.startswith("The champion of 'tank' cannot be loaded here: The policy uses tank.extractor.Difference")
+    assert f"no module 'tank'. Searched: {sys.path[0]}, " in message
+    assert str(tmp_path) in message, "the current folder"
+    assert "RLTRACK_PROJECT" in message
+    assert "broken" not in message
+    monkeypatch.delenv("RLTRACK_ALLOWED_MODULES")
+    with pytest.raises(ConfigurationError, match="set RLTRACK_ALLOWED_MODULES=tank"):
+        _load(tmp_path / "model", "The champion of 'tank'")
+    monkeypatch.setenv("RLTRACK_ALLOWED_MODULES", "tank")
     try:
         for setting in (
             lambda: monkeypatch.setenv("RLTRACK_PROJECT", str(project)),

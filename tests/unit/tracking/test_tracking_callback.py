@@ -149,17 +149,68 @@ def test_successes_and_infos_of_training_episodes_and_of_the_first_eval_callback
     assert status.mean_infos == {"is_success": 0.5, "mean_reward": 7.0}
 
 
+def means_logged(name):
+    return [key for record in records(name, "metrics") for key in record["values"] if key.endswith("/mean_reward")]
+
+
 def test_no_key_holds_the_evaluations_of_rltrack_and_of_an_eval_callback():
-    """Keys of its own only where rltrack evaluates too."""
-    for eval_freq, key in ((128, "eval_callback/mean_reward"), (None, "eval/mean_reward")):
-        callback = EvalCallback(reaching(1), eval_freq=64, n_eval_episodes=2, verbose=0)
-        options = {"eval_freq": eval_freq, "eval_env": reaching(1), "eval_episodes": 2} if eval_freq else {}
-        options |= {"total_timesteps": 128, "name": f"both-{eval_freq}", "video": False}
-        rltrack.TrainingLoop(ppo(reaching(2)), callbacks=[callback], **options).run()
-        logged = [record["values"] for record in records(f"both-{eval_freq}", "metrics")]
-        assert [name for values in logged for name in values if name.endswith("/mean_reward")] == [key]
-    (evaluation,) = records("both-128", "evaluation")
+    callback = EvalCallback(reaching(1), eval_freq=64, n_eval_episodes=2, verbose=0)
+    options = {"total_timesteps": 128, "eval_freq": 128, "eval_env": reaching(1), "eval_episodes": 2, "video": False}
+    rltrack.TrainingLoop(ppo(reaching(2)), callbacks=[callback], name="both", **options).run()
+    assert means_logged("both") == ["eval_callback/mean_reward"]
+    (evaluation,) = records("both", "evaluation")
     assert set(evaluation["infos"]["is_success"]) == {0.0, 1.0}
+
+
+def test_without_evaluations_by_rltrack_those_of_the_first_eval_callback_are_the_runs():
+    """In the middle of iterations too, with the policy and the statistics of that moment, and over a resume."""
+
+    def loop(name, **options):
+        env = VecNormalize(reaching(2), norm_reward=False)
+        own = [VecNormalize(reaching(1), norm_reward=False, training=False) for _ in range(2)]
+        first, second = (EvalCallback(env, eval_freq=24, n_eval_episodes=2, verbose=0) for env in own)
+        settings = {"total_timesteps": 320, "video": False, "sinks": [], "checkpoint_freq": 64}
+        watched = {"means": [], "counts": []}
+
+        class Watch(BaseCallback):
+            def _on_step(self):
+                watched["means"].append(first.last_mean_reward)
+                watched["counts"].append(float(env.obs_rms.count))
+                return True
+
+        first.callback = Watch()
+        callbacks = [second, first] if name == "swapped" else [first, second]
+        return rltrack.TrainingLoop(ppo(env), callbacks=callbacks, name=name, **settings, **options), watched, first
+
+    whole, watched, first = loop("whole")
+    whole.run()
+    found = records("whole", "evaluation")
+    assert [record["step"] for record in found] == [48 * number for number in range(1, 7)]
+    assert [record["mean"] for record in found] == watched["means"]
+    assert set(found[0]["infos"]["is_success"]) == {0.0, 1.0}
+    assert set(means_logged("whole")) == {"eval_callback_2/mean_reward"}
+    run = Root().find("whole")
+    best = run.store().find("best")
+    assert best.score == max(watched["means"]) == whole.statistics.best_evaluation.mean
+    moment = watched["means"].index(best.score)
+    assert best.env_steps == found[moment]["step"]
+    kept = run.store().read(best, ["normalization"])["normalization"]
+    assert kept["observations"]["count"] == watched["counts"][moment]
+    assert run.status().mean_return == watched["means"][-1]
+    assert "_on_step" not in vars(first), "nothing of it is left"
+
+    half, _, _ = loop("halves")
+    half.add_hook(type("Stop", (), {"on_checkpoint": lambda self, progress, version: half.stop("half")})())
+    half.run()
+    rest, _, _ = loop("halves", resume=True)
+    rest.run()
+    assert half.progress.env_steps < 320
+    again = records("halves", "evaluation")
+    assert [(record["step"], record["returns"]) for record in again] == [
+        (record["step"], record["returns"]) for record in found
+    ]
+    assert [record["exact"] for record in records("halves", "attempt")] == [True, True]
+    assert Root().find("halves").store().find("best").score == best.score
 
 
 def test_off_policy_agents_and_a_logger_alone():
