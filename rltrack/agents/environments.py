@@ -73,8 +73,8 @@ def make_gym_env(env_id: str, kwargs: Mapping[str, object] | None = None) -> Env
             "Write an id that Gymnasium knows, or package:Env-v0 to import the package that registers it."
         ) from None
     except TypeError as error:
-        given = shown(dict(kwargs or {}))
-        raise ConfigurationError(f"Environment '{env_id}' does not take {given}: {_one_line(error)}.") from None
+        asked = shown(dict(kwargs or {}))
+        raise ConfigurationError(f"Environment '{env_id}' does not take {asked}: {_one_line(error)}.") from None
     except (ConnectionError, TimeoutError):
         raise  # may work the next time
     except Exception as error:
