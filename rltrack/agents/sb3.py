@@ -147,11 +147,9 @@ class SB3Agent(AgentBase):
         **inputs: object,
     ) -> tuple[np.ndarray, object]:
         """Act as the model acts; observations come from the evaluation environment, normalised if the model's are."""
-        arrays = cast("np.ndarray | dict[str, np.ndarray]", observation)
+        given: Any = observation
         hidden = cast("tuple[np.ndarray, ...] | None", state)
-        return self.model.predict(
-            arrays, state=hidden, episode_start=episode_start, deterministic=deterministic, **inputs
-        )
+        return self.model.predict(given, hidden, episode_start, deterministic, **inputs)
 
     def set_schedule(self, remaining: float) -> None:
         """Receive the remaining fraction of the budget; the model reads it at the moments at which SB3 computes it."""
@@ -285,9 +283,9 @@ class SB3Agent(AgentBase):
 
     def why_not_exact(self) -> str | None:
         """Return why a resume cannot be exact, or None."""
-        envs = self._bound_envs
-        inexact = f"the environments begin a new episode: {envs.reason}" if envs.tier == "inexact" else None
-        return inexact or self.relay.callbacks.why_not_exact()
+        if self._bound_envs.tier == "inexact":
+            return f"the environments begin a new episode: {self._bound_envs.reason}"
+        return self.relay.callbacks.why_not_exact()
 
     def describe_resume(self) -> dict[str, Any]:
         """Return the tier by which the environments take part in a resume, and why (`TrainingEnvs.describe`)."""
@@ -364,7 +362,7 @@ class SB3Agent(AgentBase):
     def _find_out_configuration(self, script_threads: int) -> None:
         """Find out how a script's model and environment can be built again; where only that helps, evaluate in such ones."""
         model: Any = self.model
-        self.reconstruction = found = reconstruct(model, self.make_env)
+        found = self.reconstruction = reconstruct(model, self.make_env)
         if self._threads != 1:
             found.agent["threads"] = self._threads
         if script_threads != self._threads:
@@ -375,8 +373,7 @@ class SB3Agent(AgentBase):
 
     def _build_one(self) -> Callable[[], Any] | None:
         """Return a function that builds one environment as training has them, or None if that is impossible."""
-        if self._eval_env_builder is not None:
-            build = self._eval_env_builder
+        if (build := self._eval_env_builder) is not None:
             return lambda: build(1, lambda env: env).unwrapped.envs[0]  # type: ignore[attr-defined]
         spec = spec_of(self.env)
         return None if spec is None else lambda: Monitor(rebuild(spec, self.env))
@@ -394,8 +391,8 @@ class SB3Agent(AgentBase):
         def ours(num_timesteps: int, total_timesteps: int) -> None:
             self.model._current_progress_remaining = self._remaining
 
-        patches = Patches()
-        patches.replace_in_model(self.model, "_update_current_progress_remaining", ours)  # callbacks may save the model
+        patches = Patches()  # callbacks may save the model
+        patches.replace_in_model(self.model, "_update_current_progress_remaining", ours)
         self.relay.schedule = self.set_schedule
         try:
             yield
