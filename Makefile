@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 TORCH = $$(grep -oE '^torch==[0-9.]+' requirements.lock)
 CONFIG ?= configs/cartpole_ppo.yaml
+# Many tests wait for servers and processes: more of them at once than there are cores
+WORKERS ?= $$($(BIN)/python -c "import os; print(2 + (os.cpu_count() or 1))")
 
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
@@ -39,7 +41,7 @@ train: $(VENV)/.installed  ## build the environment if needed, then train PPO on
 	$(BIN)/rltrack flow train $(CONFIG)
 
 test: $(VENV)/.installed  ## build the environment if needed, then run the tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 nightly: $(VENV)/.installed  ## the long tests: the whole matrix of exact resume, 500 random kills (more than an hour)
 	$(BIN)/python -m pytest -n 2 -m nightly --timeout 1800
