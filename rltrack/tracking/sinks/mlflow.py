@@ -7,6 +7,7 @@ that an attempt that died after creating it does not create another. No call is 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -160,8 +161,13 @@ class MlflowSink(Sink):
         return [refused for chunk in _chunks(entities, BATCH) for refused in self._log(chunk)]
 
     def prepare_end(self) -> None:
-        """Import what stores models."""
+        """Import what stores models, and let MLflow list the installed packages, which it does once for the first model."""
         import rltrack.registry.models  # noqa: F401
+
+        with contextlib.suppress(ImportError, AttributeError):  # not public: without it, a second passes later
+            from mlflow.utils import requirements_utils
+
+            requirements_utils._init_modules_to_packages_map()  # type: ignore[no-untyped-call]
 
     @_explained
     def refresh(self, report: RunReport) -> None:
