@@ -66,8 +66,15 @@ def test_a_stop_is_heard_while_the_training_is_paused(live):
 
 def test_a_request_waits_for_a_boundary_and_no_other_takes_its_place(live):
     run, loop, _ = live
-    at_boundary = threading.Event()
-    loop.add_hook(type("Long", (), {"on_iteration_end": lambda self, progress, stats: at_boundary.wait()})())
+    inside, at_boundary = threading.Event(), threading.Event()
+
+    class Long:
+        def on_iteration_end(self, progress, stats):
+            inside.set()
+            at_boundary.wait()
+
+    loop.add_hook(Long())
+    inside.wait()
     with pytest.raises(RltrackError, match="did not come to a boundary"):
         steer(run, "pause", 0.3)
     with pytest.raises(RunBusy, match="Another request"):
