@@ -369,7 +369,9 @@ class SB3Agent(AgentBase):
             found.agent["threads"] = self._threads
         if script_threads != self._threads:
             found.agent["build_threads"] = script_threads
-        if found.is_complete and spec_of(self.env) is None:
+        spec = spec_of(self.env)
+        is_rebuilt_by_spec = spec is not None and all(item.kwargs is not None for item in spec.additional_wrappers)
+        if found.is_complete and (not is_rebuilt_by_spec or found.environment.get("wrappers_inside_monitor") is False):
             section = EnvironmentConfig.model_validate(found.environment)
             self._eval_env_builder = evaluation_builder(section, gamma=getattr(model, "gamma", 0.99))
 
