@@ -391,7 +391,7 @@ EXAMPLES = {
     ),
     "monitor": Example(
         "`Monitor` files, and a callback that reads them and saves the best model",
-        monitored, "the journal has every episode; `environment.monitor_kwargs` takes no file",
+        monitored, "the journal has every episode, and the best policy is kept",
         loop="yes, inexact",
     ),
     "evaluation": Example(
@@ -406,7 +406,7 @@ EXAMPLES = {
         agent(**on()), _CARTPOLE, hooks=({f"{_CALLBACKS}:StopTrainingOnMaxEpisodes": {"max_episodes": 10_000}},),
     ),
     "function": Example(
-        "a function as a callback", lambda: with_callbacks(lambda seen, names: True), "give it a name: a class",
+        "a function as a callback", lambda: with_callbacks(lambda seen, names: True), "only code that has a name",
     ),
     "own-callback": Example(
         "a callback of one's own: logged values, figures, `HParam`", lambda: with_callbacks(Logs()),
@@ -416,7 +416,7 @@ EXAMPLES = {
         "Atari: `make_atari_env`, `VecFrameStack`, `CnnPolicy`", atari,
         agent("A2C", "CnnPolicy", policy_kwargs={"features_extractor_kwargs": {"features_dim": 16}}),
         {"id": "PongNoFrameskip-v4", "n_envs": 2, "wrappers": [_ATARI], "wrappers_inside_monitor": False, "frame_stack": 4}, 20,
-        loop=_SCRIPT, callback=_SCRIPT, fast="yes, in part",
+        fast="yes, in part",
     ),
     "normalize": Example(
         "`VecNormalize`", lambda: (PPO("MlpPolicy", VecNormalize(pendulum(2)), seed=1, **on()), []),
@@ -424,8 +424,7 @@ EXAMPLES = {
     ),
     "check-nan": Example(
         "`VecCheckNan`", lambda: (PPO("MlpPolicy", VecCheckNan(pendulum()), seed=1, **on()), []),
-        "losses and weights are checked always",
-        loop=_SCRIPT, callback=_SCRIPT,
+        "NaN in losses or weights ends every training",
     ),
     "her": Example(
         "hindsight experience replay", her,
@@ -455,7 +454,6 @@ EXAMPLES = {
     ),
     "video": Example(
         "`VecVideoRecorder`", recorded, "`tracking.video` films the best policy",
-        loop=_SCRIPT, callback=_SCRIPT,
     ),
     "network": Example(
         "`net_arch`, `activation_fn`",
