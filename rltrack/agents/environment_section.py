@@ -66,6 +66,13 @@ def describe_environment(env: VecEnv, make_env: MakeEnv | None = None) -> tuple[
     return {**(one or {}), **section}, missing
 
 
+def is_made_by_specification(env: VecEnv, section: Mapping[str, Any]) -> bool:
+    """Return whether Gymnasium's specification makes another environment that counts returns alike, without the section."""
+    spec = spec_of(env)
+    is_whole = spec is not None and all(wrapper.kwargs is not None for wrapper in spec.additional_wrappers)
+    return is_whole and section.get("wrappers_inside_monitor") is not False
+
+
 def _given(make_env: MakeEnv) -> dict[str, Any]:
     if callable(make_env):
         name = name_of(make_env)

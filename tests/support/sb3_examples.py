@@ -351,7 +351,7 @@ class Example:
     build: Callable[[], tuple[Any, list[Any]]]
     agent: Mapping[str, Any] | str
     environment: Mapping[str, Any] = field(default_factory=dict)
-    steps: int = 256
+    steps: int = 128
     hooks: tuple[Any, ...] = ()
     make_env: str | None = None
     loop: str = "yes"
@@ -370,7 +370,7 @@ EXAMPLES = {
     "basic": Example(
         "first steps: `A2C(\"MlpPolicy\", \"CartPole-v1\")`",
         lambda: (A2C("MlpPolicy", "CartPole-v1", seed=1, policy_kwargs={"net_arch": [16]}), []),
-        agent("A2C", policy_kwargs={"net_arch": [16]}), _CARTPOLE, 250, every_run=True,
+        agent("A2C", policy_kwargs={"net_arch": [16]}), _CARTPOLE, 100, every_run=True,
     ),
     "subproc": Example(
         "multiprocessing: `SubprocVecEnv`",
