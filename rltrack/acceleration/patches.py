@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Self
 
 
 class Replacement:
@@ -35,10 +35,16 @@ class Replacement:
 
 
 class Patches:
-    """The replacements that were made, in order."""
+    """The replacements that were made, in order; undone at the end of a ``with``."""
 
     def __init__(self) -> None:
         self._made: list[Replacement] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.undo()
 
     def replace(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
         """Call `function` in place of the owner's method."""

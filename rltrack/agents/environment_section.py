@@ -7,15 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+from stable_baselines3.common.atari_wrappers import AtariWrapper
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     SubprocVecEnv,
+    VecCheckNan,
     VecEnv,
     VecFrameStack,
     VecMonitor,
     VecNormalize,
     VecTransposeImage,
+    VecVideoRecorder,
 )
 
 from rltrack.agents.env_state import StateAccess
@@ -26,6 +30,9 @@ from rltrack.agents.written_values import as_data
 from rltrack.errors import ConfigurationError
 from rltrack.named_code import is_code_name, name_of
 from rltrack.secrets import shown
+
+_BY_MAKE = (TimeLimit, OrderEnforcing, PassiveEnvChecker)
+"""What `gymnasium.make` puts around an environment, inside everything else."""
 
 
 def describe_environment(env: VecEnv, make_env: MakeEnv | None = None) -> tuple[dict[str, Any], list[str]]:
@@ -47,7 +54,7 @@ def describe_environment(env: VecEnv, make_env: MakeEnv | None = None) -> tuple[
             section["normalize"] = _normalization(wrapper)
         elif isinstance(wrapper, VecFrameStack):
             section["frame_stack"] = wrapper.stacked_obs.n_stack
-        elif not isinstance(wrapper, VecTransposeImage | VecMonitor):
+        elif not isinstance(wrapper, VecTransposeImage | VecMonitor | VecCheckNan | VecVideoRecorder):
             missing.append(f"the vectorised wrapper {type(wrapper).__name__}, which a configuration cannot name")
     if isinstance(layer, SubprocVecEnv):
         section["vectorization"] = "subproc"
@@ -57,6 +64,13 @@ def describe_environment(env: VecEnv, make_env: MakeEnv | None = None) -> tuple[
         section["info_keywords"] = keywords
     one = _given(make_env) if make_env is not None else _one_environment(layer, missing)
     return {**(one or {}), **section}, missing
+
+
+def is_made_by_specification(env: VecEnv, section: Mapping[str, Any]) -> bool:
+    """Return whether Gymnasium's specification makes another environment that counts returns alike, without the section."""
+    spec = spec_of(env)
+    is_whole = spec is not None and all(wrapper.kwargs is not None for wrapper in spec.additional_wrappers)
+    return is_whole and section.get("wrappers_inside_monitor") is not False
 
 
 def _given(make_env: MakeEnv) -> dict[str, Any]:
@@ -98,33 +112,45 @@ def _info_keywords(layer: VecEnv) -> list[str]:
 
 def _one_environment(layer: VecEnv, missing: list[str]) -> dict[str, Any] | None:
     """Return id, arguments and wrappers of one environment; None if they cannot be found out."""
+    parts = list(gym_layers(layer.envs[0])) if isinstance(layer, DummyVecEnv) else []
     spec = spec_of(layer)
     if spec is not None:
-        return _from_spec(spec, missing)
+        return _from_spec(spec, parts, missing)
     if not isinstance(layer, DummyVecEnv):
         missing.append(
             "the environment in other processes, which has no specification of Gymnasium; pass make_env='package.module:Name'"
         )
         return None
-    parts = [part for part in gym_layers(layer.envs[0]) if not isinstance(part, Monitor | StateAccess)]
-    core = parts.pop()
-    described = _constructor(core, missing, "the environment")
+    described = _constructor(parts[-1], missing, "the environment")
     if described is None:
         return None
     name, arguments = described
-    wrappers = []
-    for part in reversed(parts):
-        wrapper = _constructor(part, missing, "the wrapper")
-        if wrapper is None:
-            return None
-        wrappers.append({wrapper[0]: wrapper[1]} if wrapper[1] else wrapper[0])
-    return {"id": name, **({"kwargs": arguments} if arguments else {}), **_wrapped(wrappers)}
-
-
-def _from_spec(spec: Any, missing: list[str]) -> dict[str, Any] | None:
     wrappers: list[Any] = []
+    for part in reversed(parts[:-1]):
+        if not isinstance(part, Monitor | StateAccess) and not _add(part, wrappers, missing):
+            return None
+    return {"id": name, **({"kwargs": arguments} if arguments else {}), **_wrapped(wrappers, parts, missing)}
+
+
+def _add(part: Any, wrappers: list[Any], missing: list[str]) -> bool:
+    """Add a wrapper's name and arguments; return whether they could be found out."""
+    if type(part) is AtariWrapper:
+        return True  # it only holds the others
+    wrapper = _constructor(part, missing, "the wrapper")
+    if wrapper is not None:
+        wrappers.append({wrapper[0]: wrapper[1]} if wrapper[1] else wrapper[0])
+    return wrapper is not None
+
+
+def _from_spec(spec: Any, parts: list[Any], missing: list[str]) -> dict[str, Any] | None:
+    wrappers: list[Any] = []
+    built = {part.class_name(): part for part in parts[:-1]}
     for wrapper in spec.additional_wrappers:
         name = wrapper.entry_point
+        if wrapper.kwargs is None and wrapper.name in built:
+            if not _add(built[wrapper.name], wrappers, missing):
+                return None
+            continue
         if wrapper.kwargs is None or not is_code_name(name) or name.startswith("__main__"):
             missing.append(
                 f"the wrapper {wrapper.name}, which does not record its arguments; pass make_env='package.module:Name', the "
@@ -166,11 +192,24 @@ def _from_spec(spec: Any, missing: list[str]) -> dict[str, Any] | None:
     else:
         missing.append(_unnamed(f"the environment {spec.id}"))
         return None
-    return {"id": env_id, **({"kwargs": kwargs} if kwargs else {}), **_wrapped(wrappers)}
+    return {"id": env_id, **({"kwargs": kwargs} if kwargs else {}), **_wrapped(wrappers, parts, missing)}
 
 
-def _wrapped(wrappers: list[Any]) -> dict[str, Any]:
-    return {"wrappers": wrappers, "wrappers_inside_monitor": True} if wrappers else {}
+def _wrapped(wrappers: list[Any], parts: list[Any], missing: list[str]) -> dict[str, Any]:
+    """Return the keys about wrappers, with the place of Monitor among the layers, outermost first."""
+    if not wrappers:
+        return {}
+    layers = [part for part in parts[:-1] if not isinstance(part, StateAccess)]
+    while layers and isinstance(layers[-1], _BY_MAKE):
+        layers.pop()
+    kinds = [isinstance(part, Monitor) for part in layers]
+    is_inside = True in kinds and not kinds[0]
+    if is_inside and not kinds[-1]:
+        missing.append(
+            "Monitor between two wrappers; pass make_env='package.module:Name', the function that makes the environment with its "
+            "wrappers"
+        )
+    return {"wrappers": wrappers, "wrappers_inside_monitor": not is_inside}
 
 
 def _constructor(part: Any, missing: list[str], what: str) -> tuple[str, dict[str, Any]] | None:

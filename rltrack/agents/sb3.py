@@ -26,6 +26,7 @@ from rltrack.agents import sb3_state
 from rltrack.agents.algorithms import ScaledSchedule
 from rltrack.agents.base import AgentBase
 from rltrack.agents.env_state import TrainingEnvs
+from rltrack.agents.environment_section import is_made_by_specification
 from rltrack.agents.environments import SeededEpisodes, evaluation_builder, rebuild
 from rltrack.agents.policy_check import checked_description
 from rltrack.agents.protocol import IterationStats, MakeEnv, Observations, Observer, Reconstruction, State
@@ -133,9 +134,8 @@ class SB3Agent(AgentBase):
         metrics, excluded = self._writer.take()
         if metrics and (restarts := self._bound_envs.restarts):
             metrics[-1][1]["rollout/env_restarts"] = float(restarts)
-        callbacks = self.relay.callbacks
-        steps = self.model.num_timesteps - before
-        return IterationStats(steps, metrics, losses, excluded, callbacks.stopped_by, callbacks.take_evaluations())
+        heard = self.relay.callbacks.take()
+        return IterationStats(self.model.num_timesteps - before, metrics, losses, excluded, *heard)
 
     def predict(
         self,
@@ -367,7 +367,7 @@ class SB3Agent(AgentBase):
             found.agent["threads"] = self._threads
         if script_threads != self._threads:
             found.agent["build_threads"] = script_threads
-        if found.is_complete and spec_of(self.env) is None:
+        if found.is_complete and not is_made_by_specification(self.env, found.environment):
             section = EnvironmentConfig.model_validate(found.environment)
             self._eval_env_builder = evaluation_builder(section, gamma=getattr(model, "gamma", 0.99))
 
@@ -391,10 +391,7 @@ class SB3Agent(AgentBase):
         def ours(num_timesteps: int, total_timesteps: int) -> None:
             self.model._current_progress_remaining = self._remaining
 
-        patches = Patches()  # callbacks may save the model
-        patches.replace_in_model(self.model, "_update_current_progress_remaining", ours)
-        self.relay.schedule = self.set_schedule
-        try:
+        with Patches() as patches:  # callbacks may save the model
+            patches.replace_in_model(self.model, "_update_current_progress_remaining", ours)
+            self.relay.schedule = self.set_schedule
             yield
-        finally:
-            patches.undo()

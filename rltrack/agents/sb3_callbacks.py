@@ -72,7 +72,7 @@ class CallbackRelay:
         return bool(self.callbacks)
 
     def start(self, model: BaseAlgorithm, log_interval: int) -> None:
-        """Give the callbacks their model, and call their `on_training_start`."""
+        """Give the callbacks their model, and call their `on_training_start`; `close` comes after it, also after an error."""
         self._envs, self.stopped_by = {}, None
         for index, callback in enumerate(_flat(self.callbacks)):
             for name, value in vars(callback).items():
@@ -116,10 +116,10 @@ class CallbackRelay:
         """Training ended."""
         self._list.on_training_end()
 
-    def take_evaluations(self) -> list[CallbackEvaluation]:
-        """Return what EvalCallbacks evaluated since the last call."""
+    def take(self) -> tuple[str | None, list[CallbackEvaluation]]:
+        """Return why training should end, if it should, and what EvalCallbacks evaluated since the last call."""
         taken, self._evaluated = self._evaluated, []
-        return taken
+        return self.stopped_by, taken
 
     def _keep_evaluation(
         self,

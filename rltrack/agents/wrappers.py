@@ -9,7 +9,7 @@ import gymnasium as gym
 
 from rltrack.agents.gym_types import Env
 from rltrack.errors import ConfigurationError, NotAllowed
-from rltrack.named_code import import_code
+from rltrack.named_code import import_code, resolve
 from rltrack.secrets import one_line, shown
 
 
@@ -45,11 +45,17 @@ def check_wrappers(wrappers: Sequence[str | Mapping[str, object]], known: Collec
 
 
 def wrapper_stack(wrappers: Sequence[str | Mapping[str, Mapping[str, object]]]) -> Callable[[Env], Env] | None:
-    """Return a function that puts the named wrappers around an environment, the first innermost."""
+    """Return a function that puts the named wrappers around an environment, the first innermost.
+
+    Arguments may name code: ``{"package.module:Wrapper": {"function": "package.module:name"}}``.
+    """
     parts: list[tuple[Callable[..., Env], dict[str, Any]]] = []
     for item in wrappers:
         named = {item: {}} if isinstance(item, str) else item
-        parts.extend((import_wrapper(path), dict(arguments or {})) for path, arguments in named.items())
+        parts.extend(
+            (import_wrapper(path), resolve(dict(arguments or {}), "environment.wrappers"))
+            for path, arguments in named.items()
+        )
     if not parts:
         return None
 

@@ -142,12 +142,14 @@ def check_parameters(config: TrainingConfig) -> None:
     Permissions.from_environment().check(config.to_mapping())
     check_wrappers(config.environment.wrappers, KNOWN_WRAPPERS)
     agent = config.agent
-    named = {
+    named: dict[str, Any] = {
         "agent.algorithm": agent.algorithm,
         "agent.policy": agent.policy,
         "agent.hyperparameters": agent.hyperparameters,
     }
     if environment_creator(config.environment.id) is not None:
         named["environment.id"] = config.environment.id
-    for key, value in {**named, "hooks": config.hooks, "environment.kwargs": config.environment.kwargs}.items():
+    wrapping = [list(item.values()) for item in config.environment.wrappers if not isinstance(item, str)]
+    named |= {"hooks": config.hooks, "environment.kwargs": config.environment.kwargs, "environment.wrappers": wrapping}
+    for key, value in named.items():
         check_defined_there(value, key)

@@ -15,7 +15,7 @@ pytest.importorskip("stable_baselines3")
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from rltrack import TrainingLoop, load_agent
 from rltrack.agents.sb3 import SB3Agent
@@ -242,3 +242,31 @@ def test_callbacks_save_models_that_plain_stable_baselines3_loads(tmp_path):
         with zipfile.ZipFile(folder / "rl_model_192_steps.zip") as file:
             keys.append(sorted(json.loads(file.read("data"))))
     assert keys[0] == keys[1] == keys[2]
+
+
+def test_a_bare_vectorised_environment_is_resumed_exactly_with_its_episodes(tmp_path):
+    """Without Monitor: the returns of episodes that run at the stop are added up by rltrack, and part of the version."""
+
+    def loop(folder, **options):
+        made, model = script(
+            tmp_path / folder, DummyVecEnv([Walk, Walk]), eval_freq=None, checkpoint_freq=64, **options
+        )
+        return made, model
+
+    def episodes(folder):
+        journal = Root(tmp_path / folder).find("walk").journal_file
+        found = [record for record in read_journal(journal) if record["kind"] == "episodes"]
+        return [(record["step"], record["returns"], record["lengths"]) for record in found]
+
+    whole, model = loop("whole")
+    whole.run()
+    first, _ = loop("halves")
+    first.add_hook(type("Stop", (), {"on_iteration_end": lambda self, progress, stats: first.stop("early")})())
+    first.run()
+    assert first.progress.env_steps == 32, "in the second episode of each environment"
+    rest, again = loop("halves", resume=True)
+    rest.run()
+    assert all(torch.equal(model.policy.state_dict()[name], value) for name, value in again.policy.state_dict().items())
+    assert episodes("whole") == episodes("halves")
+    assert sum(len(returns) for _, returns, _ in episodes("whole")) == 192 // 11 - 1
+    assert [record["exact"] for record in Root(tmp_path / "halves").find("walk").attempts()] == [True, True]

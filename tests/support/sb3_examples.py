@@ -86,10 +86,10 @@ class Both(Line):
     def __init__(self, size=8):
         super().__init__(size)
         part = self.observation_space
-        self.observation_space = spaces.Dict({"place": part, "image": spaces.Box(0, 255, (12, 12, 1), np.uint8)})
+        self.observation_space = spaces.Dict({"place": part, "image": spaces.Box(0, 255, (36, 36, 1), np.uint8)})
 
     def _both(self, observation):
-        return {"place": observation, "image": np.full((12, 12, 1), 20 * int(observation[0]), np.uint8)}
+        return {"place": observation, "image": np.full((36, 36, 1), 20 * int(observation[0]), np.uint8)}
 
     def reset(self, *, seed=None, options=None):
         observation, info = super().reset(seed=seed)
@@ -196,8 +196,9 @@ def scratch() -> str:
     return tempfile.mkdtemp(prefix="sb3-example-")
 
 
-def discrete_mask(env):
-    return env.action_masks()
+def mask_of(env):
+    """Forbid to walk away from the end in every third step."""
+    return np.array([True, env.unwrapped.steps % 3 != 0])
 
 
 # ---- the examples ----
@@ -246,12 +247,11 @@ def changed_parameters():
 
 def masked():
     from sb3_contrib import MaskablePPO
-    from sb3_contrib.common.envs import InvalidActionEnvDiscrete
     from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
     from sb3_contrib.common.wrappers import ActionMasker
 
     def make():
-        return ActionMasker(InvalidActionEnvDiscrete(dim=20, n_invalid_actions=10), discrete_mask)
+        return ActionMasker(Line(), mask_of)
 
     model = MaskablePPO("MlpPolicy", make_vec_env(make, n_envs=1, seed=1), seed=1, **on())
     own = MaskableEvalCallback(make_vec_env(make, seed=2), eval_freq=64, n_eval_episodes=2, verbose=0)
@@ -301,8 +301,12 @@ def atari():
     return A2C("CnnPolicy", env, seed=1, policy_kwargs={"features_extractor_kwargs": {"features_dim": 16}}), []
 
 
+def bits():
+    return BitFlippingEnv(n_bits=4, continuous=False, max_steps=4)
+
+
 def her():
-    env = BitFlippingEnv(n_bits=4, continuous=False, max_steps=4)
+    env = bits()
     given = {"n_sampled_goal": 4, "goal_selection_strategy": "future"}
     return DQN(
         "MultiInputPolicy", env, replay_buffer_class=HerReplayBuffer, replay_buffer_kwargs=given, seed=1, **off()
@@ -318,6 +322,8 @@ def noise_of(n_envs):
 
 
 _ATARI = "stable_baselines3.common.atari_wrappers:AtariWrapper"
+_SCRIPT = "yes, in its script only"
+_MASKER = "sb3_contrib.common.wrappers:ActionMasker"
 _CALLBACKS = "stable_baselines3.common.callbacks"
 _CARTPOLE = {"id": "CartPole-v1"}
 _PENDULUM = {"id": "Pendulum-v1"}
@@ -335,7 +341,9 @@ class Example:
         steps: Env steps, whole iterations.
         hooks: The key ``hooks``.
         make_env: What the loop must be told.
-        cells: What comes out at each door: configuration, TrainingLoop, TrackingCallback, accelerate.
+        loop: What comes out with `TrainingLoop`.
+        callback: With `TrackingCallback`.
+        fast: With `accelerate`.
         every_run: Whether it is cheap enough for every run of the tests.
     """
 
@@ -343,23 +351,32 @@ class Example:
     build: Callable[[], tuple[Any, list[Any]]]
     agent: Mapping[str, Any] | str
     environment: Mapping[str, Any] = field(default_factory=dict)
-    steps: int = 256
+    steps: int = 128
     hooks: tuple[Any, ...] = ()
     make_env: str | None = None
-    cells: tuple[str, str, str, str] = ("yes", "yes", "yes", "yes")
+    loop: str = "yes"
+    callback: str = "yes"
+    fast: str = "yes"
     every_run: bool = False
+
+    @property
+    def cells(self) -> tuple[str, str, str, str]:
+        """What comes out at each door, as the table has it."""
+        configured = f"no: {self.agent}" if isinstance(self.agent, str) else "yes"
+        return configured, self.loop, self.callback, self.fast
 
 
 EXAMPLES = {
     "basic": Example(
         "first steps: `A2C(\"MlpPolicy\", \"CartPole-v1\")`",
         lambda: (A2C("MlpPolicy", "CartPole-v1", seed=1, policy_kwargs={"net_arch": [16]}), []),
-        agent("A2C", policy_kwargs={"net_arch": [16]}), _CARTPOLE, 250, every_run=True,
+        agent("A2C", policy_kwargs={"net_arch": [16]}), _CARTPOLE, 100, every_run=True,
     ),
     "subproc": Example(
         "multiprocessing: `SubprocVecEnv`",
         in_processes,
         agent(**on()), {**_CARTPOLE, "n_envs": 2, "vectorization": "subproc", "vec_env_kwargs": FORK},
+        loop="yes, inexact", fast="yes, in part",
     ),
     "vectorized-noise": Example(
         "off-policy with several environments, `VectorizedActionNoise`",
@@ -370,10 +387,12 @@ EXAMPLES = {
         "Dict observations: `MultiInputPolicy`",
         lambda: (PPO("MultiInputPolicy", make_vec_env(Both, seed=1), seed=1, **on()), []),
         agent(policy="MultiInputPolicy", **on()), {"id": f"{HERE}:Both"}, 128,
+        fast="yes, in part",
     ),
     "monitor": Example(
         "`Monitor` files, and a callback that reads them and saves the best model",
-        monitored, "the journal has every episode; `environment.monitor_kwargs` takes no file",
+        monitored, "the journal has every episode, and the best policy is kept",
+        loop="yes, inexact",
     ),
     "evaluation": Example(
         "`EvalCallback`, `StopTrainingOnRewardThreshold`, `StopTrainingOnNoModelImprovement`",
@@ -387,7 +406,7 @@ EXAMPLES = {
         agent(**on()), _CARTPOLE, hooks=({f"{_CALLBACKS}:StopTrainingOnMaxEpisodes": {"max_episodes": 10_000}},),
     ),
     "function": Example(
-        "a function as a callback", lambda: with_callbacks(lambda seen, names: True), "give it a name: a class",
+        "a function as a callback", lambda: with_callbacks(lambda seen, names: True), "only code that has a name",
     ),
     "own-callback": Example(
         "a callback of one's own: logged values, figures, `HParam`", lambda: with_callbacks(Logs()),
@@ -397,6 +416,7 @@ EXAMPLES = {
         "Atari: `make_atari_env`, `VecFrameStack`, `CnnPolicy`", atari,
         agent("A2C", "CnnPolicy", policy_kwargs={"features_extractor_kwargs": {"features_dim": 16}}),
         {"id": "PongNoFrameskip-v4", "n_envs": 2, "wrappers": [_ATARI], "wrappers_inside_monitor": False, "frame_stack": 4}, 20,
+        fast="yes, in part",
     ),
     "normalize": Example(
         "`VecNormalize`", lambda: (PPO("MlpPolicy", VecNormalize(pendulum(2)), seed=1, **on()), []),
@@ -404,13 +424,15 @@ EXAMPLES = {
     ),
     "check-nan": Example(
         "`VecCheckNan`", lambda: (PPO("MlpPolicy", VecCheckNan(pendulum()), seed=1, **on()), []),
-        "losses and weights are checked always",
+        "NaN in losses or weights ends every training",
     ),
     "her": Example(
         "hindsight experience replay", her,
         agent("DQN", "MultiInputPolicy", replay_buffer_class="HerReplayBuffer",
               replay_buffer_kwargs={"n_sampled_goal": 4, "goal_selection_strategy": "future"}, **off()),
         {"id": "stable_baselines3.common.envs:BitFlippingEnv", "kwargs": {"n_bits": 4, "continuous": False, "max_steps": 4}}, 128,
+        make_env=f"{HERE}:bits",
+        fast="yes, in part",
     ),
     "schedule": Example(
         "a learning-rate schedule, a function",
@@ -428,6 +450,7 @@ EXAMPLES = {
         "a vectorised wrapper of one's own, `VecMonitor`",
         lambda: (PPO("MlpPolicy", VecMonitor(TakesOneKey(make_vec_env(Both, seed=1), "place")), seed=1, **on()), []),
         "only known layers can be named", steps=128,
+        loop=_SCRIPT, callback=_SCRIPT,
     ),
     "video": Example(
         "`VecVideoRecorder`", recorded, "`tracking.video` films the best policy",
@@ -441,11 +464,13 @@ EXAMPLES = {
         "a feature extractor of one's own",
         own_extractor,
         agent(**on(features_extractor_class=f"{HERE}:TwoLayers", features_extractor_kwargs={"features_dim": 12})), _CARTPOLE,
+        fast="yes, in part",
     ),
     "policy": Example(
         "a policy class of one's own",
         lambda: (PPO(OwnPolicy, cartpole(), seed=1, n_steps=32, batch_size=32), []),
         agent(policy=f"{HERE}:OwnPolicy", n_steps=32, batch_size=32), _CARTPOLE,
+        fast="yes, in part",
     ),
     "environment": Example(
         "an environment class of one's own, not registered",
@@ -456,22 +481,25 @@ EXAMPLES = {
         "generalised state-dependent exploration (gSDE)",
         lambda: (SAC("MlpPolicy", pendulum(), use_sde=True, train_freq=8, gradient_steps=8, seed=1, **off()), []),
         agent("SAC", use_sde=True, train_freq=8, gradient_steps=8, **off()), _PENDULUM, 96,
+        fast="yes, in part",
     ),
     "recurrent": Example(
         "recurrent PPO",
         lambda: contrib("RecurrentPPO", "MlpLstmPolicy", cartpole(2), **on(lstm_hidden_size=8)),
         agent("RecurrentPPO", "MlpLstmPolicy", **on(lstm_hidden_size=8)),
         {**_CARTPOLE, "n_envs": 2}, 128,
+        fast="yes, in part",
     ),
     "masked": Example(
         "masked PPO: `ActionMasker`, `MaskableEvalCallback`", masked, agent("MaskablePPO", **on()),
-        {"id": "sb3_contrib.common.envs:InvalidActionEnvDiscrete", "kwargs": {"dim": 20, "n_invalid_actions": 10},
-         "wrappers": [{"sb3_contrib.common.wrappers:ActionMasker": {"action_mask_fn": "action_masks"}}]}, 128,
+        {"id": f"{HERE}:Line", "wrappers": [{_MASKER: {"action_mask_fn": f"{HERE}:mask_of"}}]}, 128,
+        fast="yes, in part",
     ),
     "quantiles": Example(
         "TQC, QR-DQN, CrossQ, TRPO, ARS: QR-DQN here",
         lambda: contrib("QRDQN", "MlpPolicy", cartpole(), **off(n_quantiles=8)),
         agent("QRDQN", **off(n_quantiles=8)), _CARTPOLE, 128,
+        fast="yes, in part",
     ),
 }  # fmt: skip
 
@@ -544,7 +572,7 @@ def _by_configuration(key: str, example: Example, learned: Any, options: Any) ->
     config = {
         "name": name, "seed": 1, "agent": dict(example.agent), "environment": dict(example.environment),
         "training": {"total_timesteps": example.steps, "checkpoint_seconds": None}, "hooks": list(example.hooks),
-        "tracking": {"video": False, "sinks": []},
+        "evaluation": {"episodes": 1, "max_steps_per_episode": 50}, "tracking": {"video": False, "sinks": []},
     }  # fmt: skip
 
     def trainer() -> tuple[TrainingLoop, Callable[[], Any]]:
@@ -573,7 +601,8 @@ def _by_loop(key: str, example: Example, learned: Any, options: Any) -> str:
 def _by_callback(key: str, example: Example, learned: Any) -> str:
     model, callbacks = example.build()
     objects = [item if isinstance(item, BaseCallback) else ConvertCallback(item) for item in callbacks]
-    model.learn(example.steps, callback=[*objects, rltrack.TrackingCallback(f"{key}-tracked")])
+    tracking = rltrack.TrackingCallback(f"{key}-tracked", make_env=example.make_env)
+    model.learn(example.steps, callback=[*objects, tracking])
     model.env.close()
     assert Root().find(f"{key}-tracked").status().state == "completed"
     assert not _differ(learned, _weights(model)), f"{key}: other weights than learn()"
@@ -597,4 +626,4 @@ def _accelerated(example: Example, learned: Any) -> str:
     report.undo()
     model.env.close()
     assert not _differ(learned, _weights(model)), "other weights than learn()"
-    return report.in_short()["chosen"] if hasattr(report, "in_short") else "yes"
+    return {"on": "yes", "in part": "yes, in part"}[report.in_short()["chosen"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 pytest.importorskip("stable_baselines3")
 from rltrack.agents.environments import make_gym_env
 from rltrack.agents.factory import build, check
+from rltrack.agents.wrappers import wrapper_stack
 from rltrack.cleanup import close_all
 from rltrack.config import TrainingConfig
 from rltrack.errors import ConfigurationError, NotAllowed
@@ -211,6 +213,7 @@ def test_names_are_found_and_replaced_at_any_depth():
         {"environment": {"id": "CartPole-v1"}, **agent_with(learning_rate={"subprocess:Popen": {"args": "x"}})},
         {"environment": {"id": "CartPole-v1"}, **agent_with(policy_kwargs={"features_extractor_class": "tank.extractor:D"})},
         {"environment": {"id": "CartPole-v1", "vec_env_kwargs": {"start_method": "os:system"}}},
+        {"environment": {"id": "CartPole-v1", "wrappers": [{"gymnasium.wrappers:TimeLimit": {"max_episode_steps": "os:system"}}]}},
     ],
 )  # fmt: skip
 def test_a_worker_allows_none_of_it_unless_it_is_listed(sections, monkeypatch):
@@ -229,6 +232,18 @@ def test_a_worker_that_lists_the_package_allows_it(monkeypatch):
     monkeypatch.setattr(sys.modules["tank.env"], "Borrowed", import_code("tank.wrappers:SlowSensor", ""), raising=False)
     with pytest.raises(NotAllowed, match=r"which is not defined there: it is tank\.wrappers:SlowSensor"):
         check_parameters(config(agent={"policy": "tank.env:Borrowed"}))
+    wrappers = [{"gymnasium.wrappers:TimeLimit": {"max_episode_steps": "tank.env:Borrowed"}}]
+    with pytest.raises(
+        NotAllowed, match=r"environment\.wrappers names 'tank\.env:Borrowed', which is not defined there"
+    ):
+        check_parameters(config(environment={"wrappers": wrappers}))
+
+
+def test_an_argument_of_a_wrapper_can_be_a_function():
+    wrap = wrapper_stack([{"gymnasium.wrappers:TransformReward": {"func": "math:exp"}}])
+    env = wrap(gym.make("CartPole-v1"))
+    env.reset(seed=0)
+    assert env.step(0)[1] == math.e
 
 
 def test_a_project_trains_and_is_evaluated_by_names_alone(tmp_path):

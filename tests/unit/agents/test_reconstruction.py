@@ -11,11 +11,14 @@ import pytest
 
 pytest.importorskip("stable_baselines3")
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+from stable_baselines3.common.atari_wrappers import ClipRewardEnv
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import VecCheckNan, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import VecCheckNan, VecEnvWrapper, VecFrameStack, VecNormalize
 
+from rltrack import TrainingLoop
 from rltrack.agents.devices import torch_threads
 from rltrack.agents.factory import build
 from rltrack.agents.reconstruction import reconstruct
@@ -122,6 +125,41 @@ class Hidden(gym.Env):
         return self.observation_space.sample(), 0.0, True, False, {}
 
 
+class Doubled(gym.RewardWrapper):
+    """Keeps its argument, and records none with Gymnasium; SB3's Atari wrappers are like that."""
+
+    def __init__(self, env, factor=2.0):
+        super().__init__(env)
+        self.factor = factor
+
+    def reward(self, reward):
+        return self.factor * reward
+
+
+class OwnVecWrapper(VecEnvWrapper):
+    def reset(self):
+        return self.venv.reset()
+
+    def step_wait(self):
+        return self.venv.step_wait()
+
+
+def test_wrappers_outside_monitor_which_record_no_arguments(tmp_path):
+    """As `make_vec_env(wrapper_class=…)` and `make_atari_env` put them; what Monitor counts is what evaluations count too."""
+    env = VecCheckNan(make_vec_env("CartPole-v1", wrapper_class=Doubled, wrapper_kwargs={"factor": 3.0}))
+    model = PPO("MlpPolicy", env, n_steps=32, batch_size=32, n_epochs=1)
+    given = found(model)
+    assert given.missing == []
+    assert given.environment == {
+        "id": "CartPole-v1", "n_envs": 1, "wrappers": [{f"{__name__}:Doubled": {"factor": 3.0}}], "wrappers_inside_monitor": False,
+    }  # fmt: skip
+    loop = TrainingLoop(model, total_timesteps=32, eval_freq=32, eval_episodes=2, root=tmp_path, name="raw", sinks=[])
+    statistics = loop.run()
+    (evaluation,) = statistics.evaluations
+    assert evaluation.returns == tuple(map(float, evaluation.lengths)), "the environment's own rewards, one each step"
+    assert statistics.episode_returns == list(map(float, statistics.episode_lengths))
+
+
 def test_what_cannot_be_found_out_is_named_with_what_gives_it():
     class Local(gym.Env):
         observation_space, action_space = gym.spaces.Box(-1, 1, (2,)), gym.spaces.Discrete(2)
@@ -133,7 +171,11 @@ def test_what_cannot_be_found_out_is_named_with_what_gives_it():
             r"the environment .*Local, which is defined in the script.*make_env='package\.module:Name'",
         ),
         (PPO("MlpPolicy", Hidden(3)), r"the argument size of the environment Hidden.*pass make_env="),
-        (PPO("MlpPolicy", VecCheckNan(make_vec_env("CartPole-v1"))), "the vectorised wrapper VecCheckNan"),
+        (PPO("MlpPolicy", OwnVecWrapper(make_vec_env("CartPole-v1"))), "the vectorised wrapper OwnVecWrapper"),
+        (
+            PPO("MlpPolicy", ClipRewardEnv(Monitor(ClipRewardEnv(gym.make("CartPole-v1"))))),
+            "Monitor between two wrappers; pass make_env=",
+        ),
     ]
     for model, message in cases:
         [line] = found(model).missing

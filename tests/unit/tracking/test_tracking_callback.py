@@ -162,6 +162,10 @@ def test_no_key_holds_the_evaluations_of_rltrack_and_of_an_eval_callback():
     assert set(evaluation["infos"]["is_success"]) == {0.0, 1.0}
 
 
+def stop_after(loop, env_steps):
+    return lambda self, progress, stats: loop.stop("half") if progress.env_steps >= env_steps else None
+
+
 def test_without_evaluations_by_rltrack_those_of_the_first_eval_callback_are_the_runs():
     """In the middle of iterations too, with the policy and the statistics of that moment, and over a resume."""
 
@@ -200,11 +204,11 @@ def test_without_evaluations_by_rltrack_those_of_the_first_eval_callback_are_the
     assert "_on_step" not in vars(first), "nothing of it is left"
 
     half, _, _ = loop("halves")
-    half.add_hook(type("Stop", (), {"on_checkpoint": lambda self, progress, version: half.stop("half")})())
+    half.add_hook(type("Stop", (), {"on_iteration_end": stop_after(half, 128)})())
     half.run()
     rest, _, _ = loop("halves", resume=True)
     rest.run()
-    assert half.progress.env_steps < 320
+    assert half.progress.env_steps == 128
     again = records("halves", "evaluation")
     assert [(record["step"], record["returns"]) for record in again] == [
         (record["step"], record["returns"]) for record in found
