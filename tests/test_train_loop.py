@@ -218,6 +218,7 @@ def test_load_agent_gives_back_the_normalised_model(own_root):
     env.close()
 
 
+@pytest.mark.slow
 def test_trainer_resumes_and_refuses_another_configuration(own_root):
     first = Trainer(config_of(name="one", training={"total_timesteps": 512, "checkpoint_freq": 64}))
     first.loop.add_hook(

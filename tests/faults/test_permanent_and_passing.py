@@ -130,6 +130,7 @@ def test_the_same_for_a_database_that_the_user_named(database, tmp_path):
         ],
     ],
 )
+@pytest.mark.slow
 def test_rows_go_mlflows_own_way_where_the_table_is_another(database, statements):
     change(database, *statements)
     rows = MetricRows(database.parent)

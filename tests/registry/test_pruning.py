@@ -62,6 +62,7 @@ def test_everything_is_not_wanted_by_saying_nothing(own_root):
         find_prunable(Root(own_root), RunFilter(), whole=False)
 
 
+@pytest.mark.slow
 def test_conditions_reasons_and_what_is_deleted(own_root):
     root = Root(own_root)
     for name, more in (("first", {"study": "lot"}), ("second", {"study": "lot", "steps": 64}), ("third", {"study": "lot"}),

@@ -147,6 +147,7 @@ def no_answer(kind, tmp_path, hung_server):
 
 
 @pytest.mark.parametrize("kind", ["nobody listens", "hangs", "its file is gone", "no database server"])
+@pytest.mark.slow
 def test_a_registry_that_does_not_answer_refuses_everything(
     own_root, databases, tmp_path, hung_server, kind, monkeypatch, capsys
 ):

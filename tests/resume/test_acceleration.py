@@ -40,6 +40,7 @@ def attempts(name):
 
 
 @pytest.mark.parametrize("case", [*FAST, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)])
+@pytest.mark.slow
 def test_a_run_goes_on_exactly_when_acceleration_is_switched(case, own_root):
     assert set(SLOW) < set(CASES)
     whole = loop_for(case, "whole", "off")

@@ -111,6 +111,7 @@ NIGHTLY = ("beside",)
         for case in CASES
     ],
 )
+@pytest.mark.slow
 def test_a_crash_changes_nothing(case, own_root, request):
     if "beside" in case:
         request.getfixturevalue("forked")
@@ -190,6 +191,7 @@ def test_a_full_disk_during_a_checkpoint(on_failure, when, own_root, monkeypatch
     assert first_difference(everything("whole"), everything("full"))[1] is None
 
 
+@pytest.mark.slow
 def test_a_journal_that_cannot_be_written_stops_training(own_root, monkeypatch):
     training = {"total_timesteps": 1000, "checkpoint_freq": 200, "eval_freq": None}
     train(config("whole", training))

@@ -313,6 +313,7 @@ def test_the_journal_of_another_run_does_not_go_with_these_versions(own_root):
         loop().run()
 
 
+@pytest.mark.slow
 def test_a_damaged_line_is_named_and_training_goes_on(own_root, capsys):
     run = interrupted()
     lines = lines_of(run)

@@ -211,6 +211,7 @@ def test_what_an_older_attempt_adds_does_not_count(store):
         remote.check_is_newest(1)
 
 
+@pytest.mark.slow
 def test_nothing_unsigned_is_read(store, tmp_path, monkeypatch):
     first = Trainer(config(store), root=tmp_path / "a")
     stop_at(first, 300)

@@ -64,6 +64,7 @@ def script(root, env=None, **options):
     return TrainingLoop(model, name="walk", root=root, **{**STEPS, **options}), model
 
 
+@pytest.mark.slow
 def test_a_run_of_a_script_is_resumed_by_its_configuration_bit_for_bit(tmp_path):
     loop, model = script(tmp_path / "whole", seed=8)
     loop.run()
@@ -170,6 +171,7 @@ class Countdown(BaseCallback):
         return len(self.seen) < self.calls
 
 
+@pytest.mark.slow
 def test_callbacks_are_called_as_learn_calls_them_and_resume_exactly(tmp_path):
     def callbacks():
         env = VecNormalize(make_vec_env(Walk, n_envs=1, seed=9), training=False)
@@ -218,6 +220,7 @@ def test_a_callback_that_returns_false_ends_training_and_a_configuration_names_c
         check_parameters(config)
 
 
+@pytest.mark.slow
 def test_callbacks_save_models_that_plain_stable_baselines3_loads(tmp_path):
     """Nothing of what the loop replaces in the model is in the file, with its acceleration and without."""
     keys = []

@@ -134,6 +134,7 @@ def poisoned(trained, monkeypatch, tmp_path, listening):
 
 
 @pytest.mark.parametrize("words", DOORS, ids=" ".join)
+@pytest.mark.slow
 def test_no_door_but_resume_unpickles(poisoned, listening, words):
     _, marker = poisoned
     code = run_command(words)

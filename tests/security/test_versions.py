@@ -454,6 +454,7 @@ def copy_of(pristine, tmp_path_factory):
 )
 @example(edits=[("flip", 0, b"[")], file=MANIFEST, hashed=False)
 @example(edits=[("cut", 0, b"x")], file="policy.json", hashed=True)
+@pytest.mark.slow
 def test_bytes_changed_anywhere(pristine, tmp_path_factory, edits, file, hashed):
     store = copy_of(pristine, tmp_path_factory)
     folder = newest(store)

@@ -60,6 +60,7 @@ def ask(client, body, **headers):
         ({"inputs": [[1]], "params": None}, [ACTION]),
     ],
 )
+@pytest.mark.slow
 def test_good_requests(client, body, predictions):
     answer = ask(client, body)
     assert (answer.status_code, answer.json()) == (200, {"predictions": predictions, "version": 7})
@@ -115,6 +116,7 @@ FRAMES = st.fixed_dictionaries({}, optional=dict.fromkeys(("columns", "data", "i
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=BODIES | FRAMES.map(lambda frame: json.dumps({"dataframe_split": frame})))
+@pytest.mark.slow
 def test_no_body_makes_the_server_fail(client, body):
     answer = ask(client, body)
     assert answer.status_code in (200, 400), body

@@ -109,6 +109,7 @@ def test_what_is_no_local_address():
 
 
 @pytest.mark.parametrize("name", ODD_FOLDERS, ids=range(3))
+@pytest.mark.slow
 def test_a_root_with_odd_letters_is_trained_and_delivered_under(name, tmp_path, database, monkeypatch, plots):
     monkeypatch.chdir(tmp_path)
     root = tmp_path / name / "mlruns"

@@ -276,6 +276,7 @@ class Spoils:
 @pytest.mark.parametrize("value", [NAN, INF, 1e30, 3e38])
 @pytest.mark.parametrize("moment", ["on_training_start", "on_step", "on_iteration_end"])
 @pytest.mark.parametrize("evaluates", [False, True])
+@pytest.mark.slow
 def test_divergence_is_recognised_wherever_torch_refuses_it(value, moment, evaluates):
     """While collecting, while updating, and in predict during an evaluation."""
     model = ppo(odd())

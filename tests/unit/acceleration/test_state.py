@@ -65,6 +65,7 @@ def test_saved_and_loaded_and_copied(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
 def test_state_put_back_is_taken_over(name):
     """Through `set_parameters`, and by copies in place, as exact resume does it."""
     results = []

@@ -283,6 +283,7 @@ def test_access_reports_errors_instead_of_ending_its_worker():
 
 
 @pytest.mark.parametrize("randomised", [False, True])
+@pytest.mark.slow
 def test_mujoco_models_that_change_come_back(randomised):
     pytest.importorskip("mujoco")
 

@@ -82,6 +82,7 @@ def assert_same(one, other):
 
 @settings(max_examples=150, deadline=None)
 @given(ALL)
+@pytest.mark.slow
 def test_described_written_and_built_it_is_the_same(space):
     data = space_as_data(space)
     for plain in (json.loads(json.dumps(data)), orjson.loads(orjson.dumps(data))):  # a model's file, and the journal

@@ -42,6 +42,7 @@ def same(one, other):
 
 
 @given(TREES)
+@pytest.mark.slow
 def test_state_comes_back_as_it_was(tree):
     assert same(decode(*encode(tree)[:2]), tree)
 

@@ -47,6 +47,7 @@ def trained(tmp_path_factory):
     return root, config
 
 
+@pytest.mark.slow
 def test_runs_show_eval_export_plot(trained, capsys, tmp_path):
     root, _ = trained
     assert run_command(["--root", str(root), "runs", "--json"]) == 0
@@ -277,6 +278,7 @@ def test_help_loads_neither_torch_nor_mlflow():
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_python_m(tmp_path):
     result = subprocess.run(
         [sys.executable, "-m", "rltrack", "runs", "--root", str(tmp_path)], capture_output=True, text=True, timeout=60

@@ -77,6 +77,7 @@ def test_seeds_of_one_training_are_a_group(root):
     assert not study.by_seed  # one group has a single seed
 
 
+@pytest.mark.slow
 def test_of_very_many_groups_the_best_are_compared(own_root, capsys):
     root = Root(own_root)
     for number in range(30):

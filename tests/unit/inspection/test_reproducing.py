@@ -107,6 +107,7 @@ def test_a_run_is_reproduced_and_certified(run, capsys):
         require_reproduced(run, run.store().find("v2"))
 
 
+@pytest.mark.slow
 def test_what_was_changed_is_named(run):
     journal = run.journal_file.read_bytes()
     _change_record(run)

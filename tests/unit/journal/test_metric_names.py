@@ -62,6 +62,7 @@ def test_names_that_are_no_text_are_recorded_as_text():
 
 
 @pytest.mark.parametrize("kind", ["mlflow", "mlflow-by-address"])
+@pytest.mark.slow
 def test_each_name_is_a_series_of_its_own_however_it_gets_there(kind, database):  # noqa: F811
     """Rows that are their key's latest go through MLflow, the others into its table: under the same names."""
     names = set(PLAIN + [journal_name(name) for name in ODD])

@@ -78,6 +78,7 @@ def test_a_gate_that_makes_no_sense_is_refused(arguments):
         Gate(**arguments)
 
 
+@pytest.mark.slow
 def test_the_same_agent_is_rarely_promoted():
     rng = np.random.default_rng(0)
     pool = np.minimum(rng.normal(450, 80, 2000), 500.0)

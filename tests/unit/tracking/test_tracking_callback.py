@@ -166,6 +166,7 @@ def stop_after(loop, env_steps):
     return lambda self, progress, stats: loop.stop("half") if progress.env_steps >= env_steps else None
 
 
+@pytest.mark.slow
 def test_without_evaluations_by_rltrack_those_of_the_first_eval_callback_are_the_runs():
     """In the middle of iterations too, with the policy and the statistics of that moment, and over a resume."""
 
@@ -277,6 +278,7 @@ def test_a_script_that_fails_says_so(own_root, forked):
     assert Root().find("broken").status().is_finished is False
 
 
+@pytest.mark.slow
 def test_policies_scores_and_configuration_of_a_script_with_an_eval_callback(capsys):
     """The best policy comes with the normalisation statistics of its moment; the run is evaluated like any other."""
     env = VecNormalize(make_vec_env("CartPole-v1", n_envs=2, seed=3))
