@@ -26,6 +26,7 @@ def test_the_page_has_each_example_with_what_came_out():
 
 
 @pytest.mark.parametrize("key", CHEAP)
+@pytest.mark.slow
 def test_runs_through_each_door(key):
     """Equal bits to `learn()`, with a stop and a resume where the table does not say otherwise."""
     assert tried(key) == EXAMPLES[key].cells
