@@ -167,6 +167,7 @@ def test_what_training_writes_is_read(template, own_root, record):
 
 
 @pytest.mark.parametrize("attack", BAD)
+@pytest.mark.slow
 def test_a_record_that_no_training_wrote_is_named(template, own_root, attack, capsys):
     run = copy_of(template, own_root)
     append(run, **BAD[attack])

@@ -116,6 +116,7 @@ def test_a_grid_visits_every_combination_once(tmp_path, own_root):
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "qmc"])
+@pytest.mark.slow
 def test_a_trial_that_is_taken_up_again_has_the_same_values(tmp_path, own_root, sampler):
     found = search(tmp_path, own_root, sampler=sampler)
     values = [found.begin(number)[1] for number in range(3)]

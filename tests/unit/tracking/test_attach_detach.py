@@ -85,6 +85,7 @@ def test_two_callbacks_on_one_model_with_its_own_logger(tmp_path):
         (RuntimeError("the simulator\nfell over"), ("failed", "RuntimeError: the simulator fell over")),
     ],
 )
+@pytest.mark.slow
 def test_learn_that_ends_badly_ends_the_recording_at_once(make, error, expected, tmp_path):
     model = make()
     model.set_logger(configure(str(tmp_path), ["csv"]))
