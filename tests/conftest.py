@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 
 import pytest
 
@@ -28,11 +29,11 @@ LONG = ("test_stack", "test_server", "test_serving", "test_matrix", "test_train_
 
 def pytest_collection_modifyitems(items):
     """Modules with long tests come first, so that no process waits for another's last one."""
-    long = {item.path for item in items if item.get_closest_marker("slow")}
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
 
     def place(item):
         name = item.path.stem
-        return (LONG.index(name) if name in LONG else len(LONG)), item.path not in long
+        return (LONG.index(name) if name in LONG else len(LONG)), -slow[item.path]
 
     items.sort(key=place)
 

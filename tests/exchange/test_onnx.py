@@ -14,9 +14,8 @@ from tests.exchange.test_sb3_files import CASES, inputs_of
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(
-    "algorithm", ["PPO", pytest.param("SAC", marks=pytest.mark.nightly), pytest.param("DQN", marks=pytest.mark.nightly)]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC", "DQN"])
 def test_onnx_acts_as_the_model(trained, own_root, tmp_path, algorithm):
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package)

@@ -32,7 +32,7 @@ def test_some_kills_on_the_roots_own_database(tmp_path, forks):
     survive(tmp_path / "kills", "embedded", 4, 1, forks.python)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # PostgreSQL each time: tests/registry/test_doors.py
 def test_some_kills_on_a_server_over_postgresql(tmp_path, forks):
     with postgres_database() as uri:
         survive(tmp_path / "kills", uri, 3, 2, forks.python)

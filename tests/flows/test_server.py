@@ -68,7 +68,8 @@ def command(root, tmp_path):
     return [sys.executable, "-m", "rltrack", "--root", str(root), "flow", "train", str(path)]
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGKILL, marks=pytest.mark.nightly), signal.SIGINT])
+@pytest.mark.nightly  # each time: a signal in test_train_flow.py, and the ends of servers above
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_no_orphan_and_no_hang_and_it_goes_on(own_root, tmp_path, number):
     """SIGKILL to the flow's process, or Ctrl-C to its whole group: the server goes, the run goes on to the same end."""
     environment = {**os.environ}

@@ -399,7 +399,7 @@ def test_a_server_that_refuses_is_words(root, databases, capsys, status):
         server.server_close()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # each time: test_a_registry_that_does_not_answer_refuses_everything
 @pytest.mark.timeout(300)
 def test_a_real_server_that_hangs_dies_and_comes_back(own_root, databases, tmp_path, monkeypatch):
     monkeypatch.setattr(origins, "SILENCE_SECONDS", 5.0)

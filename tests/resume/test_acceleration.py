@@ -19,7 +19,8 @@ from tests.support.agents import NullObserver
 sb3 = pytest.importorskip("stable_baselines3")
 VERSIONS = Path(__file__).resolve().parents[1] / "data" / "format-1"
 FAST = ("ppo", "a2c", "dqn")
-SLOW = ("dqn-3-envs", "sac", "td3", "ddpg", "tqc", "ppo-gsde", "recurrent-ppo")
+SLOW = ("sac", "td3", "recurrent-ppo")
+NIGHTLY = ("dqn-3-envs", "ddpg", "tqc", "ppo-gsde")
 
 
 def loop_for(case, name, acceleration):
@@ -39,10 +40,10 @@ def attempts(name):
     return [record for record in read_journal(Root().find(name).journal_file) if record["kind"] == "attempt"]
 
 
-@pytest.mark.parametrize("case", [*FAST, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)])
+@pytest.mark.parametrize("case", [*FAST, *SLOW, *(pytest.param(case, marks=pytest.mark.nightly) for case in NIGHTLY)])
 @pytest.mark.slow
 def test_a_run_goes_on_exactly_when_acceleration_is_switched(case, own_root):
-    assert set(SLOW) < set(CASES)
+    assert {*SLOW, *NIGHTLY} < set(CASES)
     whole = loop_for(case, "whole", "off")
     whole.run()
     expected = fingerprint(whole.live.agent.capture())

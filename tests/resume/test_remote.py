@@ -157,6 +157,7 @@ def test_a_killed_machine_is_replaced_again_and_again(store, tmp_path, forked):
 
 
 @pytest.mark.slow
+@FILE_EACH_TIME
 def test_a_trainer_thought_dead_cannot_commit(store, tmp_path):
     first = Trainer(config(store), root=tmp_path / "a")
 
@@ -179,6 +180,7 @@ def test_a_trainer_thought_dead_cannot_commit(store, tmp_path):
 
 
 @pytest.mark.slow
+@FILE_EACH_TIME
 def test_a_trainer_thought_dead_writes_while_another_begins(store, tmp_path, monkeypatch):
     first = Trainer(config(store), root=tmp_path / "a")
     stop_at(first, 300)

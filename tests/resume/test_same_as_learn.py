@@ -87,9 +87,15 @@ def leaves(model):
 FAST = ("ppo",)
 
 
-@pytest.mark.parametrize(
-    "case", [case if case in FAST else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
-)
+NIGHTLY = ("ppo-unclipped-schedule", "sac-gsde", "td3-2-envs", "ars-2-envs", "crossq")
+"""An algorithm or a setting that other cases have, too; CrossQ is like SAC."""
+
+
+def how_often(case):
+    return () if case in FAST else pytest.mark.nightly if case in NIGHTLY else pytest.mark.slow
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=how_often(case)) for case in CASES])
 def test_chunks_equal_learn(case):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
