@@ -68,6 +68,7 @@ def rltrack_command(root: str, seed: int) -> list[str]:
     settings = [
         *("agent.preset=zoo", "agent.device=cpu", f"training.eval_freq={EVAL_FREQ}", f"evaluation.episodes={EPISODES}"),
         *(f"training.checkpoint_freq={SAVE_FREQ}", "training.checkpoint_seconds=null"),
+        "tracking.video=false",  # made after the command has ended: it would slow the next one, and rl_zoo3 makes none
     ]
     return [
         *(sys.executable, "-m", "rltrack", "--root", root, "train", "--algo", "ppo", "--env", "CartPole-v1"),
