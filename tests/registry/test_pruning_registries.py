@@ -172,6 +172,7 @@ def test_a_registry_that_does_not_answer_refuses_everything(
     assert Root(own_root).names() == []
 
 
+@pytest.mark.slow
 def test_what_is_gone_must_be_in_use(own_root, databases):
     made_run(own_root, "one")
     with pytest.raises(ConfigurationError, match="no run uses that address"):
@@ -239,6 +240,7 @@ FAILING = {
 
 
 @pytest.mark.parametrize("step", FAILING)
+@pytest.mark.slow
 def test_where_a_step_fails_the_ones_before_are_undone_and_others_go(root, databases, tmp_path, monkeypatch, step):
     uri = databases["other"]
     first, mlflow = whole_run(root.path, "a-first", uri, tmp_path)

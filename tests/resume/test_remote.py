@@ -290,6 +290,7 @@ def test_a_bucket_that_does_not_exist_is_refused(store, tmp_path):
     assert not (tmp_path / "a" / "runs").exists() or not list((tmp_path / "a" / "runs").iterdir())
 
 
+@pytest.mark.slow
 def test_bad_stores_are_refused_before_anything_starts(tmp_path, monkeypatch):
     monkeypatch.setenv("RLTRACK_SIGNING_KEY", KEY)
     for url, message in (("bucket/runs", "checkpoints.store"), ("nowhere://x", "nowhere")):

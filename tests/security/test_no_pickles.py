@@ -142,6 +142,7 @@ def test_no_door_but_resume_unpickles(poisoned, listening, words):
     assert code == 0
 
 
+@pytest.mark.slow
 def test_a_training_that_begins_with_its_policy_unpickles_its_own_environments_only(poisoned, listening):
     _, marker = poisoned
     assert run_command(["train", "--from", "finished@last", "--timesteps", "32", "--name", "next"]) == 0

@@ -33,6 +33,7 @@ def test_a_root_that_cannot_be_written(tmp_path):
     assert found(tmp_path / "file" / "root", "root")[0].good is False
 
 
+@pytest.mark.slow
 def test_a_root_that_was_moved(tmp_path):
     import mlflow
 

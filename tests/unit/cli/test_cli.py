@@ -81,6 +81,7 @@ def test_runs_show_eval_export_plot(trained, capsys, tmp_path):
     assert (tmp_path / "plots" / "learning_curve.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_training_a_finished_run_again_says_so(trained, capsys):
     root, config = trained
     assert run_command(["train", str(config), "--set", "seed=0", "--name", "run0", "--root", str(root)]) == 0

@@ -187,6 +187,7 @@ def adaptive(tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_a_return_to_the_best_version_is_reproduced(adaptive):
     decisions = adaptive.history(report=False).decisions
     assert [item["step"] for item in decisions if "comes back (time 1 of 3)" in item["reason"]] == [128]
@@ -194,6 +195,7 @@ def test_a_return_to_the_best_version_is_reproduced(adaptive):
     assert (outcome.to_steps, outcome.difference, outcome.unchecked) == (192, None, None)
 
 
+@pytest.mark.slow
 def test_without_the_best_version_a_segment_is_not_checked_to_its_end(adaptive, own_root):
     shutil.copytree(adaptive.root, own_root)
     run = Root(own_root).find("again")

@@ -86,6 +86,7 @@ def test_each_name_is_a_series_of_its_own_however_it_gets_there(kind, database):
             assert tags[f"rltrack.name.{mlflow_name(name).rpartition('-')[2]}"] == name
 
 
+@pytest.mark.slow
 def test_parameters_and_tags_keep_apart_too(database, monkeypatch):  # noqa: F811
     report = new_report(database, "params")
     monkeypatch.setattr(report, "params", lambda: {"rate (1)": 1, "rate [1]": 2, "x" * 251: 3, "x" * 252: 4, "seed": 5})

@@ -102,6 +102,7 @@ def test_names_of_parameters():
     assert full_key("environment.n_envs") == "environment.n_envs"
 
 
+@pytest.mark.slow
 def test_a_grid_visits_every_combination_once(tmp_path, own_root):
     parameters = {
         "n_epochs": {"int": [1, 3]},

@@ -61,6 +61,7 @@ def test_a_script_is_recorded_as_the_loop_records():
     assert (status.state, status.env_steps, status.is_finished) == ("completed", 320, True)
 
 
+@pytest.mark.slow
 def test_the_same_numbers_with_the_loop():
     """Two lines in a script give the journal that TrainingLoop gives, but for what belongs to time."""
     ppo().learn(320, callback=rltrack.TrackingCallback("script"))
