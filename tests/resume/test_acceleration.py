@@ -18,8 +18,7 @@ from tests.support.agents import NullObserver
 
 sb3 = pytest.importorskip("stable_baselines3")
 VERSIONS = Path(__file__).resolve().parents[1] / "data" / "format-1"
-FAST = ("ppo", "a2c", "dqn")
-SLOW = ("sac", "td3", "recurrent-ppo")
+EACH_TIME = ("ppo", "a2c", "dqn", "sac", "td3", "recurrent-ppo")
 NIGHTLY = ("dqn-3-envs", "ddpg", "tqc", "ppo-gsde")
 
 
@@ -40,10 +39,10 @@ def attempts(name):
     return [record for record in read_journal(Root().find(name).journal_file) if record["kind"] == "attempt"]
 
 
-@pytest.mark.parametrize("case", [*FAST, *SLOW, *(pytest.param(case, marks=pytest.mark.nightly) for case in NIGHTLY)])
+@pytest.mark.parametrize("case", [*EACH_TIME, *(pytest.param(case, marks=pytest.mark.nightly) for case in NIGHTLY)])
 @pytest.mark.slow
 def test_a_run_goes_on_exactly_when_acceleration_is_switched(case, own_root):
-    assert {*SLOW, *NIGHTLY} < set(CASES)
+    assert {*EACH_TIME, *NIGHTLY} < set(CASES)
     whole = loop_for(case, "whole", "off")
     whole.run()
     expected = fingerprint(whole.live.agent.capture())

@@ -99,17 +99,13 @@ CASES = {
     "beside adaptive": ({"strategy": "adaptive", "total_timesteps": 2000, "eval_freq": 200, "checkpoint_freq": 250},
                         {"evaluation": {"beside_training": True}}),
 }  # fmt: skip
-QUICK = ("timesteps",)
 NIGHTLY = ("beside",)
 """Part of another case."""
 
 
 @pytest.mark.parametrize(
     "case",
-    [
-        pytest.param(case, marks=[] if case in QUICK else pytest.mark.nightly if case in NIGHTLY else pytest.mark.slow)
-        for case in CASES
-    ],
+    [pytest.param(case, marks=pytest.mark.nightly) if case in NIGHTLY else case for case in CASES],
 )
 @pytest.mark.slow
 def test_a_crash_changes_nothing(case, own_root, request):
