@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -78,10 +79,9 @@ def served_page(root: Root) -> str | None:
         return page
     found = _published(root)
     pid, address = found.get("pid"), found.get("address")
-    is_served = (
-        isinstance(pid, int) and lives(pid) and isinstance(address, str) and address.startswith(f"http://{HOST}:")
-    )
-    return address if is_served else None
+    if not isinstance(address, str) or not re.fullmatch(rf"http://{re.escape(HOST)}:[0-9]{{1,5}}", address):
+        return None
+    return address if isinstance(pid, int) and 0 < pid < 2**31 and lives(pid) else None
 
 
 def _published(root: Root) -> dict[str, Any]:

@@ -31,6 +31,9 @@ def test_a_page_of_a_process_that_died_is_not_named(tmp_path):
     for found in (
         {"address": "http://127.0.0.1:5001", "pid": process.pid},
         {"address": "http://elsewhere.example:80", "pid": 1},
+        {"address": "http://127.0.0.1:80@elsewhere.example", "pid": 1},
+        {"address": "http://127.0.0.1:80/\x1b[2J", "pid": 1},
+        {"address": "http://127.0.0.1:80", "pid": 10**30},
         {"address": 7, "pid": 1},
         ["address", "pid"],
     ):
