@@ -44,7 +44,7 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signa
 
 CLIENT = """\
 #!{python} -IS
-import array, json, os, signal, socket, sys
+import array, json, os, select, signal, socket, sys
 server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 server.connect({address!r})
 wanted = {{
@@ -57,10 +57,15 @@ streams = array.array("i", [0, 1, 2, os.open(".", os.O_RDONLY)])
 signal.pthread_sigmask(signal.SIG_BLOCK, {forwarded!r})
 server.sendmsg([json.dumps(wanted).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
 started = json.loads(server.recv(100))
+woken, waker = os.pipe()  # a signal just before a blocking call would wait for its end
+os.set_blocking(waker, False)
+signal.set_wakeup_fd(waker)
 for number in {forwarded!r}:
     if number not in wanted["ignored"]:
         signal.signal(number, lambda number, frame: os.kill(started["pid"], number))
 signal.pthread_sigmask(signal.SIG_UNBLOCK, {forwarded!r})
+while server not in select.select([server, woken], [], [])[0]:
+    os.read(woken, 100)
 answer = server.recv(100)
 code = json.loads(answer)["code"] if answer else 70
 if code < 0:
