@@ -27,8 +27,11 @@ class Categorical:
     def sample(self, raw: torch.Tensor) -> Pair:
         """Draw actions, shape ``(n,)``, and return them with their log-probabilities."""
         logits = raw - raw.logsumexp(dim=-1, keepdim=True)
-        actions = torch.multinomial(softmax(logits, dim=-1), 1, True).T.reshape(-1)
-        return actions, logits.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+        probabilities = softmax(logits, dim=-1)
+        # as torch.multinomial draws one sample, without its tests of the probabilities: NaN in them is NaN in the result
+        waits = torch.empty_like(probabilities).exponential_(1)
+        actions = probabilities.div_(waits).argmax(dim=-1, keepdim=True)
+        return actions.reshape(-1), logits.gather(-1, actions).squeeze(-1)
 
     def log_prob(self, raw: torch.Tensor, actions: torch.Tensor) -> Pair:
         """Return the actions' log-probabilities, and the normalised logits."""

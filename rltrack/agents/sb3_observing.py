@@ -17,6 +17,8 @@ from rltrack.agents.sb3_environments import is_monitored
 from rltrack.journal.values import columns_of, episode_values, info_metrics, logged, means_of, number
 
 _FEW = 16
+_OF_EVERY_EPISODE = frozenset("rlt")
+"""Return, length and time, in what Monitor reports."""
 
 
 class EpisodeCounter:
@@ -165,7 +167,10 @@ def recent_infos(model: BaseAlgorithm | None, values: Mapping[str, float]) -> di
     """Return the means of the `info_keywords` of the last episodes, over SB3's window, for a dump that has the mean return."""
     if model is None or "rollout/ep_rew_mean" not in values:
         return {}
-    means = means_of(columns_of([episode_values({"episode": episode}) for episode in model.ep_info_buffer or ()]))
+    episodes = model.ep_info_buffer or ()
+    if all(map(_OF_EVERY_EPISODE.issuperset, episodes)):  # asked at every iteration
+        return {}
+    means = means_of(columns_of([episode_values({"episode": episode}) for episode in episodes]))
     means.pop("is_success", None)  # SB3 has its own mean of these
     return info_metrics("rollout", means, {*values, "rollout/episodes", "rollout/success_rate"})
 

@@ -105,19 +105,20 @@ def logged(
         key_excluded: SB3's ``exclude`` by key.
         leave_out: Keys, or beginnings of keys that end with a slash, that are not recorded.
     """
-    leave_out = tuple(leave_out)
+    leave_out = frozenset(leave_out)
+    groups = tuple(item for item in leave_out if item.endswith("/"))
     values: dict[str, float] = {}
     excluded: dict[str, list[str]] = {}
     for given, value in key_values.items():
-        key = journal_name(given)
-        if any(key == item or (item.endswith("/") and key.startswith(item)) for item in leave_out):
+        key = given if type(given) is str and given.isascii() else journal_name(given)
+        if key in leave_out or key.startswith(groups):
             continue
-        found = number(value)
+        found = value if type(value) is float else number(value)
         if found is None:
             continue
         values[key] = found
-        kept_from = _names_in(key_excluded.get(given))
-        for sink in sorted(kept_from - _NO_SINKS):
+        exclude = key_excluded.get(given)
+        for sink in sorted(_names_in(exclude) - _NO_SINKS) if exclude else ():
             excluded.setdefault(sink, []).append(key)
     return values, excluded
 
