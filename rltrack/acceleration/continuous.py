@@ -9,7 +9,6 @@ from stable_baselines3.common.distributions import SquashedDiagGaussianDistribut
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.sac import policies as sac
 from stable_baselines3.td3 import policies as td3
-from torch.distributions.utils import _standard_normal
 
 from rltrack.acceleration.distributions import normal_log_prob
 from rltrack.acceleration.flat import FlatParameters
@@ -74,7 +73,7 @@ class SquashedActor:
     def action_log_prob(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw actions within -1 and 1, and return them with their log-probabilities."""
         mean, std = self._normal(observations)
-        drawn = mean + _standard_normal(mean.shape, mean.dtype, mean.device) * std
+        drawn = mean + torch.empty_like(mean).normal_() * std
         actions = torch.tanh(drawn)
         log_prob = normal_log_prob(mean, std, drawn).sum(dim=1)
         log_prob -= torch.sum(torch.log(1 - actions**2 + self._epsilon), dim=1)
@@ -87,7 +86,7 @@ class SquashedActor:
             self.validate(observations)
         if deterministic:
             return torch.tanh(mean)
-        return torch.tanh(mean + _standard_normal(mean.shape, mean.dtype, mean.device) * std)
+        return torch.tanh(mean + torch.empty_like(mean).normal_() * std)
 
     def validate(self, observations: torch.Tensor) -> None:
         """Raise SB3's ValueError if the actor gives NaN for these observations."""

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from stable_baselines3.common import distributions as sb3
-from torch.distributions.utils import _standard_normal
 from torch.nn.functional import binary_cross_entropy_with_logits, softmax
 
 from rltrack.acceleration.networks import NotRecognised
@@ -118,7 +117,7 @@ class DiagonalGaussian:
     def sample(self, raw: torch.Tensor) -> Pair:
         """Draw actions, shape ``(n, action_dim)``, and return them with their log-probabilities."""
         std = self._std(raw)
-        actions = raw + _standard_normal(raw.shape, raw.dtype, raw.device) * std
+        actions = raw + torch.empty_like(raw).normal_() * std
         return actions, normal_log_prob(raw, std, actions).sum(dim=1)
 
     def log_prob(self, raw: torch.Tensor, actions: torch.Tensor) -> Pair:
@@ -137,8 +136,8 @@ class DiagonalGaussian:
 
 def normal_log_prob(mean: torch.Tensor, std: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Return the log-density of each value, as `torch.distributions.Normal` computes it."""
-    variance = std**2
-    return -((values - mean) ** 2) / (2 * variance) - std.log() - _LOG_SQRT_2_PI
+    variance = std.square()
+    return -(values - mean).square() / (2 * variance) - std.log() - _LOG_SQRT_2_PI
 
 
 def distribution_of(policy: Any) -> Any:
