@@ -65,12 +65,12 @@ def pause(
 @benchmark.command()
 def overhead(
     only: Only = None,
-    trials: Annotated[int, typer.Option(min=1, help="Trainings of each case, bare and with rltrack.")] = 10,
+    trials: Annotated[int, typer.Option(min=1, help="Trainings of each case, bare and with rltrack.")] = 5,
     output: MarkdownFile = None,
 ) -> None:
     """Measure what tracking costs a training, against SB3 alone, its TensorBoard writer and its MLflow recipe.
 
-    All cases take about an hour and a quarter, on an idle machine.
+    All cases take about half an hour, on an idle machine.
     """
     from rltrack.benchmarks.overhead import as_markdown, measure_overhead
 
