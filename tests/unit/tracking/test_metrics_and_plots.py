@@ -103,6 +103,18 @@ def test_progress_measures_speed_over_the_last_seconds():
     assert progress.episodes == 150
 
 
+def test_speed_is_measured_between_evaluations():
+    progress = TrainingProgress()
+    progress.update_performance_stats(0.0)
+    measured = []
+    for iteration in range(1, 4):
+        progress.env_steps += 100 * iteration
+        progress.update_performance_stats(10.0 * iteration - 9)  # a second of training, nine of an evaluation
+        measured.append(progress.steps_per_second)
+        progress.restart_clock(10.0 * iteration)
+    assert measured == pytest.approx([100, 200, 300])
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(None, "–"), (math.nan, "–"), (0, "0s"), (59.9, "59s"), (187, "3m 07s"), (7500, "2h 05m"), (277000, "3d 04h")],
