@@ -339,7 +339,7 @@ def _settings(configuration: Record) -> dict[str, Any]:
     settings = {
         key.removeprefix(_ARGUMENTS): value
         for key, value in flatten(configuration["identity"])
-        if key != "seed" and not (resolved and key.startswith(_ARGUMENTS))
+        if key != "seed" and not (resolved and f"{key}.".startswith(_ARGUMENTS))
     }
     return settings | {key: value for key, value in resolved.items() if key not in _NOT_COMPARED}
 

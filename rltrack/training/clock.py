@@ -41,8 +41,9 @@ class TrainingClock:
 
     def skip(self) -> None:
         """Leave out the time since the last boundary: it was a pause."""
-        self._progress.restart_clock()
-        self._counted = time.monotonic()
+        now = time.monotonic()
+        self._progress.leave_out(now - self._counted)
+        self._counted = now
 
     def advance(self) -> None:
         """Count the time since the last boundary, and compute what is left of the budget."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -101,7 +102,7 @@ class Evaluating:
 
     def evaluate(self) -> Evaluation | None:
         """Evaluate the policy as it is; return the evaluation that was applied, or None if a request to stop came first."""
-        progress = self._progress
+        progress, begin = self._progress, time.monotonic()
         progress.state = TrainingState.EVALUATING
         self._reporter.update(progress)
         try:
@@ -113,7 +114,7 @@ class Evaluating:
                     applied = self._apply_pending()
         finally:
             progress.state = TrainingState.RUNNING
-            progress.restart_clock()
+            progress.leave_out(time.monotonic() - begin)
         if self._evaluated_at == progress.env_steps:
             self._next = self._strategy.next_evaluation(progress)
         return applied

@@ -112,10 +112,9 @@ class TrainingProgress:
         rate = self._spent_per_second
         self.eta_seconds = max(self.remaining, 0.0) / rate if rate > 0 else None
 
-    def restart_clock(self, current_time: float | None = None) -> None:
-        """Restart the measurement of speed, after a pause or an evaluation; the same clock as `update_performance_stats`."""
-        now = time.monotonic() if current_time is None else current_time
-        self._marks = deque([(now, self.env_steps, self.episodes, self.remaining)])
+    def leave_out(self, seconds: float) -> None:
+        """Measure speed as if the last seconds, of a pause or an evaluation, had not been."""
+        self._marks = deque((mark[0] + seconds, *mark[1:]) for mark in self._marks)
 
     def update_resource_usage(self) -> Resources:
         """Look at memory, CPU and GPU now."""
