@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -53,6 +53,7 @@ def up(
     rltrack down
     """
     from rltrack.flows import stack
+    from rltrack.tracking.sinks.mlflow_view import page_of_runs
 
     chosen = {"prefect": prefect_port, "mlflow": mlflow_port, "tensorboard": tensorboard_port}
     ports = {name: stack.PORTS[name] if port is None else port for name, port in chosen.items()}
@@ -61,7 +62,10 @@ def up(
     asked_for = frozenset(name for name, port in chosen.items() if port is not None)
     stack.up(root, options, lambda text: typer.echo(text, err=True), chosen_ports=asked_for, foreground=foreground)
     if not foreground:
-        _print_stack(root, as_json=False)
+        rows = _print_stack(root, as_json=False)
+        mlflow = next((row["address"] for row in rows if row["part"] == "mlflow" and row["healthy"]), None)
+        if mlflow and (page := page_of_runs(mlflow)):
+            typer.echo(f"\nMLflow's runs with their returns: {page}")
         auth = stack.auth_file(root)
         typer.echo(
             f"\nPrefect's page asks for the text in {auth}, which only you can read. For the `prefect` command:\n"
@@ -88,7 +92,7 @@ def status(as_json: AsJson = False) -> None:
 
     Exit code 1 if one is not.
     """
-    if not _print_stack(the_root(), as_json):
+    if not all(row["healthy"] for row in _print_stack(the_root(), as_json)):
         raise typer.Exit(EXIT_ERROR)
 
 
@@ -209,7 +213,7 @@ def _print_steps(steps: list[Step], dry_run: bool, as_json: bool) -> None:
         typer.echo("Changes on the server were kept; `rltrack deploy --overwrite` applies the file.")
 
 
-def _print_stack(root: Root, as_json: bool) -> bool:
+def _print_stack(root: Root, as_json: bool) -> list[dict[str, Any]]:
     from rltrack.console.stack import print_stack
     from rltrack.flows import stack
 
@@ -217,4 +221,4 @@ def _print_stack(root: Root, as_json: bool) -> bool:
     print_json(rows) if as_json else print_stack(rows)
     if not as_json and not any(row["healthy"] for row in rows):
         typer.echo(f"No server runs for {root.path}. Start them: rltrack up")
-    return all(row["healthy"] for row in rows)
+    return rows
