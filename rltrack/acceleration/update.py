@@ -32,5 +32,5 @@ def train_method(
 def mean(values: list[torch.Tensor]) -> Any:
     """Return the mean of numbers, as of a list of what `item` returns."""
     if len(values) == 1:  # the usual case of off-policy algorithms
-        return np.float64(values[0].item())
+        return np.float64(values[0].item()) + 0.0  # the mean of -0.0 is 0.0
     return np.mean(torch.stack(values).tolist())

@@ -23,14 +23,16 @@ from rltrack.training.trainer import Trainer
 from rltrack.training.verify import comparable, first_difference, records_of
 from tests.support.servers import check_delivered, destination_uri, free_port
 
-LONG, MIDDLE, SHORT = 20_000, 8_000, 2_000
+LONG, MIDDLE, SHORT = 60_000, 8_000, 2_000
+"""Env steps. A long run must still train when a command that was started after its first version reaches it."""
+
 BOOT_SECONDS = 60.0
 
 
 def training(steps: int, seed: int = 0) -> dict[str, Any]:
     return {
         "seed": seed,
-        "agent": {"algorithm": "PPO", "hyperparameters": {"n_steps": 128, "n_epochs": 5}, "device": "cpu"},
+        "agent": {"algorithm": "PPO", "hyperparameters": {"n_steps": 128, "n_epochs": 20}, "device": "cpu"},
         "environment": {"id": "CartPole-v1", "n_envs": 2},
         "training": {"total_timesteps": steps, "eval_freq": steps // 4, "checkpoint_freq": steps // 12},
         "evaluation": {"episodes": 3},
@@ -176,7 +178,7 @@ class Stack:
         run = self.directory(name)
         from rltrack.tracking.bookmark import is_delivered
 
-        self.wait_for(f"delivery of {name}", lambda: is_delivered(run), 60)
+        self.wait_for(f"delivery of {name}", lambda: is_delivered(run), 180)
         return check_delivered(run, destination_uri(run), "FINISHED")
 
     def train_undisturbed(self, steps: int) -> None:

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 import rltrack
 from rltrack.acceleration import update_ppo
 from rltrack.acceleration.parts import NAMES
+from rltrack.acceleration.update import mean
 from rltrack.errors import ConfigurationError
 from tests.unit.acceleration.cases import BOX, assert_same, both, build, learn, result
 
@@ -169,3 +170,8 @@ def test_the_report_has_a_line_for_each_part():
 def test_what_is_no_model_is_refused():
     with pytest.raises(ConfigurationError, match="takes a model of Stable-Baselines3"):
         rltrack.accelerate("PPO")
+
+
+def test_the_mean_of_one_loss_is_as_numpys():
+    for value in (-0.0, 0.0, 0.1, -3.0):
+        assert str(mean([torch.tensor(value)])) == str(np.mean([torch.tensor(value).item()]))
