@@ -32,6 +32,7 @@ class Case:
         n_envs: Number of environments.
         steps: Env steps.
         bar: What rltrack's CPU time over that of bare `learn()` must not exceed.
+        net_arch: Sizes of the hidden layers; None for the algorithm's default.
     """
 
     algorithm: str
@@ -39,11 +40,13 @@ class Case:
     n_envs: int
     steps: int
     bar: float
+    net_arch: tuple[int, ...] | None = None
 
     @property
     def name(self) -> str:
         """Words for a table."""
-        return f"{self.algorithm} {self.env_id}, {self.n_envs} env{'s' * (self.n_envs > 1)}"
+        layers = f", {'×'.join(map(str, self.net_arch))}" if self.net_arch else ""
+        return f"{self.algorithm} {self.env_id}, {self.n_envs} env{'s' * (self.n_envs > 1)}{layers}"
 
 
 CASES = (
@@ -52,8 +55,8 @@ CASES = (
     Case("PPO", "Pendulum-v1", 1, 6144, 0.62),
     Case("A2C", "CartPole-v1", 1, 6000, 0.65),
     Case("DQN", "CartPole-v1", 1, 8000, 0.60),
-    Case("SAC", "Pendulum-v1", 1, 1200, 0.90),
-    Case("TD3", "Pendulum-v1", 1, 1200, 0.90),
+    Case("SAC", "Pendulum-v1", 1, 1200, 0.90, (256, 256)),
+    Case("TD3", "Pendulum-v1", 1, 1200, 0.90, (256, 256)),
 )
 
 
@@ -101,7 +104,8 @@ def measure_acceleration(
 
 
 def _in_a_process(kind: str, case: Case) -> dict[str, float]:
-    words = [kind, case.algorithm, case.env_id, str(case.n_envs), str(case.steps)]
+    layers = ",".join(map(str, case.net_arch or ()))
+    words = [kind, case.algorithm, case.env_id, str(case.n_envs), str(case.steps), layers]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
     environment.pop("MLFLOW_TRACKING_URI", None)
     command = [sys.executable, "-m", "rltrack.benchmarks.acceleration", *words]
@@ -111,14 +115,16 @@ def _in_a_process(kind: str, case: Case) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
 
-def _train(kind: str, algorithm: str, env_id: str, n_envs: int, steps: int) -> dict[str, float]:
+def _train(kind: str, algorithm: str, env_id: str, n_envs: int, steps: int, layers: list[int]) -> dict[str, float]:
     import stable_baselines3
     import torch
     from stable_baselines3.common.env_util import make_vec_env
 
     torch.set_num_threads(1)
     package: Any = importlib.import_module("sbx") if kind == "sbx" else stable_baselines3
-    options = {} if kind == "sbx" else {"device": "cpu"}
+    options: dict[str, Any] = {} if kind == "sbx" else {"device": "cpu"}
+    if layers:
+        options["policy_kwargs"] = {"net_arch": layers}
     model = getattr(package, algorithm)("MlpPolicy", make_vec_env(env_id, n_envs), seed=0, **options)
     if kind == "rltrack":
         return _train_with_rltrack(model, steps)
@@ -176,4 +182,9 @@ def as_markdown(rows: list[Times], command: str) -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_train(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))))
+    kind, algorithm, env_id, n_envs, steps, layers = sys.argv[1:]
+    print(
+        json.dumps(
+            _train(kind, algorithm, env_id, int(n_envs), int(steps), [int(size) for size in layers.split(",") if size])
+        )
+    )
