@@ -55,8 +55,8 @@ CASES = (
     Case("PPO", "Pendulum-v1", 1, 6144, 0.62),
     Case("A2C", "CartPole-v1", 1, 6000, 0.65),
     Case("DQN", "CartPole-v1", 1, 8000, 0.60),
-    Case("SAC", "Pendulum-v1", 1, 1200, 0.90, (256, 256)),
-    Case("TD3", "Pendulum-v1", 1, 1200, 0.90, (256, 256)),
+    Case("SAC", "Pendulum-v1", 1, 3000, 0.90, (256, 256)),
+    Case("TD3", "Pendulum-v1", 1, 3000, 0.90, (256, 256)),
 )
 
 
