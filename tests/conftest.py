@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections import Counter
 
@@ -36,6 +37,15 @@ def pytest_collection_modifyitems(items):
         return (LONG.index(name) if name in LONG else len(LONG)), -slow[item.path]
 
     items.sort(key=place)
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before():
+    """A test leaves no handler and no mask behind: processes that later tests start would inherit ignored and blocked signals."""
+    heard = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in heard], signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    yield
+    assert ([signal.getsignal(number) for number in heard], signal.pthread_sigmask(signal.SIG_BLOCK, [])) == before
 
 
 @pytest.fixture(autouse=True)

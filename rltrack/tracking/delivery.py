@@ -20,6 +20,7 @@ _logger = logging.getLogger("rltrack")
 
 _LOOK_SECONDS = 1.0
 _FIRST_WAIT, _LONGEST_WAIT = 5.0, 300.0
+_REPLACEMENTS = 3
 _POLL_SECONDS = 0.05
 KNOWN_DOWN_SECONDS = 5.0
 """How long the end of a training waits for an MLflow that did not answer."""
@@ -69,16 +70,26 @@ class Delivery:
         """Make sure that a process delivers the rest, now that training has released the run."""
         self._looked = float("-inf")
         self._started = float("-inf")
+        if self._process is not None and self._process.poll() is not None:
+            self._process = None
         self._backoff.hurry()
         if not is_delivered(self._run):
             self.look()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until everything is delivered, or no process tries any more; return whether it is."""
+        """Wait until everything is delivered, or no process tries any more; return whether it is.
+
+        A process that a signal ends meanwhile is replaced, a few times.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
+        replacements = _REPLACEMENTS
         while not is_delivered(self._run):
             if (self._process is None or self._process.poll() is not None) and not self._run.is_shipped():
-                return is_delivered(self._run)
+                was_killed = self._process is not None and self._process.returncode < 0
+                if is_delivered(self._run) or not (was_killed and replacements):
+                    return is_delivered(self._run)
+                replacements -= 1
+                self._start()
             found = read_bookmark(self._run)
             if found is not None and found.problem is not None and found.problem.kind == "person":
                 return False

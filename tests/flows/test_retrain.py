@@ -81,7 +81,7 @@ def test_a_model_gets_a_champion_and_keeps_it_until_a_better_one_comes(client, o
     again = promote_flow.promote("tiny-2", "tiny", events[-1].source.partition("@")[2], gate, return_state=True)
     assert again.name == "NotPromoted"
     assert len(ModelRegistry(Root()).history("tiny")) == len(events)
-    assert evaluate_flow.evaluate_champion("tiny", episodes=30, return_state=True).name == "AsItWas"
+    assert evaluate_flow.evaluate_champion("tiny", 30, 1e-6, return_state=True).name == "AsItWas"
     with pytest.raises(ConfigurationError, match="RLTRACK_ALLOWED_MODULES"):
         promote_flow.check_champion("tiny")  # as a deployment's run does: its environment is a module of ours
     # the world changes: each action is worth less
@@ -120,7 +120,7 @@ def test_the_champion_of_a_script_is_evaluated_and_retrained(client, own_root, t
     monkeypatch.setenv("RLTRACK_ALLOWED_MODULES", "tank")
     monkeypatch.setenv("RLTRACK_PROJECT", str(project))  # as `rltrack up` gives it to its workers
     monkeypatch.chdir(tmp_path)
-    assert evaluate_flow.evaluate_champion("tank", 20, return_state=True).name == "AsItWas"
+    assert evaluate_flow.evaluate_champion("tank", 20, 1e-6, return_state=True).name == "AsItWas"
     ended = flow.retrain(None, run="tank-2", model="tank", gate=Gate(episodes=30), return_state=True)
     assert ended.name in ("Promoted", "NotPromoted"), ended.message
     assert Root().find("tank-2").read_config()["start_from"].startswith("tank@")

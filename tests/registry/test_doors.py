@@ -94,7 +94,7 @@ def test_a_server_with_postgresql(own_root, tmp_path):
                 assert not registry.is_own
                 assert registry.aliases("tiny") == {"champion": 2, "challenger": 3}
                 assert [event.kind for event in registry.history("tiny")] == ["promoted", "promoted", "refused"]
-                assert not evaluate_champion(root, "tiny", episodes=30).degraded
+                assert not evaluate_champion(root, "tiny", episodes=30, moment="monday").degraded
                 assert rollback(root, "tiny").version == 1
                 assert prune_models(root, "tiny", keep=1) == [2]
                 import mlflow

@@ -52,7 +52,8 @@ def test_forks_share_no_random_state(forks):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_fork_hears_signals(number, forks):
-    code = "import time\nprint('begun', flush=True)\ntime.sleep(600)"
+    # in short steps: Python notices a signal that comes just before a long sleep only after it
+    code = "import time\nprint('begun', flush=True)\nwhile True: time.sleep(0.05)"
     process = subprocess.Popen([forks.python, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
     assert process.stdout.readline()

@@ -106,6 +106,29 @@ def test_waiting_ends_when_everything_is_there_or_nobody_tries(run, spawned):
     assert len(spawned) == count, "there is nothing left to deliver"
 
 
+@pytest.mark.parametrize("kills", [2, 9])
+def test_a_shipper_that_is_killed_at_the_end_is_replaced(run, monkeypatch, kills):
+    started = []
+
+    def spawn(arguments, log):
+        started.append(arguments)
+        delivers = len(started) > kills
+        if delivers:
+            bookmark = Bookmark("watched")
+            bookmark.mlflow.finished_at = bookmark.tensorboard.finished_at = run.journal_file.stat().st_size
+            bookmark.save(run.bookmark_file)
+        return subprocess.Popen(["sh", "-c", "exit 0" if delivers else "kill -9 $$"])
+
+    monkeypatch.setattr(deliveries, "_start_shipper", spawn)
+    delivery = Delivery(run)
+    delivery.look()
+    delivery._process.wait()
+    delivery.finish()
+    assert len(started) == 2, "one that died before the end is replaced at once"
+    assert delivery.wait(30) is (kills == 2)
+    assert len(started) == (3 if kills == 2 else 5)
+
+
 @pytest.mark.slow
 def test_a_folder_that_goes_takes_nothing_with_it(run, tmp_path, own_root):
     """A flow run's working folder is deleted when the flow run is killed; its shipper lives on."""
