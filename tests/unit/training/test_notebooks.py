@@ -22,7 +22,10 @@ model = PPO("MlpPolicy", "CartPole-v1", n_steps=256, batch_size=64, seed=0)
 loop = TrainingLoop(model, total_timesteps=TOTAL, eval_freq=1024, eval_episodes=3, name="NAME", resume=True)
 statistics = loop.run()
 print("ENDED", statistics.state.value, "|", statistics.reason)
-print("LEFT", [thread.name for thread in threading.enumerate() if thread not in before and thread.is_alive()])
+left = [thread for thread in threading.enumerate() if thread not in before]
+for thread in left:
+    thread.join(5)  # one that refreshes the display ends a moment later
+print("LEFT", [thread.name for thread in left if thread.is_alive()])
 """
 
 
