@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from rltrack.runs import Root
 from rltrack.tracking.bookmark import read_bookmark
 from rltrack.tracking.shipper import EXIT_DELIVERED, EXIT_NOT_DELIVERED, ship_run
 from rltrack.training.fetching import fetch
+from rltrack.training.hooks import TrainingHook
 from rltrack.training.trainer import Trainer
 from rltrack.training.verify import comparable, first_difference, records_of
 
@@ -253,14 +255,23 @@ def test_an_outage_stops_nothing_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr("rltrack.training.session.MIRROR_SECONDS", 0.5)
     store = f"file://{tmp_path}/store"
     real = RemoteRun.upload_version
+    refused = threading.Event()
 
     def refuses(self, version, attempt):
         if version.env_steps > 300:
+            refused.set()
             raise ConnectionError("no route to host")
         real(self, version, attempt)
 
+    class StillTrainsThen(TrainingHook):
+        def on_iteration_end(self, progress, iteration_info):
+            if progress.env_steps == 900:
+                assert refused.wait(60)
+                time.sleep(0.5)
+
     monkeypatch.setattr(RemoteRun, "upload_version", refuses)
     trainer = Trainer(config(store), root=tmp_path / "a")
+    trainer.loop.add_hook(StillTrainsThen())
     assert trainer.train().env_steps == 1200
     run = Root(tmp_path / "a").find("roaming")
     warnings = [record["message"] for record in read_journal(run.journal_file) if record["kind"] == "warning"]
