@@ -70,8 +70,6 @@ class Delivery:
         """Make sure that a process delivers the rest, now that training has released the run."""
         self._looked = float("-inf")
         self._started = float("-inf")
-        if self._process is not None and self._process.poll() is not None:
-            self._process = None
         self._backoff.hurry()
         if not is_delivered(self._run):
             self.look()
