@@ -10,7 +10,7 @@ import pytest
 
 from rltrack.cli import run_command
 from rltrack.comparison.page import write_comparison
-from rltrack.comparison.study import compare_runs, study_of
+from rltrack.comparison.study import _settings, compare_runs, study_of
 from rltrack.errors import ConfigurationError
 from rltrack.evaluation.episodes import Evaluation
 from rltrack.journal import Journal
@@ -205,3 +205,10 @@ def test_it_is_in_mlflow_once(root, tmp_path):
     experiment = client.get_experiment_by_name("comparisons")
     [run] = client.search_runs([experiment.experiment_id])
     assert "comparison.html" in [file.path for file in client.list_artifacts(run.info.run_id)]
+
+
+@pytest.mark.parametrize("given", [{}, {"gamma": 0.9}])
+def test_arguments_are_compared_with_their_defaults_and_once(given):
+    identity = {"seed": 1, "agent": {"algorithm": "PPO", "hyperparameters": given}}
+    resolved = {"identity": identity, "agent": {"hyperparameters": {"gamma": 0.9}}}
+    assert _settings(resolved) == {"agent.algorithm": "PPO", "gamma": 0.9}
