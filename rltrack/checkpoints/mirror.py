@@ -18,6 +18,8 @@ from rltrack.files import replace_text
 STATE_FILE = "mirror.json"
 _FIRST_WAIT, _LONGEST_WAIT = 0.4, 60.0
 _CLOSING_WAIT = 0.2
+_LAST_WRITE = 5.0
+"""Seconds that a write to the store may still take when it is given up."""
 
 
 class Mirror:
@@ -73,7 +75,10 @@ class Mirror:
         self._journal_end = (self._folder / "journal.jsonl").stat().st_size
         self._closing.set()
         self._wanted.set()
-        return self._finished.wait(timeout) and self._taken_over is None
+        is_complete = self._finished.wait(timeout) and self._taken_over is None
+        self._finished.set()  # an outage goes on: the next process that opens the run copies, and this one no more
+        self._thread.join(_LAST_WRITE)
+        return is_complete
 
     def _run(self) -> None:
         backoff = Backoff(_FIRST_WAIT, _LONGEST_WAIT)
@@ -90,8 +95,7 @@ class Mirror:
                 return
             except Exception as error:  # whatever the store's client raises: an outage, a refusal
                 wait = backoff.failed(wait=_CLOSING_WAIT if closing else None)
-                # a version that was superseded here while it was copied is no problem: the next one is there
-                if backoff.failures == 5 or (backoff.failures == 1 and not isinstance(error, FileNotFoundError)):
+                if backoff.failures == 1:
                     self._problems.append(
                         f"The remote store {self._remote.url} cannot be written: {error}. Trying again."
                     )
@@ -109,8 +113,9 @@ class Mirror:
             self._config_is_there = True
         self._copy_journal(max((version.journal["bytes"] for version in versions), default=0))
         for version in sorted(versions, key=lambda version: (not version.is_resumable, -version.number)):
-            if _key(version) not in self._done:
-                self._remote.upload_version(version, self._claim.attempt)
+            if self._finished.is_set():
+                return
+            if _key(version) not in self._done and self._upload(version):
                 self._done.add(_key(version))
         here = {_key(version) for version in versions}
         if self._done - here and any(version.is_resumable for version in versions):
@@ -120,6 +125,16 @@ class Mirror:
         if closing and self._journal_end is not None:  # the record of the end comes after what it ends with
             self._copy_journal(self._journal_end)
         write_state(self._folder, self._claim.attempt, self._position)
+
+    def _upload(self, version: Version) -> bool:
+        """Copy a version; False if it was superseded and deleted here meanwhile: then a newer one follows."""
+        try:
+            self._remote.upload_version(version, self._claim.attempt)
+        except FileNotFoundError:
+            if version.path.exists():
+                raise
+            return False
+        return True
 
     def _copy_journal(self, last: int) -> None:
         if last > self._position:

@@ -373,7 +373,9 @@ class CheckpointStore:
             raise CheckpointCorrupt(
                 f"{self.folder} is no folder: the run's versions are gone. Put them back from a backup."
             )
-        return [self._read_manifest(path) for path in self.folders()]
+        scanned = [(path, self._read_manifest(path)) for path in self.folders()]
+        # one that was superseded and deleted since the folders were listed is not damaged
+        return [found for path, found in scanned if isinstance(found, Version) or os.path.lexists(path)]
 
     def _read_manifest(self, path: Path) -> Version | CheckpointCorrupt:
         try:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from rltrack.checkpoints.mirror import Mirror
 from rltrack.checkpoints.remote import RemoteRun
 from rltrack.checkpoints.unsigned import Claim
 from rltrack.config import TrainingConfig
@@ -290,6 +291,37 @@ def test_an_outage_stops_nothing_and_says_so(tmp_path, monkeypatch):
     assert ship_run(run, patience=0.0) == EXIT_DELIVERED
     assert read_bookmark(run).mlflow.journal == run.journal_file.stat().st_size
     assert RemoteRun(store, "roaming", KEY.encode()).journal_bytes() == run.journal_file.stat().st_size
+
+
+def test_a_superseded_version_hides_no_outage(tmp_path, monkeypatch):
+    first = Trainer(config(), root=tmp_path / "a")
+    stop_at(first, 300)
+    first.train()
+    run = Root(tmp_path / "a").find("roaming")
+    real = RemoteRun.upload_version
+    outcomes = []
+
+    def uploads(self, version, attempt):
+        if not outcomes:
+            outcomes.append("superseded")
+            run.store().delete([version])
+            real(self, version, attempt)
+        outcomes.append("no route to host")
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(RemoteRun, "upload_version", uploads)
+    remote = RemoteRun(f"file://{tmp_path}/store", "roaming", KEY.encode())
+    claim = Claim(1, "x", 0, 0, "one")
+    remote.claim(claim)
+    mirror = Mirror(remote, run.path, claim)
+    while len(outcomes) < 3:
+        time.sleep(0.01)
+    assert outcomes[:2] == ["superseded", "no route to host"]
+    assert ["no route to host" in problem for problem in mirror.take_problems()] == [True]
+    assert not mirror.close(0.0)
+    assert "rltrack-mirror" not in {thread.name for thread in threading.enumerate()}, (
+        "it would write beside the next one"
+    )
 
 
 @pytest.mark.slow

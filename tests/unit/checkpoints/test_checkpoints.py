@@ -135,6 +135,17 @@ def test_a_damaged_version_is_passed_over(tmp_path, damage):
     )
 
 
+def test_a_version_superseded_during_a_look_is_not_damaged(tmp_path, monkeypatch, capsys):
+    store = CheckpointStore(tmp_path, Retention(keep_last=5))
+    gone, stays = (store.write(store.prepare({"loop": {"n": n}}, env_steps=n, score=None)) for n in (1, 2))
+    listed = store.folders()
+    store.delete([gone])
+    monkeypatch.setattr(CheckpointStore, "folders", lambda self: listed)
+    assert store.versions() == [stays]
+    assert store.problems() == []
+    assert "damaged" not in capsys.readouterr().err
+
+
 def test_nothing_good_is_an_error_not_a_fresh_start(tmp_path):
     store = CheckpointStore(tmp_path)
     assert store.newest_good() is None
