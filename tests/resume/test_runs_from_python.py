@@ -56,6 +56,14 @@ def make_walk(push=0.1):
     return Walk(push)
 
 
+def stop_half_way(loop):
+    def on_iteration_end(self, progress, iteration_info):
+        if progress.env_steps >= 64:
+            loop.stop("half")
+
+    loop.add_hook(type("Stop", (), {"on_iteration_end": on_iteration_end})())
+
+
 def script(root, env=None, **options):
     env = env or VecNormalize(make_vec_env(Walk, n_envs=2, seed=3, env_kwargs={"push": 0.2}), gamma=0.9)
     model = PPO(
@@ -71,7 +79,7 @@ def test_a_run_of_a_script_is_resumed_by_its_configuration_bit_for_bit(tmp_path)
     whole = model.policy.state_dict()
 
     loop, _ = script(tmp_path / "halves", seed=8)
-    loop.add_hook(type("Stop", (), {"on_checkpoint": lambda self, progress, version: loop.stop("half")})())
+    stop_half_way(loop)
     loop.run()
     run = Root(tmp_path / "halves").find("walk")
     config = config_of(run)
@@ -190,7 +198,7 @@ def test_callbacks_are_called_as_learn_calls_them_and_resume_exactly(tmp_path):
 
     first = callbacks()
     loop, _ = script(tmp_path / "halves", callbacks=first, eval_freq=None, checkpoint_freq=64)
-    loop.add_hook(type("Stop", (), {"on_checkpoint": lambda self, progress, version: loop.stop("half")})())
+    stop_half_way(loop)
     loop.run()
     second = callbacks()
     loop, halves = script(tmp_path / "halves", callbacks=second, eval_freq=None, resume=True)
