@@ -31,6 +31,6 @@ from importlib.metadata import version
 print(", ".join(f"{name} {version(name)}" for name in ("mlflow", "prefect", "fastapi", "sqlalchemy")))
 PYTHON
 [ "${2:-}" = --only-build ] && exit 0
-PYTHONPATH=. "$python" -m pytest -p no:cacheprovider tests/contract/test_sinks.py tests/faults/test_permanent_and_passing.py \
+PYTHONPATH="$PWD" "$python" -m pytest -p no:cacheprovider tests/contract/test_sinks.py tests/faults/test_permanent_and_passing.py \
     tests/unit/test_addresses.py tests/unit/tracking/test_delivery.py tests/registry/test_promotion.py tests/flows/test_train_flow.py \
     tests/flows/test_deploy.py

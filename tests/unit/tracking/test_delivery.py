@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -143,6 +144,8 @@ def test_a_folder_that_goes_takes_nothing_with_it(run, tmp_path, own_root):
         [sys.executable, "-m", "rltrack.tracking.shipper", str(run.path)],
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
+    while not run.is_shipped() and process.poll() is None:
+        time.sleep(0.01)  # Python itself does not start in a folder that is gone
     folder.rmdir()
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
