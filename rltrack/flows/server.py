@@ -30,11 +30,13 @@ from typing import Any
 
 from rltrack.addresses import sqlite_path, sqlite_uri
 from rltrack.errors import RltrackError
-from rltrack.files import make_private_folder, replace_text, take_lock
+from rltrack.files import is_locked, lock_holder, make_private_folder, replace_text, take_lock
 from rltrack.loopback import HOST, answers
-from rltrack.processes import spawn
+from rltrack.processes import end_session, spawn
 
 START_SECONDS = 180.0
+HUNG_SECONDS = 15.0
+"""A server that does not answer for so long hangs."""
 _POLL_SECONDS = 0.1
 _WATCH_SECONDS = 0.5
 _GRACE_SECONDS = 3.0
@@ -78,6 +80,23 @@ class ServerFolder:
             return int(json.loads(self.address_file.read_text())["pid"])
         except (OSError, ValueError, KeyError):
             return None
+
+
+def end_hung_server(folder: ServerFolder) -> bool:
+    """End the server if it lives and does not answer, since no other one can start beside it; return whether it did so."""
+    deadline = time.monotonic() + HUNG_SECONDS
+    # one that is starting has no address yet, and one that is ending has none any more
+    while (pid := _server_process(folder)) is not None and pid == folder.pid() and folder.address() is None:
+        if time.monotonic() > deadline:
+            end_session(pid)
+            return True
+        time.sleep(_POLL_SECONDS)
+    return False
+
+
+def _server_process(folder: ServerFolder) -> int | None:
+    """Return the id of the process that is this root's server, whether it answers or not."""
+    return lock_holder(folder.server_lock) if is_locked(folder.server_lock) else None
 
 
 def is_healthy(api: str, timeout: float = 2.0) -> bool:
@@ -151,6 +170,11 @@ def _start(folder: ServerFolder, port: int, settings: Mapping[str, str], meanwhi
         if address is not None:
             return address
         time.sleep(_POLL_SECONDS)
+    if (pid := _server_process(folder)) is not None:
+        raise RltrackError(
+            f"The Prefect server of {folder.path.parent} (process {pid}) runs and does not answer; its log is "
+            f"{folder.log_file}. End it with `rltrack down`, then try again."
+        )
     raise RltrackError(
         f"The local Prefect server did not start; its log is {folder.log_file}. Set PREFECT_API_URL to use another "
         "server, or use `rltrack train`, which needs none."

@@ -22,7 +22,7 @@ import psutil
 from rltrack.errors import ConfigurationError, RltrackError
 from rltrack.files import is_locked, lock_holder, replace_text
 from rltrack.flows.databases import Databases
-from rltrack.flows.server import ServerFolder
+from rltrack.flows.server import ServerFolder, end_hung_server
 from rltrack.loopback import answers, free_port
 from rltrack.processes import end_session, lives, spawn
 from rltrack.runs import Root
@@ -133,10 +133,10 @@ def down(root: Root, notify: Callable[[str], None]) -> bool:
     Raises:
         RltrackError: If it does not end.
     """
-    folder = StackFolder(root.path)
+    folder, server = StackFolder(root.path), ServerFolder(root.path)
     if not folder.is_up():
         stop_leftover_processes(folder)
-        return False
+        return end_hung_server(server)
     pid = lock_holder(folder.lock)
     if pid is not None:
         with contextlib.suppress(ProcessLookupError):
@@ -150,6 +150,8 @@ def down(root: Root, notify: Callable[[str], None]) -> bool:
         if time.monotonic() > deadline:
             raise RltrackError(f"The stack does not end; see {folder.path / 'supervisor.log'} (process {pid}).")
         time.sleep(0.2)
+    if end_hung_server(server):
+        notify("Prefect's server did not answer and was killed.")
     return True
 
 

@@ -14,6 +14,7 @@ import pytest
 from rltrack.errors import RltrackError
 from rltrack.flows.client import prefect_server
 from rltrack.flows.server import ServerFolder, hold_server
+from rltrack.flows.stack import down
 from rltrack.processes import lives
 from rltrack.runs import Root
 from tests.flows.test_train_flow import config, outcome
@@ -41,6 +42,26 @@ def test_a_server_is_shared_and_ends_with_its_last_user(tmp_path):
         assert folder.address() == one
     wait_until_gone(folder, pid)
     assert "Traceback" not in folder.log_file.read_text()
+
+
+def test_down_ends_a_server_that_hangs(tmp_path, monkeypatch):
+    monkeypatch.setattr("rltrack.flows.server.HUNG_SECONDS", 0.5)
+    folder = ServerFolder(tmp_path)
+    with hold_server(tmp_path):
+        assert not down(Root(tmp_path), print), "one that answers is left to its users"
+        pid = folder.pid()
+        os.kill(pid, signal.SIGSTOP)
+        monkeypatch.setattr("rltrack.flows.server.START_SECONDS", 2.0)
+        with (
+            pytest.raises(RltrackError, match=rf"process {pid}\) runs and does not answer.* `rltrack down`"),
+            hold_server(tmp_path),
+        ):
+            pass
+        assert down(Root(tmp_path), print)
+        assert not lives(pid)
+    monkeypatch.undo()
+    with hold_server(tmp_path):
+        assert folder.address() is not None
 
 
 def test_a_server_ends_when_its_root_is_deleted(tmp_path):
