@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 import time
 import uuid
 from pathlib import Path
@@ -103,6 +104,14 @@ def replace_text(path: Path, text: str, mode: int = 0o644) -> None:
     write_bytes(temporary, text.encode(), mode)
     os.replace(temporary, path)
     fsync_directory(path.parent)
+
+
+def delete_path(path: Path) -> None:
+    """Delete a file, a link or a folder; never what a link leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def make_private_folder(path: Path) -> None:

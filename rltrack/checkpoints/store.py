@@ -32,7 +32,7 @@ from rltrack.checkpoints.retention import Retention, best_first
 from rltrack.checkpoints.segments import NewRows, Segment, StoredRing
 from rltrack.checkpoints.version import DAMAGED, FORMAT_VERSION, MANIFEST, Version, number_of, seal, unseal, version_of
 from rltrack.errors import CheckpointCorrupt, CheckpointFailed, CheckpointNotFound, ConfigurationError
-from rltrack.files import fsync_directory, write_bytes
+from rltrack.files import delete_path, fsync_directory, write_bytes
 
 _logger = logging.getLogger("rltrack")
 
@@ -137,7 +137,7 @@ class CheckpointStore:
     def _write(self, prepared: Prepared) -> Version:
         self.folder.mkdir(exist_ok=True)
         for leftover in (*self.folder.glob(".tmp-*"), *self._own_segments(".tmp-*")):
-            _remove(leftover)
+            delete_path(leftover)
         temporary = self.folder / f".tmp-v{prepared.number:06d}"
         temporary.mkdir()
         try:
@@ -225,7 +225,7 @@ class CheckpointStore:
         for old in versions:
             doomed = old.path.with_name(f".tmp-{old.path.name}")
             os.rename(old.path, doomed)  # in one step, so that no half of a version is ever seen
-            _remove(doomed)
+            delete_path(doomed)
         used = {segment.file for version in self.versions() for segment in version.segments()}
         used |= {file for promised in list(self._promised.values()) for file in promised}
         if not self.problems():
@@ -392,11 +392,3 @@ def _verified(version: Version, file: str) -> bytes:
     if entry is None:
         raise CheckpointCorrupt(f"{version.path / file} is not in its manifest.")
     return segments.read_verified(version.path / file, entry["sha256"], entry["bytes"])
-
-
-def _remove(path: Path) -> None:
-    """Delete a file, a link or a folder; never what a link leads to."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
