@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from rltrack.benchmarks.zoo import timed
+from rltrack.journal import read_journal
+from rltrack.journal.lines import encode_record, numbered_line
 from rltrack.loopback import HOST, free_port
 from rltrack.processes import spawn
 from rltrack.runs import Root, RunDirectory
@@ -94,15 +94,14 @@ def _copy(search: Search, number: int, first: RunDirectory) -> None:
     run = search.root.create(config.name, "")
     run.write_config(config.to_mapping())
     shutil.copytree(first.path / "checkpoints", run.path / "checkpoints")
-    lines = []
-    for line in first.journal_file.read_bytes().splitlines():
-        record = orjson.loads(line)
+    lines: list[bytes] = []
+    for record in read_journal(first.journal_file):
         if record["kind"] == "configuration":
             record["run_id"] = uuid.uuid4().hex
             for described in (record["identity"]["agent"], record["agent"]):
                 described["hyperparameters"]["learning_rate"] = values["agent.hyperparameters.learning_rate"]
-        lines.append(orjson.dumps(record))
-    run.journal_file.write_bytes(b"\n".join(lines) + b"\n")
+        lines.append(numbered_line(encode_record(record), len(lines) + 1))
+    run.journal_file.write_bytes(b"".join(lines))
     shutil.copy(first.destination_file, run.destination_file)
     ship_run(run, notify=lambda text: None)
     search.study.tell(number, 10.0 + number % 90, state=search.optuna.trial.TrialState.COMPLETE)

@@ -88,7 +88,7 @@ def end_hung_server(folder: ServerFolder) -> bool:
     # one that is starting has no address yet, and one that is ending has none any more
     while (pid := _server_process(folder)) is not None and pid == folder.pid() and folder.address() is None:
         if time.monotonic() > deadline:
-            end_session(pid)
+            end_session(pid, _GRACE_SECONDS)
             return True
         time.sleep(_POLL_SECONDS)
     return False
