@@ -50,7 +50,7 @@ compat: $(VENV)/.installed  ## test with the lowest and the highest MLflow and P
 	deploy/compat.sh lowest
 	deploy/compat.sh highest
 
-check: lint types fast audit-where-possible  ## format, lint, types, fast tests, known vulnerabilities: a minute and a half
+check: lint types fast audit-where-possible  ## format, lint, types, fast tests, known vulnerabilities: two minutes
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
