@@ -94,17 +94,22 @@ def _copy(search: Search, number: int, first: RunDirectory) -> None:
     run = search.root.create(config.name, "")
     run.write_config(config.to_mapping())
     shutil.copytree(first.path / "checkpoints", run.path / "checkpoints")
-    lines: list[bytes] = []
-    for record in read_journal(first.journal_file):
-        if record["kind"] == "configuration":
-            record["run_id"] = uuid.uuid4().hex
-            for described in (record["identity"]["agent"], record["agent"]):
-                described["hyperparameters"]["learning_rate"] = values["agent.hyperparameters.learning_rate"]
-        lines.append(numbered_line(encode_record(record), len(lines) + 1))
-    run.journal_file.write_bytes(b"".join(lines))
+    learning_rate = values["agent.hyperparameters.learning_rate"]
+    run.journal_file.write_bytes(_journal_of_another(first.journal_file, learning_rate))
     shutil.copy(first.destination_file, run.destination_file)
     ship_run(run, notify=lambda text: None)
     search.study.tell(number, 10.0 + number % 90, state=search.optuna.trial.TrialState.COMPLETE)
+
+
+def _journal_of_another(journal: Path, learning_rate: float) -> bytes:
+    lines: list[bytes] = []
+    for record in read_journal(journal):
+        if record["kind"] == "configuration":
+            record["run_id"] = uuid.uuid4().hex
+            for described in (record["identity"]["agent"], record["agent"]):
+                described["hyperparameters"]["learning_rate"] = learning_rate
+        lines.append(numbered_line(encode_record(record), len(lines) + 1))
+    return b"".join(lines)
 
 
 def _times(root: Root, search: Search, count: int) -> dict[str, float]:
