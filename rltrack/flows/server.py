@@ -28,6 +28,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from rltrack.addresses import sqlite_path, sqlite_uri
 from rltrack.errors import RltrackError
 from rltrack.files import is_locked, lock_holder, make_private_folder, replace_text, take_lock
@@ -85,8 +87,9 @@ class ServerFolder:
 def end_hung_server(folder: ServerFolder) -> bool:
     """End the server if it lives and does not answer, since no other one can start beside it; return whether it did so."""
     deadline = time.monotonic() + HUNG_SECONDS
-    # one that is starting has no address yet, and one that is ending has none any more
-    while (pid := _server_process(folder)) is not None and pid == folder.pid() and folder.address() is None:
+    while (pid := _server_process(folder)) is not None and folder.address() is None:
+        if pid != folder.pid() and _age(pid) < START_SECONDS:  # it is starting
+            return False
         if time.monotonic() > deadline:
             end_session(pid, _GRACE_SECONDS)
             return True
@@ -97,6 +100,13 @@ def end_hung_server(folder: ServerFolder) -> bool:
 def _server_process(folder: ServerFolder) -> int | None:
     """Return the id of the process that is this root's server, whether it answers or not."""
     return lock_holder(folder.server_lock) if is_locked(folder.server_lock) else None
+
+
+def _age(pid: int) -> float:
+    """Return for how many seconds a process has lived; 0 if it is gone."""
+    with contextlib.suppress(psutil.Error):
+        return time.time() - float(psutil.Process(pid).create_time())
+    return 0.0
 
 
 def is_healthy(api: str, timeout: float = 2.0) -> bool:

@@ -57,6 +57,11 @@ def test_down_ends_a_server_that_hangs(tmp_path, monkeypatch):
             hold_server(tmp_path),
         ):
             pass
+        address = folder.address_file.read_text()
+        folder.address_file.unlink()
+        monkeypatch.setattr("rltrack.flows.server.START_SECONDS", 600.0)
+        assert not down(Root(tmp_path), print), "one without an address is starting"
+        folder.address_file.write_text(address)
         assert down(Root(tmp_path), print)
     wait_until_gone(folder, pid)
 
