@@ -46,7 +46,7 @@ def test_what_a_person_types(own_root, capsys):
     assert [event["kind"] for event in model["history"]] == ["promoted", "refused", "promoted"]
     assert run_command(["rollback", "tiny"]) == 0
     assert "Version 1 (fair@" in said(capsys)
-    assert run_command(["evaluate-champion", "tiny", "--episodes", "30"]) == 0
+    assert run_command(["evaluate-champion", "tiny", "--episodes", "30", "--false-alarm-rate", "1e-6"]) == 0
     assert "is as it was" in said(capsys)
     assert run_command(["prune-models", "tiny"]) == 0
     assert "Nothing to delete" in said(capsys)
@@ -94,7 +94,7 @@ def test_a_server_with_postgresql(own_root, tmp_path):
                 assert not registry.is_own
                 assert registry.aliases("tiny") == {"champion": 2, "challenger": 3}
                 assert [event.kind for event in registry.history("tiny")] == ["promoted", "promoted", "refused"]
-                assert not evaluate_champion(root, "tiny", episodes=30, moment="monday").degraded
+                assert not evaluate_champion(root, "tiny", episodes=30, moment="monday", false_alarm_rate=1e-6).degraded
                 assert rollback(root, "tiny").version == 1
                 assert prune_models(root, "tiny", keep=1) == [2]
                 import mlflow

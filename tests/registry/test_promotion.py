@@ -315,9 +315,9 @@ def test_fresh_seeds_are_fresh_and_repeat():
 
 def test_watching_a_champion(root, monkeypatch):
     promote(root.find("fair"), "tiny", gate=GATE)
-    fine = evaluate_champion(root, "tiny", episodes=30, moment="monday")
+    fine = evaluate_champion(root, "tiny", episodes=30, moment="monday", false_alarm_rate=1e-6)
     assert not fine.degraded
-    same = evaluate_champion(root, "tiny", episodes=30, moment="monday")
+    same = evaluate_champion(root, "tiny", episodes=30, moment="monday", false_alarm_rate=1e-6)
     assert same.evaluation.returns == fine.evaluation.returns
     # the world changes: each action is worth less
     step = sys.modules["tests.support.agents"].TinyEnv.step

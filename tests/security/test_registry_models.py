@@ -400,7 +400,7 @@ def test_a_champion_of_the_old_form_is_stored_again(root, own_root):
     assert champion.tags[DIGEST_TAG] == registry.client.get_logged_model(champion.model_id).tags[DIGEST_TAG]
     assert [event.kind for event in registry.history("tiny")] == ["promoted", "stored again"]
     assert promote(own.find("own"), "tiny", gate=GATE).version == 2
-    assert not evaluate_champion(own, "tiny", episodes=30, moment="monday").degraded
+    assert not evaluate_champion(own, "tiny", episodes=30, moment="monday", false_alarm_rate=1e-6).degraded
 
 
 @pytest.mark.slow

@@ -160,7 +160,15 @@ def _degraded(stack: Stack) -> None:
     """An event about a degraded champion starts a retraining from its own configuration."""
     before = {run.id for run in of_retrain(stack)}
     stack.prefect(
-        "deployment", "run", "evaluate-champion/evaluate-champion", "-p", f"model={MODEL}", "-p", "episodes=30"
+        "deployment",
+        "run",
+        "evaluate-champion/evaluate-champion",
+        "-p",
+        f"model={MODEL}",
+        "-p",
+        "episodes=30",
+        "-p",
+        "false_alarm_rate=0.000001",
     )
     stack.wait_for("the evaluation", lambda: "AsItWas" in stack.states(f"evaluate the champion of {MODEL}"), 120)
     assert {run.id for run in of_retrain(stack)} == before, "a champion that is as it was is left alone"
