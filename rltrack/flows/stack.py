@@ -128,15 +128,22 @@ def up(
 
 
 def down(root: Root, notify: Callable[[str], None]) -> bool:
-    """Drain and end the stack; return whether there was one.
+    """Drain and end the stack, and a Prefect server that hangs; return whether there was either.
 
     Raises:
         RltrackError: If it does not end.
     """
-    folder, server = StackFolder(root.path), ServerFolder(root.path)
+    was_up = _end_supervisor(StackFolder(root.path), notify)
+    if end_hung_server(ServerFolder(root.path)):
+        notify("Prefect's server did not answer and was killed.")
+        return True
+    return was_up
+
+
+def _end_supervisor(folder: StackFolder, notify: Callable[[str], None]) -> bool:
     if not folder.is_up():
         stop_leftover_processes(folder)
-        return end_hung_server(server)
+        return False
     pid = lock_holder(folder.lock)
     if pid is not None:
         with contextlib.suppress(ProcessLookupError):
@@ -150,8 +157,6 @@ def down(root: Root, notify: Callable[[str], None]) -> bool:
         if time.monotonic() > deadline:
             raise RltrackError(f"The stack does not end; see {folder.path / 'supervisor.log'} (process {pid}).")
         time.sleep(0.2)
-    if end_hung_server(server):
-        notify("Prefect's server did not answer and was killed.")
     return True
 
 
