@@ -77,12 +77,12 @@ class AgentConfig(Section):
         None,
         ge=1,
         le=1024,
-        description="Torch threads while the model is made; its first weights depend on them. Omitted: threads. Runs of scripts "
-        "have the script's.",
+        description="Torch threads while the model is made; its first weights depend on them. Omitted: as `threads`, or as in the "
+        "script.",
     )
     acceleration: Literal["auto", "off"] = _operational(
         "auto",
-        description="auto: less Python around torch where the result is the same in every bit (`rltrack.accelerate`); off.",
+        description="auto: faster code where the result is the same bit for bit (`rltrack.accelerate`); off: none.",
     )
 
     @field_validator("acceleration", mode="before")
@@ -141,9 +141,9 @@ class EnvironmentConfig(Section):
     wrappers_inside_monitor: bool | None = Field(
         None,
         json_schema_extra={"later": [None, False]},
-        description="Whether Monitor, which counts returns and lengths, is outside the wrappers, so that a TimeLimit or a changed "
-        "reward counts. Omitted: true for a new run. Runs started before this key existed have false: Monitor is inside the "
-        "wrappers, as in rl_zoo3.",
+        description="Whether the wrappers are inside Monitor, which counts returns and lengths, so that a TimeLimit or a changed "
+        "reward counts. Omitted: true for a new run. False: they are around Monitor, as in rl_zoo3 and in runs started before this "
+        "key existed.",
     )
     info_keywords: list[str] = Field(
         default_factory=list,
@@ -174,7 +174,11 @@ class TrainingSection(Section):
         None, gt=0, description="Cap on the time spent training, in seconds, added up over attempts."
     )
     eval_freq: int | None = Field(
-        None, ge=1, le=10**12, description="Env steps between evaluations (episodes for episodic)."
+        None,
+        ge=1,
+        le=10**12,
+        description="Env steps between evaluations (episodes for episodic). Omitted: a tenth of the budget, or a twentieth where "
+        "evaluations can end training; null: none.",
     )
     eval_freq_episodes: int | None = Field(None, ge=1, le=10**12, description="Mixed: episodes between evaluations.")
     checkpoint_freq: int | None = _operational(
@@ -187,7 +191,7 @@ class TrainingSection(Section):
         60.0, gt=0, description="Seconds between checkpoints, in addition to checkpoint_freq; null for none."
     )
     memory_limit_mb: float | None = _operational(
-        None, gt=0, description="Resident memory of training and its environment workers, in MB (1e6 bytes)."
+        None, gt=0, description="Stop with a checkpoint above this resident memory of training and its workers, in MB."
     )
     convergence_threshold: float | None = Field(
         None, description="Stop once the lower end of the evaluation's confidence interval reaches this return."
@@ -278,7 +282,7 @@ class CheckpointsSection(Section):
         ge=1,
         le=10**12,
         description="Env steps: at these marks end all episodes and rebuild the environments, and checkpoint only there. For "
-        "simulators whose state can be neither captured nor replayed. It changes learning; set it to 20 episodes or more.",
+        "simulators whose state can be neither captured nor replayed. It changes learning; keep 20 episodes or more between two.",
     )
     probe: bool = _operational(
         True, description="Build two scratch environments at the start, to test how their state can be captured."
@@ -406,8 +410,8 @@ class TrainingConfig(LoopSettings):
     )
     script_only: list[str] = _operational(
         [],
-        description="Written by rltrack into the configuration of a run from Python: what only that script can give to train it "
-        "further. Such a run is evaluated, promoted and served, but not trained from here.",
+        description="Written by rltrack for a run from Python: what only its script has and training needs. Such a run can be "
+        "evaluated, promoted and served, but not trained from this configuration.",
     )
     agent: AgentConfig
     environment: EnvironmentConfig

@@ -47,7 +47,7 @@ def find_agent_files(path: Path, algorithm: str | None, env_id: str | None, stat
         path: A zip file, or a folder with one.
         algorithm: Its algorithm, where the folder does not say it.
         env_id: Its environment, likewise.
-        statistics: VecNormalize's pickle, if it is elsewhere than beside the model.
+        statistics: VecNormalize's pickle, if it is not next to the model.
 
     Raises:
         ConfigurationError: If the model, its algorithm or its environment is missing.

@@ -49,7 +49,7 @@ def check_action_space(algorithm: Algorithm, space: object, environment: str) ->
 
 _INSTEAD = {
     "Text": "a fixed number of codes: MultiDiscrete",
-    "Sequence": "a Box of the greatest length, filled up, with the length beside it",
+    "Sequence": "a Box of the greatest length, padded, with the length in another field",
     "Graph": "a Dict of Boxes: nodes, edges and links, filled up to a greatest number",
     "Tuple": "a Dict with a name for each part",
     "OneOf": "a Dict with a Discrete that says which, and every alternative",

@@ -80,7 +80,7 @@ class ExportedPolicy:
     Args:
         description: How it is built.
         tensors: Weights and statistics, as in the file.
-        allowed: Modules that the caller trusts, beside those that RLTRACK_ALLOWED_MODULES names.
+        allowed: Modules that the caller trusts, in addition to those that RLTRACK_ALLOWED_MODULES names.
 
     Raises:
         ValueError: If the description is of a newer format, is not of the form that rltrack writes, names a class that is not

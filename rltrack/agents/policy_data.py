@@ -1,4 +1,4 @@
-"""What a stored policy's description may say beside its spaces: the names of classes, and their arguments.
+"""What a stored policy's description may say besides its spaces: the names of classes, and their arguments.
 
 A description is data that others may have written. So classes are found by exact names on a closed list, or in modules
 that the reader allows; everything is checked before anything is built. Like `exported_policy`, this module needs nothing else
@@ -73,7 +73,7 @@ def check_description(description: Any, tensors: Mapping[str, np.ndarray]) -> No
 
     Args:
         description: As read from JSON.
-        tensors: What is stored beside it; integers among the arguments are no larger than a network of these can need.
+        tensors: What is stored with it; integers among the arguments are no larger than a network of these can need.
 
     Raises:
         ValueError: With the key, what was found, and what is allowed.
@@ -137,7 +137,7 @@ def _check_argument(value: Any, where: str, limit: float, depth: int = 0) -> Non
 
 
 def arguments_of(policy_class: Any, description: Mapping[str, Any], allowed: Collection[str] = ()) -> dict[str, Any]:
-    """Return the arguments of a policy's class beside its spaces and its schedule.
+    """Return the arguments of a policy's class besides its spaces and its schedule.
 
     Raises:
         ValueError: If the class does not take one of them.

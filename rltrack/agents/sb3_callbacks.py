@@ -1,7 +1,7 @@
 """Callbacks of Stable-Baselines3 in rltrack's loop: called as ``learn(callback=…)`` calls them, and part of each checkpoint.
 
 A callback's state is what its attributes hold as plain data: numbers, texts, arrays, and lists, tuples and dictionaries of these.
-What it holds beside that (open files, models) is built again by the script or the configuration that made the callback. Where such
+What else it holds (open files, models) is built again by the script or the configuration that made the callback. Where such
 a part can change during training, as an environment does, a resume cannot give it back, and the run says so.
 """
 

@@ -43,7 +43,7 @@ def describe(model: BaseAlgorithm) -> dict[str, Any]:
 
 
 def numerics(model: BaseAlgorithm) -> dict[str, Any]:
-    """Return what decides about bits beside the versions of packages: threads, instruction set, device."""
+    """Return what decides about bits, besides the versions of packages: threads, instruction set, device."""
     return {
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

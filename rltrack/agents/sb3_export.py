@@ -1,4 +1,4 @@
-"""A model as the files that plain Stable-Baselines3 loads: its zip, and VecNormalize's pickle beside it."""
+"""A model as the files that plain Stable-Baselines3 loads: its zip, and VecNormalize's pickle next to it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write_sb3(model: BaseAlgorithm, path: Path) -> list[Path]:
 
     Args:
         model: With its environment.
-        path: The zip file; VecNormalize's statistics go into ``vecnormalize.pkl`` beside it.
+        path: The zip file; VecNormalize's statistics go into ``vecnormalize.pkl`` next to it.
 
     Returns:
         The files.
@@ -43,7 +43,7 @@ def how_to_load(model: BaseAlgorithm, path: Path, make_env: str) -> str:
 
     Args:
         model: The model that was written.
-        path: Its zip file, as the code is to name it; VecNormalize's statistics are beside it.
+        path: Its zip file, as the code is to name it; VecNormalize's statistics are next to it.
         make_env: The environment's id.
     """
     lines = [f'env = make_vec_env("{make_env}")']

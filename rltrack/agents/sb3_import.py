@@ -104,7 +104,7 @@ def _wrapped(env: Any, files: AgentFiles) -> Any:
         env.training = False
     elif files.environment.get("normalize"):
         raise ConfigurationError(
-            f"The settings beside {files.model} say that observations are normalised, and the statistics are missing. Give them: "
+            f"The settings next to {files.model} say that observations are normalised, and the statistics are missing. Give them: "
             "--vecnormalize vecnormalize.pkl."
         )
     stacked = files.environment.get("frame_stack")

@@ -42,14 +42,14 @@ def choose_vectorization(config: EnvironmentConfig) -> tuple[str, str]:
     if cores == 1:
         return "dummy", "there is one core"
     with untouched_random_streams():
-        alone = _steps_per_second(config.model_copy(update={"vectorization": "dummy"}))
-        if 1 / alone < CHEAP_SECONDS:
-            return "dummy", f"a step takes {1e6 / alone:.0f} µs, less than a message to another process"
-        beside = _steps_per_second(config.model_copy(update={"vectorization": "subproc"}))
+        serial = _steps_per_second(config.model_copy(update={"vectorization": "dummy"}))
+        if 1 / serial < CHEAP_SECONDS:
+            return "dummy", f"a step takes {1e6 / serial:.0f} µs, less than a message to another process"
+        parallel = _steps_per_second(config.model_copy(update={"vectorization": "subproc"}))
     measured = (
-        f"measured {beside:,.0f} env steps/s in {config.n_envs} processes and {alone:,.0f} in one, on {cores} cores"
+        f"measured {parallel:,.0f} env steps/s in {config.n_envs} processes and {serial:,.0f} in one, on {cores} cores"
     )
-    return ("subproc" if beside > GAIN * alone else "dummy"), measured
+    return ("subproc" if parallel > GAIN * serial else "dummy"), measured
 
 
 def _steps_per_second(config: EnvironmentConfig) -> float:

@@ -33,7 +33,7 @@ def write_kept(folder: Path, numbers: Collection[int]) -> None:
 def what_is_gone(folder: Path) -> list[str]:
     """Say of each version that was to stay and has no folder what is still good and what to do.
 
-    It is right beside a process that writes, too: what is in the file before and after a look at the folder was there.
+    It is also right while a process writes: what is in the file before and after a look at the folder was there.
     """
     before = _read(folder)
     if not before:

@@ -113,7 +113,7 @@ def import_(
     ] = None,
     vecnormalize: Annotated[
         Path | None,
-        typer.Option("--vecnormalize", help="VecNormalize's pickle; default: beside the model.", show_default=False),
+        typer.Option("--vecnormalize", help="VecNormalize's pickle; default: next to the model.", show_default=False),
     ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="You trust the origin of these files: loading them runs code in them.")

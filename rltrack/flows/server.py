@@ -85,7 +85,7 @@ class ServerFolder:
 
 
 def end_hung_server(folder: ServerFolder) -> bool:
-    """End the server if it lives and does not answer, since no other one can start beside it; return whether it did so."""
+    """End the server if it lives and does not answer, since no other one can start while it lives; return whether it did so."""
     deadline = time.monotonic() + HUNG_SECONDS
     while (pid := _server_process(folder)) is not None and folder.address() is None:
         if pid != folder.pid() and _age(pid) < START_SECONDS:  # it is starting

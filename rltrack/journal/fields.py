@@ -1,6 +1,6 @@
 """What the fields of a journal's records may hold. A journal is data that others may have written: its readers rely on this.
 
-A field that is known by its name has its type wherever it stands, and each kind of record has the fields that readers of it
+A field that is known by its name has the same type everywhere, and each kind of record has the fields that readers of it
 need. Kinds and fields that are not known here are left alone: a newer rltrack may have written them.
 """
 

@@ -1,4 +1,4 @@
-"""How a journal was closed: ``journal.seal`` beside it says how many lines it had, and what kept it from being written.
+"""How a journal was closed: ``journal.seal`` next to it says how many lines it had, and what kept it from being written.
 
 It is made, full of spaces, when the journal is opened for writing. So there is room for the reason even on a disk that is
 full by then, and a file that is still blank belongs to a process that runs, or that was killed.
@@ -32,7 +32,7 @@ class Seal:
 
 
 def seal_file(journal: Path) -> Path:
-    """Return the file beside a journal."""
+    """Return the file next to a journal."""
     return journal.with_suffix(".seal")
 
 

@@ -31,7 +31,7 @@ def digest_of(folder: Path) -> str:
 
 
 def remove_compiled_code(folder: Path) -> None:
-    """Remove compiled code from a copy of a model: Python would run it instead of the files beside it."""
+    """Remove compiled code from a copy of a model: Python would run it instead of the files next to it."""
     for path in list(folder.rglob(_CACHE)):
         if path.is_dir():
             shutil.rmtree(path)

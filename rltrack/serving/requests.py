@@ -20,7 +20,7 @@ class Request:
     """One request.
 
     Attributes:
-        given: Observations, and what a policy with masks or a state takes beside them.
+        given: Observations, and what a policy with masks or a state takes in addition.
         deterministic: Act by the policy's mode.
         clip: Clip observations to the bounds of their space.
     """

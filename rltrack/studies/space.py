@@ -89,7 +89,7 @@ class SweepSection(Section):
     space: Literal["zoo"] | None = Field(
         None, description="'zoo': rl_zoo3's search space of the algorithm, in addition to the parameters."
     )
-    trials: int | None = Field(None, ge=1, le=1_000_000, description="Omitted: 20; a grid's every combination.")
+    trials: int | None = Field(None, ge=1, le=1_000_000, description="Omitted: 20; for a grid, every combination.")
     sampler: SamplerName | dict[SamplerName, dict[str, Any]] = "tpe"
     pruner: PrunerName | dict[PrunerName, dict[str, Any]] = "median"
     seeds: int = Field(1, ge=1, le=1000, description="Runs of each trial, with the seeds seed, seed + 1, …")

@@ -31,7 +31,7 @@ def beginning_in_versions(directory: RunDirectory, identities: Sequence[Mapping[
     if path.exists() and path.read_bytes().find(b"\n") >= 0:
         what = f"{path} does not begin with the record of its run's configuration, and no version holds a copy."
     elif store.folders():
-        what = f"{path} is missing or empty, and none of the {len(store.folders())} version(s) beside it can be read."
+        what = f"{path} is missing or empty, and none of the {len(store.folders())} version(s) next to it can be read."
     else:
         return None
     raise JournalDamaged(

@@ -82,7 +82,7 @@ def refuse_nonfinite_weights(state: Mapping[str, Any], env_steps: int) -> None:
 
 
 def refuse_divergence(agent: AgentBase, env_steps: int, error: Exception, policy: State | None = None) -> None:
-    """Say what it was, if an error came of numbers that are no numbers; wherever it arose: collecting, updating, evaluating.
+    """Say what it was, if an error came of NaN or infinities, wherever it arose: collecting, updating, evaluating.
 
     Looks at the weights first: NaN, infinite, or so large that float32 does not hold their products. A policy's output may be
     NaN all the same, also because observations are: then torch's distributions refuse it.

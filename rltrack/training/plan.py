@@ -50,7 +50,7 @@ class TrainingPlan:
         seed: Seed of agent and environment; None leaves their own seeding alone.
             identity: What must be equal for a run to be resumed; None for the settings and the agent's description.
         accepted_identities: Other identities that a resumed run may have.
-        config: The resolved configuration to keep beside the run; None to make it from the settings.
+        config: The resolved configuration to store with the run; None to make it from the settings.
         start_from: Parts of another run's state to begin with; only a run without a version of its own takes them.
     """
 

@@ -1,4 +1,4 @@
-"""What is kept beside a run: its configuration, also where a script made agent and environment, and its identity."""
+"""What is stored with a run: its configuration, also where a script made agent and environment, and its identity."""
 
 from __future__ import annotations
 

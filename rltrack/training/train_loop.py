@@ -66,7 +66,7 @@ class TrainingLoop:
         tracking: False: nothing is kept when the training has ended.
         seed: Seed of agent and environment; None leaves their own seeding alone.
         identity: What must be equal for a run to be resumed; omitted: the settings and the agent's description.
-        config: The resolved configuration to keep beside the run; omitted: made from the settings.
+        config: The resolved configuration to store with the run; omitted: made from the settings.
         control: Requests to stop and pause, where they are shared with other code; omitted: a new one.
         options: Any of the settings, flat: ``strategy``, ``total_timesteps``, ``total_episodes``, ``max_seconds``,
             ``eval_freq``, ``eval_episodes``, ``checkpoint_freq``, ``checkpoint_seconds``, ``memory_limit_mb``,

@@ -138,7 +138,7 @@ def test_the_fast_way_into_the_own_database_equals_mlflows_own(report, database)
     assert ("late/step", 7.0, 30, 1_700_000_101_000, 0) in latest[0]
 
 
-def test_what_mlflow_is_told_of_a_run(report):
+def test_what_mlflow_receives_of_a_run(report):
     from mlflow.tracking import MlflowClient
 
     sink = make("mlflow", report, {})

@@ -36,7 +36,7 @@ def test_onnx_acts_as_the_model(trained, own_root, tmp_path, algorithm):
         assert np.allclose(found.reshape(batch, -1), expected[:batch].reshape(batch, -1), atol=1e-4)
 
 
-def test_what_is_missing_or_impossible_is_told(trained, own_root, capsys, monkeypatch):
+def test_what_is_missing_or_impossible_is_reported(trained, own_root, capsys, monkeypatch):
     trained("RecurrentPPO")
     command = ["--root", str(own_root), "export", "first@last", "--format", "onnx"]
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None if name == "onnx" else object())

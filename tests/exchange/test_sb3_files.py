@@ -177,7 +177,7 @@ def test_a_log_folder_of_rl_zoo3(trained, own_root, tmp_path):
         import_agent(find_agent_files(folder, None, None, None), root=own_root, name="bare", trust=True, notify=print)
 
 
-def test_what_cannot_be_imported_is_told(own_root, tmp_path):
+def test_what_cannot_be_imported_is_reported(own_root, tmp_path):
     folder = tmp_path / "logs"
     folder.mkdir()
     with pytest.raises(ConfigurationError, match="holds: none"):

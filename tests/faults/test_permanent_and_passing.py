@@ -325,7 +325,7 @@ def test_a_process_that_is_not_rltracks_is_never_ended(database, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_lock_with_another_processs_number_ends_nobody(database):
+def test_a_lock_with_another_processs_number_ends_no_process(database):
     """The number of a process that is long gone may be another's now."""
     run = train()
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)", "rltrack.tracking.shipper"])

@@ -184,7 +184,7 @@ def test_a_run_cannot_bring_a_command(client, ours):
         assert variable not in made["job_configuration"]
 
 
-def test_a_template_that_was_opened_on_the_server_is_told_and_closed_only_if_asked(client, ours):
+def test_a_template_that_was_opened_on_the_server_is_reported_and_closed_only_if_asked(client, ours):
     from prefect.client.schemas.actions import WorkPoolUpdate
     from prefect.workers.process import ProcessWorker
 
@@ -196,7 +196,7 @@ def test_a_template_that_was_opened_on_the_server_is_told_and_closed_only_if_ask
     assert "command" not in client.read_work_pool(pool).base_job_template["variables"]["properties"]
 
 
-def test_seeds_are_told_from_a_strangers_flow_runs_of_the_same_name(client, ours):
+def test_seeds_are_distinguished_from_a_strangers_flow_runs_of_the_same_name(client, ours):
     """A stranger's live flow run of a seed's name does not count as that seed's."""
     from prefect import flow as prefect_flow
     from prefect.states import Running

@@ -73,7 +73,7 @@ def test_a_server_ends_when_its_root_is_deleted(tmp_path):
         wait_until_gone(ServerFolder(tmp_path / "root"), pid)
 
 
-def test_nobody_answers_at_the_users_address(tmp_path, monkeypatch):
+def test_no_server_answers_at_the_users_address(tmp_path, monkeypatch):
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     address = f"http://127.0.0.1:{free_port()}/api"

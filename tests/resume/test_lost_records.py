@@ -98,7 +98,7 @@ def last_attempt(run):
 
 
 @pytest.mark.slow
-def test_a_journal_from_an_older_backup_leaves_a_gap_that_is_told_everywhere(own_root, capsys):
+def test_a_journal_from_an_older_backup_leaves_a_gap_that_is_reported_everywhere(own_root, capsys):
     loop("whole").run()
     run = interrupted()
     version = run.store().find("last")

@@ -142,7 +142,7 @@ def test_every_key_is_checked_or_known_to_be_harmless():
     assert texts == ["norm_obs_keys"], "environment.normalize is harmless: it holds numbers, and keys of observations"
 
 
-def test_a_key_that_nobody_thought_of_is_refused():
+def test_an_unknown_key_is_refused():
     with pytest.raises(NotAllowed, match=r"tracking\.brand_new: this key is not known to be harmless"):
         Permissions().check({**config().to_mapping(), "tracking": {"brand_new": 1}})
 

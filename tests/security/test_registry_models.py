@@ -160,7 +160,7 @@ def test_every_command_that_loads_a_model_compares(root, champion, files, tmp_pa
 
 
 @pytest.mark.slow
-def test_whoever_changes_the_models_own_tag_still_has_the_versions_against_them(root, champion, files):
+def test_a_changed_tag_of_the_model_is_noticed_by_its_versions(root, champion, files):
     client = ModelRegistry(root).client
     other_weights(files)
     client.set_logged_model_tags(champion.model_id, {DIGEST_TAG: digest_of(files)})

@@ -65,7 +65,7 @@ def change_config(store, unsigned=False, **change):
         (store / "roaming" / "config.yaml.hmac").unlink()
 
 
-def test_what_nobody_touched_is_fetched(store, tmp_path):
+def test_what_is_unchanged_is_fetched(store, tmp_path):
     run = fetched(store, tmp_path).find("roaming")
     assert config_of(run).seed == 3
     assert run.read_config()["tracking"]["tags"]["kind"] == "original"
@@ -236,7 +236,7 @@ def sign(store, name: str, manifest: dict, folder: str | None = None) -> None:
 
 
 @pytest.mark.parametrize("file", ["../../../../escape", "/tmp/escape", "..", "a/b", "a\\b", "x" * 300, 3, None])
-def test_files_stay_in_the_runs_folder_whoever_signed(store, tmp_path, file):
+def test_files_stay_in_the_runs_folder_for_every_signer(store, tmp_path, file):
     _, manifest = RemoteRun(f"file://{store}", "roaming", KEY.encode()).versions()[-1]
     entry = {"sha256": "0" * 64, "bytes": 1}
     with_file = {**manifest, "files": {**manifest["files"], file: entry} if isinstance(file, str) else [file]}

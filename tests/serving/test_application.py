@@ -172,7 +172,7 @@ def test_metrics(follower):
     assert any(line.startswith("rltrack_seconds_since_promotion ") for line in lines)
 
 
-def test_an_error_of_the_policy_is_told_without_a_trace(follower, capsys):
+def test_an_error_of_the_policy_is_reported_without_a_trace(follower, capsys):
     def fail(*given, **more):
         raise RuntimeError("at /secret/path")
 

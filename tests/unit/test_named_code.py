@@ -163,7 +163,7 @@ def test_what_is_not_there_is_named(sections, message):
         check(given)
 
 
-def test_an_error_in_a_module_is_told_with_the_module(tmp_path, monkeypatch):
+def test_an_error_in_a_module_is_reported_with_the_module(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "broken_module.py").write_text("import not_installed_at_all\n")
     with pytest.raises(

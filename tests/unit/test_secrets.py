@@ -102,7 +102,7 @@ def test_there_is_one_place_for_texts_without_secrets():
 @pytest.mark.parametrize(
     "secret", ["two  words", "a/b+c=", "line one of it\nline two of it", "it's", 'q"uote', "back\\slash", "pä55"]
 )
-def test_a_taken_value_is_told_in_no_form(monkeypatch, secret):
+def test_a_taken_value_is_shown_in_no_form(monkeypatch, secret):
     monkeypatch.setenv("GUARDED_KEY", secret)
     with_environment_values({"x": {"env": "GUARDED_KEY"}})
     forms = [secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], quote(secret), quote(secret, safe=""), " ".join(secret.split()),

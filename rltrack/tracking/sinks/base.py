@@ -1,4 +1,4 @@
-"""What a sink is: somewhere a run's numbers are delivered to, over and over, without doubling any."""
+"""The interface of a sink: a destination that receives each number of a run exactly once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Point(NamedTuple):
         values: Numbers by key.
         step: Env steps; for samples of the machine, seconds since the run began.
         time: Unix seconds, as recorded.
-        excluded: Keys that their writer keeps from a sink, by the sink's name.
+        excluded: Keys that are not sent to a sink, by the sink's name.
     """
 
     values: Mapping[str, float]
@@ -36,7 +36,7 @@ class Point(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """What a sink will never take.
+    """A value that a sink will never accept.
 
     Attributes:
         what: The value, with its key, step and time.
@@ -48,11 +48,11 @@ class Refused(NamedTuple):
 
 
 class NotDelivered(RltrackError):
-    """A sink takes nothing just now; what it was given stays where it is, and is given again.
+    """A sink accepts nothing now; delivery of the same points is retried.
 
     Args:
         message: What was asked, what was answered, what to do.
-        needs_a_person: Whether the user must act first; if not, it passes.
+        needs_a_person: Whether the user must act first; if not, the error is temporary.
     """
 
     def __init__(self, message: str, *, needs_a_person: bool = False) -> None:
@@ -61,7 +61,7 @@ class NotDelivered(RltrackError):
 
 
 class Sink(ABC):
-    """Where numbers go. A sink defines `open` and `write`; the rest has defaults.
+    """Base class of destinations. A sink implements `open` and `write`; the other methods have defaults.
 
     In the process that delivers, for each run::
 
@@ -73,37 +73,37 @@ class Sink(ABC):
             sink.refresh(report)                about once a minute
         sink.finish(report); sink.add_video(…); sink.close()
 
-    The process may be killed at any moment, and another continues with the state that was saved last: what was written after that
-    is given again, in other portions, and must not be there twice. Either the place drops what it has already, or the state says
-    how far it was, and `open` removes what lies behind that.
+    The process may be killed at any moment, and another continues from the last saved state: points written after that are
+    written again, possibly in other batches, and must not be stored twice. Either the destination drops what it already has, or
+    `open` deletes what the state does not list.
 
     Attributes:
-        state: What must be remembered from one process to the next: plain data, as JSON keeps it. Change it in place.
+        state: What the next process must know: plain data that JSON can store. Change it in place.
     """
 
     dies_with_the_run: ClassVar[bool] = False
-    """Whether it lies in the run's folder, so that nothing can be shown there once the folder was removed."""
+    """Whether the destination is in the run's folder and is deleted with it."""
 
     def __init__(self, state: dict[str, Any]) -> None:
         self.state = state
 
     @classmethod
     def for_run(cls, run: RunDirectory, state: dict[str, Any]) -> Self:
-        """Make the sink of a run, without reaching for anything.
+        """Make the sink of a run, without contacting the destination.
 
         Args:
             run: The run.
-            state: As the process before left it; empty at first.
+            state: As the previous process saved it; empty at first.
         """
         return cls(state)
 
     def is_lost(self, report: RunReport) -> bool:
-        """Whether what `state` speaks of is gone or is another place, so that everything must be delivered again."""
+        """Return whether what `state` lists no longer exists, so that everything must be delivered again."""
         return False
 
     @abstractmethod
     def open(self, report: RunReport) -> None:
-        """Find or make the run's place there, and take away what `state` does not know of.
+        """Find or create the run at the destination, and delete what `state` does not list.
 
         Raises:
             NotDelivered: If that is not possible now.
@@ -111,27 +111,27 @@ class Sink(ABC):
 
     @abstractmethod
     def write(self, points: Sequence[Point]) -> list[Refused]:
-        """Take points, as `Point.values_for` the sink's name has them.
+        """Write points; `Point.values_for` returns those values of a point that this sink gets.
 
         Returns:
-            What it will never take.
+            The values that it will never accept.
 
         Raises:
-            NotDelivered: If it takes none now; all of them come again.
+            NotDelivered: If it accepts none now; all of them are written again later.
         """
 
     def prepare_end(self) -> None:  # noqa: B027
-        """Import what `finish` needs during training, when nothing waits for it."""
+        """Import what `finish` needs, during training, when nothing waits for it."""
 
     def refresh(self, report: RunReport) -> None:  # noqa: B027
-        """Show how the run stands now.
+        """Update what is shown of the running run.
 
         Raises:
             NotDelivered: If that is not possible now.
         """
 
     def finish(self, report: RunReport) -> None:  # noqa: B027
-        """Show how the run ended; it may be resumed later.
+        """Store how the run ended; it may be resumed later.
 
         Raises:
             NotDelivered: If that is not possible now.
@@ -149,11 +149,11 @@ class Sink(ABC):
 
 
 class Unusable(Sink):
-    """Stands for a sink that cannot be made: it takes nothing until the user has acted, and the others continue.
+    """Stands for a sink that cannot be made: it accepts nothing until the user has acted; other sinks continue.
 
     Args:
         reason: Why, and what to do.
-        state: Of the sink; kept as it is.
+        state: State of the sink, which is not changed.
     """
 
     def __init__(self, reason: str, state: dict[str, Any]) -> None:

@@ -171,7 +171,7 @@ def test_a_state_with_infos_that_an_older_rltrack_took_is_put_back():
     assert other.envs[0].unwrapped.t == 2
 
 
-def test_what_monitor_is_told_to_keep_of_infos_does_not_end_a_training(tmp_path):
+def test_infos_that_monitor_keeps_do_not_end_a_training(tmp_path):
     def build():
         return Monitor(gym.make("OddLambdaInInfo-v0"), str(tmp_path / "monitor"), info_keywords=("undo",))
 

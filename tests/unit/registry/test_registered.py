@@ -41,7 +41,7 @@ def test_events_and_decisions_of_older_versions_are_read():
 @pytest.mark.parametrize(
     "other", [{"episodes": 31}, {"level": 0.9}, {"floor": 0.0}, {"kind": "not_inferior", "margin": 1.0}]
 )
-def test_the_label_tells_gates_apart(other):
+def test_the_label_distinguishes_gates(other):
     assert Gate(**{"episodes": 30, **other}).label != Gate(episodes=30).label
     assert Gate(episodes=30, level=0.95).label == "superior, 30 episodes, level 0.95"
     assert Gate(episodes=30, floor=2).label == Gate(episodes=30, floor=2.0).label  # equal gates

@@ -94,7 +94,7 @@ def test_training_goes_on_where_no_process_can_be_started(run, monkeypatch, capl
     assert "no process can be started" in caplog.text
 
 
-def test_waiting_ends_when_everything_is_there_or_nobody_tries(run, spawned):
+def test_waiting_ends_when_everything_is_there_or_no_process_tries(run, spawned):
     delivery = Delivery(run)
     delivery.look()
     assert delivery.wait(30) is False, "the process died without delivering"

@@ -45,7 +45,7 @@ def test_what_an_earlier_attempt_used_is_remembered_unless_something_else_is_sai
 
 
 @pytest.mark.slow
-def test_what_the_program_told_mlflow_counts(tmp_path):
+def test_what_the_program_set_in_mlflow_counts(tmp_path):
     mlflow = pytest.importorskip("mlflow")
     uri = f"sqlite:///{tmp_path / 'own.db'}"
     mlflow.set_tracking_uri(uri)

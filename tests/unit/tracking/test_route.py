@@ -128,7 +128,7 @@ def test_nothing_beyond_the_safe_end_is_delivered(run, way):
 @pytest.mark.parametrize(
     "error", [NotDelivered("down"), NotDelivered("who are you", needs_a_person=True), OSError("disk")]
 )
-def test_a_failure_is_told_once_kept_and_forgotten(run, way, error):
+def test_a_failure_is_reported_once_kept_and_forgotten(run, way, error):
     route, sink, bookmark, said = way
     report = RunReport(run, {})
     sink.fails = error
