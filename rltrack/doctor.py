@@ -54,6 +54,8 @@ _EXTRAS = {
     "video": ("moviepy", "a video of the best policy in MLflow"),
     "postgres": ("psycopg", "MLflow and Prefect on PostgreSQL"),
     "server": ("flask_wtf", "MLflow's server with accounts"),
+    "hub": ("huggingface_hub", "models on the Hugging Face hub: rltrack push"),
+    "onnx": ("onnxscript", "models for ONNX: rltrack export --format onnx"),
 }
 _BROKEN_TOGETHER = (
     ("sqlalchemy", (2, 1), "Prefect 3.8's scheduler dies with SQLAlchemy 2.1; install 'sqlalchemy<2.1'"),

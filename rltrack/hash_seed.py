@@ -1,7 +1,7 @@
-"""The seed of Python's hashes of text and bytes, on which the order of a set depends: ``PYTHONHASHSEED``.
+"""The seed of Python's hashes of strings and bytes, on which the order of a set depends: ``PYTHONHASHSEED``.
 
 Python draws a new one for each process unless the variable fixes it before the interpreter starts. An environment that iterates
-over a set of texts or objects then does something else after a resume. Commands that train therefore fix it.
+over a set of strings then does something else after a resume. Commands that train therefore fix it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from pathlib import Path
 VARIABLE = "PYTHONHASHSEED"
 RANDOM = "random"
 NOTICE = (
-    "The hash seed of this process is random: if the environment iterates over a set of texts or objects, a resume is not exact. "
+    "The hash seed of this process is random: if the environment iterates over a set of strings, a resume is not exact. "
     f"Start Python with {VARIABLE}=0 to fix it; `rltrack train` does."
 )
 _TRAINING = frozenset(
-    ("train", "resume", "verify-resume", "study", "sweep", "carry-out-trial", "flow", "up", "reproduce", "diagnose", "benchmark")
+    ("train", "resume", "verify-resume", "study", "sweep", "carry-out-trial", "flow", "up", "reproduce", "diagnose", "benchmark",
+     "import")
 )  # fmt: skip
 """Commands that train, or start processes that do."""
 _AT_START = Path("/proc/self/environ")

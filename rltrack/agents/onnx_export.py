@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,8 +90,7 @@ def write_onnx(model: BaseAlgorithm, path: Path) -> Path:
     names = [key or "observation" for key in items]
     path.parent.mkdir(parents=True, exist_ok=True)
     batch = torch.export.Dim("batch")
-    with warnings.catch_warnings(), torch.no_grad(), _without_checks_of_values():
-        warnings.simplefilter("ignore")
+    with _without_warnings(), torch.no_grad(), _without_checks_of_values():
         torch.onnx.export(
             acting, tuple(torch.from_numpy(array) for array in arrays), str(path), input_names=names,
             output_names=["action"], dynamic_shapes=[tuple({0: batch} for _ in arrays)], dynamo=True, external_data=False,
@@ -98,6 +98,20 @@ def write_onnx(model: BaseAlgorithm, path: Path) -> Path:
         )  # fmt: skip
     _compare(model, path, dict(zip(names, arrays, strict=True)), observations)
     return path
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """The exporter warns of packages that policies do not need."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextlib.contextmanager

@@ -186,8 +186,9 @@ class RunHistory:
 
     @property
     def hash_seed(self) -> str:
-        """The seed of Python's hashes in the last attempt; ``random`` where it was not fixed, or is not known."""
-        return str(self.attempts[-1].get("hash_seed", RANDOM)) if self.attempts else RANDOM
+        """The seed of Python's hashes in the last attempt; ``random`` where it was not fixed in each, or is not known."""
+        seeds = [str(attempt.get("hash_seed", RANDOM)) for attempt in self.attempts]
+        return RANDOM if RANDOM in seeds or not seeds else seeds[-1]
 
     @property
     def tier(self) -> str:

@@ -37,6 +37,7 @@ class TrainingClock:
     def start(self) -> None:
         """Training begins now."""
         self._counted = self._rated = time.monotonic()
+        self._progress.remaining = self._left()
         self._progress.update_performance_stats(self._counted)
 
     def skip(self) -> None:
@@ -50,10 +51,13 @@ class TrainingClock:
         now, progress = time.monotonic(), self._progress
         progress.elapsed_seconds += now - self._counted
         self._counted = now
-        progress.remaining = min(max(self._strategy.remaining(progress), 0.0), 1.0)
+        progress.remaining = self._left()
         if now - self._rated >= RATE_SECONDS:
             self._rated = now
             progress.update_performance_stats(now)
+
+    def _left(self) -> float:
+        return min(max(self._strategy.remaining(self._progress), 0.0), 1.0)
 
     def is_overtime(self, elapsed_seconds: float | None = None) -> bool:
         """Whether even an evaluation must end: `max_seconds` is spent, and what a final evaluation is given on top.

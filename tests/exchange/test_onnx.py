@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("algorithm", ["PPO", "SAC", "DQN"])
-def test_onnx_acts_as_the_model(trained, own_root, tmp_path, algorithm):
+def test_onnx_acts_as_the_model(trained, own_root, tmp_path, algorithm, capsys):
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package)
     runtime = pytest.importorskip("onnxruntime")
@@ -27,6 +27,7 @@ def test_onnx_acts_as_the_model(trained, own_root, tmp_path, algorithm):
     assert (
         run_command(["--root", str(own_root), "export", "first@last", "--format", "onnx", "--output", str(path)]) == 0
     )
+    assert "torchvision" not in capsys.readouterr().err
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     given = inputs_of(CASES[algorithm][2]["id"], masked=False)
     expected = actions_of(rltrack.load_agent("first", "last", root=own_root), given)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from rltrack.addresses import (
 )
 from rltrack.console.runs import run_details
 from rltrack.errors import ConfigurationError, SchemaMismatch
+from rltrack.files import take_lock
 from rltrack.flows.server import ServerFolder, _migrate, server_settings
 from rltrack.registry.comparisons import compare_link
 from rltrack.registry.origins import _check_database
@@ -246,6 +248,15 @@ def test_a_move_after_both_names_were_used(linked):
         assert is_delivered(found), name
         check_delivered(found, sqlite_uri(new / "mlflow.db"), "FINISHED")
     assert relocate(Root(new)) is None
+
+
+@pytest.mark.slow
+def test_relocating_waits_for_a_process_that_starts_to_deliver(linked):
+    train(linked / "real", "one")
+    (linked / "real").rename(linked / "new")
+    held = take_lock(Root(linked / "new").find("one").shipper_lock)
+    threading.Timer(1.5, os.close, (held,)).start()
+    assert relocate(Root(linked / "new")) is not None
 
 
 @pytest.mark.slow

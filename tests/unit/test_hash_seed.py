@@ -56,6 +56,7 @@ def test_an_attempt_is_labelled_and_another_seed_is_not_exact(own_root, monkeypa
     warnings = " ".join(run.history().warnings)
     assert "hash_seed was 3, now 4" in warnings
     assert "hash_seed was random" not in warnings
+    assert run.history().hash_seed == "random"  # what the first attempt trained is in the run
 
 
 class _StopAt:

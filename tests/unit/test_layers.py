@@ -24,7 +24,7 @@ LAYERS = {
     "inspection": "inspection",
     "comparison": "comparison",
     "studies": "studies",
-    "registry": "registry housekeeping",
+    "registry": "registry",
     "serving": "serving",
     "flows": "flows",
     "doors": "console ui doctor starter",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,8 @@ _PATHS = (
 )
 """Where MLflow's database holds absolute paths."""
 
+_WAIT_SECONDS = 20.0
+
 
 def relocate(root: Root) -> tuple[Path, int] | None:
     """Repair the absolute paths in the database and in the runs' folders after the root was moved.
@@ -46,8 +49,11 @@ def relocate(root: Root) -> tuple[Path, int] | None:
         return None
     with contextlib.ExitStack() as held:
         busy = []
+        deadline = time.monotonic() + _WAIT_SECONDS
         for run in root.runs():
-            descriptor = hold_delivery(run)
+            # one that starts to deliver finds in a moment that it cannot, and can be ended then
+            while (descriptor := hold_delivery(run)) is None and time.monotonic() < deadline:
+                time.sleep(0.2)
             if descriptor is None:
                 busy.append(run.name)
             else:
