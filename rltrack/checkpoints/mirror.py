@@ -155,6 +155,11 @@ def write_state(folder: Path, attempt: int, journal_bytes: int) -> None:
     replace_text(folder / STATE_FILE, orjson.dumps({"attempt": attempt, "journal_bytes": journal_bytes}).decode())
 
 
+def has_mirror(folder: Path) -> bool:
+    """Whether a run was copied to a store from here."""
+    return (folder / STATE_FILE).exists()
+
+
 def attempt_of(folder: Path) -> int:
     """Return the number of the attempt that this folder belongs to; 0 where nothing was mirrored from here.
 

@@ -14,7 +14,7 @@ from rltrack import damage
 from rltrack.console.tables import size, terminal
 from rltrack.errors import RltrackError
 from rltrack.files import lock_holder
-from rltrack.tracking.bookmark import forget_delivery, is_delivered, read_bookmark
+from rltrack.tracking.bookmark import forget_delivery, is_delivered, read_bookmark, waits_for_store
 from rltrack.tracking.delivery import wait_until_delivered
 from rltrack.tracking.event_files import lost_events
 from rltrack.tracking.takeover import STALLED_SECONDS, is_stalled, silent_seconds
@@ -32,6 +32,7 @@ def delivery_state(run: RunDirectory) -> dict[str, Any]:
     return {
         "complete": is_delivered(run),
         "going_on": run.is_shipped(),
+        "waits_for_store": waits_for_store(run),
         "silent_seconds": silent_seconds(run),
         "journal_bytes": run.journal_file.stat().st_size if run.journal_file.exists() else 0,
         "sinks": [] if bookmark is None else list(bookmark.sinks),
@@ -59,7 +60,12 @@ def delivery_lines(delivery: dict[str, Any]) -> Iterator[str]:
         silent = delivery["silent_seconds"]
         if missing and silent is not None and silent > STALLED_SECONDS:
             yield f"[yellow]the shipper sent no heartbeat for {silent:.0f} s[/]; `rltrack sync RUN --take-over` ends it"
-        if missing and not delivery["going_on"]:
+        if missing and delivery["waits_for_store"]:
+            yield (
+                f"{name} lacks {size(missing)} of the journal, as the run's remote store does: it is delivered after the run is "
+                "resumed here, and replaced if it is resumed elsewhere"
+            )
+        elif missing and not delivery["going_on"]:
             yield f"{name} lacks {size(missing)} of the journal; `rltrack sync` delivers"
 
 
@@ -79,7 +85,7 @@ def sync_runs(root: Root, run: RunDirectory | None, *, again: bool, take_over: b
         stalled = [item for item in root.runs() if is_stalled(item)]
         waiting = sorted([*shipper.left_behind(root), *stalled], key=lambda item: item.name)
         if not waiting:
-            out.print("Everything is delivered, or is being delivered.")
+            out.print("Everything that can be delivered is delivered, or is being delivered.")
             return True
     else:
         if run.is_locked() and not is_stalled(run):

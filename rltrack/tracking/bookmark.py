@@ -11,8 +11,9 @@ from typing import Any
 
 from rltrack import damage
 from rltrack.addresses import moved
+from rltrack.checkpoints.mirror import has_mirror, mirrored_bytes
 from rltrack.config import DEFAULT_SINKS
-from rltrack.errors import RunDamaged
+from rltrack.errors import CheckpointCorrupt, RunDamaged
 from rltrack.files import replace_text
 from rltrack.runs import RunDirectory
 from rltrack.sealed import seal_json, unseal_json
@@ -185,6 +186,17 @@ def is_delivered(run: RunDirectory) -> bool:
         return found.is_complete(run.journal_file.stat().st_size)
     except (FileNotFoundError, RunDamaged):
         return False
+
+
+def waits_for_store(run: RunDirectory) -> bool:
+    """Whether a run's remote store lacks what is not delivered: it is delivered after the next resume, if that repeats it."""
+    found = read_bookmark(run)
+    try:
+        begin = mirrored_bytes(run.path)
+        waits = has_mirror(run.path) and begin < run.journal_file.stat().st_size
+    except (FileNotFoundError, CheckpointCorrupt):
+        return False
+    return waits and found is not None and all(sink.journal >= begin for sink in found.sinks.values())
 
 
 def move_bookmark(run: RunDirectory, old: Path, new: Path) -> None:

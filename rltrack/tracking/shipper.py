@@ -38,7 +38,7 @@ from rltrack.journal.reading import last_line
 from rltrack.provenance import context_now
 from rltrack.resources import ResourceSampler
 from rltrack.runs import Root, RunDirectory
-from rltrack.tracking.bookmark import Bookmark, is_delivered
+from rltrack.tracking.bookmark import Bookmark, is_delivered, waits_for_store
 from rltrack.tracking.destination import Destination, read_destination
 from rltrack.tracking.report import RunReport
 from rltrack.tracking.route import Route
@@ -294,7 +294,7 @@ def left_behind(root: Root) -> list[RunDirectory]:
         try:
             if run.is_locked() or run.is_shipped() or not run.journal_file.exists() or is_delivered(run):
                 continue
-            if run.configuration_record():
+            if run.configuration_record() and not waits_for_store(run):
                 found.append(run)
         except (RltrackError, OSError) as error:  # one that cannot be read keeps none of the others
             damage.report(f"{run.name}: {error}")

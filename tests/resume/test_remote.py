@@ -17,11 +17,12 @@ from rltrack.checkpoints.mirror import Mirror
 from rltrack.checkpoints.remote import RemoteRun
 from rltrack.checkpoints.unsigned import Claim
 from rltrack.config import TrainingConfig
+from rltrack.console.deliveries import delivery_lines, delivery_state
 from rltrack.errors import CheckpointCorrupt, ConfigurationError, NameTaken, RunNotFound, RunTakenOver
 from rltrack.journal import read_journal
 from rltrack.runs import Root
 from rltrack.tracking.bookmark import read_bookmark
-from rltrack.tracking.shipper import EXIT_DELIVERED, EXIT_NOT_DELIVERED, ship_run
+from rltrack.tracking.shipper import EXIT_DELIVERED, EXIT_NOT_DELIVERED, left_behind, ship_run
 from rltrack.training.fetching import fetch
 from rltrack.training.hooks import TrainingHook
 from rltrack.training.trainer import Trainer
@@ -280,6 +281,8 @@ def test_an_outage_stops_nothing_and_says_so(tmp_path, monkeypatch):
     assert ship_run(run, patience=0.0) == EXIT_NOT_DELIVERED
     copied = RemoteRun(store, "roaming", KEY.encode()).journal_bytes()
     held_back = read_bookmark(run).mlflow
+    assert left_behind(Root(tmp_path / "a")) == [], "no command tries in vain"
+    assert "delivered after the run is resumed" in " ".join(delivery_lines(delivery_state(run)))
     assert held_back.journal <= copied < run.journal_file.stat().st_size, (
         "another machine might go on from what the store has"
     )
