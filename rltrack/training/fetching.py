@@ -32,7 +32,7 @@ def fetch(root: Root, name: str, url: str) -> None:
     """Copy a run from a remote store to this root, if it is not here in its newest state.
 
     Raises:
-        RunNotFound: If the store has no such run.
+        RunNotFound: If the store has no such run, or no more than its configuration.
         RunBusy: If it is being trained here.
     """
     remote = open_remote(url, name)
@@ -41,6 +41,11 @@ def fetch(root: Root, name: str, url: str) -> None:
     directory = root.create(name, "")
     with directory.lock():
         fetch_if_elsewhere(directory, remote)
+    if not directory.journal_file.exists():
+        raise RunNotFound(
+            f"{url} holds only the configuration of run '{name}': its training ended before the first version was copied. Train it "
+            f"from the beginning: rltrack train {directory.path / 'config.yaml'}"
+        )
 
 
 def fetch_if_elsewhere(directory: RunDirectory, remote: RemoteRun) -> None:

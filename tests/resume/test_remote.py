@@ -237,6 +237,10 @@ def test_fetch(store, tmp_path):
     with pytest.raises(RunNotFound, match="holds no run 'roaming'"):
         fetch(root, "roaming", store)
     first = Trainer(config(store), root=tmp_path / "a")
+    remote = RemoteRun(store, "roaming", KEY.encode())
+    remote.claim(Claim(1, "x", 0, 0, "one"))
+    with pytest.raises(RunNotFound, match="holds only the configuration"):
+        fetch(root, "roaming", store)
     stop_at(first, 300)
     first.train()
     fetch(root, "roaming", store)
