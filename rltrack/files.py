@@ -40,8 +40,11 @@ def inside(folder: Path, name: str) -> Path:
 def leads_into(path: Path, folder: Path) -> bool:
     """Whether a path, with every symbolic link followed, is in a folder."""
     try:
-        return path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):  # links in a circle
+        target = path.resolve()
+        return not target.is_symlink() and target.is_relative_to(
+            folder.resolve()
+        )  # Python 3.13 returns a circle of links as it is
+    except (OSError, RuntimeError):  # and older ones refuse it
         return False
 
 

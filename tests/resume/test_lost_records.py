@@ -298,7 +298,7 @@ def test_with_neither_journal_nor_a_version_that_can_be_read_nothing_is_begun(ow
     run.journal_file.unlink()
     for folder in run.store().folders():
         (folder / "manifest.json").write_bytes(b"")
-    with pytest.raises(JournalDamaged, match=r"none of the \d+ version\(s\) beside it can be read"):
+    with pytest.raises(JournalDamaged, match=r"none of the \d+ version\(s\) next to it can be read"):
         loop().run()
     assert not run.journal_file.exists()
 

@@ -173,4 +173,4 @@ def test_resume_does_which_shows_that_this_would_be_noticed(poisoned, listening)
     _, marker = poisoned
     assert run_command(["resume", "stopped"]) == 1  # what the payload leaves is no environment
     assert marker.exists()
-    assert "pathlib.Path.touch" in listening
+    assert any(name.startswith("pathlib.") and name.endswith("Path.touch") for name in listening)

@@ -409,7 +409,7 @@ EXAMPLES = {
         "a function as a callback", lambda: with_callbacks(lambda seen, names: True), "only code that has a name",
     ),
     "own-callback": Example(
-        "a callback of one's own: logged values, figures, `HParam`", lambda: with_callbacks(Logs()),
+        "your own callback: logged values, figures, `HParam`", lambda: with_callbacks(Logs()),
         agent(**on()), _CARTPOLE, hooks=(f"{HERE}:Logs",),
     ),
     "atari": Example(
@@ -444,16 +444,16 @@ EXAMPLES = {
         "`start_from: RUN@version`, or [`rltrack import`](exchange.md)", steps=64,
     ),
     "parameters": Example(
-        "`get_parameters`, `set_parameters`", changed_parameters, "a configuration begins with the first weights", steps=100,
+        "`get_parameters`, `set_parameters`", changed_parameters, "a configuration begins with initial weights", steps=100,
     ),
     "own-vec-wrapper": Example(
-        "a vectorised wrapper of one's own, `VecMonitor`",
+        "your own vectorised wrapper, `VecMonitor`",
         lambda: (PPO("MlpPolicy", VecMonitor(TakesOneKey(make_vec_env(Both, seed=1), "place")), seed=1, **on()), []),
         "only known layers can be named", steps=128,
         loop=_SCRIPT, callback=_SCRIPT,
     ),
     "video": Example(
-        "`VecVideoRecorder`", recorded, "`tracking.video` films the best policy",
+        "`VecVideoRecorder`", recorded, "`tracking.video` records the best policy",
     ),
     "network": Example(
         "`net_arch`, `activation_fn`",
@@ -461,19 +461,19 @@ EXAMPLES = {
         agent(**on(net_arch={"pi": [16], "vf": [8, 8]}, activation_fn="ReLU")), _CARTPOLE,
     ),
     "extractor": Example(
-        "a feature extractor of one's own",
+        "your own feature extractor",
         own_extractor,
         agent(**on(features_extractor_class=f"{HERE}:TwoLayers", features_extractor_kwargs={"features_dim": 12})), _CARTPOLE,
         fast="yes, in part",
     ),
     "policy": Example(
-        "a policy class of one's own",
+        "your own policy class",
         lambda: (PPO(OwnPolicy, cartpole(), seed=1, n_steps=32, batch_size=32), []),
         agent(policy=f"{HERE}:OwnPolicy", n_steps=32, batch_size=32), _CARTPOLE,
         fast="yes, in part",
     ),
     "environment": Example(
-        "an environment class of one's own, not registered",
+        "your own environment class, not registered",
         lambda: (PPO("MlpPolicy", Line(size=6), seed=1, **on()), []),
         agent(**on()), {"id": f"{HERE}:Line", "kwargs": {"size": 6}}, every_run=True,
     ),
@@ -496,7 +496,7 @@ EXAMPLES = {
         fast="yes, in part",
     ),
     "quantiles": Example(
-        "TQC, QR-DQN, CrossQ, TRPO, ARS: QR-DQN here",
+        "TQC, QR-DQN, CrossQ, TRPO, ARS (tested: QR-DQN)",
         lambda: contrib("QRDQN", "MlpPolicy", cartpole(), **off(n_quantiles=8)),
         agent("QRDQN", **off(n_quantiles=8)), _CARTPOLE, 128,
         fast="yes, in part",
