@@ -59,6 +59,7 @@ def serve(root: Root, *, port: int = 5000, tensorboard_port: int = 6006, notify:
     started: dict[str, subprocess.Popen[bytes]] = {}
     serving = contextlib.ExitStack()
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    notify(f"Starting {' and '.join(commands)} …")
     try:
         for name, (command, _) in commands.items():
             started[name] = spawn(command, root.path / "ui.log", lean_environment())

@@ -30,11 +30,7 @@ def print_summary(run: RunDirectory, statistics: TrainingStatistics, delivered: 
     out.print(line, highlight=False)
     final = statistics.final_evaluation
     if final is not None:
-        out.print(
-            f"final evaluation: mean return {final.mean:.6g} (95 % interval {final.interval.low:.6g} to "
-            f"{final.interval.high:.6g}, {len(final.returns)} episodes)",
-            highlight=False,
-        )
+        out.print(f"final evaluation: {final.summary()}", highlight=False)
     rows: list[tuple[str, str]] = []
     store = run.store()
     for selector in ("best", "last"):

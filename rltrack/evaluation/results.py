@@ -94,6 +94,13 @@ class Evaluation:
         """Interquartile mean of the returns."""
         return interquartile_mean(self.returns)
 
+    def summary(self) -> str:
+        """Return mean, interval and number of episodes as one phrase."""
+        if len(self.returns) == 1:
+            return f"mean return {self.mean:.6g} (1 episode)"
+        low, high = self.interval
+        return f"mean return {self.mean:.6g} (95 % interval {low:.6g} to {high:.6g}, {len(self.returns)} episodes)"
+
     def to_record(self) -> dict[str, Any]:
         """Return everything as plain data."""
         return {

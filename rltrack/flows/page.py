@@ -176,10 +176,7 @@ class PageHook(TrainingHook):
     def on_evaluation_end(self, progress: TrainingProgress, evaluation: Any) -> None:
         """Log and show the evaluation."""
         best = progress.best_evaluation is evaluation
-        self._log().info(
-            f"evaluation at {evaluation.env_steps:,} env steps: mean return {evaluation.mean:.6g} "
-            f"(95 % interval {evaluation.interval.low:.6g} to {evaluation.interval.high:.6g})"
-        )
+        self._log().info(f"evaluation at {evaluation.env_steps:,} env steps: {evaluation.summary()}")
         self._page.show_evaluation({"step": evaluation.env_steps, **evaluation.to_record()}, best=best)
 
     def on_checkpoint(self, progress: TrainingProgress, version: Any) -> None:

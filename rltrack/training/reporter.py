@@ -158,10 +158,8 @@ class ProgressReporter:
 
     def report_evaluation(self, evaluation: Evaluation, *, best: bool) -> None:
         """Print an evaluation's result above the progress bar."""
-        low, high = evaluation.interval
         self.say(
-            f"evaluation at {evaluation.env_steps:,} env steps: mean return {evaluation.mean:.6g} "
-            f"(95 % interval {low:.6g} to {high:.6g}, {len(evaluation.returns)} episodes){', the best so far' if best else ''}",
+            f"evaluation at {evaluation.env_steps:,} env steps: {evaluation.summary()}{', the best so far' if best else ''}",
             show=best,
         )
         self._next = 0.0

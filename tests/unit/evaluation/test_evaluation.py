@@ -103,3 +103,8 @@ def test_in_other_processes_the_same(own_root):
     assert apart.returns == here.returns
     with pytest.raises(ConfigurationError, match="processes is 0"):
         evaluate_run(run, "last", processes=0)
+
+
+def test_the_summary_of_one_episode_has_no_interval():
+    assert Evaluation.of(10, [8.0]).summary() == "mean return 8 (1 episode)"
+    assert Evaluation.of(10, [8.0, 8.0]).summary() == "mean return 8 (95 % interval 8 to 8, 2 episodes)"
