@@ -473,6 +473,24 @@ def test_a_vectorised_environment_that_is_not_sb3s_trains(tmp_path):
     assert loop.run().state is TrainingState.COMPLETED
 
 
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda env: env,
+        Monitor,
+        lambda env: DummyVecEnv([lambda: env]),
+        lambda env: gym.wrappers.TimeLimit(env.unwrapped, 9),
+    ],
+)
+def test_the_training_environment_is_refused_for_evaluation(around, tmp_path):
+    env = gym.make("OddBase-v0")
+    agent = PPO("MlpPolicy", env, seed=0, **QUICK)
+    loop = TrainingLoop(agent, total_timesteps=64, eval_freq=64, eval_env=around(env), root=tmp_path, name="odd")
+    with pytest.raises(ConfigurationError, match="contains the environment that is trained in"):
+        loop.run()
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_picture_that_cannot_be_made_is_one_line(tmp_path):
     trained(config("OddRenderRaises-v0"), tmp_path)
     with pytest.raises(ConfigurationError, match=r"render\(\) raised RuntimeError: no display"):
