@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
 from rltrack.agents.env_state import layers
-from rltrack.agents.env_state.probe import Finding, probe
+from rltrack.agents.env_state.probe import Finding, probe, probe_copies
 from rltrack.agents.env_state.recorder import digest, record, recorder_of
 from rltrack.agents.env_state.state_access import seed_spaces
 from rltrack.agents.gym_types import Env
@@ -95,7 +95,7 @@ class TrainingEnvs:
         finding = self._probe()
         if finding is None:
             return
-        self.is_probed = True
+        self.is_probed = finding.is_shown
         self.reason = "; ".join(finding.reasons)
         if finding.method is not None:
             self._choose(finding.method, self.reason)
@@ -212,10 +212,15 @@ class TrainingEnvs:
         self.tier = "replay" if method == "replay" else "capture"
 
     def _probe(self) -> Finding | None:
-        if self._build is None or not self._wants_probe:
+        if not self._wants_probe:
             return None
         try:
-            return probe(self._build)
+            if self._build is not None:
+                return probe(self._build)
+            if isinstance(self._base, DummyVecEnv):
+                return probe_copies(self._base.envs[0])
+            found: Finding | None = self._base.env_method("probe_copies", indices=[0])[0]
+            return found
         except Exception:  # a scratch copy that cannot be built or played says nothing about the training environments
             return None
 
