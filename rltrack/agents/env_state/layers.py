@@ -10,6 +10,7 @@ Reading a stream runs code, as any pickle does: it is a part of its own that onl
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import time
 import types
@@ -36,6 +37,7 @@ Layer: TypeAlias = VecEnv | Env
 _STAYS = (EnvSpec, Recorder, Replacement, gym.Space, types.FunctionType, types.ModuleType, type)
 _STAYING_MODULES = ("glfw", "OpenGL", "gymnasium.envs.mujoco.mujoco_rendering", "multiprocessing")
 _SCREEN = {"pygame.surface", "pygame.time", "pygame.font", "pygame.freetype", "pygame.display", "pygame.mixer"}
+_SEEDED_MODULES = ("gymnasium.", "ale_py.", "stable_baselines3.", "sb3_contrib.", "rltrack.")
 _STAYING_NAMES = {
     VecEnv: ("buf_infos", "reset_infos"),
     DummyVecEnv: ("envs",),
@@ -195,6 +197,27 @@ def _slots(layer: Layer) -> list[str]:
     found = [cls.__dict__.get("__slots__", ()) for cls in type(layer).__mro__]
     names = [name for slots in found for name in ((slots,) if isinstance(slots, str) else slots)]
     return [name for name in names if name not in ("__dict__", "__weakref__")]
+
+
+def digest_of_start(layers: Sequence[Layer], cores: Sequence[Layer], method: str) -> str:
+    """Return a hash of what users' own layers hold after the first reset: equal where training begins alike again.
+
+    Gymnasium's and SB3's layers begin alike if they are seeded, and some of them keep the time.
+
+    Raises:
+        NotCapturable: If an attribute cannot be pickled.
+    """
+    own = [layer for layer in layers if not type(layer).__module__.startswith(_SEEDED_MODULES)]
+    contents = [METHODS[method].take(layer) if _among(layer, cores) else _attributes(layer) for layer in own]
+    for attributes in contents:
+        attributes.pop("before", None)  # of a replay: the first reset is seeded, whatever was before
+    spaces = _spaces(own)
+    buffer = io.BytesIO()
+    try:
+        LayerPickler(buffer, layers, spaces).dump((contents, [_stream(space) for space in spaces]))
+    except Exception as error:
+        raise NotCapturable(_culprit(own, spaces, contents, error)) from None
+    return hashlib.blake2b(buffer.getvalue(), digest_size=16).hexdigest()
 
 
 def pickled_attributes(core: Env) -> dict[str, bytes]:

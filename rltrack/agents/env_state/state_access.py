@@ -76,6 +76,13 @@ class StateAccess(Wrapper):
         except NotCapturable as error:
             return {"error": str(error)}
 
+    def digest_of_start(self, method: str) -> str | None:
+        """Return a hash of what the environment holds after its first reset (`layers.digest_of_start`); None if there is none."""
+        try:
+            return layers.digest_of_start(self._layers, [self.unwrapped], method)
+        except NotCapturable:
+            return None
+
     def restore_state(self, state: State) -> str | None:
         """Put back what `capture_state` returned; return why that did not work, or None."""
         try:
