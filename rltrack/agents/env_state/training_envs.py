@@ -43,8 +43,8 @@ class TrainingEnvs:
         tier: ``capture``, ``replay``, ``cut`` or ``inexact``.
         reason: Why the tiers before it are not possible; empty for ``capture``.
         is_probed: Whether scratch copies have shown that it works.
-        start: How the environments began: a hash of what they held, of what was first observed where they cannot be captured but can
-            be built again, or None. A training that begins again from zero is the same only where this is equal, and not None.
+        start: How the environments began: a hash of what they held, or of the first observations where they cannot be captured but
+            can be built again, or None. A training that begins again from zero is the same only where this is equal, and not None.
     """
 
     def __init__(
