@@ -36,7 +36,15 @@ Layer: TypeAlias = VecEnv | Env
 
 _STAYS = (EnvSpec, Recorder, Replacement, gym.Space, types.FunctionType, types.ModuleType, type)
 _STAYING_MODULES = ("glfw", "OpenGL", "gymnasium.envs.mujoco.mujoco_rendering", "multiprocessing")
-_SCREEN = {"pygame.surface", "pygame.time", "pygame.font", "pygame.freetype", "pygame.display", "pygame.mixer"}
+_SCREEN = {
+    "pygame.surface",
+    "pygame.time",
+    "pygame.font",
+    "pygame.freetype",
+    "pygame.display",
+    "pygame.window",
+    "pygame.mixer",
+}
 _SEEDED_MODULES = ("gymnasium.", "ale_py.", "stable_baselines3.", "sb3_contrib.", "rltrack.")
 _STAYING_NAMES = {
     VecEnv: ("buf_infos", "reset_infos"),
