@@ -5,6 +5,7 @@ Names from users or other machines become part of a path only through `inside` o
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -122,8 +123,31 @@ def make_private_folder(path: Path) -> None:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
+_held: dict[int, os.stat_result] = {}
+"""The descriptors of locks that were taken, with their files; one that was closed since has another file, or none."""
+
+
+def _leave_locks_to_parent() -> None:
+    """In a process that was forked: let go of the parent's locks, which otherwise last until both have ended.
+
+    A descriptor stays open, on nothing, so that code of the parent that runs on here may close it.
+    """
+    for descriptor, file in _held.items():
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(descriptor), file):
+                nothing = os.open(os.devnull, os.O_RDWR)
+                os.dup2(nothing, descriptor, inheritable=False)
+                os.close(nothing)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_leave_locks_to_parent)
+
+
 def take_lock(path: Path, wait_seconds: float = 0.0) -> int | None:
     """Take an exclusive ``flock`` on a file, and write this process's id into it.
+
+    Processes that are forked from this one do not hold it.
 
     Args:
         path: The file; created if missing.
@@ -146,6 +170,7 @@ def take_lock(path: Path, wait_seconds: float = 0.0) -> int | None:
             time.sleep(0.02)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    _held[descriptor] = os.fstat(descriptor)
     return descriptor
 
 

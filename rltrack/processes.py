@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from rltrack.files import lock_holder
+
 _POLL_SECONDS = 0.1
 _KILL_SECONDS = 5.0
 
@@ -48,6 +50,25 @@ def lives(pid: int | None) -> bool:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
+
+
+def holder_in_words(lock: Path) -> str:
+    """Return which process holds a lock (`rltrack.files.take_lock`), also where the one that took it left it to others."""
+    pid = lock_holder(lock)
+    others = [] if pid is None or lives(pid) else _with_open_file(lock)
+    if others:
+        return f"process {', '.join(map(str, others))}, which process {pid} started before it ended"
+    return f"process {pid or 'unknown'}"
+
+
+def _with_open_file(path: Path) -> list[int]:
+    """Return the processes of this machine that have a file open, as far as they can be looked into."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if any(file.path == str(path.resolve()) for file in process.open_files()):
+                found.append(process.pid)
+    return found
 
 
 def end_session(pid: int, seconds: float = 10.0) -> None:

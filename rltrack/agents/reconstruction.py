@@ -26,6 +26,7 @@ from rltrack.cleanup import close_all
 from rltrack.config import TrainingConfig
 from rltrack.errors import MissingExtra, RltrackError
 from rltrack.named_code import name_of
+from rltrack.secrets import one_line
 
 _OURS = (
     "self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model", "monitor_wrapper", "args",
@@ -33,7 +34,7 @@ _OURS = (
 )  # fmt: skip
 
 
-def reconstruct(model: BaseAlgorithm, make_env: MakeEnv | None = None) -> Reconstruction:
+def reconstruct(model: BaseAlgorithm, make_env: MakeEnv | None = None, *, may_build: bool = True) -> Reconstruction:
     """Find out the configuration of a model and its environment, and check it by building both.
 
     The process's random streams are left as they were.
@@ -42,6 +43,7 @@ def reconstruct(model: BaseAlgorithm, make_env: MakeEnv | None = None) -> Recons
         model: Of a script, with its environment.
         make_env: ``package.module:Name`` of the class or function that makes one environment, if the script says it; or
             ``{package.module:Name: {argument: value}}``.
+        may_build: Whether a second environment may be built; if not, what was found out is not checked.
     """
     found = Reconstruction()
     unknown = _describe_agent(model, found)
@@ -50,7 +52,7 @@ def reconstruct(model: BaseAlgorithm, make_env: MakeEnv | None = None) -> Recons
     else:
         found.environment, missing = describe_environment(model.env, make_env)
         found.missing += missing
-    if found.is_complete:
+    if found.is_complete and may_build:
         found.missing += _check(model, found, unknown)
     return found
 
@@ -173,8 +175,10 @@ def _check(model: BaseAlgorithm, found: Reconstruction, unknown: set[str]) -> li
     data = {"agent": agent, "environment": found.environment, "training": {"total_timesteps": 1}}
     try:
         built, env = build_for_acting(TrainingConfig.from_mapping({**data, "seed": model.seed or 0}))
-    except (RltrackError, ImportError) as error:
-        return [f"a second model could not be built from what was found: {str(error).rstrip('.')}"]
+    except Exception as error:  # whatever an environment raises that can be built once only
+        said = one_line(error)
+        said = said if isinstance(error, RltrackError) else f"{type(error).__name__}: {said}"
+        return [f"a second model could not be built from what was found: {said}"]
     try:
         return list(_differences(model, built.model, unknown))
     finally:

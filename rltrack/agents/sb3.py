@@ -362,7 +362,7 @@ class SB3Agent(AgentBase):
     def _find_out_configuration(self, script_threads: int) -> None:
         """Find out how a script's model and environment can be built again; where only that helps, evaluate in such ones."""
         model: Any = self.model
-        found = self.reconstruction = reconstruct(model, self.make_env)
+        found = self.reconstruction = reconstruct(model, self.make_env, may_build=self._probe)
         if self._threads != 1:
             found.agent["threads"] = self._threads
         if script_threads != self._threads:

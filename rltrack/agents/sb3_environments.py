@@ -154,7 +154,7 @@ def spec_of(env: VecEnv) -> EnvSpec | None:
 
 def environment_class(env: VecEnv) -> str:
     """Return the class name of the environments inside, or of the vectorised one where they are in other processes."""
-    base: Any = env.unwrapped
+    *_, base = vec_layers(env)
     return type(base.envs[0].unwrapped if isinstance(base, DummyVecEnv) else base).__name__
 
 

@@ -31,9 +31,10 @@ from rltrack.errors import (
     RunNotFound,
     did_you_mean,
 )
-from rltrack.files import inside, is_locked, leads_into, lock_holder, make_private_folder, take_lock
+from rltrack.files import inside, is_locked, leads_into, make_private_folder, take_lock
 from rltrack.journal import Record
 from rltrack.journal.seal import read_seal
+from rltrack.processes import holder_in_words
 from rltrack.runs.completeness import JournalPosition
 from rltrack.runs.configuration import StoredConfiguration
 from rltrack.runs.history import RunHistory, RunStatus, read_configuration
@@ -233,8 +234,8 @@ class RunDirectory:
         descriptor = take_lock(self.lock_file, wait_seconds=1.0)
         if descriptor is None:
             raise RunBusy(
-                f"Run {self.name} is being trained by process {lock_holder(self.lock_file) or 'unknown'}. Wait for it, stop "
-                "it, or choose another name."
+                f"Run {self.name} is being trained by {holder_in_words(self.lock_file)}. Wait for it, stop it, or choose another "
+                "name."
             )
         try:
             yield

@@ -73,13 +73,17 @@ def begin_attempt(
         if plan.start_from is not None:
             agent.restore(plan.start_from)
         if session.last_attempt is not None:
-            is_seeded = agent.is_seeded()
+            begins_alike = _begins_alike(agent, session.last_attempt)
             exact = (
                 session.last_attempt.get("versions") == package_versions()
-                and is_seeded
+                and agent.is_seeded()
+                and begins_alike
                 and session.last_attempt["exact"]
             )
-            notes.append("Started again from zero: earlier attempts left no checkpoint")
+            note = "Started again from zero: earlier attempts left no checkpoint"
+            notes.append(
+                note if begins_alike else f"{note}, and the environments do not provably begin as they did then"
+            )
             session.journal.resume_from(1, exact=exact)
     if missing:
         trained = "The training is resumed exactly, but its" if exact else "The run's"
@@ -106,6 +110,14 @@ def begin_attempt(
     for note in notes:
         record_warning(session.records, note)
     return loop
+
+
+def _begins_alike(agent: AgentBase, before: Mapping[str, Any]) -> bool:
+    """Whether the environments begin as in the attempt before; a generator of their own may have no seed."""
+    now = agent.describe_resume()
+    if now is None or "start" not in now:
+        return True
+    return now["start"] is not None and now["start"] == (before.get("environments") or {}).get("start")
 
 
 def _refuse_if_strict(plan: TrainingPlan, session: RunSession, differences: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from rltrack.agents import as_agent
 from rltrack.agents.environments import default_evaluation, make_gym_env
 from rltrack.agents.protocol import EvaluationEnvironment
 from rltrack.agents.random_state import untouched_random_streams
+from rltrack.agents.separate_environments import check_separate
 from rltrack.cleanup import cleaning_up, close_all
 from rltrack.errors import ConfigurationError, EvaluationUnavailable, RunDamaged
 from rltrack.evaluation.episodes import Evaluator, episode_seeds
@@ -125,6 +126,7 @@ def _evaluator(
 
 
 def _evaluation_env(plan: TrainingPlan, agent: AgentBase, n_envs: int) -> EvaluationEnvironment:
+    check_separate(plan.eval_env, plan.env, getattr(agent, "env", None))
     env = agent.make_evaluation_env(plan.eval_env, n_envs)
     if env is not None:
         return env

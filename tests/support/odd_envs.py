@@ -107,15 +107,22 @@ class Alone(Base):
     """One instance in a process, until it is closed."""
 
     lives = 0
+    error: Exception = RuntimeError("the simulator allows one instance in a process")
 
     def __init__(self, render_mode=None):
         super().__init__(render_mode)
         if Alone.lives:
-            raise RuntimeError("the simulator allows one instance in a process")
+            raise self.error
         Alone.lives += 1
 
     def close(self):
         Alone.lives = 0
+
+
+class OneConnection(Alone):
+    """Connects to a simulator that accepts one connection."""
+
+    error = ConnectionRefusedError(111, "Connection refused")
 
 
 class NoMetadata(Base):

@@ -1,7 +1,8 @@
 """The inside of training environments: how it is taken at a boundary, and put back into fresh copies.
 
-``layers`` pickles what Python objects hold, ``simulators`` knows MuJoCo and ALE, ``recorder`` replays what can only be
-replayed, ``probe`` finds out which of these works, ``training_envs`` puts it together for SB3's vectorised environments.
+``layers`` takes what Python objects hold, in the pickles of ``streams``; ``simulators`` knows MuJoCo and ALE, ``recorder``
+replays what can only be replayed, ``probe`` finds out which of these works, on ``copies`` where none can be built, and
+``training_envs`` puts it together for SB3's vectorised environments.
 """
 
 from rltrack.agents.env_state.state_access import StateAccess

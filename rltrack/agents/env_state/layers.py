@@ -9,8 +9,9 @@ Reading a stream runs code, as any pickle does: it is a part of its own that onl
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
-import pickle
 import time
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import gymnasium as gym
-import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper, VecMonitor
@@ -26,6 +26,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 from rltrack.acceleration.patches import Replacement
 from rltrack.agents.env_state import simulators
 from rltrack.agents.env_state.recorder import Recorder, recorder_of
+from rltrack.agents.env_state.streams import LayerPickler, LayerUnpickler
 from rltrack.agents.gym_types import Env, Space
 from rltrack.checkpoints.encoding import State
 from rltrack.errors import NotCapturable
@@ -33,11 +34,18 @@ from rltrack.errors import NotCapturable
 Layer: TypeAlias = VecEnv | Env
 """One layer of environments: vectorised ones, a wrapper, or the environment itself."""
 
-_STAYS = (
-    EnvSpec, Recorder, Replacement, types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, io.IOBase,
-    type,
-)  # fmt: skip
-_STAYING_MODULES = ("pygame", "glfw", "OpenGL", "gymnasium.envs.mujoco.mujoco_rendering", "multiprocessing")
+_STAYS = (EnvSpec, Recorder, Replacement, gym.Space, types.FunctionType, types.ModuleType, type)
+_STAYING_MODULES = ("glfw", "OpenGL", "gymnasium.envs.mujoco.mujoco_rendering", "multiprocessing")
+_SCREEN = {
+    "pygame.surface",
+    "pygame.time",
+    "pygame.font",
+    "pygame.freetype",
+    "pygame.display",
+    "pygame.window",
+    "pygame.mixer",
+}
+_SEEDED_MODULES = ("gymnasium.", "ale_py.", "stable_baselines3.", "sb3_contrib.", "rltrack.")
 _STAYING_NAMES = {
     VecEnv: ("buf_infos", "reset_infos"),
     DummyVecEnv: ("envs",),
@@ -95,17 +103,22 @@ def capture(layers: Sequence[Layer], cores: Sequence[Layer], method: str) -> dic
         NotCapturable: If an attribute cannot be pickled; it is named.
     """
     spaces = _spaces(layers)
+    for layer in layers:
+        if (method == "attributes" or not _among(layer, cores)) and (slots := _slots(layer)):
+            raise NotCapturable(
+                f"{type(layer).__name__} keeps {', '.join(slots)} in __slots__, which is not looked into."
+            )
     contents = [METHODS[method].take(layer) if _among(layer, cores) else _attributes(layer) for layer in layers]
     if any(_may_read_reset_infos(layer) for layer in layers):
         for layer, attributes in zip(layers, contents, strict=True):
             attributes.update(_reset_infos(layer, layers, spaces))
     buffer = io.BytesIO()
-    pickler = _Pickler(buffer, layers, spaces)
+    pickler = LayerPickler(buffer, layers, spaces)
     try:
         pickler.dump(contents)
         if shared := pickler.shared_arrays():
             buffer = io.BytesIO()
-            pickler = _Pickler(buffer, layers, spaces, shared)
+            pickler = LayerPickler(buffer, layers, spaces, shared)
             pickler.dump(contents)
     except Exception as error:
         raise NotCapturable(_culprit(layers, spaces, contents, error)) from None
@@ -142,7 +155,7 @@ def restore(layers: Sequence[Layer], cores: Sequence[Layer], state: State) -> No
             f"The environment was saved with {len(state['simulators'])} simulators; now it has {len(live)}. Build it as the "
             "first time."
         )
-    contents = _Unpickler(io.BytesIO(state["pickle"]), layers, spaces, live).load()
+    contents = LayerUnpickler(io.BytesIO(state["pickle"]), layers, spaces, live).load()
     for simulator, saved in zip(live, state["simulators"], strict=True):
         simulators.put(simulator, saved)
     method = METHODS[state["method"]]
@@ -170,13 +183,60 @@ def _among(layer: Layer, cores: Sequence[Layer]) -> bool:
 
 def _attributes(layer: Layer) -> dict[str, object]:
     staying = [name for cls, names in _STAYING_NAMES.items() if isinstance(layer, cls) for name in names]
-    return {
-        name: value
-        for name, value in vars(layer).items()
-        if name not in staying
-        and not isinstance(value, (*_STAYS, gym.Space))
-        and not type(value).__module__.startswith(_STAYING_MODULES)
-    }
+    return {name: value for name, value in vars(layer).items() if name not in staying and not _stays(value)}
+
+
+def _stays(value: object) -> bool:
+    if isinstance(value, io.IOBase):
+        return not isinstance(value, io.BytesIO | io.StringIO)
+    if isinstance(value, types.MethodType | types.BuiltinFunctionType):
+        owner = value.__self__
+        return owner is None or isinstance(owner, gym.Env | VecEnv) or _stays(owner)
+    return isinstance(value, _STAYS) or is_of_the_screen(value) or type(value).__module__.startswith(_STAYING_MODULES)
+
+
+def is_of_the_screen(value: object) -> bool:
+    """Whether it is one of pygame's surfaces, clocks, fonts or sounds, which show what an environment is, and decide nothing."""
+    return type(value).__module__ in _SCREEN
+
+
+def _slots(layer: Layer) -> list[str]:
+    """Return what a layer keeps outside its dictionary, where `_attributes` does not look."""
+    found = [cls.__dict__.get("__slots__", ()) for cls in type(layer).__mro__]
+    names = [name for slots in found for name in ((slots,) if isinstance(slots, str) else slots)]
+    return [name for name in names if name not in ("__dict__", "__weakref__")]
+
+
+def digest_of_start(layers: Sequence[Layer], cores: Sequence[Layer], method: str) -> str:
+    """Return a hash of what users' own layers hold after the first reset: equal where training begins alike again.
+
+    Gymnasium's and SB3's layers begin alike if they are seeded, and some of them keep the time.
+
+    Raises:
+        NotCapturable: If an attribute cannot be pickled.
+    """
+    own = [layer for layer in layers if not type(layer).__module__.startswith(_SEEDED_MODULES)]
+    contents = [METHODS[method].take(layer) if _among(layer, cores) else _attributes(layer) for layer in own]
+    for attributes in contents:
+        attributes.pop("before", None)  # of a replay: the first reset is seeded, whatever was before
+    spaces = _spaces(own)
+    buffer = io.BytesIO()
+    try:
+        LayerPickler(buffer, layers, spaces).dump((contents, [_stream(space) for space in spaces]))
+    except Exception as error:
+        raise NotCapturable(_culprit(own, spaces, contents, error)) from None
+    return hashlib.blake2b(buffer.getvalue(), digest_size=16).hexdigest()
+
+
+def pickled_attributes(core: Env) -> dict[str, bytes]:
+    """Return what an environment itself holds, as far as it can be pickled, to compare."""
+    found = {}
+    for name, value in _attributes(core).items():
+        buffer = io.BytesIO()
+        with contextlib.suppress(Exception):
+            LayerPickler(buffer, [core], []).dump(value)
+            found[name] = buffer.getvalue()
+    return found
 
 
 def _may_read_reset_infos(layer: object) -> bool:
@@ -192,7 +252,7 @@ def _reset_infos(layer: Layer, layers: Sequence[Layer], spaces: list[Space]) -> 
     if infos is None:
         return {}
     try:
-        _Pickler(io.BytesIO(), layers, spaces).dump(infos)
+        LayerPickler(io.BytesIO(), layers, spaces).dump(infos)
     except Exception:
         return {}
     return {"reset_infos": infos}
@@ -270,7 +330,7 @@ def _live_simulators(
     """
     whole = state["method"] == "attributes"
     contents = [_attributes(layer) if whole or not _among(layer, cores) else {} for layer in layers]
-    pickler = _Pickler(io.BytesIO(), layers, spaces)
+    pickler = LayerPickler(io.BytesIO(), layers, spaces)
     try:
         pickler.dump(contents)
     except Exception as error:
@@ -280,92 +340,12 @@ def _live_simulators(
     return pickler.simulators
 
 
-class _Pickler(pickle.Pickler):
-    """Writes references to what stays live, and remembers the simulators and arrays it meets.
-
-    Arrays that are views of one array are written as such, so that they share its memory again: only where several arrays do,
-    as one view may be a small part of a large array that nothing else needs.
-
-    Args:
-        buffer: Where to write.
-        layers: They stay live.
-        spaces: So do they.
-        shared: Ids of the arrays whose views are written as views.
-    """
-
-    def __init__(
-        self, buffer: io.BytesIO, layers: Sequence[Layer], spaces: list[Space], shared: frozenset[int] = frozenset()
-    ) -> None:
-        super().__init__(buffer, protocol=5)
-        self._live = {id(value): ("layer", index) for index, value in enumerate(layers)}
-        self._live |= {id(value): ("space", index) for index, value in enumerate(spaces)}
-        self._shared = shared
-        self._arrays: dict[int, list[np.ndarray]] = {}
-        self.simulators: list[object] = []
-
-    def shared_arrays(self) -> frozenset[int]:
-        """Return the ids of the arrays whose memory several of the arrays in the stream have."""
-        return frozenset(owner for owner, arrays in self._arrays.items() if len({id(array) for array in arrays}) > 1)
-
-    def reducer_override(self, value: object) -> Any:
-        """Write a view of a shared array as a view."""
-        if type(value) is not np.ndarray:
-            return NotImplemented
-        owner = _owner(value)
-        if owner is None:
-            return NotImplemented
-        self._arrays.setdefault(id(owner), []).append(value)
-        if owner is value or id(owner) not in self._shared:
-            return NotImplemented
-        offset = value.__array_interface__["data"][0] - owner.__array_interface__["data"][0]
-        return _view, (owner, value.shape, value.dtype, offset, value.strides, value.flags.writeable)
-
-    def persistent_id(self, value: object) -> tuple[str, int] | None:
-        known = self._live.get(id(value))
-        if known is None and simulators.is_simulator(value):
-            known = self._live[id(value)] = ("simulator", len(self.simulators))
-            self.simulators.append(value)
-        return known
-
-
-def _owner(array: np.ndarray) -> np.ndarray | None:
-    """Return the array whose memory this one has; None where it is no plain, contiguous array."""
-    owner = array
-    while type(owner.base) is np.ndarray:
-        owner = owner.base
-    plain = owner.base is None and owner.dtype.hasobject is False and array.dtype.hasobject is False
-    return owner if plain and owner.size and array.size and owner.flags.forc else None
-
-
-def _view(
-    owner: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, offset: int, strides: tuple[int, ...], writeable: bool
-) -> np.ndarray:
-    buffer = owner if owner.flags.c_contiguous else owner.T
-    view: np.ndarray = np.ndarray(shape, dtype, buffer, offset, strides)
-    view.flags.writeable = writeable
-    return view
-
-
-class _Unpickler(pickle.Unpickler):
-    """Resolves references to what is live now."""
-
-    def __init__(
-        self, buffer: io.BytesIO, layers: Sequence[Layer], spaces: list[Space], simulators: list[object]
-    ) -> None:
-        super().__init__(buffer)
-        self._live: dict[str, Sequence[object]] = {"layer": layers, "space": spaces, "simulator": simulators}
-
-    def persistent_load(self, reference: tuple[str, int]) -> object:
-        kind, index = reference
-        return self._live[kind][index]
-
-
 def _culprit(layers: Sequence[Layer], spaces: list[Space], contents: list[dict[str, object]], error: Exception) -> str:
     """Name the first attribute that cannot be pickled."""
     for layer, attributes in zip(layers, contents, strict=True):
         for name, value in attributes.items():
             try:
-                _Pickler(io.BytesIO(), layers, spaces).dump(value)
+                LayerPickler(io.BytesIO(), layers, spaces).dump(value)
             except Exception as own:
                 return f"{type(layer).__name__}.{name} is a {type(value).__name__}, which cannot be pickled ({own})."
     return f"The environment cannot be pickled: {error}."

@@ -16,11 +16,13 @@ import gymnasium as gym
 import numpy as np
 
 from rltrack.agents.env_state import layers
+from rltrack.agents.env_state.copies import copier
 from rltrack.agents.env_state.recorder import digest, record
 from rltrack.agents.gym_types import Env
 from rltrack.agents.random_state import capture_random, restore_random, untouched_random_streams
 from rltrack.cleanup import close_all
 from rltrack.errors import NotCapturable, ResumeMismatch
+from rltrack.secrets import one_line
 
 _BEFORE, _AFTER, _ELSEWHERE = 25, 30, 40
 """Env steps of the episode before its state is taken, after it, and of the other copy."""
@@ -35,10 +37,12 @@ class Finding:
     Attributes:
         method: A name in ``layers.METHODS``; None where none works.
         reasons: Why the methods before it do not work, in words.
+        is_shown: Whether copies have shown it; False where there were none.
     """
 
     method: str | None
     reasons: tuple[str, ...]
+    is_shown: bool = True
 
 
 def candidates(core: object) -> tuple[str, ...]:
@@ -60,24 +64,63 @@ def probe(build: Callable[[], Env]) -> Finding:
         try:
             copies.append(build())
             copies.append(build())
-            one, other = copies
-            for env in (one, other):
-                record(env.unwrapped)
-            actions = _actions(one, _BEFORE + _AFTER + _ELSEWHERE)
-            reasons: list[str] = []
-            for method in candidates(one.unwrapped):
-                try:
-                    if _works(method, one, other, actions):
-                        return Finding(method, tuple(reasons))
-                    reasons.append(f"{method}: a copy that took over the state went on differently")
-                except (NotCapturable, ResumeMismatch) as error:
-                    reasons.append(f"{method}: {error}")
-            return Finding(None, tuple(reasons))
+            return _examine(lambda: (copies[0], copies[1]))
         finally:
             close_all(*copies)
 
 
-def _works(method: str, one: Env, other: Env, actions: Sequence[object]) -> bool:
+def probe_copies(env: Env) -> Finding:
+    """As `probe`, for an environment that a script built: on copies of the environment as it is, which stays as it is.
+
+    Raises:
+        Exception: Whatever resetting or stepping raises.
+    """
+    try:
+        copy_env = copier(env)
+    except NotCapturable as error:  # what cannot be copied may be more than what would be taken
+        return Finding("own" if layers.has_own_state(env.unwrapped) else None, (str(error),), is_shown=False)
+    spaces: tuple[Any, ...] = (env.action_space, env.observation_space)  # a class may have them
+    streams = [None if space._np_random is None else space._np_random.bit_generator.state for space in spaces]
+    try:
+        with untouched_random_streams():
+            return _examine(lambda: (copy_env(), copy_env()))
+    finally:
+        for space, stream in zip(spaces, streams, strict=True):
+            if stream is None:
+                space._np_random = None
+            else:
+                space._np_random.bit_generator.state = stream
+
+
+def _examine(make_copies: Callable[[], tuple[Env, Env]]) -> Finding:
+    reasons: list[str] = []
+    partial: Finding | None = None
+    one, other = make_copies()
+    for method in candidates(one.unwrapped):
+        if method == "replay" and partial is not None:
+            return partial
+        try:
+            left_out = _works(method, one, other)
+        except (NotCapturable, ResumeMismatch) as error:
+            reasons.append(f"{method}: {error}")
+        else:
+            if not left_out:
+                return Finding(method, tuple(reasons))
+            partial = Finding(method, tuple(reasons))  # what is left out may be a handle, or what shows later than here
+            reasons.append(f"{method}: set_state() leaves {', '.join(left_out)} as it was")
+        one, other = make_copies()
+    return Finding(None, tuple(reasons))
+
+
+def _works(method: str, one: Env, other: Env) -> list[str]:
+    """Take over the state and go on; return which attributes differ then, although nothing seen does.
+
+    Raises:
+        NotCapturable, ResumeMismatch: If the method does not work.
+    """
+    for env in (one, other):
+        record(env.unwrapped)
+    actions = _actions(one, _BEFORE + _AFTER + _ELSEWHERE)
     first, second = list(layers.gym_layers(one)), list(layers.gym_layers(other))
     one.reset(seed=1)
     until = time.monotonic() + _HISTORY_SECONDS
@@ -88,13 +131,27 @@ def _works(method: str, one: Env, other: Env, actions: Sequence[object]) -> bool
     one.reset()
     _play(one, actions[:_BEFORE])
     state, random = layers.capture(first, [one.unwrapped], method), capture_random()
+    held = layers.pickled_attributes(one.unwrapped)
     expected = _play_on(one, actions)
     other.reset(seed=2)
     _play(other, actions[_BEFORE + _AFTER :])
     np.random.random_sample(7)
-    layers.restore(second, [other.unwrapped], state)
-    restore_random(random)
-    return _play_on(other, actions) == expected
+    try:
+        layers.restore(second, [other.unwrapped], state)
+        restore_random(random)
+        now = layers.pickled_attributes(other.unwrapped)
+        goes_on = _play_on(other, actions) == expected
+    except (NotCapturable, ResumeMismatch):
+        raise
+    except Exception as error:  # whatever an environment raises that is not whole
+        raise ResumeMismatch(
+            f"a copy that took over the state raised {type(error).__name__}: {one_line(error)}"
+        ) from None
+    if not goes_on:
+        raise ResumeMismatch("a copy that took over the state went on differently")
+    if method != "own":
+        return []
+    return [name for name in held if held[name] != now.get(name) and not name.startswith("_np_random")]
 
 
 def _play_on(env: Env, actions: Sequence[object]) -> list[bytes]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rltrack.agents.env_state import layers
+from rltrack.agents.env_state.probe import Finding, probe_copies
 from rltrack.agents.env_state.recorder import record
 from rltrack.agents.gym_types import Env, Reset, Wrapper
 from rltrack.agents.random_state import capture_random, restore_random
@@ -57,6 +58,13 @@ class StateAccess(Wrapper):
         close_all(self.env)
         self.env = seed_spaces(self._build(), seed)
 
+    def probe_copies(self) -> Finding | None:
+        """Find out on copies how the environment can be taken (`probe.probe_copies`); None where they cannot be played."""
+        try:  # what is raised here ends the worker
+            return probe_copies(self)
+        except Exception:
+            return None
+
     def record_episodes(self) -> None:
         """Begin to record what a replay needs."""
         record(self.unwrapped)
@@ -67,6 +75,13 @@ class StateAccess(Wrapper):
             return {"layers": layers.capture(self._layers, [self.unwrapped], method), "random": capture_random()}
         except NotCapturable as error:
             return {"error": str(error)}
+
+    def digest_of_start(self, method: str) -> str | None:
+        """Return a hash of what the environment holds after its first reset (`layers.digest_of_start`); None if there is none."""
+        try:
+            return layers.digest_of_start(self._layers, [self.unwrapped], method)
+        except NotCapturable:
+            return None
 
     def restore_state(self, state: State) -> str | None:
         """Put back what `capture_state` returned; return why that did not work, or None."""

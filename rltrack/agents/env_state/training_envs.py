@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
 from rltrack.agents.env_state import layers
-from rltrack.agents.env_state.probe import Finding, probe
+from rltrack.agents.env_state.probe import Finding, probe, probe_copies
 from rltrack.agents.env_state.recorder import digest, record, recorder_of
 from rltrack.agents.env_state.state_access import seed_spaces
 from rltrack.agents.gym_types import Env
@@ -43,6 +43,8 @@ class TrainingEnvs:
         tier: ``capture``, ``replay``, ``cut`` or ``inexact``.
         reason: Why the tiers before it are not possible; empty for ``capture``.
         is_probed: Whether scratch copies have shown that it works.
+        start: How the environments began: a hash of what they held, or of the first observations where they cannot be captured but
+            can be built again, or None. A training that begins again from zero is the same only where this is equal, and not None.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class TrainingEnvs:
         self.tier = "cut" if cut else "inexact"
         self.reason = ""
         self.is_probed = False
+        self.start: str | None = None
 
     # ---- choosing the tier ----
 
@@ -95,7 +98,7 @@ class TrainingEnvs:
         finding = self._probe()
         if finding is None:
             return
-        self.is_probed = True
+        self.is_probed = finding.is_shown
         self.reason = "; ".join(finding.reasons)
         if finding.method is not None:
             self._choose(finding.method, self.reason)
@@ -103,12 +106,16 @@ class TrainingEnvs:
             self._record()
 
     def try_capture(self) -> None:
-        """Choose the tier after the first reset, where no probe could: try to capture the environments themselves.
+        """After the first reset: choose the tier where no probe could, and remember how training begins.
 
-        A replay is not tried: it may give the recorded bits and continue differently, which only a probe finds out.
+        To choose, the environments themselves are captured. A replay is not tried: it may give the recorded bits and continue
+        differently, which only a probe finds out.
         """
-        if self.tier != "inexact" or self.reason:
-            return
+        if self.tier == "inexact" and not self.reason:
+            self._try_methods()
+        self.start = self._digest_of_start()
+
+    def _try_methods(self) -> None:
         reasons = []
         core = self._base.envs[0].unwrapped if isinstance(self._base, DummyVecEnv) else None
         for method in ("own", "attributes") if core is not None and layers.has_own_state(core) else ("attributes",):
@@ -131,8 +138,14 @@ class TrainingEnvs:
         return self._base.restarts if isinstance(self._base, RestartingSubprocVecEnv) else 0
 
     def describe(self) -> dict[str, Any]:
-        """Return tier, method, whether a probe has shown it, and the reason, for the record."""
-        return {"tier": self.tier, "method": self._method, "probed": self.is_probed, "reason": self.reason}
+        """Return tier, method, whether a probe has shown it, the reason, and how training began, for the record."""
+        return {
+            "tier": self.tier,
+            "method": self._method,
+            "probed": self.is_probed,
+            "reason": self.reason,
+            "start": self.start,
+        }
 
     def release(self) -> None:
         """Stop recording."""
@@ -212,10 +225,15 @@ class TrainingEnvs:
         self.tier = "replay" if method == "replay" else "capture"
 
     def _probe(self) -> Finding | None:
-        if self._build is None or not self._wants_probe:
+        if not self._wants_probe:
             return None
         try:
-            return probe(self._build)
+            if self._build is not None:
+                return probe(self._build)
+            if isinstance(self._base, DummyVecEnv):
+                return probe_copies(self._base.envs[0])
+            found: Finding | None = self._base.env_method("probe_copies", indices=[0])[0]
+            return found
         except Exception:  # a scratch copy that cannot be built or played says nothing about the training environments
             return None
 
@@ -242,6 +260,20 @@ class TrainingEnvs:
                 raise NotCapturable(problem)
             return {**self._vec_state(), "workers": workers}
         return {"layers": layers.capture(self._all_layers(), self._cores(), method)}
+
+    def _digest_of_start(self) -> str | None:
+        if self._method is None:
+            if self._build is None:
+                return None
+            return digest(self._base._obs_from_buf()).hex() if isinstance(self._base, DummyVecEnv) else "built"
+        try:
+            if isinstance(self._base, SubprocVecEnv):
+                found = [*self.venv.env_method("digest_of_start", self._method)]
+                found.append(layers.digest_of_start(self._vec_layers, [], "attributes"))
+                return None if None in found else digest(found).hex()
+            return layers.digest_of_start(self._all_layers(), self._cores(), self._method)
+        except NotCapturable:
+            return None
 
     def _vec_state(self) -> State:
         return {"layers": layers.capture(self._vec_layers, [], "attributes")}

@@ -190,9 +190,9 @@ def test_other_layers_are_refused():
         other.restore(one.capture())
 
 
-def test_without_a_copy_only_taking_is_trusted():
+def test_without_a_probe_only_taking_is_trusted():
     def unprobed(env):
-        envs = TrainingEnvs(make_vec_env(env, 1, seed=0), None)
+        envs = TrainingEnvs(make_vec_env(env, 1, seed=0), None, wants_probe=False)
         envs.prepare()
         envs.venv.reset()
         envs.try_capture()

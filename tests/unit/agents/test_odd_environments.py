@@ -17,7 +17,7 @@ pytest.importorskip("stable_baselines3")
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecMonitor
 
 from rltrack import Trainer, TrainingConfig, TrainingLoop, cleanup
 from rltrack.agents import build_agent
@@ -411,6 +411,84 @@ def test_one_instance_in_a_process_trains_without_evaluations(tmp_path):
     statistics = trained(config("OddAlone-v0"), tmp_path)
     assert statistics.state is TrainingState.COMPLETED
     assert any("allows one instance in a process" in record["message"] for record in records(tmp_path, "warning"))
+
+
+@pytest.mark.parametrize("probe", [True, False])
+def test_one_connection_to_a_simulator_trains_from_python(probe, tmp_path):
+    agent = PPO("MlpPolicy", odd_envs.OneConnection(), seed=0, **QUICK)
+    loop = TrainingLoop(agent, total_timesteps=64, eval_freq=None, probe=probe, root=tmp_path, name="odd")
+    loop.delivers = False
+    assert loop.run().state is TrainingState.COMPLETED
+    said = [record["message"] for record in records(tmp_path, "warning")]
+    assert any("Connection refused" in message for message in said) is probe  # without a probe no second one is tried
+
+
+def test_a_vectorised_environment_that_is_not_sb3s_trains(tmp_path):
+    """As SuperSuit's: a wrapper around what is no VecEnv, and whose attributes are asked for by name."""
+
+    class Several:
+        num_envs = 2
+        render_mode = None
+
+        def __init__(self):
+            self.envs = [odd_envs.Base(), odd_envs.Base()]
+            self.observation_space, self.action_space = self.envs[0].observation_space, self.envs[0].action_space
+
+        def close(self):
+            pass
+
+    class Wrapper(VecEnvWrapper):
+        def __init__(self, venv):
+            self.venv, self.num_envs, self.render_mode = venv, venv.num_envs, None
+            self.observation_space, self.action_space = venv.observation_space, venv.action_space
+            self.reset_infos = [{}, {}]
+
+        def reset(self):
+            return np.stack([env.reset()[0] for env in self.venv.envs])
+
+        def step_async(self, actions):
+            self.actions = actions
+
+        def step_wait(self):
+            found = [env.step(action) for env, action in zip(self.venv.envs, self.actions, strict=True)]
+            seen, rewards, ends, _, infos = zip(*found, strict=True)
+            infos = [{**info, "terminal_observation": one} for info, one in zip(infos, seen, strict=True)]
+            seen = [env.reset()[0] if end else one for env, end, one in zip(self.venv.envs, ends, seen, strict=True)]
+            return np.stack(seen), np.array(rewards), np.array(ends), infos
+
+        def env_is_wrapped(self, wrapper_class, indices=None):
+            return [False, False]
+
+        def get_attr(self, attr_name, indices=None):
+            return [getattr(self.venv, attr_name)] * 2
+
+        def getattr_recursive(self, name):
+            raise AttributeError(name)
+
+        def getattr_depth_check(self, name, already_found):
+            return None
+
+    loop = TrainingLoop(PPO("MlpPolicy", Wrapper(Several()), **QUICK), total_timesteps=128, root=tmp_path, name="odd")
+    loop.delivers = False
+    assert loop.run().state is TrainingState.COMPLETED
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda env: env,
+        Monitor,
+        lambda env: DummyVecEnv([lambda: env]),
+        lambda env: gym.wrappers.TimeLimit(env.unwrapped, 9),
+    ],
+)
+def test_the_training_environment_is_refused_for_evaluation(around, tmp_path):
+    env = gym.make("OddBase-v0")
+    agent = PPO("MlpPolicy", env, seed=0, **QUICK)
+    loop = TrainingLoop(agent, total_timesteps=64, eval_freq=64, eval_env=around(env), root=tmp_path, name="odd")
+    with pytest.raises(ConfigurationError, match="contains the environment that is trained in"):
+        loop.run()
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_picture_that_cannot_be_made_is_one_line(tmp_path):
