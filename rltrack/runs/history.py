@@ -12,13 +12,11 @@ from typing import Any
 
 from rltrack.hash_seed import RANDOM
 from rltrack.journal import JournalReader, Record, read_journal, read_tail, unreadable
-from rltrack.journal.reading import TAIL_BYTES
 from rltrack.journal.values import means_of
 from rltrack.ranking import rank
 from rltrack.runs.completeness import JournalPosition, Numbering
 
 _SUMMARY = ("seq", "time", "kind", "step", "mean", "std", "median", "iqm", "interval")
-_FINISHED_BYTES = 1 << 12  # the record of a run's end, and what may follow it
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +119,9 @@ class RunHistory:
         Raises:
             JournalDamaged: If the file is gone or cannot be read.
         """
-        for max_bytes in (_FINISHED_BYTES, TAIL_BYTES):
-            history = cls()
-            for record in read_tail(path, max_bytes):
-                history.observe(record)
-            if history.end is not None:
-                break
+        history = cls()
+        for record in read_tail(path):
+            history.observe(record)
         return history
 
     def observe(self, record: Record) -> None:
