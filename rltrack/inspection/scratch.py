@@ -52,8 +52,13 @@ def versions_to_repeat_from(run: RunDirectory) -> list[Version]:
     return [version for version in run.store().versions() if version.is_resumable and "journal" in version.details]
 
 
-def quiet_config(run: RunDirectory) -> TrainingConfig:
-    """Return a run's configuration without its own checkpoints, limits, remote store and deliveries, which change no bit."""
+def quiet_config(run: RunDirectory, version: Version | None = None) -> TrainingConfig:
+    """Return a run's configuration without its own checkpoints, limits, remote store and deliveries, which change no bit.
+
+    Args:
+        run: The run.
+        version: Log as often as when this one was written; omitted: as in the last attempt.
+    """
     data: dict[str, Any] = config_of(run).to_mapping()
     training = {
         "checkpoint_freq": None,
@@ -70,6 +75,9 @@ def quiet_config(run: RunDirectory) -> TrainingConfig:
     }
     for section, values in changed.items():
         data[section] = {**data[section], **values}
+    if version is not None:
+        then = version.details.get("configuration", {}).get("config", {}).get("tracking", {})
+        data["tracking"] |= {key: then[key] for key in ("log_interval",) if key in then}
     return TrainingConfig.from_mapping({**data, "name": run.name}, source=f"run {run.name}")
 
 
