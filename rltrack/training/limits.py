@@ -87,8 +87,9 @@ class Divergence:
         Raises:
             TrainingDiverged: With the names of the first such weights.
         """
-        found = find_nonfinite(state.get("policy")).items()
-        bad = [path for path, value in found if not np.array_equal(value, self._before.get(path))]  # NaN equals nothing
+        before, found = self._before, find_nonfinite(state.get("policy"))
+        same = {path for path in before.keys() & found.keys() if np.array_equal(before[path], found[path])}  # never NaN
+        bad = [path for path in found if path not in same]
         if bad:
             raise TrainingDiverged(
                 f"Weights became NaN or infinite before {env_steps} env steps: {', '.join(bad[:5])}. No version was written. "
