@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,21 @@ def quiet_config(run: RunDirectory, version: Version | None = None) -> TrainingC
         then = version.details.get("configuration", {}).get("config", {}).get("tracking", {})
         data["tracking"] |= {key: then[key] for key in ("log_interval",) if key in then}
     return TrainingConfig.from_mapping({**data, "name": run.name}, source=f"run {run.name}")
+
+
+@contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """Log no warnings while the copy's training is prepared: that it begins again is no fault of the run."""
+    logger = logging.getLogger("rltrack")
+
+    def is_shown(record: logging.LogRecord) -> bool:
+        return record.levelno > logging.WARNING
+
+    logger.addFilter(is_shown)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_shown)
 
 
 def what_is_not_exact(live: LiveTraining) -> list[str]:

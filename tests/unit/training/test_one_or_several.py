@@ -51,6 +51,14 @@ def test_hooks_and_callbacks_may_be_one_or_several(more, counted):
     assert counted.calls == 16
 
 
+@pytest.mark.parametrize("tracking", [True, False])
+def test_that_only_the_script_can_go_on_is_said_only_of_runs_that_are_kept(own_root, caplog, tracking):
+    loop = TrainingLoop(ppo(), total_timesteps=16, tracking=tracking, callbacks=[function])
+    loop.delivers = False
+    loop.run()
+    assert ("Only this script can train this run further" in caplog.text) is tracking
+
+
 def test_a_class_in_place_of_an_object_is_named():
     with pytest.raises(ConfigurationError, match=r"Pass an object: Counting\(\)"):
         TrainingLoop(ppo(), total_timesteps=16, tracking=False, callbacks=Counting).run()
