@@ -12,13 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from rltrack.algorithms import spelled
 from rltrack.episode_limits import EpisodeLimits
 from rltrack.errors import ConfigurationError, did_you_mean
-from rltrack.plain_data import apply_overrides, merge, read_yaml
+from rltrack.plain_data import apply_overrides, merge, read_yaml, to_yaml
 from rltrack.secrets import refuse_secrets, shown
 from rltrack.validation import validate_section
 
@@ -464,7 +463,7 @@ class TrainingConfig(LoopSettings):
 
     def to_yaml(self) -> str:
         """Return the resolved configuration as YAML."""
-        return yaml.safe_dump(self.to_mapping(), sort_keys=False, allow_unicode=True)
+        return to_yaml(self.to_mapping())
 
 
 def check_run_name(name: str) -> str:

@@ -11,12 +11,13 @@ import yaml
 from rltrack.checkpoints.store import CheckpointStore
 from rltrack.checkpoints.version import Version
 from rltrack.files import replace_text
+from rltrack.plain_data import to_yaml
 from rltrack.sealed import is_sealed, seal_text, unseal_text
 
 
 def write_config_file(path: Path, config: Mapping[str, Any]) -> None:
     """Write a configuration, with a checksum in the first line."""
-    replace_text(path, seal_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)))
+    replace_text(path, seal_text(to_yaml(config)))
 
 
 def read_config_file(path: Path, store: CheckpointStore) -> dict[str, Any]:

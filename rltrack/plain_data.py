@@ -14,6 +14,37 @@ from rltrack.errors import ConfigurationError
 from rltrack.secrets import shown
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without tags. ``3e-4`` is a number, as in JSON and YAML 1.2; a key that stands twice is refused."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if key.value in lines:
+                twice = f"the key {shown(key.value)} stands in line {lines[key.value]} already"
+                raise yaml.composer.ComposerError(None, None, twice, key.start_mark)
+            lines[key.value] = key.start_mark.line + 1
+        return node
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts such as ``3e-4`` in quotes, so that `_Loader` reads them as texts."""
+
+
+_NUMBER = ("tag:yaml.org,2002:float", re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+$"), list("+-0123456789"))
+_Loader.add_implicit_resolver(*_NUMBER)
+_Dumper.add_implicit_resolver(*_NUMBER)
+
+
+def to_yaml(data: Mapping[str, Any]) -> str:
+    """Return a nested mapping as YAML, which `read_yaml` reads as it was."""
+    text: str = yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a mapping from a YAML file, without tags.
 
@@ -27,10 +58,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"Cannot read configuration {path}: {error}.") from None
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         said = _what_is_wrong(error)
-        hint = " YAML tags (!…) are not allowed: configuration is data." if "tag" in said else ""
+        hint = " YAML tags (!…) are not allowed: configuration is data." if "for the tag" in said else ""
         raise ConfigurationError(f"{path} is not valid YAML: {said}.{hint}") from None
     if not isinstance(data, dict):
         raise ConfigurationError(f"{path} holds {type(data).__name__}, not a mapping. See configs/ for examples.")
@@ -50,11 +81,9 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
             text = shown(re.split(r"[:\s]", override, maxsplit=1)[0]) if equals == "" else shown(override)
             raise ConfigurationError(f"Override {text} is not of the form key=value, such as seed=1.")
         try:
-            value = yaml.safe_load(text)
+            value = yaml.load(text, _Loader)
         except yaml.YAMLError as error:
             raise ConfigurationError(f"The value of override '{key}' is not YAML: {_what_is_wrong(error)}.") from None
-        if isinstance(value, str):
-            value = _number(value)
         node = tree
         *parents, last = key.strip().split(".")
         for parent in parents:
@@ -90,14 +119,6 @@ def _what_is_wrong(error: yaml.YAMLError) -> str:
     said = ", ".join(part for part in (error.context, error.problem) if part)
     mark = error.problem_mark or error.context_mark
     return said if mark is None else f"{said}, line {mark.line + 1}, column {mark.column + 1}"
-
-
-def _number(text: str) -> Any:
-    """YAML 1.1 reads ``1e-3`` as text, though a number is meant."""
-    try:
-        return float(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) else text
-    except ValueError:
-        return text
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

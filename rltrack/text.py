@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from typing import Any
 
 _KEPT = frozenset("\n\t")
 _REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -17,6 +18,14 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(_visible(character) for character in text)
+
+
+def is_terminal(stream: Any) -> bool:
+    """Return whether an output, such as ``sys.stderr``, is a terminal; it may be None, or an object of its own kind."""
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):  # ValueError: it is closed
+        return False
 
 
 def shortened(value: object, longest: int) -> str:

@@ -74,6 +74,9 @@ class FlatOptimizer:
         """Replace the optimizer's own `step`."""
         gradients = [parameter.grad for parameter in self.flat.parameters if parameter.grad is not None]
         if closure is not None or len(gradients) < len(self.gradients) or not self._is_ready():
+            self._state = (
+                None  # parameters without a gradient fall behind in their count of steps: it is compared again
+            )
             return type(self.optimizer).step(self.optimizer, closure)
         torch._foreach_copy_(self.gradients, gradients)
         group = self.optimizer.param_groups[0]

@@ -15,11 +15,15 @@ from rltrack.acceleration.watching import Watched
 def train_method(
     model: Any, networks: Watched, optimizers: Mapping[str, FlatOptimizer], update: Callable[..., None]
 ) -> Callable[..., None]:
-    """Return what replaces the model's `train`: SB3's own where hooks watch the policy, and `update` after SB3's beginning else."""
+    """Return what replaces the model's `train`: `update` after SB3's beginning.
+
+    Where hooks watch the policy, or parameters are frozen, it is SB3's own.
+    """
     trained = [flat.optimizer for flat in optimizers.values()]
+    parameters = [parameter for flat in optimizers.values() for parameter in flat.flat.parameters]
 
     def train(*arguments: Any, **keywords: Any) -> None:
-        if networks.is_watched_in_updates():
+        if networks.is_watched_in_updates() or not all(parameter.requires_grad for parameter in parameters):
             type(model).train(model, *arguments, **keywords)
             return
         model.policy.set_training_mode(True)

@@ -270,7 +270,7 @@ class FirstCause:
                 ]
                 first = next((name for name in terms if name != "loss"), terms[0] if terms else "the loss")
                 others = [name for name in terms if name != first][:_SHOWN_LOSSES]
-                also = f", and so are {', '.join(others)}" if others else ""
+                also = f", and so {'are' if len(others) > 1 else 'is'} {', '.join(others)}" if others else ""
                 self._found("loss", f"{first} is {bad:g}{also}")
             self.sizes.locals_of_update(seen)
             self._backward_reached = "the loss"

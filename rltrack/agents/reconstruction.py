@@ -17,6 +17,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule
 
+from rltrack.agents.devices import torch_threads
 from rltrack.agents.environment_section import describe_environment
 from rltrack.agents.protocol import MakeEnv, Reconstruction
 from rltrack.agents.sb3_description import describe
@@ -174,7 +175,8 @@ def _check(model: BaseAlgorithm, found: Reconstruction, unknown: set[str]) -> li
     agent = {**found.agent, "device": "cpu"}
     data = {"agent": agent, "environment": found.environment, "training": {"total_timesteps": 1}}
     try:
-        built, env = build_for_acting(TrainingConfig.from_mapping({**data, "seed": model.seed or 0}))
+        with torch_threads(1):  # building to act leaves this process with the threads of what was built
+            built, env = build_for_acting(TrainingConfig.from_mapping({**data, "seed": model.seed or 0}))
     except Exception as error:  # whatever an environment raises that can be built once only
         said = one_line(error)
         said = said if isinstance(error, RltrackError) else f"{type(error).__name__}: {said}"

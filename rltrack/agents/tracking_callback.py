@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.logger import KVWriter
@@ -187,6 +188,8 @@ class TrackingCallback(BaseCallback):
         """Return the configuration that trains alike, and what it lacks."""
         model = self.model
         found = reconstruct(model, self._make_env)
+        if (threads := torch.get_num_threads()) != 1:
+            found.agent["threads"] = threads
         total = max(1, int(self.locals.get("total_timesteps") or 1))
         training: dict[str, Any] = {"total_timesteps": total, "eval_freq": None}
         config: dict[str, Any] = {"agent": found.agent, "environment": found.environment, "training": training}

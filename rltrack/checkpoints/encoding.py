@@ -79,17 +79,16 @@ class _Leaves(NamedTuple):
         return name
 
 
-def find_nonfinite(tree: Any, path: str = "") -> list[str]:
-    """Return the paths of the arrays and numbers that hold a NaN or an infinity."""
-    if isinstance(tree, dict):
-        return [found for key, item in tree.items() for found in find_nonfinite(item, f"{path}/{key}")]
-    if isinstance(tree, list | tuple):
-        return [found for index, item in enumerate(tree) for found in find_nonfinite(item, f"{path}/{index}")]
+def find_nonfinite(tree: Any, path: str = "") -> dict[str, Any]:
+    """Return the arrays and numbers that hold a NaN or an infinity, by their paths."""
+    if isinstance(tree, dict | list | tuple):
+        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        return {at: found for key, item in items for at, found in find_nonfinite(item, f"{path}/{key}").items()}
     if isinstance(tree, np.ndarray) and np.issubdtype(tree.dtype, np.floating):
-        return [] if np.isfinite(tree).all() else [path.lstrip("/")]
+        return {} if np.isfinite(tree).all() else {path.lstrip("/"): tree}
     if isinstance(tree, float) and not math.isfinite(tree):
-        return [path.lstrip("/")]
-    return []
+        return {path.lstrip("/"): tree}
+    return {}
 
 
 def _encode(value: Any, path: str, leaves: _Leaves) -> Any:

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from rltrack import damage
+from rltrack.text import is_terminal
 
 if TYPE_CHECKING:
     from rltrack.runs import Root
@@ -139,7 +140,7 @@ def deliver_left_behind(home: Root) -> None:
 @contextlib.contextmanager
 def working(on: str, *, aloud: bool = False) -> Iterator[None]:
     """Show what takes a while, on a terminal; elsewhere nothing, or with `aloud` a line."""
-    if not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         if aloud:
             typer.echo(f"{on} …", err=True)
         yield

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rltrack.console.records import new_records
 from rltrack.errors import RltrackError, RunDamaged
 from rltrack.runs import requests
-from rltrack.text import printable
+from rltrack.text import is_terminal, printable
 from rltrack.training.reporter import format_duration
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class _View:
 
     def __init__(self, total: int | None) -> None:
         self._total = total
-        self._in_place = sys.stdout.isatty()
+        self._in_place = is_terminal(sys.stdout)
         self._progress = ""
         self._values: dict[str, float] = {}
         self._shown = 0.0

@@ -18,7 +18,13 @@ from rltrack.checkpoints import Version
 from rltrack.config import TrainingConfig
 from rltrack.errors import RltrackError
 from rltrack.files import replace_text
-from rltrack.inspection.scratch import copy_run, quiet_config, versions_to_repeat_from, what_is_not_exact
+from rltrack.inspection.scratch import (
+    copy_run,
+    quiet_config,
+    versions_to_repeat_from,
+    what_is_not_exact,
+    without_warnings,
+)
 from rltrack.runs import Root, RunDirectory
 from rltrack.text import printable
 from rltrack.training.live import Due, LiveTraining
@@ -96,14 +102,16 @@ def _repeat(
             loop = make_loop(folder)
             loop.delivers = False
             open_parts.callback(loop.close)
-            live = loop.prepare()
+            with without_warnings():
+                live = loop.prepare()
         else:
             plain = config.agent.model_copy(update={"acceleration": "off"})
             config = config.model_copy(update={"agent": plain})
             trainer = Trainer(config, root=folder, reporter=ProgressReporter(console=False))
             trainer.loop.delivers = False
             open_parts.callback(trainer.close)
-            live = trainer.prepare()
+            with without_warnings():
+                live = trainer.prepare()
         watch = FirstCause(live.agent, live.plan.env, lambda: live.progress.env_steps)
         error: BaseException | None = None
         try:

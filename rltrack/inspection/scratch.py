@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,13 @@ def versions_to_repeat_from(run: RunDirectory) -> list[Version]:
     return [version for version in run.store().versions() if version.is_resumable and "journal" in version.details]
 
 
-def quiet_config(run: RunDirectory) -> TrainingConfig:
-    """Return a run's configuration without its own checkpoints, limits, remote store and deliveries, which change no bit."""
+def quiet_config(run: RunDirectory, version: Version | None = None) -> TrainingConfig:
+    """Return a run's configuration without its own checkpoints, limits, remote store and deliveries, which change no bit.
+
+    Args:
+        run: The run.
+        version: Log as often as when this one was written; omitted: as in the last attempt.
+    """
     data: dict[str, Any] = config_of(run).to_mapping()
     training = {
         "checkpoint_freq": None,
@@ -70,7 +76,25 @@ def quiet_config(run: RunDirectory) -> TrainingConfig:
     }
     for section, values in changed.items():
         data[section] = {**data[section], **values}
+    if version is not None:
+        then = version.details.get("configuration", {}).get("config", {}).get("tracking", {})
+        data["tracking"] |= {key: then[key] for key in ("log_interval",) if key in then}
     return TrainingConfig.from_mapping({**data, "name": run.name}, source=f"run {run.name}")
+
+
+@contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """Log no warnings while the copy's training is prepared: that it begins again is no fault of the run."""
+    logger = logging.getLogger("rltrack")
+
+    def is_shown(record: logging.LogRecord) -> bool:
+        return record.levelno > logging.WARNING
+
+    logger.addFilter(is_shown)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_shown)
 
 
 def what_is_not_exact(live: LiveTraining) -> list[str]:

@@ -105,7 +105,7 @@ def repeat(run: RunDirectory, stretch: Stretch) -> Outcome:
     end = store.find(stretch.end)
     with tempfile.TemporaryDirectory(prefix="rltrack-reproduce-") as folder:
         copy = copy_run(run, begin, Root(folder))
-        trainer = Trainer(quiet_config(run), root=folder, reporter=ProgressReporter(console=False))
+        trainer = Trainer(quiet_config(run, end), root=folder, reporter=ProgressReporter(console=False))
         trainer.loop.delivers = False
         live = trainer.prepare()
         try:

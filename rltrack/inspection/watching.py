@@ -16,6 +16,7 @@ import numpy as np
 from rltrack.agents.environments import render_modes
 from rltrack.errors import ConfigurationError
 from rltrack.runs import RunDirectory
+from rltrack.text import is_terminal
 from rltrack.training.film import MAX_FRAMES, scenes, write_video
 from rltrack.training.trainer import config_of
 
@@ -72,7 +73,7 @@ def show(run: RunDirectory, versions: Sequence[str], seed: int | None, write: Ca
             for scene in episode:
                 if scene is not None:
                     write(f"{name}, step {steps}\n{scene.rstrip()}\n")
-                    time.sleep(_TEXT_SECONDS if sys.stdout.isatty() else 0.0)
+                    time.sleep(_TEXT_SECONDS if is_terminal(sys.stdout) else 0.0)
                 else:
                     if steps == 0:
                         _check_window(env_id)

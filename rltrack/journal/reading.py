@@ -260,6 +260,25 @@ def last_position(path: Path) -> tuple[Record | None, int]:
         window *= 8
 
 
+def numbered_since(path: Path, seq: int) -> tuple[Record | None, list[Record]]:
+    """Return the last good record with a number below `seq`, and those from there on, in order."""
+    size, window = path.stat().st_size, TAIL_BYTES
+    while True:
+        before, since = None, []
+        for line in _tail(path, window)[0]:
+            try:
+                record = decode_line(line)[1]
+            except ValueError:
+                continue
+            if record.get("seq", 0) >= seq:
+                since.append(record)
+            elif "seq" in record:
+                before, since = record, []
+        if before is not None or window >= size:
+            return before, since
+        window *= 8
+
+
 def last_line(path: Path) -> int:
     """Return the number of the last line of a file that may be missing; 0 for an empty one."""
     return last_position(path)[1] if path.is_file() else 0

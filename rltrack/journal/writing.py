@@ -11,10 +11,8 @@ from typing import Any
 from rltrack.errors import JournalFailed
 from rltrack.journal.fields import check_values
 from rltrack.journal.lines import Record, encode_record, numbered_line
-from rltrack.journal.reading import (
-    TAIL_BYTES,
-    last_position,
-)
+from rltrack.journal.reading import TAIL_BYTES, last_position, numbered_since
+from rltrack.journal.repetition import Repetition
 from rltrack.journal.seal import Seal, blank_seal, read_seal, write_seal
 
 _LOOK_SECONDS = 1.0
@@ -50,10 +48,10 @@ class Journal:
         last, self._lines = last_position(self.path)
         self._lines = max(self._lines, read_seal(self.path).lines)  # numbers that were lost are not given out again
         self._seal = blank_seal(self.path)
-        self.next_seq = last["seq"] + 1 if last else 1
-        self._high_water_seq = self.next_seq - 1
+        self._next_seq = last["seq"] + 1 if last else 1
         self.high_water_step = last["step"] if last else 0
         self._drop_until_step: int | None = None
+        self._repetition = Repetition([])
 
     def listen(self, listener: Callable[[Record], None]) -> None:
         """Call `listener` with each record that is written from now on."""
@@ -69,36 +67,45 @@ class Journal:
         """
         if kind == "metrics":
             check_values(fields["values"])
-        seq = self.next_seq
-        self.next_seq += 1
-        record = {"seq": seq, "time": self._clock(), "kind": kind, "step": int(step), **fields}
+        step = int(step)
         if self._drop_until_step is not None:
             if step <= self._drop_until_step:
-                self.next_seq = seq
                 return
             self._drop_until_step = None
-        elif seq <= self._high_water_seq:
+        if self._repetition.has(kind, step):
             return
-        self._append(record)
+        seq, self._next_seq = self._next_seq, self._next_seq + 1
+        self._append({"seq": seq, "time": self._clock(), "kind": kind, "step": step, **fields})
 
     def note(self, kind: str, **fields: Any) -> None:
         """Append a record that is outside the numbering: something that happened to a process."""
         self._append({"time": self._clock(), "kind": kind, **fields})
 
-    def resume_from(self, next_seq: int, *, exact: bool) -> None:
+    def resume_from(self, next_seq: int, env_steps: int, *, exact: bool) -> None:
         """Go on from a checkpoint that was taken when `next_seq` was next.
 
         Args:
             next_seq: `next_seq` at the checkpoint.
-            exact: Whether the stretch since then will repeat itself. If so, its records have the same numbers and are not
-                written twice. If not, records are dropped up to the env steps that the journal already reached, so that
-                two branches never interleave.
+            env_steps: Env steps at the checkpoint.
+            exact: Whether the stretch since then will repeat itself. If so, those of its records that are here are not written
+                twice. If not, records are dropped up to the env steps that the journal already reached, so that two branches
+                never interleave.
         """
+        before, since = numbered_since(self.path, next_seq)
         if exact:
-            self.next_seq = next_seq
+            self._repetition = Repetition(since)
+            reached = (
+                before["step"] if before else 0
+            )  # behind the checkpoint, if another branch got further than this one
         else:
-            self._drop_until_step = self.high_water_step
-            self.next_seq = max(self.next_seq, next_seq)  # numbers that the journal lost are not given out again
+            reached = max([self.high_water_step, *(record["step"] for record in since)])
+        self._drop_until_step = reached if reached > env_steps else None
+        self._next_seq = max(self._next_seq, next_seq)  # numbers that the journal lost are not given out again
+
+    @property
+    def next_seq(self) -> int:
+        """Number of the next record that training produces, whether it is here already or not."""
+        return self._repetition.next_seq or self._next_seq
 
     @property
     def position(self) -> dict[str, int]:

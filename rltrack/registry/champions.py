@@ -24,6 +24,7 @@ from rltrack.registry.match import EVALUATION_SEEDS, fresh_seeds, play_stored
 from rltrack.registry.model_registry import LINKS_TAG, LOCK_SECONDS, ModelRegistry, Notify
 from rltrack.registry.models import CANDIDATE, ROLE_TAG
 from rltrack.registry.permissions import check_names
+from rltrack.registry.progress_bars import without_progress_bars
 from rltrack.registry.registered import CHAMPION, Event, Registered, check_decision_id, number_of
 from rltrack.runs import Root
 from rltrack.tracking.destination import without_password
@@ -239,7 +240,7 @@ def baseline_of(registry: ModelRegistry, model: str, champion: Registered) -> li
     try:
         if decision is None or champion.run_id is None:
             raise FileNotFoundError("it was not promoted by rltrack")
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory() as scratch, without_progress_bars():
             name = f"promotions/{model}-{check_decision_id(decision.id)[:8]}.json"
             record = json.loads(Path(registry.client.download_artifacts(champion.run_id, name, scratch)).read_text())
             return [float(value) for value in record["baseline"] or record["challenger"]["returns"]]

@@ -19,6 +19,7 @@ from rltrack.errors import ConfigurationError, ModelBroken
 from rltrack.named_code import make_current_folder_importable, no_module
 from rltrack.registry.digest import DIGEST_TAG, digest_of, remove_compiled_code
 from rltrack.registry.models import CONFIG, POLICY
+from rltrack.registry.progress_bars import without_progress_bars
 
 _ARTIFACTS = "artifacts"
 
@@ -60,11 +61,12 @@ def _fetch(client: MlflowClient, model_id: str, what: str, digest: str | None, s
     try:
         # by its location: MLflow resolves `models:/…` at the process-wide address and ignores the client's
         stored = client.get_logged_model(model_id)
-        folder = Path(
-            download_artifacts(
-                artifact_uri=stored.artifact_location, dst_path=str(scratch), tracking_uri=client.tracking_uri
+        with without_progress_bars():
+            folder = Path(
+                download_artifacts(
+                    artifact_uri=stored.artifact_location, dst_path=str(scratch), tracking_uri=client.tracking_uri
+                )
             )
-        )
         remove_compiled_code(folder)
         wanted = {value for value in (digest, stored.tags.get(DIGEST_TAG)) if value}
         found = digest_of(folder) if wanted else None

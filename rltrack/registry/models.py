@@ -31,6 +31,7 @@ from rltrack.agents.policy_data import FORMAT, check_description
 from rltrack.checkpoints import Version
 from rltrack.errors import PolicyNotStorable
 from rltrack.registry.digest import DIGEST_TAG, digest_of
+from rltrack.registry.progress_bars import without_progress_bars
 from rltrack.runs import RunDirectory
 from rltrack.tracking.metrics import INTERVAL_KEYS, evaluation_metrics
 
@@ -140,7 +141,7 @@ def write_model(policy: StoredPolicy, folder: Path, model: Model | None = None) 
             ) from error
         write_policy(files, policy.description, weights, normalization)
         shutil.copy(policy.run.config_file, files / CONFIG)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), without_progress_bars():
             warnings.simplefilter("ignore")  # MLflow recommends an input example; making one would load torch
             save_model(
                 str(folder),
@@ -226,7 +227,8 @@ def store_policy(client: MlflowClient, policy: StoredPolicy, *, run_id: str, rol
             folder = Path(scratch) / "model"
             write_model(policy, folder, Model(run_id=run_id, model_id=created.model_id))
             client.set_logged_model_tags(created.model_id, {DIGEST_TAG: digest_of(folder)})
-            client.log_model_artifacts(created.model_id, str(folder))
+            with without_progress_bars():
+                client.log_model_artifacts(created.model_id, str(folder))
         client.finalize_logged_model(created.model_id, "READY")
     except BaseException:
         client.delete_logged_model(created.model_id)

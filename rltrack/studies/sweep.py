@@ -8,11 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from rltrack.errors import ConfigurationError, RltrackError, RunBusy
 from rltrack.files import replace_text, take_lock
-from rltrack.plain_data import with_values
+from rltrack.plain_data import to_yaml, with_values
 from rltrack.ranking import rank
 from rltrack.studies.jobs import RESUMABLE, STOPPED, Job, run_jobs, why_unfinished
 from rltrack.studies.search import Search, trial_name
@@ -147,5 +145,5 @@ def write_best(search: Search) -> Mapping[str, Any] | None:
     data.pop("name", None)
     search.folder.mkdir(parents=True, exist_ok=True)  # with a database elsewhere it may not exist yet
     head = f"# Best of sweep {search.name}: trial {best.number}, mean return {best.value:.6g}.\n"
-    replace_text(search.folder / "best.yaml", head + yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+    replace_text(search.folder / "best.yaml", head + to_yaml(data))
     return data

@@ -121,7 +121,7 @@ class Recording:
         if is_new:
             self._records.configuration(self._run_id, record)
         else:
-            self._journal.resume_from(self._journal.next_seq, exact=False)
+            self._journal.resume_from(self._journal.next_seq, 0, exact=False)
         number = len(self.run.attempts()) + 1
         self._details |= {"attempt": number, "configuration": {**record, "config": redacted(written)}}
         self._records.attempt(

@@ -65,7 +65,7 @@ def begin_attempt(
         if differences:
             at = f"{version.name} at {version.env_steps:,} env steps"
             notes.append(f"Resumed from {at}, not exactly: {'; '.join(differences)}")
-        session.journal.resume_from(version.journal["next_seq"], exact=exact)
+        session.journal.resume_from(version.journal["next_seq"], version.env_steps, exact=exact)
         scale = plan.strategy.learning_rate_scale
         if scale != 1.0:
             agent.scale_learning_rate(scale)
@@ -84,7 +84,7 @@ def begin_attempt(
             notes.append(
                 note if begins_alike else f"{note}, and the environments do not provably begin as they did then"
             )
-            session.journal.resume_from(1, exact=exact)
+            session.journal.resume_from(1, 0, exact=exact)
     if missing:
         trained = "The training is resumed exactly, but its" if exact else "The run's"
         notes.append(

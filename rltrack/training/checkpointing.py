@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rltrack.errors import CheckpointFailed
-from rltrack.training.limits import refuse_nonfinite_weights
 from rltrack.training.marks import NEVER, Cadence, Mark
 from rltrack.training.records import record_warning
 
 if TYPE_CHECKING:
     from rltrack.agents import AgentBase
     from rltrack.checkpoints import Version
+    from rltrack.training.limits import Divergence
     from rltrack.training.plan import TrainingPlan
     from rltrack.training.session import RunSession
 
@@ -26,11 +26,21 @@ class Checkpointing:
         plan: Of the training.
         agent: Whose state is taken.
         session: Keeps the versions.
+        divergence: Refuses a policy that diverged.
         resumed_at: Env steps of the version that training resumes from; None at the beginning.
     """
 
-    def __init__(self, plan: TrainingPlan, agent: AgentBase, session: RunSession, *, resumed_at: int | None) -> None:
+    def __init__(
+        self,
+        plan: TrainingPlan,
+        agent: AgentBase,
+        session: RunSession,
+        divergence: Divergence,
+        *,
+        resumed_at: int | None,
+    ) -> None:
         self._agent, self._session, self._hooks = agent, session, plan.hooks
+        self._divergence = divergence
         self._progress, self._strategy, settings = plan.progress, plan.strategy, plan.settings
         self._section = settings.checkpoints
         self._next = self._strategy.next_checkpoint(self._progress)
@@ -142,7 +152,7 @@ class Checkpointing:
         return self._next_cut is not NEVER
 
     def _submit(self, state: dict[str, Any], env_steps: int, score: float | None) -> None:
-        refuse_nonfinite_weights(state, env_steps)
+        self._divergence.refuse_nonfinite_weights(state, env_steps)
         self._session.commit(
             state,
             env_steps=env_steps,

@@ -13,7 +13,6 @@ from rltrack.evaluation.episodes import EvaluationInterrupted
 from rltrack.evaluation.pending import EvaluationBeside, EvaluationHere
 from rltrack.ranking import is_better
 from rltrack.tracking.metrics import further_evaluation_metrics
-from rltrack.training.limits import refuse_divergence
 from rltrack.training.marks import NEVER, Mark
 from rltrack.training.progress import TrainingState, has_converged
 from rltrack.training.records import record_warning
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from rltrack.evaluation.episodes import Evaluation, Evaluator
     from rltrack.evaluation.pending import PendingEvaluation, Player
     from rltrack.training.checkpointing import Checkpointing
+    from rltrack.training.limits import Divergence
     from rltrack.training.plan import TrainingPlan
     from rltrack.training.session import RunSession
 
@@ -49,6 +49,7 @@ class Evaluating:
         agent: Whose policy is evaluated.
         session: Where results are recorded.
         checkpoints: Keeps the best policy.
+        divergence: Says whether an error came of NaN or infinities.
         evaluator: Plays the episodes; None where there is no environment for it.
         player: Plays them in a background process; None to play between iterations.
         should_stop: Whether training is to stop, which interrupts an evaluation.
@@ -60,6 +61,7 @@ class Evaluating:
         agent: AgentBase,
         session: RunSession,
         checkpoints: Checkpointing,
+        divergence: Divergence,
         evaluator: Evaluator | None,
         player: Player | None,
         should_stop: Callable[[], bool],
@@ -69,6 +71,7 @@ class Evaluating:
         self.lost_best: str | None = None
         """Why the strategy could not return to the best version; None while it could."""
         self._agent, self._session, self._checkpoints = agent, session, checkpoints
+        self._divergence = divergence
         self._evaluator, self._player, self._should_stop = evaluator, player, should_stop
         self._progress, self._strategy, self._hooks = plan.progress, plan.strategy, plan.hooks
         self._reporter, self._threshold = plan.reporter, plan.settings.training.convergence_threshold
@@ -156,7 +159,7 @@ class Evaluating:
                 self._pending, self._evaluated_at = None, -1
             return None
         except Exception as error:
-            refuse_divergence(self._agent, pending.env_steps, error, pending.policy)
+            self._divergence.explain(pending.env_steps, error, pending.policy)
             raise
         self._pending = None
         self._apply_result(evaluation, pending.policy)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rltrack.training.control import IterationAbandoned
 from rltrack.training.evaluating import NO_LIMIT
-from rltrack.training.limits import refuse_divergence, refuse_nonfinite_losses
+from rltrack.training.limits import Divergence, refuse_nonfinite_losses
 from rltrack.training.observer import ProgressObserver
 from rltrack.training.records import record_iteration, record_warning
 
@@ -30,14 +30,22 @@ class Iterating:
         session: Where iterations are recorded.
         clock: Counts the seconds.
         evaluations: Of the training; they take over what callbacks evaluate.
+        divergence: Says whether an error came of NaN or infinities.
     """
 
     def __init__(
-        self, plan: TrainingPlan, agent: AgentBase, session: RunSession, clock: TrainingClock, evaluations: Evaluating
+        self,
+        plan: TrainingPlan,
+        agent: AgentBase,
+        session: RunSession,
+        clock: TrainingClock,
+        evaluations: Evaluating,
+        divergence: Divergence,
     ) -> None:
         self._agent, self._session, self._clock = agent, session, clock
         self._progress, self._strategy = plan.progress, plan.strategy
         self._hooks, self._control = plan.hooks, plan.control
+        self._divergence = divergence
         self._evaluations, self._warned_endless = evaluations, False
         self.observer = ProgressObserver(
             plan.progress, plan.hooks, plan.strategy.remaining, agent.set_schedule, self._check_inside
@@ -61,7 +69,7 @@ class Iterating:
             with self._control.abandonable():
                 stats = self._agent.advance(self.observer)
         except Exception as error:
-            refuse_divergence(self._agent, progress.env_steps, error)
+            self._divergence.explain(progress.env_steps, error)
             raise
         progress.iterations += 1
         self._clock.advance()

@@ -67,57 +67,71 @@ def refuse_nonfinite_losses(losses: Mapping[str, float], env_steps: int) -> None
             )
 
 
-def refuse_nonfinite_weights(state: Mapping[str, Any], env_steps: int) -> None:
-    """Raise if a weight of the policy is NaN or infinite, so that no bad version is written.
+class Divergence:
+    """Recognises that training came to NaN or infinities.
 
-    Raises:
-        TrainingDiverged: With the names of the first such weights.
-    """
-    bad = find_nonfinite(state.get("policy"))
-    if bad:
-        raise TrainingDiverged(
-            f"Weights became NaN or infinite before {env_steps} env steps: {', '.join(bad[:5])}. No version was written. "
-            "Lower the learning rate or normalise observations and rewards."
-        )
-
-
-def refuse_divergence(agent: AgentBase, env_steps: int, error: Exception, policy: State | None = None) -> None:
-    """Say what it was, if an error came of NaN or infinities, wherever it arose: collecting, updating, evaluating.
-
-    Looks at the weights first: NaN, infinite, or so large that float32 does not hold their products. A policy's output may be
-    NaN all the same, also because observations are: then torch's distributions refuse it.
+    An array of the policy with infinities that never changes is none: attention layers have masks of that kind.
 
     Args:
-        agent: What is trained.
-        env_steps: Where it is.
-        error: What was raised.
-        policy: The policy that was played; None for the agent's own, as it is.
-
-    Raises:
-        TrainingDiverged: If that is what happened.
+        agent: What is trained, as it is before this attempt trains it.
     """
-    if isinstance(error, RltrackError) and not isinstance(error, EvaluationUnavailable):
-        return
-    if policy is None and agent.is_capturable:
-        with contextlib.suppress(Exception):  # a GPU whose kernel failed an assertion answers with errors only
-            policy = agent.capture_parts(POLICY_PARTS)
-    try:
-        refuse_nonfinite_weights(policy or {}, env_steps)
-    except TrainingDiverged as diverged:
-        raise diverged from error
-    largest = _largest((policy or {}).get("policy"))
-    if largest > _TOO_LARGE:
-        what = f"Weights grew to {largest:.3g}, whose products a float32 does not hold,"
-    elif _was_refused_by_torch(error):
-        what = "The policy's output became NaN or infinite, or a standard deviation 0,"
-    else:
-        return
-    said = (str(error).splitlines() or [""])[0][:160]  # torch adds the whole tensor
-    raise TrainingDiverged(
-        f"{what} before {env_steps} env steps ({type(error).__name__}: {said}). The last version is "
-        "good. Lower the learning rate, normalise observations and rewards, or look for NaN in the environment's observations "
-        "(stable_baselines3.common.vec_env.VecCheckNan finds them)."
-    ) from error
+
+    def __init__(self, agent: AgentBase) -> None:
+        self._agent = agent
+        before = agent.capture_parts(POLICY_PARTS) if agent.is_capturable else {}
+        self._before = {path: np.copy(value) for path, value in find_nonfinite(before.get("policy")).items()}
+
+    def refuse_nonfinite_weights(self, state: Mapping[str, Any], env_steps: int) -> None:
+        """Raise if a weight of the policy is NaN or infinite, so that no bad version is written.
+
+        Raises:
+            TrainingDiverged: With the names of the first such weights.
+        """
+        before, found = self._before, find_nonfinite(state.get("policy"))
+        same = {path for path in before.keys() & found.keys() if np.array_equal(before[path], found[path])}  # never NaN
+        bad = [path for path in found if path not in same]
+        if bad:
+            raise TrainingDiverged(
+                f"Weights became NaN or infinite before {env_steps} env steps: {', '.join(bad[:5])}. No version was written. "
+                "Lower the learning rate or normalise observations and rewards."
+            )
+
+    def explain(self, env_steps: int, error: Exception, policy: State | None = None) -> None:
+        """Say what it was, if an error came of NaN or infinities, wherever it arose: collecting, updating, evaluating.
+
+        Looks at the weights first: NaN, infinite, or so large that float32 does not hold their products. A policy's output may be
+        NaN all the same, also because observations are: then torch's distributions refuse it.
+
+        Args:
+            env_steps: Where training is.
+            error: What was raised.
+            policy: The policy that was played; None for the agent's own, as it is.
+
+        Raises:
+            TrainingDiverged: If that is what happened.
+        """
+        if isinstance(error, RltrackError) and not isinstance(error, EvaluationUnavailable):
+            return
+        if policy is None and self._agent.is_capturable:
+            with contextlib.suppress(Exception):  # a GPU whose kernel failed an assertion answers with errors only
+                policy = self._agent.capture_parts(POLICY_PARTS)
+        try:
+            self.refuse_nonfinite_weights(policy or {}, env_steps)
+        except TrainingDiverged as diverged:
+            raise diverged from error
+        largest = _largest((policy or {}).get("policy"))
+        if largest > _TOO_LARGE:
+            what = f"Weights grew to {largest:.3g}, whose products a float32 does not hold,"
+        elif _was_refused_by_torch(error):
+            what = "The policy's output became NaN or infinite, or a standard deviation 0,"
+        else:
+            return
+        said = (str(error).splitlines() or [""])[0][:160]  # torch adds the whole tensor
+        raise TrainingDiverged(
+            f"{what} before {env_steps} env steps ({type(error).__name__}: {said}). The last version is "
+            "good. Lower the learning rate, normalise observations and rewards, or look for NaN in the environment's observations "
+            "(stable_baselines3.common.vec_env.VecCheckNan finds them)."
+        ) from error
 
 
 _TOO_LARGE = math.sqrt(float(np.finfo(np.float32).max))
@@ -125,13 +139,13 @@ _NO_NUMBER = re.compile(r"\b(nan|inf)\b", re.IGNORECASE)
 
 
 def _largest(tree: Any) -> float:
-    """Return the largest magnitude among the floats of a nested state."""
+    """Return the largest finite magnitude among the floats of a nested state."""
     if isinstance(tree, Mapping):
         return max(map(_largest, tree.values()), default=0.0)
     if isinstance(tree, list | tuple):
         return max(map(_largest, tree), default=0.0)
     if isinstance(tree, np.ndarray) and np.issubdtype(tree.dtype, np.floating) and tree.size:
-        return float(np.abs(tree).max())
+        return float(np.max(np.abs(tree), where=np.isfinite(tree), initial=0.0))
     return 0.0
 
 

@@ -18,7 +18,7 @@ from rltrack.training.control import IterationAbandoned
 from rltrack.training.ending import Ending
 from rltrack.training.evaluating import Evaluating
 from rltrack.training.iterating import Iterating
-from rltrack.training.limits import ResourceWatch
+from rltrack.training.limits import Divergence, ResourceWatch
 from rltrack.training.progress import TrainingState
 from rltrack.training.records import record_warning
 from rltrack.training.steering import Steering
@@ -83,14 +83,22 @@ class LiveTraining:
         self.was_finished = session.is_finished
         """Whether the run was finished before: then there is nothing to train, and only what is left is delivered."""
         self.clock = TrainingClock(plan.progress, plan.strategy)
+        divergence = Divergence(agent)
         resumed_at = None if loop is None else self.progress.env_steps
-        self.checkpoints = Checkpointing(plan, agent, session, resumed_at=resumed_at)
+        self.checkpoints = Checkpointing(plan, agent, session, divergence, resumed_at=resumed_at)
         self.evaluations = Evaluating(
-            plan, agent, session, self.checkpoints, evaluator, player, should_stop=self._should_end_evaluation
+            plan,
+            agent,
+            session,
+            self.checkpoints,
+            divergence,
+            evaluator,
+            player,
+            should_stop=self._should_end_evaluation,
         )
         if loop is not None:
             self.evaluations.load_state_dict(loop)
-        self._iterations = Iterating(plan, agent, session, self.clock, self.evaluations)
+        self._iterations = Iterating(plan, agent, session, self.clock, self.evaluations, divergence)
         self._watch = ResourceWatch(self.progress, plan.settings.training.memory_limit_mb)
         self._steering = Steering(
             session.directory, self.control, self.progress, self._record_signal, self._checkpoint_on_request

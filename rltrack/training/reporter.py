@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rltrack.text import printable
+from rltrack.text import is_terminal, printable
 from rltrack.training.notebook import line_in_place
 from rltrack.training.progress import TrainingState
 
@@ -74,7 +74,7 @@ class ProgressReporter:
         self.log_file = log_file
         self.line_seconds = line_seconds
         self._wanted = console
-        self._terminal = sys.stderr.isatty()
+        self._terminal = is_terminal(sys.stderr)
         self._bar: Any = None
         self._cell: Callable[[str], None] | None = None
         self._task: Any = None

@@ -59,9 +59,9 @@ def describe_run(plan: TrainingPlan, agent: AgentBase) -> RunDescription:
         else:
             # without hooks: a script may add harmless ones when it resumes, and refuses others by their state
             own_identity = identity(whole.model_copy(update={"hooks": []}))
-            notes = [f"Only this script can train this run further: {'; '.join(only)}."]
-            return RunDescription(
-                described, whole.to_mapping(), (own_identity, by_script), tuple(notes if only else ())
+            notes = (
+                (f"Only this script can train this run further: {'; '.join(only)}.",) if only and plan.tracking else ()
             )
+            return RunDescription(described, whole.to_mapping(), (own_identity, by_script), notes)
     note = f"This run cannot be evaluated, promoted or resumed outside this script: it lacks {'; '.join(missing)}."
-    return RunDescription(described, {**sections, "missing": missing}, (by_script,), (note,))
+    return RunDescription(described, {**sections, "missing": missing}, (by_script,), (note,) if plan.tracking else ())

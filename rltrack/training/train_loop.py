@@ -56,9 +56,9 @@ class TrainingLoop:
         eval_env: Environment for evaluation, never the training one; omitted: built like the training environment.
         make_env: ``package.module:Name`` of the class or function that makes one environment (or ``{package.module:Name:
             {argument: value}}``), so that other processes can build it too; needed only where a message says so.
-        hooks: Objects with some of the methods of `TrainingHook`.
-        callbacks: Callbacks of Stable-Baselines3, as ``learn`` takes them. One that returns False ends training at the next
-            boundary. Their plain attributes are part of each checkpoint.
+        hooks: Objects with some of the methods of `TrainingHook`; one, or several.
+        callbacks: Callbacks of Stable-Baselines3, as ``learn`` takes them: one, a list, functions. One that returns False
+            ends training at the next boundary. Their plain attributes are part of each checkpoint.
         reporter: Shows the progress; omitted: a bar where standard error is a terminal.
         name: The run's name under the root; omitted: new and unique.
         root: Folder of all runs; omitted: ``RLTRACK_ROOT``, or ``./mlruns``.
@@ -94,8 +94,8 @@ class TrainingLoop:
         settings: LoopSettings | None = None,
         eval_env: Any = None,
         make_env: MakeEnv | None = None,
-        hooks: Iterable[Any] = (),
-        callbacks: Iterable[Any] = (),
+        hooks: Any = (),
+        callbacks: Any = (),
         reporter: ProgressReporter | None = None,
         name: str | None = None,
         root: str | Path | None = None,
@@ -130,7 +130,7 @@ class TrainingLoop:
             env=env,
             eval_env=eval_env,
             make_env=make_env,
-            callbacks=tuple(callbacks),
+            callbacks=_all_of(callbacks),
             name=name,
             root=root,
             resume=resume,
@@ -143,7 +143,7 @@ class TrainingLoop:
         self.live: LiveTraining | None = None
         if training.enable_early_stopping:
             self.add_hook(EarlyStoppingHook(training.patience, training.min_improvement))
-        for hook in hooks:
+        for hook in _all_of(hooks):
             self.add_hook(hook)
 
     @property
@@ -269,3 +269,10 @@ def create_training_loop(
             f"config is a {type(config).__name__}; pass a dictionary such as {{'total_timesteps': 10_000}}."
         )
     return TrainingLoop(agent, env, **{**config, **options})
+
+
+def _all_of(given: Any) -> tuple[Any, ...]:
+    """Return one object, several or None as a tuple."""
+    if given is None:
+        return ()
+    return tuple(given) if isinstance(given, Iterable) else (given,)

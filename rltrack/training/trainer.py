@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ class Trainer:
         config: A `TrainingConfig`, or a nested mapping of the same shape.
         root: Folder of all runs; omitted: ``RLTRACK_ROOT``, or ``./mlruns``.
         reporter: Shows the progress.
-        hooks: Objects with some of the methods of `TrainingHook`.
+        hooks: Objects with some of the methods of `TrainingHook`; one, or several.
         control: What was asked from outside, where it outlives this training; omitted: one of its own.
 
     Raises:
@@ -51,7 +51,7 @@ class Trainer:
         *,
         root: str | Path | None = None,
         reporter: ProgressReporter | None = None,
-        hooks: Iterable[Any] = (),
+        hooks: Any = (),
         control: Control | None = None,
     ) -> None:
         self.config = config if isinstance(config, TrainingConfig) else TrainingConfig.from_mapping(config)

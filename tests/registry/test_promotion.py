@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -53,6 +54,17 @@ def root(prepared, own_root):
         prepared, own_root, ignore=shutil.ignore_patterns("mlflow.db*", "artifacts", "registry", "delivered.json")
     )
     return Root(own_root)
+
+
+@pytest.mark.parametrize("own", [None, "true"])
+def test_mlflow_shows_no_progress_bars_and_a_users_setting_stays(root, capfd, monkeypatch, own):
+    name = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
+    monkeypatch.delenv(name, raising=False) if own is None else monkeypatch.setenv(name, own)
+    for run in ("fair", "good"):
+        promote(root.find(run), "tiny", gate=GATE)
+    evaluate_champion(root, "tiny", episodes=5)
+    assert "artifacts" not in capfd.readouterr().err
+    assert os.environ.get(name) == own
 
 
 def history(root, model="tiny"):

@@ -344,7 +344,7 @@ def test_numbers_that_were_lost_are_kept_free(tmp_path):
         journal.write("metrics", step, values={"a": 1.0})
     journal.close()
     journal = Journal(path)
-    journal.resume_from(9, exact=False)
+    journal.resume_from(9, 5, exact=False)
     journal.write("metrics", 9, values={"a": 1.0})
     assert RunHistory.read(path).missing == ["records 6 to 8 (between 5 and 9 env steps)"]
 

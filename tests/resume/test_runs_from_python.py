@@ -12,7 +12,7 @@ import pytest
 import torch
 
 pytest.importorskip("stable_baselines3")
-from stable_baselines3 import PPO
+from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -281,3 +281,26 @@ def test_a_bare_vectorised_environment_is_resumed_exactly_with_its_episodes(tmp_
     assert episodes("whole") == episodes("halves")
     assert sum(len(returns) for _, returns, _ in episodes("whole")) == 192 // 11 - 1
     assert [record["exact"] for record in Root(tmp_path / "halves").find("walk").attempts()] == [True, True]
+
+
+def test_another_log_interval_after_a_kill_loses_no_record(own_root):
+    class Die:
+        def on_iteration_end(self, progress, stats):
+            if progress.env_steps >= 96:
+                raise RuntimeError("power cut")
+
+    def loop(log_interval, hooks=()):
+        model = A2C("MlpPolicy", make_walk(), n_steps=4, seed=0, device="cpu")
+        options = {**STEPS, "checkpoint_freq": 48, "eval_freq": 32, "log_interval": log_interval}
+        return TrainingLoop(model, name="logged", resume=True, eval_env=make_walk(), hooks=hooks, **options)
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        loop(1, [Die()]).run()
+    statistics = loop(10).run()
+    assert [evaluation.env_steps for evaluation in statistics.evaluations] == [32, 64, 96, 128, 160, 192]
+    assert len(statistics.episode_returns) == statistics.episodes == 192 // 11
+    run = Root().find("logged")
+    metrics = [record["step"] for record in read_journal(run.journal_file) if record["kind"] == "metrics"]
+    assert metrics == [*range(4, 97, 4), 120, 160]
+    assert run.attempts()[-1]["exact"]
+    assert run.history().missing == []

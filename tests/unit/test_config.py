@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rltrack.config import FLAT_KEYS, LoopSettings, TrainingConfig
 from rltrack.errors import ConfigurationError, MissingExtra
 from rltrack.identity import identity, identity_hash
-from rltrack.plain_data import apply_overrides, differences
+from rltrack.plain_data import apply_overrides, differences, read_yaml, to_yaml
 from tests.support.extras import needs
 
 MINIMAL = {"agent": {"algorithm": "PPO"}, "environment": {"id": "CartPole-v1"}, "training": {"total_timesteps": 1000}}
@@ -118,6 +118,30 @@ def test_unreadable_files(tmp_path, text, message):
         TrainingConfig.from_file(tmp_path / "none.yaml")
     with pytest.raises(ConfigurationError, match="Cannot read"):
         TrainingConfig.from_file(tmp_path)
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    file = tmp_path / "twice.yaml"
+    file.write_text("agent: {algorithm: PPO}\nenvironment:\n  id: A-v1\nseed: 1\nenvironment: {id: B-v1}\n")
+    with pytest.raises(
+        ConfigurationError, match=r"the key 'environment' stands in line 2 already, line 5, column 1\.$"
+    ):
+        TrainingConfig.from_file(file)
+    file.write_text(
+        "a: &all {x: 1}\nb: {<<: *all, x: 2}\nc: {<<: *all}\nd: &more {<<: *all, x: 3}\ne: {<<: *more, x: 4}\n"
+    )
+    assert read_yaml(file)["e"] == {"x": 4}, "a merged key may be given another value"
+
+
+@pytest.mark.parametrize("text", ["3e-05", "3e-4", "1E6", "-2.5e+3", "2.e3"])
+def test_numbers_are_those_of_json_and_overrides(tmp_path, text):
+    file = tmp_path / "numbers"
+    file.write_text(f'{{"plain": {text}, "quoted": "{text}", "list": [{text}]}}')
+    found = read_yaml(file)
+    assert found == {"plain": float(text), "quoted": text, "list": [float(text)]}
+    assert apply_overrides({}, [f"a={text}"]) == {"a": float(text)}
+    file.write_text(to_yaml(found))
+    assert read_yaml(file) == found
 
 
 def test_overrides():

@@ -25,7 +25,7 @@ from rltrack.runs import Root
 from rltrack.tracking.metrics import MetricsTracker
 from rltrack.tracking.sinks.base import Point
 from rltrack.tracking.sinks.tensorboard import TensorBoardSink, finite
-from rltrack.training.limits import refuse_divergence
+from rltrack.training.limits import Divergence
 from rltrack.training.progress import has_converged
 from tests.contract.test_sinks import new_report
 from tests.support.servers import tensorboard_scalars
@@ -318,10 +318,20 @@ def test_other_errors_are_what_they_were():
     with pytest.raises(ValueError, match="valve") as caught:
         rltrack.TrainingLoop(ppo(odd(rewards=refuse)), total_timesteps=64).run()
     assert not isinstance(caught.value, TrainingDiverged)
-    parts = SimpleNamespace(
-        is_capturable=True, capture_parts=lambda parts: 1 / 0
-    )  # a GPU that answers nothing any more
-    refuse_divergence(parts, 5, RuntimeError("CUDA error: device-side assert triggered"))
+    gpu = SimpleNamespace(is_capturable=True, capture_parts=lambda parts: {})
+    divergence = Divergence(gpu)
+    gpu.capture_parts = lambda parts: 1 / 0  # it answers nothing any more
+    divergence.explain(5, RuntimeError("CUDA error: device-side assert triggered"))
+
+
+def test_a_mask_of_infinities_that_never_changes_is_no_divergence():
+    policy = {"mask": np.triu(np.full((2, 2), -np.inf), 1), "w": np.ones(2)}
+    divergence = Divergence(SimpleNamespace(is_capturable=True, capture_parts=lambda parts: {"policy": policy}))
+    divergence.refuse_nonfinite_weights({"policy": policy}, 5)
+    divergence.explain(5, ValueError("something else"))
+    for name, value in (("mask", np.full((2, 2), NAN)), ("w", np.array([np.inf, 1.0]))):
+        with pytest.raises(TrainingDiverged, match=f"env steps: {name}\\."):
+            divergence.refuse_nonfinite_weights({"policy": {**policy, name: value}}, 5)
 
 
 def test_torch_that_cannot_sample_is_divergence():
@@ -333,11 +343,11 @@ def test_torch_that_cannot_sample_is_divergence():
         with pytest.raises(ValueError, match="invalid values") as caught:
             make()
         with pytest.raises(TrainingDiverged):
-            refuse_divergence(parts, 5, caught.value)
+            Divergence(parts).explain(5, caught.value)
     with pytest.raises(RuntimeError) as failed:
         torch.distributions.Categorical(probs=torch.tensor([NAN, 1.0]), validate_args=False).sample()
     with pytest.raises(TrainingDiverged):
-        refuse_divergence(parts, 5, failed.value)
+        Divergence(parts).explain(5, failed.value)
 
 
 SWEEP = {

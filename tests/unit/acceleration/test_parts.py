@@ -8,7 +8,8 @@ import pytest
 import torch
 from gymnasium import spaces
 from sb3_contrib import TRPO
-from stable_baselines3 import DQN, PPO
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -95,6 +96,32 @@ def test_hooks_are_called_when_registered_later():
     learn(plain, 32)
     learn(fast, 32)
     assert seen[plain] == seen[fast] > 0
+
+
+class Freezing(BaseCallback):
+    """Freezes some layers in the middle of a training, and gives them free again."""
+
+    def _on_step(self):
+        first = next(module for module in self.model.policy.modules() if isinstance(module, torch.nn.Linear))
+        for parameter in first.parameters():
+            parameter.requires_grad = not 32 < self.num_timesteps <= 64
+        return True
+
+
+FROZEN = {
+    "ppo": (PPO, BOX, SHORT),
+    "a2c": (A2C, BOX, {"n_steps": 8, "use_rms_prop": False}),
+    "a2c-rmsprop": (A2C, BOX, {"n_steps": 8}),
+    "dqn": (DQN, DISCRETE, {"learning_starts": 8, "batch_size": 8, "buffer_size": 100}),
+    "sac": (SAC, BOX, {"learning_starts": 8, "batch_size": 8, "buffer_size": 100}),
+    "td3": (TD3, BOX, {"learning_starts": 8, "batch_size": 8, "buffer_size": 100}),
+}
+
+
+@pytest.mark.parametrize("case", FROZEN)
+def test_layers_that_are_frozen_later_stay_as_they_are(case):
+    algorithm, space, options = FROZEN[case]
+    both(lambda: build(algorithm, space, **options), 96, NAMES, callback=Freezing())
 
 
 def test_an_optimizer_exchanged_later_is_used():

@@ -80,6 +80,16 @@ def test_the_first_cause_is_named(case, own_root):
     assert found.notes == ()
 
 
+def test_a_diagnosis_from_the_start_says_nothing_of_its_own_copy(own_root, caplog):
+    run = fails(own_root, "Steady", {"learning_rate": 1e30})
+    caplog.clear()
+    found = diagnose(run)
+    assert found.begin is None
+    assert found.cause is not None
+    assert found.cause.text.endswith("value_loss is inf, and so is loss")
+    assert "Started again from zero" not in caplog.text
+
+
 def test_a_script_repeats_the_episode_without_rltrack(own_root, capsys, forked):
     run = fails(own_root, "Raises")
     assert run_command(["diagnose", "failed"]) == 1

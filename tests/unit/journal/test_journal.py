@@ -87,7 +87,7 @@ def test_an_exact_resume_adds_nothing_that_is_there(tmp_path):
     fill(tmp_path / "j.jsonl")
     before = (tmp_path / "j.jsonl").read_bytes()
     journal = Journal(tmp_path / "j.jsonl")
-    journal.resume_from(11, exact=True)
+    journal.resume_from(11, 100, exact=True)
     for step in range(11, 21):
         journal.write("metrics", step * 10, values={"a": step / 3})
     assert (tmp_path / "j.jsonl").read_bytes() == before
@@ -98,12 +98,91 @@ def test_an_exact_resume_adds_nothing_that_is_there(tmp_path):
 def test_an_inexact_resume_drops_up_to_the_high_water_mark(tmp_path):
     fill(tmp_path / "j.jsonl")
     journal = Journal(tmp_path / "j.jsonl")
-    journal.resume_from(11, exact=False)
+    journal.resume_from(11, 100, exact=False)
     for step in (110, 150, 200, 205, 230):
         journal.write("metrics", step, values={"a": 0.0})
     records = [record for record in read_journal(tmp_path / "j.jsonl") if record["kind"] == "metrics"]
     assert [record["step"] for record in records[20:]] == [205, 230]
     assert [record["seq"] for record in records] == list(range(1, 23))
+
+
+EPISODES, DECISIONS, STOP = 7, 50, 200
+
+
+def train(path, version=None, *, log_interval, killed_at=STOP, checkpoint_at=100):
+    """Write what a training would, from a version on; return the version that it takes, as next number and env steps."""
+    journal, position = Journal(path), None
+    if version is not None:
+        journal.resume_from(*version, exact=True)
+    for step in range(1 + (version[1] if version else 0), killed_at + 1):
+        if step % EPISODES == 0:
+            journal.write("episodes", step, returns=[1.0], lengths=[EPISODES], steps=[step])
+        if step % log_interval == 0:
+            journal.write("metrics", step, values={"a": float(step)})
+        if step % DECISIONS == 0 and step < killed_at:
+            journal.write("decision", step, decision="steady", reason="", numbers={})
+        if step == checkpoint_at:
+            position = (journal.position["next_seq"], step)
+    journal.close()
+    return position
+
+
+def steps_of(path, kind):
+    return [record["step"] for record in read_journal(path) if record["kind"] == kind]
+
+
+@pytest.mark.parametrize("intervals", [(1, 20), (20, 1), (4, 6), (6, 4)])
+@pytest.mark.parametrize("killed_at", [99, 100, 140, 150, 155])
+def test_a_resume_with_another_log_interval_loses_no_record_and_writes_none_twice(tmp_path, intervals, killed_at):
+    path = tmp_path / "j.jsonl"
+    before, after = intervals
+    version = train(path, log_interval=before, killed_at=killed_at, checkpoint_at=40)
+    train(path, version, log_interval=after)
+    assert steps_of(path, "episodes") == list(range(EPISODES, STOP + 1, EPISODES))
+    assert steps_of(path, "decision") == [50, 100, 150]
+    metrics = steps_of(path, "metrics")
+    changed = max(step for step in range(killed_at + 1) if step % before == 0)
+    assert metrics == [step for step in range(1, STOP + 1) if step % (before if step <= changed else after) == 0]
+    assert [record["seq"] for record in read_journal(path)] == list(range(1, len(list(read_journal(path))) + 1))
+
+
+@pytest.mark.parametrize("intervals", [(1, 20, 1), (20, 1, 20), (20, 1, 4), (4, 6, 20)])
+@pytest.mark.parametrize("takes_another", [False, True])
+def test_the_log_interval_changes_in_each_of_three_attempts(tmp_path, intervals, takes_another):
+    path = tmp_path / "j.jsonl"
+    version = train(path, log_interval=intervals[0], killed_at=150, checkpoint_at=40)
+    another = train(path, version, log_interval=intervals[1], killed_at=130)
+    train(path, another if takes_another else version, log_interval=intervals[2])
+    assert steps_of(path, "episodes") == list(range(EPISODES, STOP + 1, EPISODES))
+    assert steps_of(path, "decision") == [50, 100, 150]
+    metrics = steps_of(path, "metrics")
+    assert metrics == sorted(set(metrics))
+
+
+def test_a_record_at_a_request_to_stop_costs_no_record_after_the_resume(tmp_path):
+    path = tmp_path / "j.jsonl"
+    version = train(path, log_interval=10, killed_at=123, checkpoint_at=40)
+    journal = Journal(path)
+    journal.write("decision", 123, decision="steady", reason="", numbers={})  # the last record before a kill
+    journal.close()
+    train(path, version, log_interval=10)
+    assert steps_of(path, "episodes") == list(range(EPISODES, STOP + 1, EPISODES))
+    assert steps_of(path, "metrics") == list(range(10, STOP + 1, 10))
+
+
+def test_a_branch_that_is_resumed_exactly_does_not_mix_with_the_one_that_got_further(tmp_path):
+    path = tmp_path / "j.jsonl"
+    fill(path)  # to step 200
+    journal = Journal(path)
+    journal.resume_from(11, 100, exact=False)
+    journal.write("metrics", 150, values={"a": 0.0})
+    version = (journal.position["next_seq"], 150)
+    journal.close()
+    journal = Journal(path)
+    journal.resume_from(*version, exact=True)
+    for step in range(160, 231, 10):
+        journal.write("metrics", step, values={"a": 0.0})
+    assert steps_of(path, "metrics") == list(range(10, 231, 10))
 
 
 def test_the_last_number_is_found_behind_many_others(tmp_path):

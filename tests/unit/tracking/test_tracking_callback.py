@@ -17,6 +17,7 @@ from rltrack.runs import Root
 
 sb3 = pytest.importorskip("stable_baselines3")
 
+import torch  # noqa: E402
 from stable_baselines3 import DQN, PPO  # noqa: E402
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback  # noqa: E402
 from stable_baselines3.common.env_util import make_vec_env  # noqa: E402
@@ -254,6 +255,18 @@ class Breaks(BaseCallback):
 model = PPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, n_epochs=1, device="cpu")
 model.learn(320, callback=[rltrack.TrackingCallback("broken"), Breaks()])
 """
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_configuration_of_a_script_has_its_torch_threads(own_root, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        ppo().learn(64, callback=rltrack.TrackingCallback("threads"))
+        assert torch.get_num_threads() == threads, "the script's own training is not changed"
+    finally:
+        torch.set_num_threads(before)
+    assert config_of(Root().find("threads")).agent.threads == threads
 
 
 def test_a_failure_is_recorded_where_methods_of_the_model_are_replaced(own_root):
