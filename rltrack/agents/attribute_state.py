@@ -53,6 +53,10 @@ _NAMED = 3
 """How many changes a reason names."""
 
 
+_DEPTH = 20
+"""How deep objects are looked into: a linked list may be longer than Python's stack."""
+
+
 class _Only:
     """An object that is equal to itself only, also if it has an ``==`` of its own."""
 
@@ -164,7 +168,11 @@ class AttributeState:
                 found[path] = Stored(type(value).__name__, keys)
                 for key in keys:
                     visit((*path, key), value[key])
-            elif _is_open(value) and (taken is None or isinstance(value, torch.nn.Module | torch.optim.Optimizer)):
+            elif (
+                len(path) < _DEPTH
+                and _is_open(value)
+                and (taken is None or isinstance(value, torch.nn.Module | torch.optim.Optimizer))
+            ):
                 if id(value) in seen:
                     found[path] = Stored("object", (_Only(type(value)), list(seen[id(value)])))
                     return

@@ -104,16 +104,21 @@ def _mapped(value: object, kind: type[Leaf], convert: Callable[[Leaf], object]) 
 
 
 def stored(value: Any) -> Stored | None:
-    """Return a value as plain data that shares nothing with it; None if it has no such form."""
+    """Return a value as plain data that shares nothing with it; None if it has no such form.
+
+    What has a state that cannot be read is of the kind ``unreadable``, which is never the `same`.
+    """
     if is_plain(value):
         return Stored("plain", copied(value))
     for name, kind in _KINDS.items():
         if isinstance(value, kind.types):
             try:
                 data = kind.take(value)
-            except (TypeError, RuntimeError):  # a tensor of a type that numpy lacks, or without elements
-                return None
-            return Stored(name, data) if data is not None and is_plain(data) else None
+            except Exception:  # a tensor of a type that numpy lacks; whatever a user's state_dict() raises
+                data = None
+            if data is not None and is_plain(data):
+                return Stored(name, data)
+            return None if name in ("deque", "mapping", "tensor") else Stored("unreadable", object())
     return None
 
 
@@ -167,6 +172,11 @@ def _put_mapping(data: Any, live: Any) -> Any:
     return live
 
 
+def _take_generator(value: np.random.Generator) -> Any:
+    state: Any = value.bit_generator.state
+    return state if state["bit_generator"] in _BIT_GENERATORS else None
+
+
 def _put_generator(data: Any, live: np.random.Generator | None) -> np.random.Generator:
     name = data["bit_generator"]
     if name not in _BIT_GENERATORS:
@@ -210,7 +220,7 @@ _KINDS = {
     "mapping": _Kind(  # into one that is there: only that has the function for missing keys
         (defaultdict, OrderedDict, Counter), lambda value: (type(value).__name__, copied(dict(value))), _put_mapping
     ),
-    "generator": _Kind(np.random.Generator, lambda value: value.bit_generator.state, _put_generator),
+    "generator": _Kind(np.random.Generator, _take_generator, _put_generator),
     "random_state": _Kind(np.random.RandomState, lambda value: value.get_state(legacy=False), _put_random_state),
     "random": _Kind(random.Random, _take_random, _put_random),
     "torch_generator": _Kind(torch.Generator, lambda value: to_numpy(value.get_state()), _put_torch_generator),

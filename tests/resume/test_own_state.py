@@ -256,6 +256,18 @@ class Opaque:
 
 
 Pair = namedtuple("Pair", "a b")
+
+
+class Secretive(torch.nn.Linear):
+    """With a state that is no data."""
+
+    def get_extra_state(self):
+        return Opaque()
+
+    def set_extra_state(self, state):
+        pass
+
+
 LOST = {
     "a set": lambda: Own(lambda callback: callback.held.add(callback.num_timesteps), held=set()),
     "a named tuple": lambda: Own(lambda callback: setattr(callback, "held", Pair(callback.num_timesteps, 1)), held=Pair(1, 2)),
@@ -263,6 +275,29 @@ LOST = {
     "objects in a list": lambda: Own(lambda callback: callback.held.append(Opaque()), held=[]),
     "a function": lambda: Own(lambda callback: setattr(callback, "held", lambda: 1), held=len),
 }  # fmt: skip
+
+
+def test_what_cannot_be_read_is_named_at_once():
+    model = ppo()
+    model.net = Secretive(2, 2)
+    agent = bound(model)
+    assert agent.capture()["not_captured"] == "PPO changed `net`, which cannot be stored"
+    agent.release()
+
+
+def test_a_long_chain_of_objects_does_not_end_a_training():
+    chain = None
+    for _ in range(5000):
+        chain = Link(chain)
+    agent = bound(ppo(), [Own(lambda callback: None, chain=chain)])
+    advance(agent, 1)
+    assert "not_captured" not in agent.capture()
+    agent.release()
+
+
+class Link:
+    def __init__(self, following):
+        self.following = following
 
 
 @pytest.mark.parametrize("case", LOST)
