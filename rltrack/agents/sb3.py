@@ -24,23 +24,23 @@ from rltrack.acceleration import accelerate
 from rltrack.acceleration.patches import Patches
 from rltrack.agents import sb3_state
 from rltrack.agents.algorithms import ScaledSchedule
+from rltrack.agents.attribute_state import AttributeState
 from rltrack.agents.base import AgentBase
 from rltrack.agents.env_state import TrainingEnvs
 from rltrack.agents.environment_section import is_made_by_specification
-from rltrack.agents.environments import SeededEpisodes, evaluation_builder, rebuild
+from rltrack.agents.environments import evaluation_builder, rebuild
 from rltrack.agents.policy_check import checked_description
 from rltrack.agents.protocol import IterationStats, MakeEnv, Observations, Observer, Reconstruction, State
-from rltrack.agents.random_state import untouched_random_streams
 from rltrack.agents.reconstruction import reconstruct
+from rltrack.agents.sb3_attributes import attributes_of_model
 from rltrack.agents.sb3_callbacks import CallbackRelay
 from rltrack.agents.sb3_description import describe, numerics
-from rltrack.agents.sb3_environments import SB3Evaluation, made, mirror, one_env, spec_of, use_environment
-from rltrack.agents.sb3_iterations import NO_TOTAL, iteration_of
+from rltrack.agents.sb3_environments import SB3Evaluation, evaluation_env, spec_of, use_environment
+from rltrack.agents.sb3_iterations import iteration_of
 from rltrack.agents.sb3_observing import MetricsCollector, Relay, losses_in
 from rltrack.agents.sb3_replay import ReplayState, end_episodes
 from rltrack.config import EnvironmentConfig
-from rltrack.errors import EvaluationUnavailable, NotCapturable, ResumeMismatch
-from rltrack.text import printable
+from rltrack.errors import NotCapturable, ResumeMismatch
 
 _PARTS = ("policy", "optimizer", "normalization", "counters", "random", "rollout", "environment", "buffers")
 
@@ -74,6 +74,7 @@ class SB3Agent(AgentBase):
         self._cuts = False
         self._envs: TrainingEnvs | None = None
         self._replay: ReplayState | None = None
+        self._attributes: AttributeState | None = None
         self._threads = threads
         self._acceleration = acceleration
         self._eval_env_builder = eval_env_builder
@@ -108,7 +109,9 @@ class SB3Agent(AgentBase):
             self.model.set_random_seed(seed)
         self._writer = MetricsCollector()
         self._undo.append(self._writer.attach(self.model))
-        _, callback = self.model._setup_learn(NO_TOTAL, self.relay, True, type(self.model).__name__, False)
+        _, callback = self.model._setup_learn(
+            self.relay.callbacks.total, self.relay, True, type(self.model).__name__, False
+        )
         self.relay = callback  # type: ignore[assignment]
         self.relay.prepare(self.env)
         self._envs.try_capture()
@@ -118,6 +121,7 @@ class SB3Agent(AgentBase):
         self.relay.on_training_start({}, {})
         self._undo.append(self.relay.callbacks.close)
         self.relay.callbacks.start(self.model, self.log_interval)
+        self._attributes = attributes_of_model(self.model)
 
     def advance(self, observer: Observer) -> IterationStats:
         """Collect a rollout and update, once."""
@@ -164,12 +168,17 @@ class SB3Agent(AgentBase):
     def capture_parts(self, parts: Collection[str]) -> State:
         """Return some parts of the state, without the cost of the others."""
         assert self._replay is not None, "bind() comes first"
+        assert self._attributes is not None
         state = sb3_state.capture(self.model, parts)
         if "counters" in parts:
             state["counters"]["iteration"] = self.iteration
             state["counters"]["running_episodes"] = self.relay.counter.state_dict()
             if self.relay.callbacks:
                 state["counters"]["callbacks"] = self.relay.callbacks.state_dict()
+            if changed := self._attributes.capture():
+                state["counters"]["attributes"] = changed
+            if (reason := self._not_captured) is not None:
+                state["not_captured"] = reason
         if "buffers" in parts:
             state["buffers"] = {"replay": self._replay.capture()}
         if "environment" in parts:
@@ -202,6 +211,8 @@ class SB3Agent(AgentBase):
         counters = state.get("counters", {})
         self.iteration = counters.get("iteration", self.iteration)
         if "counters" in state:
+            if self._attributes is not None:
+                self._attributes.restore(counters.get("attributes", ()))
             self.relay.callbacks.load_state_dict(counters.get("callbacks", ()))
         self.relay.callbacks.restore_environments((state.get("environment") or {}).get("callbacks", {}))
         if state.get("environment") is not None:
@@ -212,7 +223,7 @@ class SB3Agent(AgentBase):
         self.make_env = make_env
 
     def take_callbacks(self, callbacks: Sequence[Any], total_timesteps: int | None) -> None:
-        """Take a user's SB3 callbacks."""
+        """Take a user's SB3 callbacks, and the total that they and the model see, as after ``learn(total_timesteps)``."""
         self.relay = Relay(CallbackRelay(callbacks, total_timesteps))
 
     def end_training(self) -> None:
@@ -255,29 +266,9 @@ class SB3Agent(AgentBase):
         """
 
         def build() -> VecEnv:
-            if env is not None:
-                venv = env if isinstance(env, VecEnv) else one_env(SeededEpisodes(made(env)))
-            elif self._eval_env_builder is not None:
-                venv = self._eval_env_builder(n_envs, SeededEpisodes)
-            else:
-                venv = mirror(self.env, n_envs)
-            return self.model._wrap_env(venv, monitor_wrapper=False)
+            return evaluation_env(self.model, env, n_envs, self._eval_env_builder)
 
-        try:
-            with untouched_random_streams():
-                venv = build()
-        except EvaluationUnavailable:
-            raise
-        except Exception as error:  # training has one, so it is the second one that cannot be had
-            raise EvaluationUnavailable(
-                f"A second environment could not be built: {type(error).__name__}: {printable(' '.join(str(error).split()))}. "
-                "Pass eval_env=, or let the environment allow several in one process."
-            ) from error
-        if venv.observation_space != self.env.observation_space:
-            raise EvaluationUnavailable(
-                f"The evaluation environment has the observation space {venv.observation_space}, training has "
-                f"{self.env.observation_space}. Pass an eval_env= that is wrapped as the training environment is."
-            )
+        venv = build()
         forgets = self._envs is None or self._envs.tier in ("capture", "replay")
         return SB3Evaluation(venv, self.env, self.model, None if forgets or env is not None else build)
 
@@ -285,7 +276,12 @@ class SB3Agent(AgentBase):
         """Return why a resume cannot be exact, or None."""
         if self._bound_envs.tier == "inexact":
             return f"the environments begin a new episode: {self._bound_envs.reason}"
-        return self.relay.callbacks.why_not_exact()
+        return self.relay.callbacks.why_not_exact() or self._not_captured
+
+    @property
+    def _not_captured(self) -> str | None:
+        own = None if self._attributes is None else self._attributes.not_captured
+        return own or self.relay.callbacks.not_captured
 
     def describe_resume(self) -> dict[str, Any]:
         """Return the tier by which the environments take part in a resume, and why (`TrainingEnvs.describe`)."""
@@ -321,6 +317,8 @@ class SB3Agent(AgentBase):
             steps = model.gradient_steps
             self.updates_per_step = 1.0 if steps < 0 else steps / train_freq.frequency
             model.train_freq = TrainFreq(1, TrainFrequencyUnit.EPISODE)
+            if self._attributes is not None:
+                self._attributes.remember()
 
             def put_back() -> None:
                 model.train_freq = train_freq

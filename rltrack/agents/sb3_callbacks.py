@@ -1,8 +1,8 @@
 """Callbacks of Stable-Baselines3 in rltrack's loop: called as ``learn(callback=…)`` calls them, and part of each checkpoint.
 
-A callback's state is what its attributes hold as plain data: numbers, texts, arrays, and lists, tuples and dictionaries of these.
-What else it holds (open files, models) is built again by the script or the configuration that made the callback. Where such
-a part can change during training, as an environment does, a resume cannot give it back, and the run says so.
+A callback's state is what its attributes changed since training began, as far as that has a form as plain data
+(`attribute_state`). What else it holds (open files, models) is built again by the script or the configuration that made the
+callback. Where such a part changes during training, as an environment does, a resume cannot give it back, and the run says so.
 """
 
 from __future__ import annotations
@@ -12,21 +12,23 @@ from functools import partial
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, EvalCallback, EventCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from rltrack.agents import sb3_state
+from rltrack.agents.attribute_state import AttributeState
 from rltrack.agents.env_state import TrainingEnvs
 from rltrack.agents.learning import EvaluationWatch
 from rltrack.agents.protocol import POLICY_PARTS, CallbackEvaluation
+from rltrack.agents.sb3_attributes import OF_CALLBACKS, attributes_of_callback
+from rltrack.agents.stored_values import copied
 from rltrack.errors import ConfigurationError
 from rltrack.evaluation.results import Evaluation
 from rltrack.journal.values import columns_of
 
-_OURS = ("model", "locals", "globals", "parent", "callback", "callbacks")
-_NUMBERS_AND_TEXTS = (type(None), bool, int, float, str, bytes)
+NO_TOTAL = 2**62
+"""What stands for the total env steps where the budget has none; schedules follow ours (`set_schedule`)."""
 
 
 def as_callbacks(given: Iterable[Any]) -> list[BaseCallback]:
@@ -56,14 +58,15 @@ class CallbackRelay:
 
     Args:
         callbacks: In the order in which they are called.
-        total_timesteps: What ``self.locals["total_timesteps"]`` shows.
+        total_timesteps: What ``self.locals["total_timesteps"]`` shows; None where the budget is not in env steps.
     """
 
     def __init__(self, callbacks: Iterable[Any] = (), total_timesteps: int | None = None) -> None:
         self.callbacks = as_callbacks(callbacks)
         self._list = CallbackList(self.callbacks)
-        self._total = total_timesteps
+        self.total = NO_TOTAL if total_timesteps is None else total_timesteps
         self._envs: dict[str, TrainingEnvs] = {}
+        self._attributes: list[tuple[BaseCallback, AttributeState]] = []
         self._watches: list[EvaluationWatch] = []
         self._evaluated: list[CallbackEvaluation] = []
         self.stopped_by: str | None = None
@@ -76,7 +79,7 @@ class CallbackRelay:
         self._envs, self.stopped_by = {}, None
         for index, callback in enumerate(_flat(self.callbacks)):
             for name, value in vars(callback).items():
-                if name not in _OURS and isinstance(value, VecEnv):
+                if name not in OF_CALLBACKS and isinstance(value, VecEnv):
                     self._envs[f"{index}.{name}"] = envs = TrainingEnvs(value, None, wants_probe=False)
                     envs.prepare()
                     envs.try_capture()
@@ -87,8 +90,8 @@ class CallbackRelay:
         ]
         self._list.init_callback(model)
         seen = {"self": model, "callback": self._list, "log_interval": log_interval, "reset_num_timesteps": True}
-        total = self._total if self._total is not None else 2**62
-        self._list.on_training_start({**seen, "total_timesteps": total}, {})
+        self._list.on_training_start({**seen, "total_timesteps": self.total}, {})
+        self._attributes = [(callback, attributes_of_callback(callback, model)) for callback in _flat(self.callbacks)]
 
     def on_rollout_start(self) -> None:
         """A rollout begins."""
@@ -143,8 +146,13 @@ class CallbackRelay:
         self._watches = []
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Return class name and state of each callback, those inside others included."""
-        return [{"callback": type(callback).__name__, **_state_of(callback)} for callback in _flat(self.callbacks)]
+        """Return class name of each callback, those inside others included, and what of it changed since `start`."""
+        return [{"callback": type(callback).__name__, "changed": own.capture()} for callback, own in self._attributes]
+
+    @property
+    def not_captured(self) -> str | None:
+        """What the last `state_dict` left out, as a reason why a resume is not exact; None if nothing."""
+        return next((own.not_captured for _, own in self._attributes if own.not_captured is not None), None)
 
     def capture_environments(self) -> dict[str, Any]:
         """Return the state of the callbacks' own environments."""
@@ -162,30 +170,29 @@ class CallbackRelay:
         Raises:
             ConfigurationError: If the callbacks are not those of the time when it was taken.
         """
-        own, saved = list(_flat(self.callbacks)), [state["callback"] for state in states]
-        names = [type(callback).__name__ for callback in own]
+        saved = [state["callback"] for state in states]
+        names = [type(callback).__name__ for callback, _ in self._attributes]
         if names != saved:
             raise ConfigurationError(
                 f"The checkpoint holds the state of the callbacks {', '.join(saved) or '(none)'}; now there are "
                 f"{', '.join(names) or '(none)'}. Give the same callbacks in the same order to resume."
             )
-        for callback, state in zip(own, states, strict=True):
-            for name, value in state["state"].items():
-                setattr(callback, name, _copied(value))
+        for (callback, attributes), state in zip(self._attributes, states, strict=True):
+            for name, value in state.get("state", {}).items():  # versions of before: all that was plain
+                setattr(callback, name, copied(value))
+            attributes.restore(state.get("changed", ()))
 
     def why_not_exact(self) -> str | None:
-        """Return which part of a callback cannot be given back, or None."""
+        """Return which environment of a callback cannot be given back, or None."""
         for index, callback in enumerate(_flat(self.callbacks)):
             kind = type(callback).__name__
             for name, value in vars(callback).items():
-                if name in _OURS or name.startswith("_abc"):
+                if name in OF_CALLBACKS:
                     continue
                 envs = self._envs.get(f"{index}.{name}")
                 if isinstance(value, gym.Env) or (envs is not None and envs.tier == "inexact"):
                     why = f": {envs.reason}" if envs is not None else ""
                     return f"the environment of the callback {kind} cannot be part of a checkpoint{why}"
-                if isinstance(value, list | dict | set) and value and not _is_plain(value):
-                    return f"the callback {kind} keeps objects in `{name}`, which cannot be stored"
         return None
 
 
@@ -197,30 +204,3 @@ def _flat(callbacks: Iterable[BaseCallback]) -> Iterator[BaseCallback]:
         elif isinstance(callback, EventCallback):
             inner = [callback.callback, getattr(callback, "callback_on_new_best", None)]
             yield from _flat(item for item in dict.fromkeys(inner) if item is not None)
-
-
-def _state_of(callback: BaseCallback) -> dict[str, Any]:
-    own = {name: value for name, value in vars(callback).items() if name not in _OURS}
-    return {"state": {name: _copied(value) for name, value in own.items() if _is_plain(value)}}
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (*_NUMBERS_AND_TEXTS, np.number, np.bool_)):
-        return True
-    if isinstance(value, np.ndarray):
-        return bool(value.dtype != object)
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    return False
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return value.copy()
-    if isinstance(value, list | tuple):
-        return type(value)(map(_copied, value))
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    return value

@@ -66,5 +66,5 @@ def _readable(value: Any) -> Any:
         return value.__name__
     inner = getattr(value, "value_schedule", None)  # SB3's FloatSchedule around a schedule
     if inner is not None:
-        return str(getattr(inner, "val", inner))
+        value = getattr(inner, "val", inner)
     return str(value).partition(" at 0x")[0]

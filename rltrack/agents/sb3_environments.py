@@ -28,8 +28,10 @@ from rltrack.agents.env_state.layers import gym_layers, vec_layers
 from rltrack.agents.environments import SeededEpisodes, make_gym_env, rebuild
 from rltrack.agents.gym_types import Env
 from rltrack.agents.protocol import Observations
+from rltrack.agents.random_state import untouched_random_streams
 from rltrack.cleanup import close_all
 from rltrack.errors import ConfigurationError, EvaluationUnavailable
+from rltrack.text import printable
 
 
 class SB3Evaluation:
@@ -116,6 +118,43 @@ class SB3Evaluation:
     def close(self) -> None:
         """Close the environments."""
         close_all(self.venv)
+
+
+def evaluation_env(
+    model: BaseAlgorithm, given: object, n_envs: int, build: Callable[[int, Callable[[Any], Any]], VecEnv] | None
+) -> VecEnv:
+    """Build environments like a model's, or take the given one; the process-wide random streams stay as they are.
+
+    Args:
+        model: With its training environment.
+        given: An environment to evaluate in; None for ones like the training environment.
+        n_envs: How many to build.
+        build: Builds them, each around what its second argument makes of it; None to mirror the training environment.
+
+    Raises:
+        EvaluationUnavailable: If none can be built.
+    """
+    training: Any = model.env
+    try:
+        with untouched_random_streams():
+            if given is not None:
+                venv = given if isinstance(given, VecEnv) else one_env(SeededEpisodes(made(given)))  # type: ignore[arg-type]
+            else:
+                venv = mirror(training, n_envs) if build is None else build(n_envs, SeededEpisodes)
+            venv = model._wrap_env(venv, monitor_wrapper=False)
+    except EvaluationUnavailable:
+        raise
+    except Exception as error:  # training has one, so it is the second one that cannot be had
+        raise EvaluationUnavailable(
+            f"A second environment could not be built: {type(error).__name__}: {printable(' '.join(str(error).split()))}. "
+            "Pass eval_env=, or let the environment allow several in one process."
+        ) from error
+    if venv.observation_space != training.observation_space:
+        raise EvaluationUnavailable(
+            f"The evaluation environment has the observation space {venv.observation_space}, training has "
+            f"{training.observation_space}. Pass an eval_env= that is wrapped as the training environment is."
+        )
+    return venv
 
 
 def mirror(training: VecEnv, n_envs: int) -> VecEnv:

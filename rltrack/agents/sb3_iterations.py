@@ -17,9 +17,6 @@ from rltrack.journal.values import episode_values
 if TYPE_CHECKING:
     from rltrack.agents.sb3 import SB3Agent
 
-NO_TOTAL = 2**62
-"""`_setup_learn` wants a total; schedules follow ours (`set_schedule`), so that it is never read."""
-
 _KNOWN_PACKAGES = ("stable_baselines3.", "sb3_contrib.", "sbx.")
 
 
@@ -51,7 +48,7 @@ def _iterate_on_policy(agent: SB3Agent) -> None:
     model: Any = agent.model
     model.collect_rollouts(model.env, agent.relay, model.rollout_buffer, n_rollout_steps=model.n_steps)
     agent.iteration += 1
-    model._update_current_progress_remaining(model.num_timesteps, NO_TOTAL)
+    model._update_current_progress_remaining(model.num_timesteps, model._total_timesteps)
     model.train()
 
 
@@ -78,7 +75,7 @@ def _iterate_off_policy(agent: SB3Agent) -> None:
 
 def _iterate_ars(agent: SB3Agent) -> None:
     model: Any = agent.model
-    model._update_current_progress_remaining(model.num_timesteps, NO_TOTAL)
+    model._update_current_progress_remaining(model.num_timesteps, model._total_timesteps)
     model._do_one_update(agent.relay, None)
     agent.iteration += 1
     observer = agent.relay.observer

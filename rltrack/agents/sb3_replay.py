@@ -38,7 +38,7 @@ class ReplayState:
     def capture(self) -> dict[str, Any]:
         """Return the buffer as plain data and a `Ring`; empty where there is none, or one of another class."""
         replay = self._replay
-        if replay is None or type(replay) not in _KNOWN:
+        if replay is None or not is_stored_by_rows(replay):
             return {}
         saved: dict[str, Any] = {"pos": int(replay.pos), "full": bool(replay.full)}
         saved["rows"] = Ring(_ring_arrays(replay), self._written(replay))
@@ -122,6 +122,11 @@ class ReplayState:
             self._before += replay.buffer_size + (replay.pos - written) % replay.buffer_size
             written = self._before + self._rows_of_run()
         return written
+
+
+def is_stored_by_rows(replay: ReplayBuffer) -> bool:
+    """Whether it is one of SB3's own; others are pickled whole."""
+    return type(replay) in _KNOWN
 
 
 def end_episodes(model: Any) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,11 +26,11 @@ from rltrack.agents.env_state import TrainingEnvs
 from rltrack.agents.protocol import State
 from rltrack.agents.random_state import capture_random, restore_random
 from rltrack.agents.sb3_replay import ReplayState
+from rltrack.agents.stored_values import is_number_or_text, to_numpy, to_torch
 from rltrack.errors import ConfigurationError
+from rltrack.journal.values import number
 
-Leaf = TypeVar("Leaf")
-
-_COUNTERS = (
+COUNTERS = (
     "num_timesteps",
     "_n_updates",
     "_n_calls",
@@ -50,26 +50,26 @@ def _capture_policy(model: BaseAlgorithm) -> dict[str, object]:
         return sbx_state.capture(model)
     names, variables = model._get_torch_save_params()
     owners = {name: recursive_getattr(model, name) for name in names}
-    policy = {name: _to_numpy(o.state_dict()) for name, o in owners.items() if not isinstance(o, torch.optim.Optimizer)}
-    return policy | {name: _to_numpy(recursive_getattr(model, name)) for name in variables}
+    policy = {name: to_numpy(o.state_dict()) for name, o in owners.items() if not isinstance(o, torch.optim.Optimizer)}
+    return policy | {name: to_numpy(recursive_getattr(model, name)) for name in variables}
 
 
 def _capture_optimizers(model: BaseAlgorithm) -> dict[str, object]:
     names = [] if sbx_state.is_sbx(model) else model._get_torch_save_params()[0]
     owners = {name: recursive_getattr(model, name) for name in names}
-    return {name: _to_numpy(o.state_dict()) for name, o in owners.items() if isinstance(o, torch.optim.Optimizer)}
+    return {name: to_numpy(o.state_dict()) for name, o in owners.items() if isinstance(o, torch.optim.Optimizer)}
 
 
 def _capture_counters(model: BaseAlgorithm) -> dict[str, object]:
-    counters = {name: getattr(model, name) for name in _COUNTERS if hasattr(model, name)}
-    counters["episodes"] = [_numbers(item) for item in model.ep_info_buffer or ()]
-    counters["successes"] = [float(item) for item in model.ep_success_buffer or ()]
+    counters = {name: getattr(model, name) for name in COUNTERS if hasattr(model, name)}
+    counters["episodes"] = [_numbers_and_texts(item) for item in model.ep_info_buffer or ()]
+    counters["successes"] = [float(np.mean(item)) for item in model.ep_success_buffer or ()]
     return counters
 
 
-def _numbers(episode: Mapping[str, object]) -> dict[str, object]:
+def _numbers_and_texts(values: Mapping[str, object]) -> dict[str, object]:
     """What Monitor recorded of an episode, without what `info_keywords` added to it that is no number or text."""
-    return {key: value for key, value in episode.items() if isinstance(value, int | float | str | np.generic)}
+    return {key: value for key, value in values.items() if is_number_or_text(value)}
 
 
 def restore(
@@ -102,7 +102,7 @@ def restore(
         window = model._stats_window_size
         model.ep_info_buffer = deque(counters.pop("episodes"), maxlen=window)
         model.ep_success_buffer = deque(counters.pop("successes"), maxlen=window)
-        for name in _COUNTERS:
+        for name in COUNTERS:
             if name in counters:
                 setattr(model, name, counters[name])
     if state.get("environment") is not None and envs is not None:
@@ -113,16 +113,16 @@ def restore(
         restore_random(state["random"])
 
 
-_ROLLOUT = ("_last_obs", "_last_episode_starts", "_last_original_obs")
+ROLLOUT = ("_last_obs", "_last_episode_starts", "_last_original_obs")
 
 
 def _capture_rollout(model: BaseAlgorithm) -> dict[str, object]:
     """What lies between two rollouts: last observations, recurrent states, noise, values waiting to be logged."""
     logger = model.logger
-    rollout: State = {name: _with_strides(getattr(model, name, None)) for name in _ROLLOUT}
-    rollout["lstm"] = [_to_numpy(list(part)) for part in getattr(model, "_last_lstm_states", None) or ()]
+    rollout: State = {name: _with_strides(getattr(model, name, None)) for name in ROLLOUT}
+    rollout["lstm"] = [to_numpy(list(part)) for part in getattr(model, "_last_lstm_states", None) or ()]
     rollout["noise"] = [np.array(noise.noise_prev) for noise in _noises(model) if hasattr(noise, "noise_prev")]
-    rollout["pending"] = {name: dict(getattr(logger, name, {})) for name in _PENDING}
+    rollout["pending"] = _pending(logger)
     rollout["old_count"] = getattr(model, "old_count", None)  # ARS with normalisation
     return rollout
 
@@ -130,8 +130,17 @@ def _capture_rollout(model: BaseAlgorithm) -> dict[str, object]:
 _PENDING = ("name_to_value", "name_to_count", "name_to_excluded")
 
 
+def _pending(logger: Any) -> dict[str, dict[str, Any]]:
+    """What waits in a logger and is recorded when it is written: numbers, tensors of one element among them, and texts."""
+    pending = {name: dict(getattr(logger, name, {})) for name in _PENDING}
+    values = pending["name_to_value"]
+    kept = {key: value if is_number_or_text(value) else number(value) for key, value in values.items()}
+    pending["name_to_value"] = {key: value for key, value in kept.items() if value is not None}
+    return pending
+
+
 def _restore_rollout(model: Any, rollout: State) -> None:
-    for name in _ROLLOUT:
+    for name in ROLLOUT:
         setattr(model, name, _from_strides(rollout[name]))
     if rollout["lstm"]:
         kind = type(model._last_lstm_states)
@@ -188,30 +197,12 @@ def _restore_tensors(model: BaseAlgorithm, saved: dict[str, object]) -> None:
                 with torch.no_grad():
                     owner.copy_(torch.from_numpy(np.array(value)))
             else:
-                owner.load_state_dict(_to_torch(value))
+                owner.load_state_dict(to_torch(value))
         except (RuntimeError, ValueError) as error:
             raise ConfigurationError(
                 f"The saved '{name}' does not fit this {type(model).__name__}: {' '.join(str(error).split())}. "
                 "Build the agent with the hyperparameters with which it was saved."
             ) from None
-
-
-def _to_numpy(value: object) -> Any:
-    return _mapped(value, torch.Tensor, lambda tensor: tensor.detach().cpu().numpy().copy())
-
-
-def _to_torch(value: object) -> Any:
-    return _mapped(value, np.ndarray, lambda array: torch.from_numpy(array.copy()))
-
-
-def _mapped(value: object, kind: type[Leaf], convert: Callable[[Leaf], object]) -> object:
-    if isinstance(value, kind):
-        return convert(value)
-    if isinstance(value, dict):
-        return {key: _mapped(item, kind, convert) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_mapped(item, kind, convert) for item in value)
-    return value
 
 
 def _statistics(rms: RunningMeanStd | dict[str, RunningMeanStd]) -> State:

@@ -49,6 +49,11 @@ def restore(model: Any, saved: dict[str, Any]) -> None:
         setattr(owner, attribute, jax.tree_util.tree_unflatten(structure, fitted))
 
 
+def names_in(model: Any) -> frozenset[str]:
+    """Return the attributes of the model that `capture` has a part of."""
+    return frozenset(("policy", *(name.partition(".")[0] for name in _trees(model))))
+
+
 def _trees(model: Any) -> dict[str, tuple[Any, str, Any]]:
     """Owner, attribute and value of each JAX tree, by dotted name."""
     jax = sys.modules["jax"]

@@ -25,6 +25,7 @@ State = dict[str, Any]
 
 Known parts: ``policy`` (weights), ``optimizer``, ``normalization``, ``counters``, ``random``, ``buffers``, ``rollout``,
 ``environment``. The first three are what a policy needs to come back after a collapse; a checkpoint holds all of them.
+``not_captured``, a text, is there only where something changed that the other parts lack: a resume is then labelled with it.
 """
 
 _INTEGER = re.compile(r"-?[0-9]{1,4000}")

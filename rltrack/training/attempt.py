@@ -131,7 +131,7 @@ def _refuse_if_strict(plan: TrainingPlan, session: RunSession, differences: Sequ
 def _differences(agent: AgentBase, version: Version, state: State) -> list[str]:
     """Return what makes a resume from this version differ from a run that was never interrupted."""
     reasons = []
-    why_not = agent.why_not_exact()
+    why_not = agent.why_not_exact() or state.get("not_captured")
     if why_not is not None or state.get("environment") is None:
         reasons.append(why_not or "the version holds no environments")
     before = {"hash_seed": RANDOM, **version.details.get("versions", {}), **version.details.get("numerics", {})}
