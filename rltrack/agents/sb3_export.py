@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize, VecTra
 
 from rltrack.agents.algorithms import LinearSchedule
 from rltrack.agents.env_state.layers import vec_layers
+from rltrack.agents.environments import environment_creator
+from rltrack.config import EnvironmentConfig
+from rltrack.named_code import is_code_name
 
 NORMALIZATION = "vecnormalize.pkl"
 
@@ -38,15 +41,16 @@ def write_sb3(model: BaseAlgorithm, path: Path) -> list[Path]:
     return [path, path.parent / NORMALIZATION]
 
 
-def how_to_load(model: BaseAlgorithm, path: Path, make_env: str) -> str:
+def how_to_load(model: BaseAlgorithm, path: Path, environment: EnvironmentConfig) -> str:
     """Return the Python code that loads the files with plain SB3 and acts.
 
     Args:
         model: The model that was written.
         path: Its zip file, as the code is to name it; VecNormalize's statistics are next to it.
-        make_env: The environment's id.
+        environment: How the environment is built.
     """
-    lines = [f'env = make_vec_env("{make_env}")']
+    make_env, modules = _make_env(environment)
+    lines = [f"env = {make_env}"]
     wrappers = []
     for layer in reversed(list(vec_layers(model.env)) if model.env is not None else []):
         if isinstance(layer, VecFrameStack):
@@ -62,13 +66,58 @@ def how_to_load(model: BaseAlgorithm, path: Path, make_env: str) -> str:
                 "env.training = env.norm_reward = False",
             ]
     kind = type(model)
-    imports = [f"from {kind.__module__.partition('.')[0]} import {kind.__name__}"]
+    imports = [f"import {module}" for module in sorted(modules)]
+    imports += [f"from {kind.__module__.partition('.')[0]} import {kind.__name__}"]
     imports.append("from stable_baselines3.common.env_util import make_vec_env")
     if wrappers:
         imports.append(f"from stable_baselines3.common.vec_env import {', '.join(sorted(set(wrappers)))}")
     load = f'model = {kind.__name__}.load("{path}", env=env)'
     act = "actions, states = model.predict(env.reset(), deterministic=True)"
     return "\n".join([*imports, "", *lines, load, act])
+
+
+def _make_env(section: EnvironmentConfig) -> tuple[str, set[str]]:
+    """Return the call that makes the environment, and the modules that it needs."""
+    modules: set[str] = set()
+
+    def named(path: str) -> str:
+        module, _, name = path.replace(":", ".").rpartition(".")
+        modules.add(module)
+        return f"{module}.{name}"
+
+    def argument(value: Any) -> str:
+        """Write an environment's argument, as `with_environment_values` reads it."""
+        if not isinstance(value, Mapping) or set(value) != {"env"}:
+            return repr(value)
+        modules.add("os")
+        return f"os.environ[{value['env']!r}]"
+
+    def resolved(value: Any) -> str:
+        """Write a wrapper's argument, as `named_code.resolve` reads it."""
+        if isinstance(value, list):
+            return f"[{', '.join(map(resolved, value))}]"
+        if isinstance(value, Mapping):
+            name, *others = value or [None]
+            if is_code_name(name) and not others:
+                return f"{named(str(name))}({keywords(value[name])})"
+            return f"{{{', '.join(f'{key!r}: {resolved(item)}' for key, item in value.items())}}}"
+        return named(value) if is_code_name(value) else repr(value)
+
+    def keywords(arguments: Mapping[str, Any] | None) -> str:
+        return ", ".join(f"{key}={resolved(value)}" for key, value in (arguments or {}).items())
+
+    parts = [named(section.id) if environment_creator(section.id) else f'"{section.id}"']
+    if section.kwargs:
+        parts.append(
+            f"env_kwargs={{{', '.join(f'{key!r}: {argument(item)}' for key, item in section.kwargs.items())}}}"
+        )
+    wrapped = "env"
+    for item in section.wrappers:
+        for path, arguments in ({item: None} if isinstance(item, str) else item).items():
+            wrapped = f"{named(path)}({', '.join(filter(None, (wrapped, keywords(arguments))))})"
+    if section.wrappers:
+        parts.append(f"wrapper_class=lambda env: {wrapped}")
+    return f"make_vec_env({', '.join(parts)})", modules
 
 
 @contextlib.contextmanager

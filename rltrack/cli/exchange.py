@@ -32,7 +32,10 @@ def export(
         ),
     ] = "csv",
     output: Annotated[
-        Path | None, typer.Option(help="File to write; default: in the run's exports/.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="File to write; default: in the run's exports/; of a registered model, here.", show_default=False
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
@@ -58,6 +61,8 @@ def export(
     with exportable(the_root(), what) as found:
         folder = Path() if found.run is None else found.run.exports
         path = output or folder / f"{found.label.replace('@', '-')}{_POLICIES[format]}"
+        if found.run is None:
+            _refuse_to_overwrite(path, force)
         if format == "onnx":
             from rltrack.agents.onnx_export import write_onnx
 
@@ -65,15 +70,16 @@ def export(
             return
         from rltrack.agents.sb3_export import NORMALIZATION, how_to_load, write_sb3
 
-        if output is not None and found.model.get_vec_normalize_env() is not None:
-            _refuse_to_overwrite(output.parent / NORMALIZATION, force)
+        is_ours = output is None and found.run is not None
+        if not is_ours and found.model.get_vec_normalize_env() is not None:
+            _refuse_to_overwrite(path.parent / NORMALIZATION, force)
         for written in write_sb3(found.model, path):
             typer.echo(written)
-        typer.echo(f"\n{how_to_load(found.model, path, found.config.environment.id)}", err=True)
+        typer.echo(f"\n{how_to_load(found.model, path, found.config.environment)}", err=True)
 
 
 def _refuse_to_overwrite(path: Path | None, force: bool) -> None:
-    """Refuse an existing file that the user named; those in a run's exports/ are written over."""
+    """Refuse an existing file outside a run's exports/; those in it are written over."""
     if path is not None and path.exists() and not force:
         raise ConfigurationError(f"{path} exists. Name another --output, or write over it with --force.")
 

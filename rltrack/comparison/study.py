@@ -26,6 +26,7 @@ from rltrack.evaluation.statistics import (
     probability_of_improvement,
     stratified_interval,
 )
+from rltrack.identity import measured_environment
 from rltrack.journal import JournalReader, Record
 from rltrack.journal.values import means_of
 from rltrack.plain_data import flatten
@@ -54,6 +55,7 @@ class RunFacts:
         run: Its folder.
         seed: Its seed; None if unknown.
         settings: The settings that determine its result, without the seed, flat.
+        environment: Those that determine what a return counts.
         history: Evaluations, episodes and metrics.
         env_steps: Env steps at its last record.
         seconds: Time spent training.
@@ -64,6 +66,7 @@ class RunFacts:
     run: RunDirectory
     seed: int | None
     settings: Mapping[str, Any]
+    environment: Mapping[str, Any]
     history: MetricsTracker
     env_steps: int
     seconds: float
@@ -203,10 +206,13 @@ class Study:
     @property
     def warning(self) -> str | None:
         """Why the scores are not comparable, or None."""
-        ids = dict.fromkeys(_environment_of(group.runs[0]) for group in self.groups)
-        if len(ids) < 2:
+        first, *others = (group.runs[0].environment for group in self.groups)
+        what = [key for key in first if any(other[key] != first[key] for other in others)]
+        if not what:
             return None
-        return f"These are different environments ({', '.join(ids)}): their returns have no common scale."
+        if "environment.id" in what:
+            what = list(dict.fromkeys(str(side["environment.id"]) for side in (first, *others)))
+        return f"These are different environments ({', '.join(what)}): their returns have no common scale."
 
     @property
     def note(self) -> str | None:
@@ -256,6 +262,7 @@ class Study:
                 {"runs": [item.run.name for item in group.runs], "final_iqm": group.iqm()} for group in self.others
             ],
             "differences": {key: list(values) for key, values in self.differences.items()},
+            "warning": self.warning,
             "threshold": self.threshold,
             "compared": "seeds" if self.by_seed else "episodes",
             "probability_of_improvement": [
@@ -322,15 +329,18 @@ def _best(members: list[list[RunFacts]]) -> tuple[list[list[RunFacts]], list[Gro
 def _facts(run: RunDirectory) -> RunFacts:
     history = MetricsTracker.from_journal(run.journal_file)
     settings: dict[str, Any] = {}
+    environment = measured_environment({})
     seed: int | None = None
     described = run.configuration_record()
     if described is not None and described.get("identity"):
         seed = described["identity"].get("seed")
         settings = _settings(described)
+        environment = measured_environment(described["identity"])
+        reported = settings.get("agent.environment")  # by the agent of a run with TrackingCallback
+        environment["environment.id"] = environment["environment.id"] or reported
     facts = history.facts
-    return RunFacts(
-        run, seed, settings, history, facts.env_steps, facts.seconds, _memory(run), facts.evaluation_seconds
-    )
+    spent, clock = facts.seconds, facts.evaluation_seconds
+    return RunFacts(run, seed, settings, environment, history, facts.env_steps, spent, _memory(run), clock)
 
 
 def _settings(configuration: Record) -> dict[str, Any]:
@@ -378,15 +388,10 @@ def _threshold(facts: Sequence[RunFacts]) -> float | None:
     own = {float(value) for value in wanted if value is not None}
     if len(own) == 1:
         return own.pop()
-    ids = {_environment_of(item) for item in facts}
+    ids = {str(item.environment["environment.id"]) for item in facts}
     if len(ids) != 1 or own:
         return None
     import gymnasium
 
     found = gymnasium.registry.get(ids.pop())
     return None if found is None or found.reward_threshold is None else float(found.reward_threshold)
-
-
-def _environment_of(facts: RunFacts) -> str:
-    """The environment's id; of a run with TrackingCallback, as its agent reports it."""
-    return str(facts.settings.get("environment.id") or facts.settings.get("agent.environment"))

@@ -14,12 +14,13 @@ from __future__ import annotations
 import contextlib
 import shutil
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from rltrack.addresses import same_place
 from rltrack.checkpoints import Version
 from rltrack.checkpoints.mirror import attempt_of
 from rltrack.checkpoints.remote import RemoteRun, signing_key
@@ -29,6 +30,7 @@ from rltrack.registry.origins import delivered_to, is_gone
 from rltrack.runs import Root, RunDirectory, StoredConfiguration
 from rltrack.tracking.bookmark import read_bookmark
 from rltrack.tracking.destination import read_destination, without_password
+from rltrack.tracking.report import DIRECTORY_TAG
 from rltrack.tracking.sinks.answers import explain
 from rltrack.tracking.sinks.mlflow import RUN_TAG
 
@@ -39,7 +41,12 @@ Notify = Callable[[str], None]
 
 
 def delete_run(
-    run: RunDirectory, *, whole: bool, gone: Collection[str] = (), notify: Notify = lambda text: None
+    run: RunDirectory,
+    *,
+    whole: bool,
+    known: Mapping[Path, str],
+    gone: Collection[str] = (),
+    notify: Notify = lambda text: None,
 ) -> None:
     """Delete a run's checkpoints, or the whole run: its MLflow run (`mlflow gc` removes that), its folder, its remote copy.
 
@@ -48,6 +55,7 @@ def delete_run(
     Args:
         run: The run; it is locked meanwhile.
         whole: Delete the whole run.
+        known: As `ids_of_runs`; what a copied folder shares with its original stays.
         gone: Addresses of MLflow servers that no longer exist.
         notify: Called with each progress message.
 
@@ -63,15 +71,42 @@ def delete_run(
         if run.is_shipped():
             raise RunBusy("it is being delivered")
         if whole:
-            _delete_whole(run, gone, notify)
+            _delete_whole(run, known, gone, notify)
         else:
             run.store().delete(resumable_only(run))
 
 
-def _delete_whole(run: RunDirectory, gone: Collection[str], notify: Notify) -> None:
-    remote = _own_copy(run, notify)
+def ids_of_runs(root: Root) -> dict[Path, str]:
+    """Return the own ids of all runs under a root that can be read, by folder."""
+    found = {}
+    for run in root.runs():
+        with contextlib.suppress(RltrackError, OSError):
+            found[run.path] = run.run_id
+    return found
+
+
+def _has_run(folder: Path, run_id: str) -> bool:
+    with contextlib.suppress(RltrackError, OSError):
+        return RunDirectory(folder).journal_file.exists() and RunDirectory(folder).run_id == run_id
+    return True  # it cannot be told: what may be its own stays
+
+
+def _same_run(run: RunDirectory, known: Mapping[Path, str], notify: Notify) -> bool:
+    """Whether another folder is the same run: a copy, or what this is a copy of."""
+    record = run.configuration_record()
+    own = None if record is None else record["run_id"]
+    for path, run_id in known.items():
+        if run_id == own and path != run.path and RunDirectory(path).journal_file.exists():  # not deleted since
+            notify(f"{run.name}: {path.name} is the same run, whose MLflow run and remote copy are not deleted")
+            return True
+    return False
+
+
+def _delete_whole(run: RunDirectory, known: Mapping[Path, str], gone: Collection[str], notify: Notify) -> None:
+    is_shared = _same_run(run, known, notify)
+    remote = None if is_shared else _own_copy(run, notify)
     with contextlib.ExitStack() as undo:
-        if restore := _delete_in_mlflow(run, gone, notify):
+        if not is_shared and (restore := _delete_in_mlflow(run, gone, notify)):
             undo.callback(restore)
         aside = _move_to_deleted(run)
         undo.callback(_move_back, aside, run.path, notify)
@@ -138,13 +173,14 @@ def _remove_empty(folder: Path) -> None:
 
 def finish_interrupted(root: Root, notify: Notify) -> list[str]:
     """Delete what a killed prune had moved to `.deleted`; return the names of runs that could not be deleted."""
-    failed = []
+    failed, known = [], ids_of_runs(root)
     for aside in sorted((root.runs_folder / _DELETED).glob("*/*")):
         run = RunDirectory(aside)
         if run.is_locked():  # another process is deleting it
             continue
         try:
-            remote = _own_copy(run, notify) if run.journal_file.exists() else None
+            is_whole = run.journal_file.exists()
+            remote = _own_copy(run, notify) if is_whole and not _same_run(run, known, notify) else None
             if remote is not None:
                 remote.remove()
             _delete_folder(aside)
@@ -187,6 +223,10 @@ def _delete_in_mlflow(run: RunDirectory, gone: Collection[str], notify: Notify) 
         tag = found.data.tags.get(RUN_TAG, "")
         if record is None or not (tag == record["run_id"] or tag.startswith(f"{record['run_id']}-")):
             notify(f"{run.name}: {what} does not carry this run's id, and is not deleted")
+            return None
+        folder = Path(found.data.tags.get(DIRECTORY_TAG) or run.path)
+        if not same_place(folder, run.path) and _has_run(folder, record["run_id"]):
+            notify(f"{run.name}: {what} is that of the same run in {folder}, and is not deleted")
             return None
         if found.info.lifecycle_stage == "deleted":
             return None

@@ -138,7 +138,7 @@ def _write_files(
     algorithm, env_id = found.config.agent.algorithm, found.config.environment.id
     model = folder / f"{algorithm.lower()}-{env_id.rpartition(':')[2].rpartition('/')[2]}.zip"
     files = write_sb3(found.model, model)
-    code = how_to_load(found.model, Path(model.name), env_id).replace(NORMALIZATION, _STATISTICS)
+    code = how_to_load(found.model, Path(model.name), found.config.environment).replace(NORMALIZATION, _STATISTICS)
     if len(files) > 1:
         files[1].rename(folder / _STATISTICS)
     section = found.config.environment

@@ -17,6 +17,7 @@ from rltrack.cleanup import close_all
 from rltrack.config import MAX_EVAL_ENVS, TrainingConfig
 from rltrack.errors import ConfigurationError, PolicyNotStorable
 from rltrack.evaluation.episodes import EVALUATION_STREAM, Evaluation, episode_seeds, play_episodes
+from rltrack.identity import measured_environment
 from rltrack.registry.loading import LoadedPolicy
 from rltrack.registry.models import POLICY, StoredPolicy, described_as, is_described_today, write_model
 from rltrack.registry.permissions import check_names
@@ -103,16 +104,13 @@ def as_stored(challenger: StoredPolicy) -> tuple[StoredPolicy, ExportedPolicy]:
 
 
 def check_comparable(policy: ExportedPolicy, config: Mapping[str, Any], rival: LoadedPolicy, which: str) -> None:
-    """Refuse a challenger that could not replace the champion.
+    """Refuse a challenger that could not replace the champion, or whose returns count something else.
 
     Raises:
         ConfigurationError: With what differs.
     """
-    differences = []
-    for what in ("id", "kwargs"):
-        ours, theirs = (side.get("environment", {}).get(what) for side in (config, rival.config))
-        if (ours or {}) != (theirs or {}):
-            differences.append(f"environment.{what}: {theirs} → {ours}")
+    ours, theirs = measured_environment(config), measured_environment(rival.config)
+    differences = [f"{key}: {theirs[key]} → {ours[key]}" for key in ours if ours[key] != theirs[key]]
     if policy.observation_space != rival.policy.observation_space:
         differences.append(f"observations: {rival.policy.observation_space} → {policy.observation_space}")
     if policy.action_space != rival.policy.action_space:

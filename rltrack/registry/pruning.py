@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from rltrack import damage
 from rltrack.checkpoints.retention import best_first
 from rltrack.errors import ConfigurationError, RunDamaged
-from rltrack.registry.deletion import Notify, delete_run, error_text, finish_interrupted, resumable_only
+from rltrack.registry.deletion import Notify, delete_run, error_text, finish_interrupted, ids_of_runs, resumable_only
 from rltrack.registry.origins import Origins, find_origins
 from rltrack.runs import Root, RunDirectory, RunStatus, StoredConfiguration
 from rltrack.studies.seeds import STUDY_TAG
@@ -204,11 +204,12 @@ def prune(
         The names of the runs that could not be deleted completely; `notify` got the reasons.
     """
     failed = finish_interrupted(root, notify) if whole else []
+    known = ids_of_runs(root) if whole else {}
     for item in candidates:
         if item.kept is not None:
             continue
         try:
-            delete_run(item.run, whole=whole, gone=gone, notify=notify)
+            delete_run(item.run, whole=whole, known=known, gone=gone, notify=notify)
         except Exception as error:  # any error of a store, a server or a disk: continue with the other runs
             failed.append(item.run.name)
             notify(f"{item.run.name}: not deleted: {error_text(error)}")

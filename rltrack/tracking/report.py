@@ -22,6 +22,9 @@ from rltrack.secrets import redacted
 from rltrack.tracking.destination import without_password
 from rltrack.tracking.metrics import INTERVAL_KEYS, MetricsTracker
 
+DIRECTORY_TAG = "rltrack.directory"
+"""Tag of an MLflow run: the folder that it was last delivered from."""
+
 _POINTS = 2000
 _SHOWN_EVALUATIONS = 10
 _EVALUATIONS = "evaluations.csv"
@@ -137,7 +140,7 @@ class RunReport:
         status, params, facts = self.status(), self.params(), self.metrics.facts
         tags = {
             "rltrack.run": self.run.name,
-            "rltrack.directory": str(self.run.path),
+            DIRECTORY_TAG: str(self.run.path),
             "rltrack.state": status.state,
             "rltrack.reason": status.reason,
             "rltrack.env_steps": str(status.env_steps),

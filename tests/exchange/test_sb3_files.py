@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -149,6 +150,47 @@ def test_an_imported_run_is_promoted_exported_from_the_registry_and_trained_from
     assert np.array_equal(plain_actions("PPO", tmp_path / "b", "Pendulum-v1", True), expected)
     more = train(own_root, "PPO", "more", start_from="again@last")
     assert more.store().find("last").env_steps == 128
+
+
+@pytest.mark.slow
+def test_the_printed_code_builds_the_environment(own_root, tmp_path, capsys):
+    environment = {
+        "id": "gymnasium.envs.classic_control.cartpole:CartPoleEnv",
+        "kwargs": {"sutton_barto_reward": True},
+        "wrappers": [
+            {"gymnasium.wrappers:TransformReward": {"func": "math:floor"}},
+            {"gymnasium.wrappers:TimeLimit": {"max_episode_steps": 7}},
+            "gymnasium.wrappers:TimeAwareObservation",
+        ],
+    }
+    train(own_root, "PPO", "odd", environment=environment)
+    file = tmp_path / "odd.zip"
+    assert run_command(["--root", str(own_root), "export", "odd@last", "--format", "sb3", "--output", str(file)]) == 0
+    done = {}
+    exec(capsys.readouterr().err, done)
+    env = done["env"].envs[0]
+    assert done["actions"].shape == (1,)
+    assert env.unwrapped._sutton_barto_reward is True
+    assert env.get_wrapper_attr("_max_episode_steps") == 7
+    assert env.get_wrapper_attr("func") is math.floor
+
+
+@pytest.mark.slow
+def test_the_export_of_a_registered_model_writes_over_nothing(trained, own_root, tmp_path, capsys, monkeypatch):
+    trained("PPO")
+    assert promote("first", "pendulum", root=own_root, version="last", gate=Gate(episodes=30)).promoted
+    monkeypatch.chdir(tmp_path)
+    command = ["--root", str(own_root), "export", "pendulum@champion", "--format", "sb3"]
+    with exportable(Root(own_root), "pendulum@champion") as found:
+        zip_file = Path(f"{found.label.replace('@', '-')}.zip")
+    for existing in (zip_file, Path(NORMALIZATION)):
+        existing.write_text("years of work")
+        assert run_command(command) == 2
+        assert f"{existing} exists" in capsys.readouterr().err
+        assert existing.read_text() == "years of work"
+        existing.unlink()
+    assert run_command(command) == 0
+    assert run_command([*command, "--force"]) == 0
 
 
 @pytest.mark.slow

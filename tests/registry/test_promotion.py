@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -65,6 +66,13 @@ def test_mlflow_shows_no_progress_bars_and_a_users_setting_stays(root, capfd, mo
     evaluate_champion(root, "tiny", episodes=5)
     assert "artifacts" not in capfd.readouterr().err
     assert os.environ.get(name) == own
+
+
+class TenTimes(gymnasium.RewardWrapper):
+    """A reward on another scale."""
+
+    def reward(self, reward):
+        return 10 * float(reward)
 
 
 def history(root, model="tiny"):
@@ -232,11 +240,18 @@ def test_an_alias_that_somebody_else_moved_is_in_the_history(root):
     assert [kind for kind, _, _ in history(root)] == ["promoted", "refused", "moved", "promoted"]
 
 
-def test_a_challenger_of_another_environment_is_refused(root):
+@pytest.mark.parametrize(
+    ("other", "key"),
+    [
+        ({"kwargs": {"noise": 0.5}}, r"environment\.kwargs"),
+        ({"wrappers": ["tests.registry.test_promotion:TenTimes"]}, r"environment\.wrappers: \[\] → .*TenTimes"),
+    ],
+)
+def test_a_challenger_of_another_environment_is_refused(root, other, key):
     promote(root.find("fair"), "tiny", gate=GATE)
-    noisy = run_of_skill(root.path, "noisy", 0.9, kwargs={"noise": 0.5})
+    noisy = run_of_skill(root.path, "noisy", 0.2, **other)
     before = model_rows(ModelRegistry(root))
-    with pytest.raises(ConfigurationError, match=r"environment\.kwargs"):
+    with pytest.raises(ConfigurationError, match=key):
         promote(noisy, "tiny", gate=GATE)
     assert model_rows(ModelRegistry(root)) == before
 

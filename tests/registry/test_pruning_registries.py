@@ -321,6 +321,29 @@ def test_only_what_carries_our_id_is_touched(root, databases, tmp_path):
     assert sum("and is not deleted" in text for text in told) == 3
 
 
+def test_what_a_copied_folder_shares_goes_with_the_last_of_them(root, databases, tmp_path):
+    run, mlflow = whole_run(root.path, "one", databases["other"], tmp_path)
+    elsewhere = tmp_path / "elsewhere" / "runs" / "one"
+    shutil.copytree(run.path, elsewhere)
+    MlflowClient(databases["other"]).set_tag(mlflow, "rltrack.directory", str(elsewhere))
+    shutil.copytree(run.path, root.runs_folder / "one-backup")
+    told = []
+    candidates = find_prunable(root, RunFilter(pattern="one-backup"), whole=True)
+    assert prune(root, candidates, whole=True, notify=told.append) == []
+    assert told == [
+        "one-backup: one is the same run, whose MLflow run and remote copy are not deleted",
+        "one-backup: deleted",
+    ]
+    assert lifecycle(databases["other"], mlflow) == "active"
+    assert os.listdir(tmp_path / "store") == ["one"]
+    shutil.copytree(run.path, root.runs_folder / "one-backup")
+    failed, told = delete_all(root)
+    assert failed == []
+    assert f"is that of the same run in {elsewhere}, and is not deleted" in " ".join(told)
+    assert os.listdir(tmp_path / "store") == []
+    assert lifecycle(databases["other"], mlflow) == "active"
+
+
 def test_a_run_that_went_on_elsewhere_stays(root, databases, tmp_path):
     run, mlflow = whole_run(root.path, "one", databases["other"], tmp_path)
     RemoteRun(f"file://{tmp_path}/store", "one", KEY.encode()).claim(

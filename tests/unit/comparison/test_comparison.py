@@ -28,12 +28,13 @@ def written(
     threshold=None,
     env="CartPole-v1",
     reported=False,
+    **environment,
 ) -> RunDirectory:
     """A run's journal as training writes it; its evaluations have these mean returns, 20 episodes each."""
     run = root.create(name, "")
     journal = Journal(run.journal_file)
     identity = {"seed": seed, "agent": {"algorithm": "PPO", "hyperparameters": {"learning_rate": rate}},
-                "environment": {"id": env}, "training": {"convergence_threshold": threshold}}  # fmt: skip
+                "environment": {"id": env, **environment}, "training": {"convergence_threshold": threshold}}  # fmt: skip
     if reported:  # as TrackingCallback writes it
         del identity["environment"]
         identity["agent"]["environment"] = env
@@ -171,6 +172,19 @@ def test_runs_whose_agent_reports_the_environment_have_the_same_one(root):
     written(root, "other", seed=0, rate=0.1, scores=[5, 300], env="Acrobot-v1", reported=True)
     assert compare_runs([root.find("lone"), root.find("callback")]).warning is None
     assert "(CartPole-v1, Acrobot-v1)" in compare_runs([root.find("lone"), root.find("other")]).warning
+
+
+@pytest.mark.parametrize(
+    ("other", "key"),
+    [
+        ({"kwargs": {"sutton_barto_reward": True}}, "environment.kwargs"),
+        ({"wrappers": ["scale:Times10"]}, "environment.wrappers"),
+    ],
+)
+def test_other_arguments_or_wrappers_are_a_warning_for_programs_too(root, other, key):
+    written(root, "other", seed=0, rate=0.1, scores=[5, 300], **other)
+    warning = compare_runs([root.find("lone"), root.find("other")]).to_record()["warning"]
+    assert f"({key}): their returns have no common scale" in warning
 
 
 def test_returns_without_a_common_scale_are_drawn_apart(root, tmp_path):
