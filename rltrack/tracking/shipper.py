@@ -35,6 +35,8 @@ from rltrack.errors import CheckpointCorrupt, ConfigurationError, RltrackError
 from rltrack.files import lock_holder, take_lock
 from rltrack.journal.lines import encode_record, numbered_line
 from rltrack.journal.reading import last_line
+from rltrack.named_code import make_current_folder_importable
+from rltrack.processes import python_command
 from rltrack.provenance import context_now
 from rltrack.resources import ResourceSampler
 from rltrack.runs import Root, RunDirectory
@@ -191,7 +193,7 @@ class Shipper:
         if not wanted or not self.report.status().is_finished or importlib.util.find_spec("moviepy") is None:
             return
         video, gif = self.run.exports / "best.mp4", self.run.exports / "best.gif"
-        command = [sys.executable, "-m", "rltrack.training.film", str(self.run.path), str(video), str(gif)]
+        command = python_command("rltrack.training.film", str(self.run.path), str(video), str(gif))
         try:
             done = subprocess.run(
                 command,
@@ -332,6 +334,7 @@ def prepare_process() -> None:
 def main(arguments: list[str]) -> int:
     """Deliver the run in the folder that is named, or with ``--all`` what was left behind under a root."""
     prepare_process()
+    make_current_folder_importable()  # for the user's own sinks; this process leaves the folder
     os.nice(5)
     if arguments[0] == "--all":
         lock = take_lock(Path(arguments[1]) / ".deliver.lock")
