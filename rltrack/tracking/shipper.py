@@ -40,7 +40,7 @@ from rltrack.processes import python_command
 from rltrack.provenance import context_now
 from rltrack.resources import ResourceSampler
 from rltrack.runs import Root, RunDirectory
-from rltrack.tracking.bookmark import Bookmark, is_delivered, waits_for_store
+from rltrack.tracking.bookmark import Bookmark, forget_delivery, is_delivered, waits_for_store
 from rltrack.tracking.destination import Destination, read_destination
 from rltrack.tracking.report import RunReport
 from rltrack.tracking.route import Route
@@ -265,10 +265,12 @@ def ship_run(
     home: Path | None = None,
     take_over: bool = False,
     rewrite: bool = False,
+    again: bool = False,
 ) -> int:
     """Deliver one run under its lock; see `Shipper`. With `take_over`, a process that is at it is ended first.
 
-    With `rewrite`, event files of TensorBoard that are gone or changed are written again, though all was delivered.
+    With `rewrite`, event files of TensorBoard that are gone or changed are written again, though all was delivered. With `again`,
+    everything is delivered into a new MLflow run.
 
     Returns:
         ``EXIT_DELIVERED``, ``EXIT_NOT_DELIVERED``, or ``EXIT_BUSY`` if another process is at it.
@@ -281,6 +283,8 @@ def ship_run(
         return EXIT_BUSY
     try:
         with heartbeat(lock):
+            if again:
+                forget_delivery(run)
             if is_delivered(run) and not run.is_locked() and not rewrite:
                 return EXIT_DELIVERED
             shipper = Shipper(run, patience=patience, notify=notify, home=home)

@@ -106,7 +106,8 @@ def test_no_file_of_the_current_folder_takes_the_place_of_a_package(monkeypatch,
             "open('executed', 'w').close()\nraise RuntimeError('a file of the user')\n"
         )
     (tmp_path / "own_sinks.py").write_text(
-        "from rltrack.tracking.sinks.base import Sink\n\n\nclass Own(Sink):\n    def open(self, report):\n        pass\n\n    def write(self, points):\n        return []\n"
+        "from rltrack.tracking.sinks.base import Sink\n\n\nclass Own(Sink):\n    def open(self, report): pass\n\n"
+        "    def write(self, points): return []\n"
     )
     sinks = "tracking.sinks=[mlflow, tensorboard, 'own_sinks:Own']"
     command = python_command("rltrack", "train", "--algo", "ppo", "--env", "CartPole-v1", "--timesteps", "32", "--name", "beside",
