@@ -14,4 +14,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if not sys.flags.safe_path:  # the current folder comes last: no file there takes the place of a package
+        sys.path.append(sys.path.pop(0))
     main()

@@ -7,6 +7,7 @@ take the place of another package.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -32,9 +33,10 @@ def is_code_name(value: object) -> bool:
 
 def make_current_folder_importable() -> None:
     """Let modules of the current folder and of RLTRACK_PROJECT be imported, unless another place on the path has the name."""
-    here = os.getcwd()
-    if not {"", here} & set(sys.path):
-        sys.path.append(here)
+    with contextlib.suppress(FileNotFoundError):  # the folder was deleted
+        here = os.getcwd()
+        if not {"", here} & set(sys.path):
+            sys.path.append(here)
     project = os.environ.get(PROJECT)
     if project and project not in sys.path:
         sys.path.append(project)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,15 @@ from rltrack.files import lock_holder
 
 _POLL_SECONDS = 0.1
 _KILL_SECONDS = 5.0
+
+
+def python_command(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs a module with this interpreter.
+
+    Python does not search the current folder first, so that no file there takes the place of a package. Where the user's own code
+    is imported, the folder is searched last (`named_code.make_current_folder_importable`).
+    """
+    return [sys.executable, "-P", "-m", module, *arguments]
 
 
 def spawn(

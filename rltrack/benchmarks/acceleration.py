@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rltrack.processes import python_command
+
 KINDS = ("sb3", "rltrack", "accelerated", "sbx")
 TITLES = {"sb3": "SB3's `learn()`", "rltrack": "rltrack", "accelerated": "`learn()`, accelerated", "sbx": "SBX"}
 
@@ -108,7 +110,7 @@ def _in_a_process(kind: str, case: Case) -> dict[str, float]:
     words = [kind, case.algorithm, case.env_id, str(case.n_envs), str(case.steps), layers]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, "-m", "rltrack.benchmarks.acceleration", *words]
+    command = python_command("rltrack.benchmarks.acceleration", *words)
     done = subprocess.run(
         command, env=environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )

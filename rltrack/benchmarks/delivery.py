@@ -17,6 +17,7 @@ import psutil
 from rltrack.errors import RltrackError
 from rltrack.files import lock_holder
 from rltrack.journal import Journal
+from rltrack.processes import python_command
 from rltrack.runs import Root, RunDirectory
 from rltrack.tracking.bookmark import is_delivered, read_bookmark
 
@@ -86,7 +87,7 @@ def measure_trainer_memory(records: int = 1_000_000, notify: Callable[[str], Non
     """Train an agent that learns nothing and logs a metric each iteration, and watch the trainer's memory."""
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
-            [sys.executable, "-m", "rltrack.benchmarks.delivery", folder, str(records)], stdin=subprocess.DEVNULL
+            python_command("rltrack.benchmarks.delivery", folder, str(records)), stdin=subprocess.DEVNULL
         )
         journal = Root(folder).runs_folder / "long" / "journal.jsonl"
 
@@ -131,7 +132,7 @@ def _write_journal(root: Path, records: int, keys: int) -> RunDirectory:
 
 def _ship(run: RunDirectory) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "rltrack.tracking.shipper", str(run.path)],
+        python_command("rltrack.tracking.shipper", str(run.path)),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from rltrack.benchmarks.zoo import timed
+from rltrack.processes import python_command
 
 BAR = 1.15
 STEPS = 240_000
@@ -76,7 +76,7 @@ def as_markdown(found: Orchestration) -> str:
 def _command(root: str, verb: str, trial: int) -> list[str]:
     settings = ["n_steps=32", "batch_size=256", "n_epochs=20"]
     return [
-        *(sys.executable, "-m", "rltrack", "--root", root, *verb.split(), "--algo", "ppo", "--env", "CartPole-v1"),
+        *python_command("rltrack", "--root", root, *verb.split(), "--algo", "ppo", "--env", "CartPole-v1"),
         *("--timesteps", str(STEPS), "--name", f"{verb.replace(' ', '-')}-{trial}", "--set", "environment.n_envs=8"),
         *(part for setting in settings for part in ("--set", f"agent.hyperparameters.{setting}")),
         *("--set", "agent.device=cpu", "--set", "training.eval_freq=20000", "--set", "training.checkpoint_freq=40000"),

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from rltrack.errors import RltrackError
+from rltrack.processes import python_command
 from rltrack.provenance import package_versions
 from rltrack.tracking.sinks.embedded import ensure_database
 
@@ -170,7 +171,7 @@ def _run_trial(case: str, way: str, root: str) -> dict[str, float]:
         environment.pop("MLFLOW_TRACKING_URI", None)
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "rltrack.benchmarks.overhead", case, way, folder, str(steps)],
+                python_command("rltrack.benchmarks.overhead", case, way, folder, str(steps)),
                 stdout=subprocess.PIPE, stderr=slave, env=environment, cwd=folder,
             )  # fmt: skip
         finally:

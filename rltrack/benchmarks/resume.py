@@ -22,6 +22,7 @@ import orjson
 
 from rltrack.config import TrainingConfig
 from rltrack.errors import ConfigurationError, did_you_mean
+from rltrack.processes import python_command
 from rltrack.training.verify import Job, Verification, run_job, verify_resume
 
 ATARI_WRAPPER = "stable_baselines3.common.atari_wrappers.AtariWrapper"
@@ -182,7 +183,7 @@ def run_case(name: str) -> Row:
         return Row(name, None, True, case.tier, 0, 0.0, f"{case.missing} is not installed")
     begun = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "rltrack.benchmarks.resume", name], capture_output=True, stdin=subprocess.DEVNULL
+        python_command("rltrack.benchmarks.resume", name), capture_output=True, stdin=subprocess.DEVNULL
     )
     seconds = time.monotonic() - begun
     if done.returncode != 0:

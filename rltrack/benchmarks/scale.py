@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import time
 import urllib.request
 import uuid
@@ -21,7 +20,7 @@ from rltrack.benchmarks.zoo import timed
 from rltrack.journal import read_journal
 from rltrack.journal.lines import encode_record, numbered_line
 from rltrack.loopback import HOST, free_port
-from rltrack.processes import spawn
+from rltrack.processes import python_command, spawn
 from rltrack.runs import Root, RunDirectory
 from rltrack.studies.search import Search
 from rltrack.studies.space import SweepSection
@@ -114,7 +113,7 @@ def _journal_of_another(journal: Path, learning_rate: float) -> bytes:
 
 def _times(root: Root, search: Search, count: int) -> dict[str, float]:
     def command(*words: str) -> float:
-        return timed([sys.executable, "-m", "rltrack", "--root", str(root.path), *words])
+        return timed(python_command("rltrack", "--root", str(root.path), *words))
 
     names = root.names()[:COMPARED]
     found = {

@@ -20,6 +20,7 @@ from typing import Any
 
 from rltrack.config import TrainingConfig
 from rltrack.errors import ConfigurationError, RltrackError
+from rltrack.processes import python_command
 from rltrack.provenance import package_versions
 from rltrack.runs import Root
 
@@ -117,7 +118,7 @@ def _run_name(case: Case, seed: int) -> str:
 
 
 def _start(folder: Path, root: Root, case: Case, seed: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "rltrack.benchmarks.scores", str(folder), str(root.path), case.config, str(seed)]
+    command = python_command("rltrack.benchmarks.scores", str(folder), str(root.path), case.config, str(seed))
     return subprocess.Popen(command)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from rltrack.errors import RltrackError
 from rltrack.loopback import HOST, free_port, wait_for
-from rltrack.processes import end_session, spawn
+from rltrack.processes import end_session, python_command, spawn
 from rltrack.registry.gate import Gate
 from rltrack.registry.model_registry import ModelRegistry
 from rltrack.registry.promotion import promote
@@ -29,7 +29,6 @@ from rltrack.training.trainer import Trainer, load_agent
 BATCHES = (1, 32, 256)
 CLIENTS = 16
 _BOOT_SECONDS, _ANSWER_SECONDS, _WARM_UP, _CALLS_AT_ONCE = 120.0, 60.0, 20, 100
-_PYTHON = (sys.executable, "-m")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +76,9 @@ def measure_serving(root: Root, calls: int = 300, notify: Callable[[str], None] 
     loaded = mlflow.pyfunc.load_model("models:/serving@champion")
     model = load_agent("serving", root=root.path)
     commands = {
-        "rltrack serve": [*_PYTHON, "rltrack", "--root", str(root.path), "serve", "serving", "--port"],
+        "rltrack serve": python_command("rltrack", "--root", str(root.path), "serve", "serving", "--port"),
         "mlflow models serve": [
-            *(*_PYTHON, "mlflow", "models", "serve", "-m", "models:/serving@champion"),
+            *python_command("mlflow", "models", "serve", "-m", "models:/serving@champion"),
             *("--env-manager", "local", "-h", HOST, "-p"),
         ],
     }

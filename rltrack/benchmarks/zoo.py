@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rltrack.errors import MissingExtra, RltrackError
+from rltrack.processes import python_command
 
 BAR = 0.5
 STEPS, EVAL_FREQ, EPISODES, SAVE_FREQ = 50_000, 10_000, 20, 25_000
@@ -71,7 +71,7 @@ def rltrack_command(root: str, seed: int) -> list[str]:
         "tracking.video=false",  # made after the command has ended: it would slow the next one, and rl_zoo3 makes none
     ]
     return [
-        *(sys.executable, "-m", "rltrack", "--root", root, "train", "--algo", "ppo", "--env", "CartPole-v1"),
+        *python_command("rltrack", "--root", root, "train", "--algo", "ppo", "--env", "CartPole-v1"),
         *("--timesteps", str(STEPS), "--seed", str(seed)),
         *(part for setting in settings for part in ("--set", setting)),
     ]
@@ -80,7 +80,7 @@ def rltrack_command(root: str, seed: int) -> list[str]:
 def zoo_command(folder: str, seed: int) -> list[str]:
     """Return the command of rl_zoo3."""
     return [
-        *(sys.executable, "-m", "rl_zoo3.train", "--algo", "ppo", "--env", "CartPole-v1", "-n", str(STEPS)),
+        *python_command("rl_zoo3.train", "--algo", "ppo", "--env", "CartPole-v1", "-n", str(STEPS)),
         *("--eval-freq", str(EVAL_FREQ), "--eval-episodes", str(EPISODES)),
         *("--save-freq", str(SAVE_FREQ), "--seed", str(seed), "-f", folder, "--tensorboard-log", f"{folder}/tb"),
         *("--device", "cpu", "--num-threads", "1"),

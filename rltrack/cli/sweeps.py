@@ -125,7 +125,9 @@ def sweep(
     """
     from rltrack.studies.search import trial_name
 
-    search = _search(config, overrides or [], name, trials, storage)
+    if show and trials is not None:
+        raise ConfigurationError("--show only prints; --trials, which changes the sweep, is for a command without it.")
+    search = _search(config, overrides or [], name, trials, storage, show)
     left: list[Unfinished] = []
     well = True
     if deployed and not show:
@@ -157,8 +159,10 @@ def trial(sweep: str, number: int) -> None:
         raise typer.Exit(EXIT_STOPPED)
 
 
-def _search(config: Any, overrides: list[str], name: str | None, trials: int | None, storage: str | None) -> Search:
-    """Open a sweep by its file or by its name; nothing is made before the whole file is found to be right."""
+def _search(
+    config: Any, overrides: list[str], name: str | None, trials: int | None, storage: str | None, show: bool
+) -> Search:
+    """Open a sweep by its file or by its name; nothing is made before the whole file is found to be right, or to show it."""
     from rltrack.studies.search import Search
     from rltrack.studies.space import check_space, read_sweep
 
@@ -167,13 +171,15 @@ def _search(config: Any, overrides: list[str], name: str | None, trials: int | N
             raise ConfigurationError(
                 "Nothing to search. Give a configuration file with a section 'sweep', or --name of a sweep that was begun."
             )
-        search = Search(name, the_root(), storage).open()
+        search = Search(name, the_root(), storage).open(read_only=show)
         if trials is not None and trials != search.section.number_of_trials:
             search.open(search.base, search.section.model_copy(update={"trials": trials}))
         return search
     base, section = read_sweep(config, [*overrides, *([] if trials is None else [f"sweep.trials={trials}"])])
     check_space(base, section)
     chosen = name or base.get("name") or config.stem.replace("_", "-")
+    if show:
+        return Search(str(chosen), the_root(), storage).open(read_only=True)
     the_root().check_writable()
     return Search(str(chosen), the_root(), storage).open({**base, "name": None}, section)
 

@@ -14,7 +14,7 @@ from rltrack import damage
 from rltrack.console.tables import size, terminal
 from rltrack.errors import RltrackError
 from rltrack.files import lock_holder
-from rltrack.tracking.bookmark import forget_delivery, is_delivered, read_bookmark, waits_for_store
+from rltrack.tracking.bookmark import is_delivered, read_bookmark, waits_for_store
 from rltrack.tracking.delivery import wait_until_delivered
 from rltrack.tracking.event_files import lost_events
 from rltrack.tracking.takeover import STALLED_SECONDS, is_stalled, silent_seconds
@@ -92,8 +92,6 @@ def sync_runs(root: Root, run: RunDirectory | None, *, again: bool, take_over: b
             out.print(f"Run {run.name} is being trained and delivered; `rltrack show {run.name}` shows how far.")
             return not again
         waiting = [run]
-        if again:
-            forget_delivery(run)
     shipper.prepare_process()
     good = True
     for item in waiting:
@@ -108,7 +106,12 @@ def sync_runs(root: Root, run: RunDirectory | None, *, again: bool, take_over: b
                     shipper.EXIT_BUSY
                     if is_stalled(item) and not take_over
                     else shipper.ship_run(
-                        item, patience=0.0, notify=lambda _: None, take_over=take_over, rewrite=lost is not None
+                        item,
+                        patience=0.0,
+                        notify=lambda _: None,
+                        take_over=take_over,
+                        rewrite=lost is not None,
+                        again=again,
                     )
                 )
         except (RltrackError, OSError) as error:

@@ -25,6 +25,7 @@ from rltrack.cleanup import close_all
 from rltrack.config import TrainingConfig
 from rltrack.errors import EvaluationUnavailable
 from rltrack.evaluation.episodes import Evaluation, EvaluationInterrupted, Evaluator, OnProgress
+from rltrack.processes import python_command
 
 _POLL_SECONDS = 0.05
 _ATTEMPTS = 3
@@ -150,7 +151,7 @@ class Player:
         self.close()
         self._buffer = b""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "rltrack.evaluation.pending"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            python_command("rltrack.evaluation.pending"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         _send(self._process.stdin, self._hello)
 

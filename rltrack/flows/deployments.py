@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +30,7 @@ from rltrack.flows.deployed import Deployed, every
 from rltrack.flows.deployment_file import Entry, deployment_changes, prefect_file, read_file, stale_code
 from rltrack.flows.installation import OURS, Installation, Step, is_unmarked
 from rltrack.flows.notifications import notifications
+from rltrack.processes import python_command
 from rltrack.runs import Root
 
 
@@ -185,7 +185,7 @@ def _prefect_deploy(
     ):
         file = Path(scratch) / "prefect.yaml"
         file.write_text(yaml.safe_dump(dict(data), sort_keys=False), encoding="utf-8")
-        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+        command = python_command("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file))
         done = subprocess.run(
             command, env=dict(environment or os.environ), stdin=subprocess.DEVNULL, stdout=output or subprocess.PIPE,
             stderr=output or subprocess.STDOUT, cwd=path.parent,

@@ -34,7 +34,7 @@ from rltrack.addresses import sqlite_path, sqlite_uri
 from rltrack.errors import RltrackError
 from rltrack.files import is_locked, lock_holder, make_private_folder, replace_text, take_lock
 from rltrack.loopback import HOST, answers
-from rltrack.processes import end_session, spawn
+from rltrack.processes import end_session, python_command, spawn
 
 START_SECONDS = 180.0
 HUNG_SECONDS = 15.0
@@ -170,7 +170,7 @@ def _start(folder: ServerFolder, port: int, settings: Mapping[str, str], meanwhi
         if process is None or process.poll() is not None:
             if process is not None and process.returncode != 0:
                 break
-            command = [sys.executable, "-m", "rltrack.flows.server", str(folder.path.parent), str(port)]
+            command = python_command("rltrack.flows.server", str(folder.path.parent), str(port))
             environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
             first = process is None
             process = spawn(command, folder.log_file, environment)  # the server has settings of its own

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -24,7 +23,7 @@ from rltrack.files import is_locked, lock_holder, replace_text
 from rltrack.flows.databases import Databases
 from rltrack.flows.server import ServerFolder, end_hung_server
 from rltrack.loopback import answers, free_port
-from rltrack.processes import end_session, lives, spawn
+from rltrack.processes import end_session, lives, python_command, spawn
 from rltrack.runs import Root
 
 PORTS = {"prefect": 4200, "mlflow": 5000, "tensorboard": 6006}
@@ -117,7 +116,7 @@ def up(
         return
     folder.state_file.unlink(missing_ok=True)
     log_file = folder.path / "supervisor.log"
-    supervisor = spawn([sys.executable, "-m", "rltrack.flows.supervisor", str(root.path)], log_file)
+    supervisor = spawn(python_command("rltrack.flows.supervisor", str(root.path)), log_file)
     deadline = time.monotonic() + START_SECONDS
     while not folder.state().get("ready"):
         if supervisor.poll() is not None or time.monotonic() > deadline:

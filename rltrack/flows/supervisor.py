@@ -27,7 +27,7 @@ from rltrack.flows.stack import DELIVERY_SECONDS, DRAIN_SECONDS, StackFolder, st
 from rltrack.hash_seed import with_hash_seed
 from rltrack.loopback import HOST
 from rltrack.named_code import PROJECT
-from rltrack.processes import end_session, lives, spawn
+from rltrack.processes import end_session, lives, python_command, spawn
 from rltrack.runs import Root
 from rltrack.tracking.destination import MLFLOW_PAGE
 from rltrack.tracking.pages import lean_environment, mlflow_command, published, tensorboard_command, wait_until_up
@@ -142,7 +142,7 @@ class Supervisor:
         replace_text(self.folder.path / "deployed.json", json.dumps([asdict(step) for step in steps], indent=1))
         self._resume_suspended(own)
         for number in range(1, self.options.workers + 1):
-            command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", own.work_pool, "--type", "process"]
+            command = python_command("prefect", "worker", "start", "--pool", own.work_pool, "--type", "process")
             self._add(f"worker-{number}", [*command, "--name", f"{own.work_pool}-{number}"], None, environment)
 
     def _add(self, name: str, command: list[str], address: str | None, environment: Mapping[str, str]) -> None:

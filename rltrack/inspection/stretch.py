@@ -22,6 +22,7 @@ from rltrack.errors import RltrackError
 from rltrack.hash_seed import VARIABLE
 from rltrack.inspection.scratch import copy_run, quiet_config, what_is_not_exact
 from rltrack.journal import Record, read_journal
+from rltrack.processes import python_command
 from rltrack.runs import Root, RunDirectory
 from rltrack.training.live import Due, LiveTraining
 from rltrack.training.marks import Mark
@@ -83,7 +84,7 @@ def repeat_in_process(run: RunDirectory, stretch: Stretch) -> Outcome:
     """
     seed = str(run.store().find(stretch.end).details.get("numerics", {}).get("hash_seed", "0"))
     done = subprocess.run(
-        [sys.executable, "-m", "rltrack.inspection.stretch"],
+        python_command("rltrack.inspection.stretch"),
         input=orjson.dumps({"run": str(run.path), **asdict(stretch)}),
         capture_output=True,
         env={**os.environ, VARIABLE: seed},

@@ -6,18 +6,20 @@ several machines. Trial *k*'s runs are named ``NAME-t000k``, so that any worker 
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rltrack.addresses import sqlite_uri
+from rltrack.addresses import sqlite_path, sqlite_uri
 from rltrack.config import TrainingConfig, check_run_name
-from rltrack.errors import ConfigurationError, MissingExtra, RltrackError, did_you_mean
+from rltrack.errors import ConfigurationError, MissingExtra, RltrackError, RunBusy, did_you_mean
+from rltrack.files import take_lock
 from rltrack.identity import identity
 from rltrack.plain_data import differences, with_values
 from rltrack.ranking import is_score, rank
@@ -104,31 +106,65 @@ class Search:
                 f"The trials' database {shown} does not answer: {without_password(str(error).splitlines()[0])}"
             ) from None
 
-    def open(self, base: Mapping[str, Any] | None = None, section: SweepSection | None = None) -> Search:
+    def open(
+        self,
+        base: Mapping[str, Any] | None = None,
+        section: SweepSection | None = None,
+        *,
+        read_only: bool = False,
+    ) -> Search:
         """Start the sweep, or resume it.
 
         Args:
             base: The training; None for the one that the sweep was started with.
             section: How to search; likewise.
+            read_only: Make no trials and store nothing; without `base` and `section`.
 
         Raises:
             ConfigurationError: If there is no such sweep, it was started with other settings, or sampler or pruner reject
                 their arguments.
             MissingExtra: If the sampler's package, or the database's driver, is missing.
             RltrackError: If the database does not answer.
+            RunBusy: If another process on this machine starts the sweep, and does not end.
         """
-        optuna = self.optuna
-        if section is not None:
+        if section is None:
+            self._check_exists()
+        else:
             self._check(section)
-        elif self._url is None and not (self.folder / _FILE).exists():
+        with contextlib.nullcontext() if read_only else self._lock():
+            self._open(base, section, read_only)
+        return self
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Of processes that start the sweep at the same time, one makes its tables and its trials."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = take_lock(self.folder / "lock.open", wait_seconds=_FILE_SECONDS)
+        if lock is None:
+            raise RunBusy(f"Another process on this machine is starting the sweep {self.name}. Wait for it.")
+        try:
+            yield
+        finally:
+            os.close(lock)
+
+    def _check_exists(self) -> None:
+        file = self.folder / _FILE if self._url is None else sqlite_path(self._url)
+        if file is not None and not file.exists():  # connecting would create it
             raise self._unknown(sorted(path.parent.name for path in self.folder.parent.glob(f"*/{_FILE}")))
+        with self._lock() if self.folder.is_dir() else contextlib.nullcontext():
+            self._storage = self._storage or self._connect()
+        try:
+            self._storage.get_study_id_from_name(self.name)
+        except KeyError:
+            names = [item.study_name for item in self.optuna.get_all_study_summaries(self._storage)]
+            raise self._unknown(names) from None
+
+    def _open(self, base: Mapping[str, Any] | None, section: SweepSection | None, read_only: bool) -> None:
+        optuna = self.optuna
         self._storage = self._storage or self._connect()
         try:
             study_id = self._storage.get_study_id_from_name(self.name)
         except KeyError:
-            if base is None:
-                names = [item.study_name for item in optuna.get_all_study_summaries(self._storage)]
-                raise self._unknown(names) from None
             study_id = optuna.create_study(
                 study_name=self.name, storage=self._storage, direction="maximize", load_if_exists=True
             )._study_id
@@ -141,13 +177,13 @@ class Search:
             self._refuse_other(known, base, section)
         self.base, self.section = json.loads(json.dumps(base)), section
         definition = {"config": self.base, "sweep": section.model_dump(mode="json", by_alias=True)}
-        if known != definition:
+        if known != definition and not read_only:
             self._storage.set_study_user_attr(study_id, _DEFINITION, definition)
         self.study = optuna.load_study(
             study_name=self.name, storage=self._storage, sampler=self._sampler(0), pruner=self._pruner()
         )
-        self._make_trials()
-        return self
+        if not read_only:
+            self._make_trials()
 
     def _unknown(self, known: Sequence[str]) -> ConfigurationError:
         return ConfigurationError(

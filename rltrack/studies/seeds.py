@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ from rltrack.config import TrainingConfig, check_run_name
 from rltrack.errors import ConfigurationError
 from rltrack.files import replace_text
 from rltrack.identity import identity
+from rltrack.processes import python_command
 from rltrack.runs import Root, RunDirectory, run_stem
 from rltrack.studies.jobs import Job, run_jobs, why_unfinished
 from rltrack.training.session import equal_identity
@@ -65,7 +65,7 @@ def train_seeds(
             continue
         file = folder / f"{member}.yaml"
         replace_text(file, own.to_yaml())
-        command = [sys.executable, "-m", "rltrack", "--root", str(root.path), "train", str(file)]
+        command = python_command("rltrack", "--root", str(root.path), "train", str(file))
         waiting.append(Job(member, command, folder / f"{member}.log"))
     codes = run_jobs(waiting, jobs, notify)
     return _outcome(name, list(members), root, codes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from rltrack.errors import ConfigurationError, RltrackError, RunBusy
 from rltrack.files import replace_text, take_lock
 from rltrack.plain_data import to_yaml, with_values
+from rltrack.processes import python_command
 from rltrack.ranking import rank
 from rltrack.studies.jobs import RESUMABLE, STOPPED, Job, run_jobs, why_unfinished
 from rltrack.studies.search import Search, trial_name
@@ -93,16 +93,7 @@ def _in_processes(search: Search, numbers: list[int], jobs: int, notify: Callabl
     waiting = [
         Job(
             trial_name(search.name, number),
-            [
-                sys.executable,
-                "-m",
-                "rltrack",
-                "--root",
-                str(search.root.path),
-                "carry-out-trial",
-                search.name,
-                str(number),
-            ],
+            python_command("rltrack", "--root", str(search.root.path), "carry-out-trial", search.name, str(number)),
             logs[number],
             search.environment,
         )

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from rltrack.backoff import Backoff
-from rltrack.processes import spawn
+from rltrack.processes import python_command, spawn
 from rltrack.resources import not_of_training
 from rltrack.runs import Root, RunDirectory
 from rltrack.tracking.bookmark import is_delivered, read_bookmark
@@ -142,4 +141,4 @@ def deliver_left_behind(root: Root) -> int:
 
 
 def _start_shipper(arguments: list[str], log_file: Path) -> subprocess.Popen[bytes]:
-    return spawn([sys.executable, "-m", "rltrack.tracking.shipper", *arguments], log_file)
+    return spawn(python_command("rltrack.tracking.shipper", *arguments), log_file)

@@ -35,10 +35,12 @@ from rltrack.errors import CheckpointCorrupt, ConfigurationError, RltrackError
 from rltrack.files import lock_holder, take_lock
 from rltrack.journal.lines import encode_record, numbered_line
 from rltrack.journal.reading import last_line
+from rltrack.named_code import make_current_folder_importable
+from rltrack.processes import python_command
 from rltrack.provenance import context_now
 from rltrack.resources import ResourceSampler
 from rltrack.runs import Root, RunDirectory
-from rltrack.tracking.bookmark import Bookmark, is_delivered, waits_for_store
+from rltrack.tracking.bookmark import Bookmark, forget_delivery, is_delivered, waits_for_store
 from rltrack.tracking.destination import Destination, read_destination
 from rltrack.tracking.report import RunReport
 from rltrack.tracking.route import Route
@@ -191,7 +193,7 @@ class Shipper:
         if not wanted or not self.report.status().is_finished or importlib.util.find_spec("moviepy") is None:
             return
         video, gif = self.run.exports / "best.mp4", self.run.exports / "best.gif"
-        command = [sys.executable, "-m", "rltrack.training.film", str(self.run.path), str(video), str(gif)]
+        command = python_command("rltrack.training.film", str(self.run.path), str(video), str(gif))
         try:
             done = subprocess.run(
                 command,
@@ -263,10 +265,12 @@ def ship_run(
     home: Path | None = None,
     take_over: bool = False,
     rewrite: bool = False,
+    again: bool = False,
 ) -> int:
     """Deliver one run under its lock; see `Shipper`. With `take_over`, a process that is at it is ended first.
 
-    With `rewrite`, event files of TensorBoard that are gone or changed are written again, though all was delivered.
+    With `rewrite`, event files of TensorBoard that are gone or changed are written again, though all was delivered. With `again`,
+    everything is delivered into a new MLflow run.
 
     Returns:
         ``EXIT_DELIVERED``, ``EXIT_NOT_DELIVERED``, or ``EXIT_BUSY`` if another process is at it.
@@ -279,6 +283,8 @@ def ship_run(
         return EXIT_BUSY
     try:
         with heartbeat(lock):
+            if again:
+                forget_delivery(run)
             if is_delivered(run) and not run.is_locked() and not rewrite:
                 return EXIT_DELIVERED
             shipper = Shipper(run, patience=patience, notify=notify, home=home)
@@ -332,6 +338,7 @@ def prepare_process() -> None:
 def main(arguments: list[str]) -> int:
     """Deliver the run in the folder that is named, or with ``--all`` what was left behind under a root."""
     prepare_process()
+    make_current_folder_importable()  # for the user's own sinks; this process leaves the folder
     os.nice(5)
     if arguments[0] == "--all":
         lock = take_lock(Path(arguments[1]) / ".deliver.lock")

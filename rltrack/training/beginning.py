@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rltrack.errors import JournalDamaged, NameTaken
 from rltrack.identity import identity_hash
 from rltrack.runs import RunDirectory
+from rltrack.runs.history import read_configuration
 from rltrack.tracking.bookmark import Bookmark
 
 
@@ -38,6 +40,32 @@ def beginning_in_versions(directory: RunDirectory, identities: Sequence[Mapping[
         f"{what} The run cannot be resumed. Restore the file from a backup, or move {directory.path} away to start a new run of "
         "this name."
     )
+
+
+def refuse_copies(directory: RunDirectory, run_id: str) -> None:
+    """Refuse to resume one of several copies of a run: all are delivered to one MLflow run, which would hold each step twice.
+
+    Raises:
+        NameTaken: If another folder next to it holds the same run.
+    """
+    others = [path for path in directory.path.parent.glob("*/journal.jsonl") if _begins_with(path, run_id)]
+    for name in sorted(path.parent.name for path in others if not path.parent.samefile(directory.path)):
+        raise NameTaken(
+            f"The folders {directory.name} and {name} in {directory.path.parent} hold the same run: one is a copy of the other, "
+            "and both are delivered to one MLflow run, which would hold each step twice. Move one of them out of that folder, or "
+            f"begin a new run with its policy: rltrack train --from {directory.name} --name NAME."
+        )
+
+
+def _begins_with(journal: Path, run_id: str) -> bool:
+    """Whether a journal's first record is that of this run; one that cannot be read is none."""
+    try:
+        with open(journal, "rb") as file:
+            if run_id.encode() not in file.readline():
+                return False
+        return (read_configuration(journal) or {}).get("run_id") == run_id
+    except (OSError, JournalDamaged):
+        return False
 
 
 def take_back_deliveries(directory: RunDirectory, run_id: str, journal_bytes: int) -> None:

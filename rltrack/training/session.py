@@ -33,7 +33,7 @@ from rltrack.runs import Root, RunDirectory
 from rltrack.runs.completeness import JournalPosition
 from rltrack.runs.writer import RunWriter
 from rltrack.secrets import redacted
-from rltrack.training.beginning import beginning_in_versions, take_back_deliveries
+from rltrack.training.beginning import beginning_in_versions, refuse_copies, take_back_deliveries
 from rltrack.training.fetching import fetch_if_elsewhere, open_remote
 
 if TYPE_CHECKING:
@@ -211,8 +211,11 @@ class RunSession:
 
         Raises:
             JournalDamaged: If the remote store has more of the journal than this folder.
+            NameTaken: If another folder next to it holds the same run.
             RunTakenOver: If another machine begins the same attempt.
         """
+        if not self.is_new:
+            refuse_copies(self.directory, self.run_id)
         if resumed_from is not None:  # a journal that lost its end does not know of every attempt
             self.attempt = max(self.attempt, resumed_from.attempt + 1)
         if self._remote is not None:

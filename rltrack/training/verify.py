@@ -27,6 +27,7 @@ from rltrack.cleanup import close_all
 from rltrack.config import TrainingConfig
 from rltrack.errors import RltrackError
 from rltrack.journal import Record, read_journal
+from rltrack.processes import python_command
 from rltrack.runs import Root, RunDirectory
 from rltrack.training.trainer import Trainer
 
@@ -161,7 +162,7 @@ def _shortened(config: TrainingConfig, timesteps: int | None, kills: int) -> Tra
 def _in_new_interpreter(job: Job) -> tuple[int, str]:
     data = orjson.dumps({"config": job.config.to_mapping(), "root": str(job.root), "kill_at": job.kill_at})
     done = subprocess.run(
-        [sys.executable, "-m", "rltrack.training.verify"],
+        python_command("rltrack.training.verify"),
         input=data,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -14,8 +16,10 @@ from rltrack import TrainingLoop
 from rltrack.console.deliveries import delivery_lines, delivery_state
 from rltrack.errors import ConfigurationError
 from rltrack.files import lock_holder
+from rltrack.processes import python_command
 from rltrack.runs import Root
 from rltrack.tracking.bookmark import is_delivered, read_bookmark
+from rltrack.tracking.pages import lean_environment, mlflow_command, tensorboard_command
 from tests.support.agents import TINY, ScriptedAgent
 from tests.support.servers import expected_metrics
 
@@ -92,3 +96,28 @@ def test_one_that_cannot_be_there_is_refused_before_anything_starts(sinks, words
     with pytest.raises(ConfigurationError, match=words.replace(".", r"\.").replace("/", r"\/")):
         TrainingLoop(ScriptedAgent(), TINY, total_timesteps=200, name="refused", sinks=sinks).run()
     assert not Root().exists("refused")
+
+
+@pytest.mark.slow
+def test_no_file_of_the_current_folder_takes_the_place_of_a_package(monkeypatch, tmp_path, delivery):
+    """A user's own sink there is found all the same, by a command and by the process that delivers."""
+    for name in ("mlflow", "code", "tensorboard"):
+        (tmp_path / f"{name}.py").write_text(
+            "open('executed', 'w').close()\nraise RuntimeError('a file of the user')\n"
+        )
+    (tmp_path / "own_sinks.py").write_text(
+        "from rltrack.tracking.sinks.base import Sink\n\n\nclass Own(Sink):\n    def open(self, report): pass\n\n"
+        "    def write(self, points): return []\n"
+    )
+    sinks = "tracking.sinks=[mlflow, tensorboard, 'own_sinks:Own']"
+    command = python_command("rltrack", "train", "--algo", "ppo", "--env", "CartPole-v1", "--timesteps", "32", "--name", "beside",
+                             "--set", "agent.hyperparameters={n_steps: 32, batch_size: 32}", "--set", sinks)  # fmt: skip
+    for with_path in (command, [word for word in command if word != "-P"]):
+        done = subprocess.run(with_path, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert is_delivered(Root().find("beside")), Root().find("beside").shipper_log.read_text()
+        shutil.rmtree(Root().find("beside").path)
+    for page in (mlflow_command("sqlite://", Root(), 1), tensorboard_command(Root(), 1)):
+        program = [*page[: page.index("-m") + 2], "--help"]
+        assert subprocess.run(program, cwd=tmp_path, env=lean_environment(), capture_output=True).returncode == 0
+    assert not (tmp_path / "executed").exists()

@@ -367,3 +367,19 @@ def test_a_journal_shorter_than_its_copy_in_the_store_is_not_mixed_with_it(own_r
     run = Root().find("run")
     assert run.journal_file.read_bytes().startswith(whole)
     assert (run_details(run)["exact"], run_details(run)["missing"]) == (True, [])
+
+
+def test_of_two_copies_of_a_run_none_is_resumed(own_root):
+    """Both would be delivered to one MLflow run."""
+    run = interrupted()
+    copy = run.path.with_name("copy")
+    shutil.copytree(run.path, copy)
+    for name in ("run", "copy"):
+        with pytest.raises(
+            NameTaken, match=r"copy and run in .* hold the same run|run and copy in .*rltrack train --from run"
+        ):
+            loop(name).run()
+    assert len(run.attempts()) == 1
+    copy.rename(own_root.parent / "copy")
+    loop().run()
+    assert run.status().is_finished

@@ -286,11 +286,12 @@ def _run(wanted: dict[str, Any]) -> int:
             sys.path[0] = str(Path(wanted["here"]).parent)
             importlib.import_module("rltrack.cli").main()
             return 0
-        while arguments and arguments[0] in ("-u", "-I", "-S"):
+        safe_path = "-P" in arguments[:1]
+        while arguments and arguments[0] in ("-u", "-I", "-S", "-P"):
             arguments = arguments[1:]
         if arguments[0] == "-m":
             with contextlib.suppress(FileNotFoundError):
-                sys.path[0] = os.getcwd()
+                sys.path[0] = str(Path(wanted["here"]).parent) if safe_path else os.getcwd()
             sys.argv[:] = arguments[1:]
             if not hasattr(sys.modules.get(arguments[1]), "__path__"):
                 sys.modules.pop(arguments[1], None)  # it may have been imported ahead

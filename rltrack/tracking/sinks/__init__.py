@@ -11,6 +11,7 @@ import importlib.util
 from typing import TYPE_CHECKING
 
 from rltrack.errors import ConfigurationError, did_you_mean
+from rltrack.named_code import make_current_folder_importable
 
 if TYPE_CHECKING:
     from rltrack.tracking.sinks.base import Sink
@@ -39,14 +40,15 @@ def check_sink(name: str) -> None:
             f"There is no sink '{name}'.{did_you_mean(name, TABLE)} Known: {', '.join(TABLE)}, or package.module:Name for one of "
             "your own."
         )
+    make_current_folder_importable()
     try:
         found = importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):  # a package above it is not there
         found = False
     if not found:
         raise ConfigurationError(
-            f"tracking.sinks names '{name}', and there is no module {module}. It must be installed, or lie in a folder "
-            "that PYTHONPATH names."
+            f"tracking.sinks names '{name}', and there is no module {module}. It must be installed, or lie in the "
+            "current folder or one that PYTHONPATH names."
         )
 
 

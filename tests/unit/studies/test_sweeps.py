@@ -9,7 +9,9 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
@@ -224,6 +226,42 @@ def test_one_sweep_is_carried_out_by_one_command_at_a_time(tmp_path, own_root):
             sweep_here(found, jobs=1, console=False, notify=lambda text: None)
     finally:
         os.close(held)
+
+
+def test_two_that_start_one_sweep_at_the_same_time_make_its_trials_once(tmp_path, own_root):
+    grid = {"sampler": "grid", "parameters": {"learning_rate": {"choice": [1e-4, 1e-3, 1e-2]}}}
+    file = tmp_path / "grid.yaml"
+    file.write_text(yaml.safe_dump({**training(), "sweep": section(**grid, trials=None)}))
+    found, wanted = read_sweep(file)
+    ready = threading.Barrier(4)
+
+    def start(_):
+        opened = Search("grid", Root(own_root))
+        ready.wait()
+        return [trial.system_attrs["fixed_params"]["learning_rate"] for trial in opened.open(found, wanted).trials()]
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(start, range(4))) == [[1e-4, 1e-3, 1e-2]] * 4
+
+
+def test_showing_a_sweep_starts_and_changes_nothing(tmp_path, own_root, capsys):
+    file = tmp_path / "shown.yaml"
+    file.write_text(yaml.safe_dump({**training(), "sweep": section()}))
+    elsewhere = tmp_path / "other.db"
+    for words in ([str(file)], ["--name", "shown"], ["--name", "shown", "--storage", f"sqlite:///{elsewhere}"]):
+        assert run_command(["sweep", *words, "--show"]) == 2
+        assert "No sweep 'shown'" in capsys.readouterr().err
+    assert run_command(["sweep", "--name", "shown", "--storage", f"sqlite:///{elsewhere}"]) == 2
+    assert not elsewhere.exists()
+    assert not (own_root / "studies").exists()
+    search(tmp_path, own_root, "shown")
+    assert run_command(["sweep", "--name", "shown", "--trials", "5", "--show"]) == 2
+    assert "--show only prints" in capsys.readouterr().err
+    for words in ([str(file)], ["--name", "shown"]):
+        assert run_command(["sweep", *words, "--show"]) == 0
+        assert "3 trials: 3 waiting" in capsys.readouterr().out
+    assert len(Search("shown", Root(own_root)).open().trials()) == 3
+    assert Root(own_root).names() == []
 
 
 @pytest.mark.nightly

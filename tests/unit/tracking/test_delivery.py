@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -61,7 +62,6 @@ def test_a_dead_shipper_is_replaced_and_one_that_keeps_dying_ever_more_slowly(ru
 
 
 def test_another_processs_shipper_is_left_alone(run, spawned):
-    import os
 
     lock = take_lock(run.shipper_lock)
     delivery = Delivery(run)
@@ -160,3 +160,38 @@ def test_tensorboards_folder_is_where_the_run_was_started(tmp_path, monkeypatch)
     TrainingLoop(ScriptedAgent(), TINY, total_timesteps=50, name="elsewhere", tensorboard_log_dir="events").run()
     monkeypatch.chdir("/")
     assert Root().find("elsewhere").tensorboard == tmp_path / "events" / "elsewhere"
+
+
+def test_everything_is_delivered_again_after_the_process_that_still_delivers_has_ended(run, monkeypatch, capsys):
+    """It saves how far it is until its end."""
+    from rltrack.console import deliveries as console
+    from rltrack.tracking import shipper
+
+    def save():
+        done = Bookmark("watched")
+        for sink in done.sinks.values():
+            sink.journal = sink.finished_at = run.journal_file.stat().st_size
+        done.save(run.bookmark_file)
+
+    class Shipper:
+        def __init__(self, run, **options):
+            self.delivered = is_delivered(run)
+
+        def ship(self):
+            return not self.delivered
+
+    run.write_config({})
+    save()
+    monkeypatch.setattr(shipper, "prepare_process", lambda: None)
+    monkeypatch.setattr(shipper, "Shipper", Shipper)
+    monkeypatch.setattr(console, "_wait_for_shipper", lambda run: save())
+    assert console.sync_runs(Root(), run, again=True)
+    assert "watched: delivered" in capsys.readouterr().out
+    assert not is_delivered(run)
+    save()
+    lock = take_lock(run.shipper_lock)
+    monkeypatch.setattr(shipper, "_LOCK_SECONDS", 0.0)
+    assert not console.sync_runs(Root(), run, again=True)
+    os.close(lock)
+    assert "watched: not delivered" in capsys.readouterr().out
+    assert is_delivered(run)
