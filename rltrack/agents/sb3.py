@@ -75,6 +75,7 @@ class SB3Agent(AgentBase):
         self._envs: TrainingEnvs | None = None
         self._replay: ReplayState | None = None
         self._attributes: AttributeState | None = None
+        self._frozen: list[str] = []
         self._threads = threads
         self._acceleration = acceleration
         self._eval_env_builder = eval_env_builder
@@ -121,7 +122,7 @@ class SB3Agent(AgentBase):
         self.relay.on_training_start({}, {})
         self._undo.append(self.relay.callbacks.close)
         self.relay.callbacks.start(self.model, self.log_interval)
-        self._attributes = attributes_of_model(self.model)
+        self._attributes, self._frozen = attributes_of_model(self.model), sb3_state.frozen(self.model)
 
     def advance(self, observer: Observer) -> IterationStats:
         """Collect a rollout and update, once."""
@@ -177,6 +178,8 @@ class SB3Agent(AgentBase):
                 state["counters"]["callbacks"] = self.relay.callbacks.state_dict()
             if changed := self._attributes.capture():
                 state["counters"]["attributes"] = changed
+            if (frozen := sb3_state.frozen(self.model)) != self._frozen:
+                state["counters"]["frozen"] = frozen
             if (reason := self._not_captured) is not None:
                 state["not_captured"] = reason
         if "buffers" in parts:
@@ -211,6 +214,7 @@ class SB3Agent(AgentBase):
         counters = state.get("counters", {})
         self.iteration = counters.get("iteration", self.iteration)
         if "counters" in state:
+            sb3_state.freeze(self.model, counters.get("frozen"))
             if self._attributes is not None:
                 self._attributes.restore(counters.get("attributes", ()))
             self.relay.callbacks.load_state_dict(counters.get("callbacks", ()))

@@ -45,6 +45,20 @@ def capture(model: BaseAlgorithm, parts: Collection[str] | None = None) -> State
     return {part: take(model) for part, take in _PARTS.items() if parts is None or part in parts}
 
 
+def frozen(model: BaseAlgorithm) -> list[str]:
+    """Return the names of the policy's parameters that take no gradient."""
+    policy: Any = model.policy  # SBX's has no such parameters
+    named = policy.named_parameters() if isinstance(policy, torch.nn.Module) else ()
+    return [name for name, parameter in named if not parameter.requires_grad]
+
+
+def freeze(model: BaseAlgorithm, names: Collection[str] | None) -> None:
+    """Let these parameters of the policy, and no others, take no gradient; None leaves all as they are."""
+    if names is not None:
+        for name, parameter in model.policy.named_parameters():
+            parameter.requires_grad_(name not in names)
+
+
 def _capture_policy(model: BaseAlgorithm) -> dict[str, object]:
     if sbx_state.is_sbx(model):
         return sbx_state.capture(model)

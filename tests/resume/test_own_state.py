@@ -134,6 +134,12 @@ def halve_learning_rate(callback):
     callback.model._setup_lr_schedule()
 
 
+def freeze_once(callback):
+    if not callback.held:
+        callback.held = True
+        callback.model.policy.mlp_extractor.requires_grad_(False)
+
+
 def by_entropy(value):
     return lambda callback: setattr(callback.model, "ent_coef", 0.01 * float(value(callback)))
 
@@ -171,6 +177,7 @@ CALLBACKS = {
     "entropy": lambda: Own(lambda callback: setattr(callback.model, "ent_coef", callback.model.ent_coef * 0.7 + 0.01)),
     "learning rate": lambda: Own(halve_learning_rate),
     "clip range": lambda: Own(lambda c: setattr(c.model.clip_range.value_schedule, "val", c.model.clip_range(1) * 0.01)),
+    "frozen layers": lambda: Own(freeze_once, held=False),
     "deque": lambda: Own(by_entropy(length_after_append), held=deque(maxlen=3)),
     "list": lambda: Own(by_entropy(length_after_append), held=[]),
     "generator": lambda: Own(by_entropy(lambda callback: callback.held.random()), held=np.random.default_rng(3)),
