@@ -250,10 +250,17 @@ def use_environment(model: BaseAlgorithm, env: str | Env | VecEnv | None) -> Non
     """Give a model the environment to train in; None for the one that it has.
 
     Raises:
-        ConfigurationError: If neither is there.
+        ConfigurationError: If neither is there, or the model cannot train in it.
     """
     if env is None or same_env(model.env, env):
         if model.env is None:
             raise ConfigurationError("Neither the model nor TrainingLoop has an environment. Pass env=.")
         return
-    model.set_env(one_env(env) if not isinstance(env, VecEnv) else env, force_reset=True)
+    try:
+        model.set_env(one_env(env) if not isinstance(env, VecEnv) else env, force_reset=True)
+    except (AssertionError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split()).rstrip(".")
+        raise ConfigurationError(
+            f"The model cannot train in the environment that TrainingLoop was given: {said}. Pass an environment, an id or a "
+            "VecEnv with the spaces and the number of environments of the model; or make the model with it."
+        ) from error

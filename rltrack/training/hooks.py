@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from rltrack.checkpoints.encoding import encode
 from rltrack.errors import ConfigurationError, did_you_mean
 from rltrack.ranking import is_better, is_score
 
@@ -110,6 +111,25 @@ class HookList:
     def need_evaluation(self) -> bool:
         """Whether a hook cannot work without evaluations."""
         return any(getattr(hook, "needs_evaluation", False) for hook in self.hooks)
+
+    def check_states(self) -> None:
+        """Find out now, and not at the first checkpoint, whether each hook's state can be stored.
+
+        Raises:
+            ConfigurationError: If one holds something else than plain data and arrays.
+        """
+        for hook in filter(_has_state, self.hooks):
+            try:
+                state = hook.state_dict()
+            except Exception:  # it may have none before training begins
+                continue
+            try:
+                encode(state)
+            except TypeError as error:
+                raise ConfigurationError(
+                    f"The state of the hook {type(hook).__name__} cannot be part of a checkpoint: {error}. Let its state_dict() "
+                    "return numbers, texts, arrays, and lists, tuples and dictionaries of these."
+                ) from error
 
     def state_dict(self) -> list[tuple[str, Any]]:
         """Return class name and state of each hook that has one, in order."""

@@ -12,6 +12,7 @@ from rltrack.agents.protocol import EvaluationEnvironment
 from rltrack.agents.random_state import untouched_random_streams
 from rltrack.agents.separate_environments import check_separate
 from rltrack.cleanup import cleaning_up, close_all
+from rltrack.config import TrainingConfig
 from rltrack.errors import ConfigurationError, EvaluationUnavailable, RunDamaged
 from rltrack.evaluation.episodes import Evaluator, episode_seeds
 from rltrack.evaluation.pending import Player
@@ -48,6 +49,9 @@ def prepare(plan: TrainingPlan) -> LiveTraining:
         raise ConfigurationError("TrainingLoop has no agent. Pass one to TrainingLoop(agent, env) or run(agent, env).")
     agent = as_agent(plan.agent)
     _check_strategy(plan, agent)
+    _check_player(plan)
+    if agent.is_capturable:
+        plan.hooks.check_states()
     resources = contextlib.ExitStack()
     try:
         notes = _bind(plan, agent, resources)
@@ -77,6 +81,23 @@ def _check_strategy(plan: TrainingPlan, agent: AgentBase) -> None:
             f"Strategy '{strategy.kind.value}' needs {', '.join(strategy.needs_of_agent)} of the agent, and {agent.class_name} "
             f"lacks {', '.join(missing)}. Add them, or use another strategy."
         )
+
+
+def _check_player(plan: TrainingPlan) -> None:
+    """The process that evaluates beside training builds agent and environment again: a configuration must say how."""
+    if not (plan.settings.training.evaluates and plan.settings.evaluation.beside_training):
+        return
+    why_not = "a script made them, and TrainingLoop has no config="
+    if plan.config is not None:
+        try:
+            TrainingConfig.from_mapping(plan.config, source="config=")
+            return
+        except ConfigurationError as error:
+            why_not = str(error)
+    raise ConfigurationError(
+        "evaluation.beside_training builds agent and environment a second time, in a process of its own, from a configuration: "
+        f"{why_not}. Train a configuration (rltrack train FILE, or rltrack.Trainer), or set beside_training to False."
+    )
 
 
 def _bind(plan: TrainingPlan, agent: AgentBase, resources: contextlib.ExitStack) -> list[str]:

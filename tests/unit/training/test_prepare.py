@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
+import gymnasium as gym
 import pytest
 
+pytest.importorskip("stable_baselines3")
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+
 from rltrack import TrainingLoop, TrainingState
+from rltrack.config import LoopSettings
 from rltrack.errors import ConfigurationError
 from rltrack.runs import Root
 from rltrack.training.live import Due
@@ -135,3 +141,47 @@ def test_a_loop_is_prepared_once(own_root):
         loop.run()
     loop.close()
     loop.close()
+
+
+class Seen:
+    """A hook whose state is what it is given."""
+
+    def __init__(self, state):
+        self.state = state
+
+    def state_dict(self):
+        return self.state if self.state is not None else 1 / 0
+
+    def load_state_dict(self, state):
+        self.state = state
+
+    def on_step(self, progress, step_info):
+        self.state = self.state or {}
+
+
+def test_a_hooks_state_that_cannot_be_stored_is_refused_before_anything_starts(own_root):
+    with pytest.raises(ConfigurationError, match=r"The state of the hook Seen cannot .*: /seen: .*set"):
+        loop_of(name="set", hooks=Seen({"seen": {1, 2}})).run()
+    assert not Root().exists("set")
+    loop_of(name="later", hooks=Seen(None)).run()
+
+
+@pytest.mark.parametrize("config", [None, {"agent": {"algorithm": "Scripted"}}])
+def test_evaluation_beside_training_needs_a_configuration(own_root, config):
+    settings = LoopSettings.model_validate(
+        {"training": {"total_timesteps": 60, "eval_freq": 20}, "evaluation": {"beside_training": True}}
+    )
+    with pytest.raises(ConfigurationError, match="beside_training builds agent and environment a second time"):
+        TrainingLoop(Capturable(), TINY, name="beside", settings=settings, config=config).run()
+    assert not Root().exists("beside")
+
+
+@pytest.mark.parametrize(
+    "env", [lambda: make_vec_env("CartPole-v1", 3), lambda: "Pendulum-v1", lambda: [gym.make("CartPole-v1")]]
+)
+def test_an_environment_that_does_not_fit_the_model_is_a_configuration_error(env):
+    model = PPO("MlpPolicy", "CartPole-v1", device="cpu")
+    with pytest.raises(
+        ConfigurationError, match=r"The model cannot train in the environment that TrainingLoop was given"
+    ):
+        TrainingLoop(model, env(), total_timesteps=64, tracking=False).run()
