@@ -26,7 +26,7 @@ from rltrack.errors import ConfigurationError, ModelNotFound, RegistryUnavailabl
 from rltrack.files import lock_holder, take_lock
 from rltrack.registry.registered import CHAMPION, EVENT_TAG, Event, Registered, as_markdown, event_key
 from rltrack.runs import Root
-from rltrack.tracking.destination import Destination, resolve_destination, without_password
+from rltrack.tracking.destination import Destination, as_seen_from, resolve_destination, without_password
 from rltrack.tracking.sinks.answers import explain
 from rltrack.tracking.sinks.embedded import database_path, database_uri, ensure_database, moved_from
 
@@ -68,7 +68,7 @@ class ModelRegistry:
 
     def __init__(self, root: Root, destination: Destination | None = None) -> None:
         self.root = root
-        given = (destination or resolve_destination({})).tracking_uri
+        given = as_seen_from(root.path, destination or resolve_destination({})).tracking_uri
         self.is_own = given is None
         if given is None:
             old = moved_from(root.path)

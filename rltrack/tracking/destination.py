@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rltrack.addresses import file_path, sqlite_uri
+from rltrack.addresses import file_path, same_address, sqlite_uri
 from rltrack.config import DEFAULT_SINKS
 from rltrack.errors import ConfigurationError, RunDamaged
 from rltrack.files import replace_text
@@ -24,10 +24,11 @@ from rltrack.runs import RunDirectory
 from rltrack.sealed import seal_json, unseal_json
 from rltrack.secrets import without_password
 from rltrack.tracking.sinks import check_sink
+from rltrack.tracking.sinks.embedded import database_uri
 
 __all__ = [
-    "DEFAULT_EXPERIMENT", "MLFLOW_PAGE", "Destination", "read_destination", "resolve_destination", "without_password",
-    "write_destination",
+    "DEFAULT_EXPERIMENT", "MLFLOW_PAGE", "Destination", "as_seen_from", "read_destination", "resolve_destination",
+    "without_password", "write_destination",
 ]  # fmt: skip
 
 DEFAULT_EXPERIMENT = "rltrack"
@@ -130,7 +131,15 @@ def read_destination(run: RunDirectory) -> Destination | None:
             "not touched by that. Put it back from a backup; or delete it: the numbers then go to the root's own database, or "
             "where the next attempt's settings say."
         ) from None
-    return found
+    return as_seen_from(run.root, found)
+
+
+def as_seen_from(root: Path, destination: Destination) -> Destination:
+    """Return it without an address if that is of the root's own database: it may have been given as any other is."""
+    uri = destination.tracking_uri
+    if uri is not None and same_address(uri, database_uri(root)):
+        return replace(destination, tracking_uri=None)
+    return destination
 
 
 def write_destination(run: RunDirectory, destination: Destination) -> None:

@@ -86,3 +86,24 @@ def test_passwords_are_kept_from_others(tmp_path):
     run.destination_file.write_text("{")
     with pytest.raises(RunDamaged, match="nothing is delivered"):
         read_destination(run)
+
+
+def test_the_address_of_the_roots_own_database_is_as_none(tmp_path, monkeypatch):
+    """`rltrack models` says to export it; the lock of the registry and the folder of artifacts follow from who owns it."""
+    pytest.importorskip("mlflow")
+    from rltrack.registry.model_registry import ModelRegistry
+
+    (tmp_path / "root").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "root")
+    root = Root(tmp_path / "root")
+    run = root.create("mine", "")
+    plain = ModelRegistry(root)
+    for given in (tmp_path / "root", tmp_path / "link"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{given}/mlflow.db")
+        registry = ModelRegistry(root)
+        assert registry.is_own
+        assert (registry.uri, registry._lock_file("m")) == (plain.uri, plain._lock_file("m"))
+        write_destination(run, resolve_destination({}))
+        assert read_destination(run) == Destination()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    assert not ModelRegistry(root).is_own
