@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import unicodedata
 
 _KEPT = frozenset("\n\t")
@@ -17,6 +19,12 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(_visible(character) for character in text)
+
+
+def print_in_any_encoding() -> None:
+    """Have standard output replace what its encoding lacks, as standard error does; otherwise the print raises an error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def shortened(value: object, longest: int) -> str:

@@ -64,7 +64,7 @@ class ServerFolder:
     def address(self) -> str | None:
         """Return the API's address if a server answers there, else None."""
         try:
-            found = json.loads(self.address_file.read_text())
+            found = json.loads(self.address_file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         return str(found["api"]) if is_healthy(found["api"]) else None
@@ -72,14 +72,14 @@ class ServerFolder:
     def auth(self) -> str | None:
         """Return the server's credentials as ``user:password``; None if it was never started."""
         try:
-            return self.auth_file.read_text().strip() or None
+            return self.auth_file.read_text(encoding="utf-8").strip() or None
         except FileNotFoundError:
             return None
 
     def pid(self) -> int | None:
         """Return the server's process id, or None."""
         try:
-            return int(json.loads(self.address_file.read_text())["pid"])
+            return int(json.loads(self.address_file.read_text(encoding="utf-8"))["pid"])
         except (OSError, ValueError, KeyError):
             return None
 
@@ -183,7 +183,7 @@ def _start(folder: ServerFolder, port: int, settings: Mapping[str, str]) -> str:
 
 def server_settings(folder: ServerFolder, port: int) -> dict[str, str]:
     """Return the settings of a root's server."""
-    given = json.loads(folder.settings_file.read_text()) if folder.settings_file.exists() else {}
+    given = json.loads(folder.settings_file.read_text(encoding="utf-8")) if folder.settings_file.exists() else {}
     return {
         "PREFECT_HOME": str(folder.path),
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": sqlite_uri(folder.path / "prefect.db", "aiosqlite"),
@@ -266,7 +266,7 @@ def _migrate(folder: ServerFolder) -> None:
     done = folder.path / "migrated.json"
     stamp = {"prefect": prefect.__version__, "database": without_password(url)}
     with contextlib.suppress(OSError, ValueError):
-        if json.loads(done.read_text()) == stamp and (not _is_file(url) or _file(url).exists()):
+        if json.loads(done.read_text(encoding="utf-8")) == stamp and (not _is_file(url) or _file(url).exists()):
             return
     template = _template_folder() / f"prefect-{prefect.__version__}.db"
     if _is_file(url) and not _file(url).exists() and template.exists():

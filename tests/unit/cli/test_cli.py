@@ -520,3 +520,14 @@ def test_a_machine_can_do_without_films(setting, is_filmed, own_root, monkeypatc
     run = Root(own_root).find("filmed")
     assert ship_run(run, patience=0.0) == 0
     assert (run.exports / "best.mp4").exists() is is_filmed
+
+
+@pytest.mark.slow
+def test_what_the_outputs_encoding_lacks_is_replaced(trained):
+    other = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    other.pop("LC_CTYPE", None)
+    for command in (["show", "run0"], ["checkpoints", "run0"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "rltrack", "--root", str(trained[0]), *command], env=other, capture_output=True
+        )
+        assert done.returncode == 0, done.stderr.decode()
