@@ -8,6 +8,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 
 from rltrack.errors import ConfigurationError
@@ -27,11 +28,27 @@ def free_port(port: int = 0, option: str = "another port") -> int:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
-        except OSError as error:
+        except (OSError, OverflowError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
             raise ConfigurationError(
-                f"Port {port} cannot be used ({error.strerror}). Choose another with {option}; 0 takes any free one."
+                f"Port {port} cannot be used ({reason}). Choose another with {option}; 0 takes any free one."
             ) from None
         return int(probe.getsockname()[1])
+
+
+def refuse_equal_ports(ports: Mapping[str, int]) -> None:
+    """Refuse one port for two servers.
+
+    Args:
+        ports: By the option that chooses it; 0 is any free one.
+
+    Raises:
+        ConfigurationError: If two are the same.
+    """
+    options: dict[int, str] = {}
+    for option, port in ports.items():
+        if port and (other := options.setdefault(port, option)) != option:
+            raise ConfigurationError(f"{other} and {option} are both {port}. Choose two ports; 0 takes any free one.")
 
 
 def answers(address: str, timeout: float = 2.0) -> bool:

@@ -82,6 +82,8 @@ def context_now() -> dict[str, Any]:
 def _git(*arguments: str) -> str | None:
     """Ask git about the current folder; None where there is no repository, no git, or no answer in time."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        found = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+        found = subprocess.run(
+            ["git", *arguments], capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True
+        )
         return found.stdout.strip()
     return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import unicodedata
 from typing import Any
 
@@ -26,6 +28,12 @@ def is_terminal(stream: Any) -> bool:
         return bool(stream.isatty())
     except (AttributeError, ValueError):  # ValueError: it is closed
         return False
+
+
+def print_in_any_encoding() -> None:
+    """Have standard output replace what its encoding lacks, as standard error does; otherwise the print raises an error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def shortened(value: object, longest: int) -> str:

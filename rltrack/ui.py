@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from rltrack.addresses import without_account
 from rltrack.errors import RltrackError
-from rltrack.loopback import HOST, free_port
+from rltrack.loopback import HOST, free_port, refuse_equal_ports
 from rltrack.processes import end_session, spawn
 from rltrack.runs import Root
 from rltrack.tracking.pages import (
@@ -36,7 +36,7 @@ def serve(root: Root, *, port: int = 5000, tensorboard_port: int = 6006, notify:
         notify: Called with each progress message.
 
     Raises:
-        ConfigurationError: If a port is taken.
+        ConfigurationError: If a port is taken, or both are the same.
         MissingExtra: If MLflow's page is not installed.
         RltrackError: If a server does not start.
     """
@@ -47,6 +47,7 @@ def serve(root: Root, *, port: int = 5000, tensorboard_port: int = 6006, notify:
     root.check_writable()
     for run in root.runs():
         run.link_tensorboard()
+    refuse_equal_ports({"--mlflow-port": 0 if is_remote else port, "--tensorboard-port": tensorboard_port})
     ports = [free_port(tensorboard_port, "--tensorboard-port")]
     commands: dict[str, tuple[list[str], str]] = {}
     if not is_remote:

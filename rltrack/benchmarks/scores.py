@@ -135,11 +135,11 @@ def train_and_score(folder: Path, root: Root, config_name: str, seed: int) -> No
     for version in ("last", "best"):
         _, evaluation = evaluate_run(run, version, episodes=EVALUATION_EPISODES)
         result[version] = evaluation.mean
-    (run.path / "score.json").write_text(json.dumps(result))
+    (run.path / "score.json").write_text(json.dumps(result), encoding="utf-8")
 
 
 def _row(root: Root, case: Case, seeds: int) -> dict[str, Any]:
-    results = [json.loads((root.find(_run_name(case, seed)).path / "score.json").read_text()) for seed in range(seeds)]
+    results = [json.loads((root.find(_run_name(case, seed)).path / "score.json").read_bytes()) for seed in range(seeds)]
     scores = [result["last"] for result in results]
     median = statistics.median(scores)
     return {

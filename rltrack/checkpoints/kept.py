@@ -22,7 +22,7 @@ def write_kept(folder: Path, numbers: Collection[int]) -> None:
     """Write down the numbers of the versions that stay; where that fails, no file is left, so that nothing is claimed."""
     path, temporary = folder / _FILE, folder / f".tmp-{_FILE}"
     try:
-        temporary.write_text(seal_json({"versions": sorted(numbers)}))
+        temporary.write_text(seal_json({"versions": sorted(numbers)}), encoding="utf-8")
         os.replace(temporary, path)
     except OSError:
         for leftover in (temporary, path):

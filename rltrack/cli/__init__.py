@@ -21,7 +21,7 @@ from rltrack.cli import training, sweeps, live, runs, inspection, models, exchan
 from rltrack import damage
 from rltrack.cli.shared import EXIT_ERROR, EXIT_USAGE, app
 from rltrack.errors import ConfigurationError, MissingExtra, NameTaken, RltrackError
-from rltrack.text import printable
+from rltrack.text import print_in_any_encoding, printable
 
 _INTERRUPTED = 130  # the exit code that typer gives Ctrl-C
 
@@ -43,6 +43,7 @@ def _hoist_root(arguments: list[str]) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and end the process with its exit code."""
+    print_in_any_encoding()
     code = run_command(sys.argv[1:] if arguments is None else arguments)
     if "torch" in sys.modules:  # taking all its modules apart takes a second, for nothing
         atexit._run_exitfuncs()

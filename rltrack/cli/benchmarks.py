@@ -21,7 +21,7 @@ def _finish(text: str, passed: bool, output: Path | None = None) -> None:
     """Print a table, write it to a file, and fail where a target is missed."""
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text.rstrip("\n") + "\n")
+        output.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
     typer.echo(text)
     if not passed:
         raise typer.Exit(EXIT_ERROR)

@@ -59,7 +59,8 @@ def watch(
         Path | None, typer.Option(metavar="FILE.mp4", help="Write a film; needs the extra video.", show_default=False)
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of the episode; default: that of the first evaluation.", show_default=False)
+        int | None,
+        typer.Option(min=0, help="Seed of the episode; default: that of the first evaluation.", show_default=False),
     ] = None,
 ) -> None:
     """Watch a policy play an episode.

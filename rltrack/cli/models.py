@@ -14,6 +14,7 @@ from rltrack.cli.shared import (
     AsJson,
     RunAndVersion,
     app,
+    finite,
     print_json,
     the_root,
     working,
@@ -230,7 +231,9 @@ def compare(
     threshold: Annotated[
         float | None,
         typer.Option(
-            help="Return that counts as reached; default: what the environment counts as solved.", show_default=False
+            callback=finite,
+            help="Return that counts as reached; default: what the environment counts as solved.",
+            show_default=False,
         ),
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder for page, pictures and data.")] = Path("comparison"),

@@ -59,7 +59,7 @@ class TrainingOptions:
             ConfigurationError: If nothing says what to train, or what is said is wrong.
         """
         from rltrack.config import TrainingConfig
-        from rltrack.plain_data import apply_overrides, read_yaml, with_values
+        from rltrack.plain_data import read_yaml
 
         data: dict[str, Any] = {} if self.config is None else read_yaml(self.config)
         if "sweep" in data:
@@ -74,6 +74,14 @@ class TrainingOptions:
                 "Nothing to train. Give a configuration file, or --algo and --env: "
                 "rltrack train --algo ppo --env CartPole-v1 --timesteps 100000."
             )
+        if self.config is None and self.start_from is None:
+            data.setdefault("training", {}).setdefault("total_timesteps", 100_000)
+        return TrainingConfig.from_mapping(self.over(data), source=str(self.config or "options"))
+
+    def over(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Return a configuration with what the options say in the place of its own values."""
+        from rltrack.plain_data import apply_overrides, with_values
+
         options = {
             "agent.algorithm": self.algo,
             "environment.id": self.env,
@@ -81,12 +89,8 @@ class TrainingOptions:
             "seed": self.seed,
             "name": self.name,
         }
-        data = with_values(data, {key: value for key, value in options.items() if value is not None})
-        if self.config is None and self.start_from is None:
-            data.setdefault("training", {}).setdefault("total_timesteps", 100_000)
-        return TrainingConfig.from_mapping(
-            apply_overrides(data, self.overrides or []), source=str(self.config or "options")
-        )
+        given = {key: value for key, value in options.items() if value is not None}
+        return apply_overrides(with_values(data, given), self.overrides or [])
 
 
 def takes_training(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:

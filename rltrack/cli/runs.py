@@ -14,6 +14,7 @@ from rltrack.cli.shared import (
     RunName,
     app,
     deliver_left_behind,
+    finite,
     print_json,
     state,
     the_root,
@@ -112,7 +113,8 @@ def prune(
         str | None, typer.Option(metavar="PATTERN", help="Runs of such names: 'test-*'.", show_default=False)
     ] = None,
     below: Annotated[
-        float | None, typer.Option(metavar="SCORE", help="Best mean return less than this.", show_default=False)
+        float | None,
+        typer.Option(metavar="SCORE", callback=finite, help="Best mean return less than this.", show_default=False),
     ] = None,
     keep_best: Annotated[
         int | None, typer.Option(min=0, help="Keep this many of the best of them.", show_default=False)
@@ -217,17 +219,19 @@ def checkpoints(
 @app.command("eval", rich_help_panel="Runs")
 def evaluate(
     run: RunAndVersion,
-    episodes: Annotated[int, typer.Option(help="Episodes to play.")] = 100,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes to play.")] = 100,
     seed: Annotated[
         int | None,
-        typer.Option(help="Seed of the episodes; default: ones that training never evaluated on.", show_default=False),
+        typer.Option(
+            min=0, help="Seed of the episodes; default: ones that training never evaluated on.", show_default=False
+        ),
     ] = None,
     stochastic: Annotated[
         bool, typer.Option("--stochastic", help="Sample actions instead of using the mode of the policy.")
     ] = False,
     target: Annotated[
         float | None,
-        typer.Option(help="Return of an optimal agent, for the optimality gap.", show_default=False),
+        typer.Option(callback=finite, help="Return of an optimal agent, for the optimality gap.", show_default=False),
     ] = None,
     processes: Annotated[
         int | None,

@@ -202,11 +202,12 @@ def show_config(
         print_json(TrainingConfig.model_json_schema())
         return
     if from_run is not None:
-        from rltrack.plain_data import apply_overrides
         from rltrack.training.trainer import config_of
 
-        data = {**config_of(the_root().find(from_run)).to_mapping(), "name": asked.name}
-        found = TrainingConfig.from_mapping(apply_overrides(data, asked.overrides or []), source=f"run {from_run}")
+        if asked.config is not None:
+            raise ConfigurationError(f"Both the file {asked.config} and the run {from_run} are given; leave one out.")
+        data = {**config_of(the_root().find(from_run)).to_mapping(), "name": None}
+        found = TrainingConfig.from_mapping(asked.over(data), source=f"run {from_run}")
         for line in found.script_only:
             typer.echo(f"# Only the script has: {line}")
         typer.echo(found.model_copy(update={"script_only": []}).to_yaml(), nl=False)

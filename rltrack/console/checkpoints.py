@@ -20,7 +20,7 @@ def checkpoint_rows(
     """Pin, unpin and prune as asked; return one mapping per version, and the problems of folders that are not versions.
 
     Raises:
-        CheckpointNotFound: If a version to pin or unpin does not exist.
+        CheckpointNotFound: If a version to pin or unpin does not exist; none is changed then.
         RunBusy: If the run is being trained, and is to be pruned.
     """
     retention = None
@@ -28,10 +28,11 @@ def checkpoint_rows(
         configuration = run.configuration()
         retention = retention_of(configuration.checkpoints, configuration.strategy)
     store = run.store(retention)
-    for selector in pin:
-        store.pin(store.find(selector))
-    for selector in unpin:
-        store.unpin(store.find(selector))
+    to_pin, to_unpin = ([store.find(selector) for selector in selectors] for selectors in (pin, unpin))
+    for version in to_pin:
+        store.pin(version)
+    for version in to_unpin:
+        store.unpin(version)
     if prune:
         with run.lock():
             store.prune()

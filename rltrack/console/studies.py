@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -45,13 +44,13 @@ def print_comparison(study: Study) -> None:
     """Print groups of runs side by side, one column each."""
     from rltrack.comparison.page import shown_rows, shown_setting
 
-    rows, out = study.rows(), Console()
+    rows, out = study.rows(), terminal()
     several = len(rows) > 1
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("", no_wrap=True)
+    table.add_column("")
     for place, row in enumerate(rows, 1):
         label = f"[{place}] {row['group']}" if several else row["group"]
-        table.add_column(escape(label), justify="right", overflow="fold")
+        table.add_column(escape(label), justify="right", no_wrap=True)
     for title, texts in shown_rows(rows):
         table.add_row(f"  {title}" if title.startswith("95") else escape(title), *texts)
     for index in range(len(rows) if several else 0):

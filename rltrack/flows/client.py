@@ -41,12 +41,11 @@ def how_to_unset() -> str:
 
 
 @contextlib.contextmanager
-def prefect_server(root: Path, meanwhile: Callable[[], None] = lambda: None) -> Iterator[str]:
+def prefect_server(root: Path) -> Iterator[str]:
     """Use the Prefect server that the user set, or else hold the root's.
 
     Args:
         root: Folder of all runs.
-        meanwhile: Called once while a new server starts, which takes seconds.
 
     Yields:
         The address of its API.
@@ -76,7 +75,7 @@ def prefect_server(root: Path, meanwhile: Callable[[], None] = lambda: None) -> 
                 )
             yield given
             return
-        api = held.enter_context(hold_server(root, meanwhile=meanwhile))
+        api = held.enter_context(hold_server(root))
         settings: dict[Any, Any] = {PREFECT_API_URL: api, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False}
         environment = {"PREFECT_API_URL": api}  # for child processes
         auth = folder.auth()
@@ -114,6 +113,7 @@ def train(
         working: Context manager that shows a status line before training starts.
 
     Raises:
+        ConfigurationError, MissingExtra: If the agent cannot be built; nothing was started.
         RltrackError: As `rltrack.flows.train.train_here`, and if there is no server.
     """
     os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -121,18 +121,17 @@ def train(
     starts = ServerFolder(root).address() is None and configured_server() is None
     first = "" if (ServerFolder(root).path / "migrated.json").exists() else " (the first time takes longer)"
     with contextlib.ExitStack() as held:
+        with working("Checking the configuration"):
+            from rltrack.agents.factory import check
+
+            check(config)
         with working(f"Starting a Prefect server for {root}{first}" if starts else "Getting ready"):
-            held.enter_context(prefect_server(root, _import_agents))
+            held.enter_context(prefect_server(root))
             from rltrack.flows.train import train_here
 
             _quiet_console()
         held.enter_context(_environment(RLTRACK_ROOT=str(root)))
         return train_here(config, root)
-
-
-def _import_agents() -> None:
-    """Import what takes longest of what a training needs, apart from Prefect: torch and SB3."""
-    import rltrack.agents.sb3  # noqa: F401
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ class Deployed:
         address = str(client.api_url).rstrip("/")
         self._server = "own" if address == ServerFolder(root.path).address() else address
         try:
-            self._names: dict[str, list[str]] = dict(json.loads(self._file.read_text()))
+            self._names: dict[str, list[str]] = dict(json.loads(self._file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             self._names = {}
         is_new = not any(installation.owns(item.tags) for item in every(client.read_deployments))

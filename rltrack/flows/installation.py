@@ -129,7 +129,7 @@ def _stored(root: Root, name: str | None) -> Installation:
 def _read(root: Root) -> Installation:
     file = root.path / "installation.json"
     try:
-        found = Installation(**json.loads(file.read_text()))
+        found = Installation(**json.loads(file.read_text(encoding="utf-8")))
         check_run_name(found.id)
         check_run_name(found.name)
         return found

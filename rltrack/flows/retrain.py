@@ -7,6 +7,7 @@ not, the decision is made or not.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -66,8 +67,8 @@ def retrain(
 
     Args:
         config: The training; the run's name begins with its name. Omitted: the champion's, with a new seed.
-        warm_start: Start from the champion's policy (without a model: from the newest version of the last finished run of
-            this name); if False, or without such a policy, from scratch.
+        warm_start: Start from the champion's policy (without a model: from the newest version of its last finished
+            retraining, whose name ends in date and time); if False, or without such a policy, from scratch.
         run: The run's name, to resume it.
         restarts: Number of automatic restarts so far.
         model: The registered model whose champion is challenged; omitted: the run is only trained.
@@ -120,11 +121,13 @@ def new_seed(name: str) -> int:
 
 
 def last_finished(root: Root, stem: str) -> str | None:
-    """Return ``RUN@version`` of the newest finished run whose name begins so, or None."""
+    """Return ``RUN@version`` of the newest finished run with a name of `retrained_name`, or None."""
     finished = []
     for found in root.runs():
+        if not re.fullmatch(rf"{re.escape(stem)}-\d{{8}}-\d{{6}}", found.name):
+            continue
         status = found.status()
-        if found.name.startswith(f"{stem}-") and status.is_finished and status.state == "completed":
+        if status.is_finished and status.state == "completed":
             finished.append((status.last_time, found))
     for _, found in sorted(finished, key=lambda item: item[0], reverse=True):
         try:

@@ -24,7 +24,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ class ServerFolder:
     def address(self) -> str | None:
         """Return the API's address if a server answers there, else None."""
         try:
-            found = json.loads(self.address_file.read_text())
+            found = json.loads(self.address_file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         return str(found["api"]) if is_healthy(found["api"]) else None
@@ -72,14 +72,14 @@ class ServerFolder:
     def auth(self) -> str | None:
         """Return the server's credentials as ``user:password``; None if it was never started."""
         try:
-            return self.auth_file.read_text().strip() or None
+            return self.auth_file.read_text(encoding="utf-8").strip() or None
         except FileNotFoundError:
             return None
 
     def pid(self) -> int | None:
         """Return the server's process id, or None."""
         try:
-            return int(json.loads(self.address_file.read_text())["pid"])
+            return int(json.loads(self.address_file.read_text(encoding="utf-8"))["pid"])
         except (OSError, ValueError, KeyError):
             return None
 
@@ -129,20 +129,13 @@ def refuses(api: str, auth: str | None, timeout: float = 10.0) -> bool:
 
 
 @contextlib.contextmanager
-def hold_server(
-    root: Path,
-    *,
-    port: int = 0,
-    settings: Mapping[str, str] | None = None,
-    meanwhile: Callable[[], None] = lambda: None,
-) -> Iterator[str]:
+def hold_server(root: Path, *, port: int = 0, settings: Mapping[str, str] | None = None) -> Iterator[str]:
     """Hold the root's Prefect server; start it if it is not running.
 
     Args:
         root: The root of all runs.
         port: Where a new server listens; 0 for any free port.
         settings: Further Prefect settings of a new server, such as the address of its database.
-        meanwhile: Called once while a new server starts, which takes seconds.
 
     Yields:
         The address of its API. The server runs until the last holder releases it.
@@ -156,12 +149,12 @@ def hold_server(
     descriptor = os.open(folder.users_lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for a server that is shutting down
-        yield folder.address() or _start(folder, port, settings or {}, meanwhile)
+        yield folder.address() or _start(folder, port, settings or {})
     finally:
         os.close(descriptor)
 
 
-def _start(folder: ServerFolder, port: int, settings: Mapping[str, str], meanwhile: Callable[[], None]) -> str:
+def _start(folder: ServerFolder, port: int, settings: Mapping[str, str]) -> str:
     """Spawn a server, unless another holder does so; return its address once it answers."""
     replace_text(folder.settings_file, json.dumps(dict(settings)), 0o600)  # a database's address may hold a password
     deadline = time.monotonic() + START_SECONDS
@@ -172,10 +165,7 @@ def _start(folder: ServerFolder, port: int, settings: Mapping[str, str], meanwhi
                 break
             command = python_command("rltrack.flows.server", str(folder.path.parent), str(port))
             environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
-            first = process is None
             process = spawn(command, folder.log_file, environment)  # the server has settings of its own
-            if first:
-                meanwhile()
         address = folder.address()
         if address is not None:
             return address
@@ -193,7 +183,7 @@ def _start(folder: ServerFolder, port: int, settings: Mapping[str, str], meanwhi
 
 def server_settings(folder: ServerFolder, port: int) -> dict[str, str]:
     """Return the settings of a root's server."""
-    given = json.loads(folder.settings_file.read_text()) if folder.settings_file.exists() else {}
+    given = json.loads(folder.settings_file.read_text(encoding="utf-8")) if folder.settings_file.exists() else {}
     return {
         "PREFECT_HOME": str(folder.path),
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": sqlite_uri(folder.path / "prefect.db", "aiosqlite"),
@@ -276,7 +266,7 @@ def _migrate(folder: ServerFolder) -> None:
     done = folder.path / "migrated.json"
     stamp = {"prefect": prefect.__version__, "database": without_password(url)}
     with contextlib.suppress(OSError, ValueError):
-        if json.loads(done.read_text()) == stamp and (not _is_file(url) or _file(url).exists()):
+        if json.loads(done.read_text(encoding="utf-8")) == stamp and (not _is_file(url) or _file(url).exists()):
             return
     template = _template_folder() / f"prefect-{prefect.__version__}.db"
     if _is_file(url) and not _file(url).exists() and template.exists():

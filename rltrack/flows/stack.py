@@ -61,12 +61,12 @@ class StackFolder:
 
     def options(self) -> Options:
         """Return the options with which it was started."""
-        return Options(**json.loads(self.options_file.read_text()))
+        return Options(**json.loads(self.options_file.read_text(encoding="utf-8")))
 
     def state(self) -> dict[str, Any]:
         """Return the state that the supervisor last wrote."""
         try:
-            return dict(json.loads(self.state_file.read_text()))
+            return dict(json.loads(self.state_file.read_text(encoding="utf-8")))
         except (OSError, ValueError):
             return {}
 

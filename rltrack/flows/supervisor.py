@@ -228,7 +228,7 @@ class Supervisor:
 
         file = self.folder.path / "suspended.json"
         if file.exists():
-            suspended = json.loads(file.read_text())
+            suspended = json.loads(file.read_text(encoding="utf-8"))
             if isinstance(suspended, list):  # written by an earlier rltrack: resume everything that is suspended
                 suspended = {"paused": True, "flow_runs": None}
             if suspended["paused"]:

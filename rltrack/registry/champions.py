@@ -242,7 +242,9 @@ def baseline_of(registry: ModelRegistry, model: str, champion: Registered) -> li
             raise FileNotFoundError("it was not promoted by rltrack")
         with tempfile.TemporaryDirectory() as scratch, without_progress_bars():
             name = f"promotions/{model}-{check_decision_id(decision.id)[:8]}.json"
-            record = json.loads(Path(registry.client.download_artifacts(champion.run_id, name, scratch)).read_text())
+            record = json.loads(
+                Path(registry.client.download_artifacts(champion.run_id, name, scratch)).read_text(encoding="utf-8")
+            )
             return [float(value) for value in record["baseline"] or record["challenger"]["returns"]]
     except Exception as error:
         raise ModelBroken(

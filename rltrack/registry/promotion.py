@@ -206,7 +206,7 @@ def _register(
         stored = store_policy(registry.client, challenger, run_id=run_id, role=CANDIDATE)
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / f"{model}-{record['id'][:8]}.json"
-            file.write_text(json.dumps(record, indent=1))
+            file.write_text(json.dumps(record, indent=1), encoding="utf-8")
             registry.client.log_artifact(run_id, str(file), "promotions")
     except RltrackError:
         raise

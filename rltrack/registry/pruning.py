@@ -190,9 +190,12 @@ def parse_age(text: str) -> float:
     """
     units = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
     try:
-        return float(text[:-1]) * units[text[-1]]
+        seconds = float(text[:-1]) * units[text[-1]]
     except (ValueError, KeyError, IndexError):
-        raise ConfigurationError(f"'{text}' is not an age. Write a number and s, m, h, d or w, such as 30d.") from None
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise ConfigurationError(f"'{text}' is not an age. Write a number and s, m, h, d or w, such as 30d.")
+    return seconds
 
 
 def prune(

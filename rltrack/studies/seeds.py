@@ -50,7 +50,8 @@ def train_seeds(
         notify: Called with each progress message.
 
     Raises:
-        ConfigurationError: If there are no seeds, one is given twice, or `jobs` is less than 1.
+        ConfigurationError: If there are no seeds, one is given twice, `jobs` is less than 1, or the agent cannot be built.
+        MissingExtra: If a package is missing.
         NameTaken: If a run of this name has another configuration; nothing was started.
     """
     if jobs < 1:
@@ -72,19 +73,23 @@ def train_seeds(
 
 
 def study_members(config: TrainingConfig, seeds: Sequence[int], root: Root) -> tuple[str, dict[str, TrainingConfig]]:
-    """Return a study's name, and the configuration of each of its runs by the run's name.
+    """Check a study; return its name, and the configuration of each of its runs by the run's name.
 
     Raises:
-        ConfigurationError: If there are no seeds, or one is given twice.
+        ConfigurationError: If there are no seeds, or one is given twice; or if the agent cannot be built.
+        MissingExtra: If a package is missing.
         NameTaken: If a run of this name has another configuration.
     """
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise ConfigurationError(f"The seeds are {list(seeds)}; give one or more, each once, none below 0.")
+    from rltrack.agents.factory import check
+
     name = config.name or run_stem(f"{config.agent.algorithm}-{config.environment.id}")
     members = {check_run_name(f"{name}-s{seed}"): _member(config, name, seed) for seed in seeds}
-    root.check_writable()
     for member, own in members.items():
         _refuse_others(root, member, own)
+    check(config)
+    root.check_writable()
     return name, members
 
 

@@ -114,7 +114,7 @@ class Bookmark:
     def save(self, path: Path) -> None:
         """Write it in one step. It is not fsynced: what it lacks after a power cut is delivered again."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(seal_json({"format": _FORMAT, **asdict(self)}))
+        temporary.write_text(seal_json({"format": _FORMAT, **asdict(self)}), encoding="utf-8")
         os.replace(temporary, path)
 
     @classmethod

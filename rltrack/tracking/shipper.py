@@ -40,6 +40,7 @@ from rltrack.processes import python_command
 from rltrack.provenance import context_now
 from rltrack.resources import ResourceSampler
 from rltrack.runs import Root, RunDirectory
+from rltrack.text import print_in_any_encoding
 from rltrack.tracking.bookmark import Bookmark, forget_delivery, is_delivered, waits_for_store
 from rltrack.tracking.destination import Destination, read_destination
 from rltrack.tracking.report import RunReport
@@ -198,7 +199,8 @@ class Shipper:
             done = subprocess.run(
                 command,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
                 timeout=FILM_SECONDS,
                 stdin=subprocess.DEVNULL,
                 cwd=self._home if self._home is not None and self._home.is_dir() else None,
@@ -338,6 +340,7 @@ def prepare_process() -> None:
 def main(arguments: list[str]) -> int:
     """Deliver the run in the folder that is named, or with ``--all`` what was left behind under a root."""
     prepare_process()
+    print_in_any_encoding()
     make_current_folder_importable()  # for the user's own sinks; this process leaves the folder
     os.nice(5)
     if arguments[0] == "--all":

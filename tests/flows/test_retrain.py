@@ -39,11 +39,13 @@ def test_each_begins_with_the_policy_of_the_one_before(client, own_root, monkeyp
     short = {"total_timesteps": 128, "eval_freq": None, "checkpoint_freq": None}
     assert flow.last_finished(Root(), "nightly") is None
     Trainer(config("other", **short)).train()
-    assert flow.retrain(config("nightly", **short), run="nightly-1", return_state=True).is_completed()
-    assert Root().find("nightly-1").read_config()["start_from"] is None
+    Trainer(config("nightly-s1", **short)).train()  # one that no retraining made
+    first = "nightly-20260101-030000"
+    assert flow.retrain(config("nightly", **short), run=first, return_state=True).is_completed()
+    assert Root().find(first).read_config()["start_from"] is None
     assert flow.retrain(config("nightly", **short), run="nightly-2", return_state=True).is_completed()
     origin = Root().find("nightly-2").read_config()["start_from"]
-    assert origin == "nightly-1@v1"
+    assert origin == f"{first}@v1"
     assert flow.retrain(config("nightly", **short), False, "nightly-3", return_state=True).is_completed()
     assert Root().find("nightly-3").read_config()["start_from"] is None
     # one that goes on begins with what it began with, whatever has finished since

@@ -82,3 +82,21 @@ def test_seed_names_are_importable_from_the_loops_module():
         "LoggingHook", "EarlyStoppingHook", "TrainingHook", "MetricsTracker", "create_training_loop",
     ):  # fmt: skip
         assert hasattr(train_loop, name), name
+
+
+def test_text_files_are_utf_8_on_every_machine():
+    """Without `encoding` it is that of the machine."""
+    found = [
+        f"{path.name}:{node.lineno}"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.Call) and _opens_text(node) and "encoding" not in {word.arg for word in node.keywords}
+    ]
+    assert found == []
+
+
+def _opens_text(call: ast.Call) -> bool:
+    if isinstance(call.func, ast.Attribute):
+        return call.func.attr in ("read_text", "write_text")
+    mode = getattr(call.args[1], "value", "") if call.args[1:] else ""
+    return isinstance(call.func, ast.Name) and call.func.id == "open" and "b" not in mode

@@ -265,7 +265,7 @@ class TensorBoardSink(Sink):
                 report.hyperparameters(), ["eval/mean_reward", "rollout/ep_rew_mean"], report.start_time
             )
             if report.run.config_file.exists():
-                text = f"```yaml\n{report.run.config_file.read_text()}```"
+                text = f"```yaml\n{report.run.config_file.read_text(encoding='utf-8')}```"
                 writer.text("configuration", text, 0, report.start_time)
 
     def _keep(self, name: str) -> None:

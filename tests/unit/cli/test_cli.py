@@ -97,6 +97,12 @@ def test_config_prints_what_is_resolved_and_the_schema(trained, capsys):
     assert "threads: 2" in capsys.readouterr().out
     assert run_command(["config", "--schema"]) == 0
     assert "agent" in json.loads(capsys.readouterr().out)["properties"]
+    of_run = ["--root", str(trained[0]), "config", "--from-run", "run0"]
+    assert run_command([*of_run, "--timesteps", "64", "--seed", "7", "--env", "Acrobot-v1"]) == 0
+    out = capsys.readouterr().out
+    assert all(text in out for text in ("total_timesteps: 64", "seed: 7", "id: Acrobot-v1"))
+    assert run_command([*of_run, "missing.yaml"]) == 2
+    assert "missing.yaml and the run run0 are given" in capsys.readouterr().err
 
 
 BASE = ["train", "--algo", "ppo", "--env", "CartPole-v1", "--timesteps", "64"]
@@ -132,6 +138,14 @@ BASE = ["train", "--algo", "ppo", "--env", "CartPole-v1", "--timesteps", "64"]
         (["show", "nothing"], "No run 'nothing'"),
         (["resume", "nothing"], "No run 'nothing'"),
         (["eval", "nothing"], "No run 'nothing'"),
+        (["eval", "any", "--seed", "-1"], "greater than or equal to 0"),
+        (["watch", "any", "--seed", "-1"], "greater than or equal to 0"),
+        (["eval", "any", "--target", "nan"], "nan is not a finite number"),
+        (["prune", "--below", "nan"], "nan is not a finite number"),
+        (["prune", "--older-than", "nand"], "'nand' is not an age"),
+        (["compare", "one", "two", "--threshold", "inf"], "inf is not a finite number"),
+        (["ui", "--port", "7007", "--tensorboard-port", "7007"], "--mlflow-port and --tensorboard-port are both 7007"),
+        (["ui", "--tensorboard-port", "70000"], "Port 70000 cannot be used"),
         (["frobnicate"], "frobnicate"),
         (["train", "--wrong"], "--wrong"),
     ],
@@ -309,14 +323,16 @@ def test_checkpoints_are_listed_verified_pinned_and_pruned(own_root, capsys):
     run_command(["checkpoints", "kept", "--json"])
     left = json.loads(capsys.readouterr().out)
     assert [row["env_steps"] for row in left if row["resumable"]] == [400, 600]
+    pinned = run.store().pinned()
     damaged = store / f"v{int(left[-1]['name'][1:]):06d}" / "policy.json"
     damaged.write_text("{}")
     assert run_command(["checkpoints", "kept", "--verify"]) == 1
     out = capsys.readouterr().out
     assert "damaged" in out
     assert "policy.json does not match" in " ".join(out.split())
-    assert run_command(["checkpoints", "kept", "--pin", "v99"]) == 1
+    assert run_command(["checkpoints", "kept", "--pin", "last", "--pin", "v99"]) == 1
     assert "committed:" in capsys.readouterr().err
+    assert run.store().pinned() == pinned
 
 
 @pytest.mark.slow
@@ -504,3 +520,14 @@ def test_a_machine_can_do_without_films(setting, is_filmed, own_root, monkeypatc
     run = Root(own_root).find("filmed")
     assert ship_run(run, patience=0.0) == 0
     assert (run.exports / "best.mp4").exists() is is_filmed
+
+
+@pytest.mark.slow
+def test_what_the_outputs_encoding_lacks_is_replaced(trained):
+    other = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    other.pop("LC_CTYPE", None)
+    for command in (["show", "run0"], ["checkpoints", "run0"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "rltrack", "--root", str(trained[0]), *command], env=other, capture_output=True
+        )
+        assert done.returncode == 0, done.stderr.decode()

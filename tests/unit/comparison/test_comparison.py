@@ -11,6 +11,7 @@ import pytest
 from rltrack.cli import run_command
 from rltrack.comparison.page import write_comparison
 from rltrack.comparison.study import _settings, compare_runs, study_of
+from rltrack.console.studies import print_comparison
 from rltrack.errors import ConfigurationError
 from rltrack.evaluation.episodes import Evaluation
 from rltrack.journal import Journal
@@ -207,6 +208,16 @@ def test_on_the_command_line(root, tmp_path, capsys):
     assert run_command(["compare", "slow-0", "fast-0", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["compared"] == "episodes"
     assert run_command(["compare", "slow-0"]) == 2
+
+
+def test_numbers_stay_whole_in_a_narrow_window(root, capsys, monkeypatch):
+    found = compare_runs([root.find(name) for name in ("slow-0", "slow-1", "fast-0")])
+    shown = []
+    for columns in ("400", "30"):
+        monkeypatch.setenv("COLUMNS", columns)
+        print_comparison(found)
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
 
 
 @pytest.mark.slow

@@ -71,6 +71,13 @@ def test_what_makes_no_sense_is_refused(own_root, seeds, jobs):
     assert not own_root.exists()
 
 
+def test_an_agent_that_cannot_be_built_is_refused_before_anything_starts(own_root, capsys):
+    for command in (["study"], ["flow", "train"]):
+        assert run_command([*command, "--algo", "ppo", "--env", "Nope-v1"]) == 2
+        assert "Nope" in capsys.readouterr().err.splitlines()[-1]
+        assert not own_root.exists()
+
+
 @pytest.mark.slow
 def test_seeds_are_runs_of_one_group(own_root, tmp_path, capsys, forked):
     file = tmp_path / "small.yaml"
