@@ -70,7 +70,8 @@ def refuse_nonfinite_losses(losses: Mapping[str, float], env_steps: int) -> None
 class Divergence:
     """Recognises that training came to NaN or infinities.
 
-    An array of the policy with infinities that never changes is none: attention layers have masks of that kind.
+    An array of the policy with infinities that never changes is none: attention layers have masks of that kind. (An agent without
+    a `capture_parts` of its own is not looked at for that, as all of it would be captured.)
 
     Args:
         agent: What is trained, as it is before this attempt trains it.
@@ -78,7 +79,8 @@ class Divergence:
 
     def __init__(self, agent: AgentBase) -> None:
         self._agent = agent
-        before = agent.capture_parts(POLICY_PARTS) if agent.is_capturable else {}
+        is_cheap = agent.is_capturable and agent.implements("capture_parts")
+        before = agent.capture_parts(POLICY_PARTS) if is_cheap else {}
         self._before = {path: np.copy(value) for path, value in find_nonfinite(before.get("policy")).items()}
 
     def refuse_nonfinite_weights(self, state: Mapping[str, Any], env_steps: int) -> None:

@@ -318,7 +318,7 @@ def test_other_errors_are_what_they_were():
     with pytest.raises(ValueError, match="valve") as caught:
         rltrack.TrainingLoop(ppo(odd(rewards=refuse)), total_timesteps=64).run()
     assert not isinstance(caught.value, TrainingDiverged)
-    gpu = SimpleNamespace(is_capturable=True, capture_parts=lambda parts: {})
+    gpu = SimpleNamespace(is_capturable=True, implements=lambda name: True, capture_parts=lambda parts: {})
     divergence = Divergence(gpu)
     gpu.capture_parts = lambda parts: 1 / 0  # it answers nothing any more
     divergence.explain(5, RuntimeError("CUDA error: device-side assert triggered"))
@@ -326,7 +326,10 @@ def test_other_errors_are_what_they_were():
 
 def test_a_mask_of_infinities_that_never_changes_is_no_divergence():
     policy = {"mask": np.triu(np.full((2, 2), -np.inf), 1), "w": np.ones(2)}
-    divergence = Divergence(SimpleNamespace(is_capturable=True, capture_parts=lambda parts: {"policy": policy}))
+    agent = SimpleNamespace(
+        is_capturable=True, implements=lambda name: True, capture_parts=lambda _: {"policy": policy}
+    )
+    divergence = Divergence(agent)
     divergence.refuse_nonfinite_weights({"policy": policy}, 5)
     divergence.explain(5, ValueError("something else"))
     for name, value in (("mask", np.full((2, 2), NAN)), ("w", np.array([np.inf, 1.0]))):
