@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import subprocess
 import time
@@ -14,26 +15,36 @@ from pathlib import Path
 from rltrack.errors import ConfigurationError
 
 HOST = "127.0.0.1"
+_LAST_PORT = 65_535
+_NO_SUCH_ADDRESS = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 _POLL_SECONDS = 0.2
 _LAST_BYTES = 20_000
 
 
-def free_port(port: int = 0, option: str = "another port") -> int:
-    """Return a free port on loopback: this one, or any for 0.
+def free_port(port: int = 0, option: str = "another port", host: str = HOST) -> int:
+    """Return a free port, on loopback or another address of this machine: this one, or any for 0.
 
     Raises:
         ConfigurationError: If it is taken or not allowed; the option that chooses another is named.
     """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except (OSError, OverflowError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise ConfigurationError(
-                f"Port {port} cannot be used ({reason}). Choose another with {option}; 0 takes any free one."
-            ) from None
-        return int(probe.getsockname()[1])
+    where = "" if host == HOST else f" at {host}"
+    remedy = f"Choose another with {option}; 0 takes any free one."
+    if not 0 <= port <= _LAST_PORT:
+        raise ConfigurationError(f"Port {port} does not exist; the last one is {_LAST_PORT}. {remedy}")
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, _, _, address in found:
+            try:
+                with socket.socket(family, kind) as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind((address[0], port, *address[2:]))
+                    port = int(probe.getsockname()[1])
+            except OSError as error:  # localhost may also name ::1 where there is no IPv6
+                if error.errno not in _NO_SUCH_ADDRESS or len(found) == 1:
+                    raise
+    except OSError as error:
+        raise ConfigurationError(f"Port {port}{where} cannot be used ({error.strerror}). {remedy}") from None
+    return port
 
 
 def refuse_equal_ports(ports: Mapping[str, int]) -> None:

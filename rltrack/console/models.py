@@ -25,9 +25,10 @@ def print_models(rows: Sequence[dict[str, Any]], uri: str) -> None:
         for role in ("champion", "challenger"):
             item = row[role]
             if item is not None:
+                level = "" if item["level"] is None else f"{100 * item['level']:g} % "
                 out.print(
                     f"  {role:10}  version {item['version']}  {escape(item['source'])}  mean return {item['mean_return']} "
-                    f"(95 % interval {item['interval']})"
+                    f"({level}interval {item['interval']})"
                 )
         for event in row["history"]:
             when = time.strftime("%Y-%m-%d %H:%M", time.localtime(event["time"]))

@@ -92,6 +92,18 @@ def compare(
     return record
 
 
+def misses_floor(model: str, champion: Registered, challenger: StoredPolicy, policy: ExportedPolicy, gate: Gate) -> str:
+    """Let a policy that is the champion already play, and say how it misses the gate's floor; empty if it reaches it.
+
+    Raises:
+        ConfigurationError: If a return is not finite.
+    """
+    config = challenger.run.configuration().values
+    seeds = fresh_seeds(PROMOTION_SEEDS, [model, challenger.key, str(champion.version)], gate.episodes, [config])
+    result = decide(play(policy, config, seeds).returns, None, gate)
+    return "" if result.promoted else f"it stays champion, but {result.reason.removeprefix('the first champion ')}"
+
+
 def _described(source: str, stored: StoredConfiguration) -> dict[str, Any]:
     settings = stored.to_training()
     return {"source": source, "configuration": identity_hash(identity(settings)), "seed": settings.seed}

@@ -36,6 +36,7 @@ def _row(item: Registered | None) -> dict[str, Any] | None:
         "source": item.source,
         "mean_return": item.tags.get("rltrack.mean_return"),
         "interval": item.tags.get("rltrack.interval"),
+        "level": None if item.decision is None else item.decision.level,
         "outcome": item.tags.get("rltrack.outcome"),
         "reason": None if item.decision is None else item.decision.reason,
         "model_id": item.model_id,

@@ -29,7 +29,7 @@ from rltrack.errors import (
     RegistryUnavailable,
     RltrackError,
 )
-from rltrack.registry.challenge import compare
+from rltrack.registry.challenge import compare, misses_floor
 from rltrack.registry.digest import DIGEST_TAG
 from rltrack.registry.gate import Gate
 from rltrack.registry.match import (
@@ -132,6 +132,11 @@ def promote(
         for _ in range(_ATTEMPTS):
             champion = registry.champion(model)
             known = _known_decision(registry, model, challenger, champion, gate)
+            if known is not None and gate.floor is not None and known[1].gate != gate.label and champion is not None:
+                challenger, policy = as_stored(challenger)  # the champion itself, by a decision without this floor
+                notify(f"{challenger.label}, the champion already, plays {gate.episodes} episodes")
+                if reason := misses_floor(model, champion, challenger, policy, gate):
+                    return _stays(model, *known, reason)
             if known is not None and DIGEST_TAG in known[0].tags:
                 return _carry_out(registry, model, known[0], champion, asdict(known[1]), was_known=True)
             challenger, policy = as_stored(challenger)
@@ -233,6 +238,11 @@ def _register(
         item = registry.register(model, stored.model_id, run_id, tags)
     registry.describe(model, item.version, _description(challenger, record))
     return item
+
+
+def _stays(model: str, item: Registered, decision: VersionDecision, reason: str) -> Decision:
+    """Return that the champion does not pass this gate; nothing is changed."""
+    return Decision(model, item.version, item.source, False, reason, decision.against, asdict(decision))
 
 
 def _store_again(

@@ -28,6 +28,8 @@ EVENT_TAG = "rltrack.history."
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.\-]{0,99}")
 
+_LONGEST_NAME = 200
+"""Bytes: files are named after a model, and a file system takes 255."""
 
 _DESCRIPTION_LIMIT = 4900
 """Characters; MLflow's column for a description has 5000."""
@@ -112,6 +114,12 @@ class VersionDecision:
     gate: str
     reason: str
 
+    @property
+    def level(self) -> float | None:
+        """Coverage of its intervals."""
+        found = re.search(r"\blevel ([0-9.]+)", self.gate)
+        return float(found[1]) if found else None
+
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> VersionDecision:
         """Return what a tag keeps of a whole decision."""
@@ -183,10 +191,10 @@ def check_model_name(name: str) -> str:
     Raises:
         ConfigurationError: If not.
     """
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or len(name.encode()) > _LONGEST_NAME:
         raise ConfigurationError(
-            f"Model name {name!r} is not allowed. Use 1 to 100 letters, digits, '.', '_' or '-', beginning with a letter or "
-            "digit; for example cartpole."
+            f"Model name {name!r} is not allowed. Use 1 to 100 letters, digits, '.', '_' or '-', of {_LONGEST_NAME} bytes at most, "
+            "beginning with a letter of the English alphabet or a digit; for example cartpole."
         )
     return name
 

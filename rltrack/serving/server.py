@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import uvicorn
 
+from rltrack.errors import ConfigurationError, RltrackError
 from rltrack.loopback import HOST, free_port
 from rltrack.registry.model_registry import ModelRegistry
 from rltrack.registry.registered import CHAMPION
@@ -45,12 +46,13 @@ def serve(
     Raises:
         ModelNotFound: If there is no such model, alias or version.
         ModelBroken: If the version cannot be loaded.
-        ConfigurationError: If the port is taken.
+        ConfigurationError: If the port is taken, or no request could send the token.
+        RltrackError: If the server does not start.
     """
-    port = free_port(port, "--port") if host == HOST else port
+    token = _token()
+    port = free_port(port, "--port", host)
     first = registry.by_alias(model, alias) if pin is None else registry.version(model, pin)
     follower = Follower(registry, model, first, None if pin is not None else alias, notify)
-    token = os.environ.get(TOKEN_VARIABLE) or None
     if token is None and host not in (HOST, "localhost", "::1"):
         notify(f"anyone who reaches {host} gets actions; set {TOKEN_VARIABLE} to ask for a token")
     config = uvicorn.Config(
@@ -71,8 +73,20 @@ def serve(
     follower.start()
     try:
         uvicorn.Server(config).run()
+    except SystemExit:  # of uvicorn's own, whose code means something else here
+        raise RltrackError(f"The server could not start at {host}:{port}; its message is above.") from None
     finally:
         follower.stop()
         for number, handler in before.items():
             signal.signal(number, handler)
     notify("the server has ended")
+
+
+def _token() -> str | None:
+    token = os.environ.get(TOKEN_VARIABLE) or None
+    if token is not None and not (token.isascii() and token.isprintable() and token == token.strip()):
+        raise ConfigurationError(
+            f"{TOKEN_VARIABLE} has characters that HTTP's header Authorization cannot hold. Use letters of the English alphabet, "
+            "digits and signs, without blanks at the ends."
+        )
+    return token

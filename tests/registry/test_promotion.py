@@ -131,6 +131,11 @@ def test_asking_again_plays_nothing_again(root):
     assert champion.was_known
     assert champion.promoted
     assert len(history(root)) == 2
+    floor = promote(root.find("fair"), "tiny", gate=Gate(episodes=30, floor=9999))  # another question, to be asked
+    assert not floor.promoted
+    assert "it stays champion, but does not reach the floor of 9999" in floor.reason
+    assert promote(root.find("fair"), "tiny", gate=Gate(episodes=30, floor=1)).promoted
+    assert (len(history(root)), ModelRegistry(root).aliases("tiny")) == (2, {"champion": 1, "challenger": 2})
     other = promote(root.find("poor"), "tiny", gate=Gate("not_inferior", margin=2.0, episodes=30))
     assert other.promoted  # another gate is another question
     assert not other.was_known

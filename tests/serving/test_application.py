@@ -14,9 +14,11 @@ pytest.importorskip("stable_baselines3")
 from starlette.testclient import TestClient
 
 from rltrack.agents.exported_policy import ExportedPolicy
+from rltrack.errors import ConfigurationError
 from rltrack.registry.models import POLICY, policy_of, write_model
 from rltrack.serving.application import VERSION_HEADER, Limits, make_application
 from rltrack.serving.following import Served
+from rltrack.serving.server import serve
 from tests.support.models import run_of_skill
 
 JSON = {"Content-Type": "application/json"}
@@ -157,6 +159,13 @@ def test_a_token_is_asked_for(follower):
     assert ask(client, body, **good).status_code == 200
     assert client.get("/metrics", headers=good).status_code == 200
     assert client.get("/ping").status_code == 200
+
+
+@pytest.mark.parametrize("token", ["schlüssel", "word\n"])
+def test_a_token_that_no_header_can_hold_is_refused_at_the_start(token, monkeypatch):
+    monkeypatch.setenv("RLTRACK_SERVE_TOKEN", token)
+    with pytest.raises(ConfigurationError, match="RLTRACK_SERVE_TOKEN"):
+        serve(None, "tiny", port=0, notify=pytest.fail)
 
 
 def test_metrics(follower):

@@ -99,7 +99,15 @@ def test_a_port_that_is_taken_is_refused_and_a_server_is_waited_for(tmp_path):
         assert wait_for(address, server, 60.0)
         with pytest.raises(ConfigurationError, match=f"Port {port} cannot be used .* Choose another with --port"):
             free_port(port, "--port")
+        with pytest.raises(ConfigurationError, match=f"Port {port} at localhost cannot be used"):
+            free_port(port, "--port", "localhost")
     finally:
         end_session(server.pid)
     assert not lives(server.pid)
     assert not wait_for(address, server, 60.0), "it has ended, so that nobody waits"
+
+
+@pytest.mark.parametrize("port", [-5, 99999])
+def test_a_port_that_does_not_exist_is_words(port):
+    with pytest.raises(ConfigurationError, match=f"Port {port} does not exist; the last one is 65535"):
+        free_port(port, "--port")

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from rltrack.errors import ConfigurationError
 from rltrack.registry.gate import Gate
-from rltrack.registry.registered import Event, Registered, VersionDecision, as_markdown
+from rltrack.registry.registered import Event, Registered, VersionDecision, as_markdown, check_model_name
 
 REASON = "difference 1 on 30 paired episodes, 95 % interval 1 to 1, which is above 0"
 EVENTS = [
@@ -56,3 +57,26 @@ def test_the_description_is_a_table_that_the_column_of_a_database_holds():
     assert len(text) <= 5000, "PostgreSQL refuses a longer one"
     assert "| 200&ensp; |" in text
     assert "The newest of 200 events" in text
+
+
+@pytest.mark.parametrize("name", ["a", "größe", "a" * 100, "a" + "模" * 66])
+def test_names_of_models(name):
+    assert check_model_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "-a", "a b", "a" * 101, "a" + "模" * 95])
+def test_names_that_no_file_can_have(name):
+    with pytest.raises(ConfigurationError, match="of 200 bytes at most"):
+        check_model_name(name)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95])
+def test_the_list_of_models_names_the_level_of_the_decision(level, capsys):
+    from rltrack.console.models import print_models
+    from rltrack.registry.overview import _row
+
+    decision = VersionDecision("0" * 32, True, None, Gate(level=level).label, "r")
+    tags = {"rltrack.decision": decision.to_tag(), "rltrack.mean_return": "9", "rltrack.interval": "8 to 10"}
+    row = {"name": "m", "champion": _row(Registered(1, "", None, tags)), "challenger": None, "history": []}
+    print_models([row], "sqlite:///x")
+    assert f"({100 * level:g} % interval 8 to 10)" in " ".join(capsys.readouterr().out.split())
