@@ -18,11 +18,11 @@ from typing import Any
 
 import psutil
 
-from rltrack.errors import ConfigurationError, RltrackError
-from rltrack.files import is_locked, lock_holder, replace_text
+from rltrack.errors import ConfigurationError, RltrackError, RunBusy
+from rltrack.files import is_locked, lock_holder, replace_text, take_lock
 from rltrack.flows.databases import Databases
 from rltrack.flows.server import ServerFolder, end_hung_server
-from rltrack.loopback import answers, free_port
+from rltrack.loopback import answers, free_port, refuse_equal_ports
 from rltrack.processes import end_session, lives, python_command, spawn
 from rltrack.runs import Root
 
@@ -92,28 +92,53 @@ def up(
         ConfigurationError: If it is up with other options, or a chosen port is taken.
         MissingExtra: If PostgreSQL is asked for without its driver.
         RltrackError: If a part does not start.
+        RunBusy: If another process is starting it, and does not end.
     """
     root.check_writable()
     folder = StackFolder(root.path)
     folder.path.mkdir(exist_ok=True)
-    if folder.is_up():
-        now = folder.options()
-        if (now.workers, now.database_url) != (options.workers, options.database_url):
-            raise ConfigurationError(
-                f"The stack under {root.path} is up with {now.workers} worker(s) and "
-                f"{'PostgreSQL' if now.database_url else 'sqlite'}. `rltrack down` first, then `rltrack up` with other options."
-            )
-        notify("The stack is up already.")
-        return
-    Databases(options.database_url).check()
-    ports = {name: _port(name, port, name in chosen_ports, notify) for name, port in options.ports.items()}
-    started = json.dumps(asdict(Options(options.workers, options.database_url, ports)))
-    replace_text(folder.options_file, started, 0o600)  # a database's address may hold a password
+    lock = take_lock(folder.path / "lock.up", wait_seconds=START_SECONDS)
+    if lock is None:
+        raise RunBusy(f"Another `rltrack up` has been starting the stack under {root.path} for {START_SECONDS:.0f} s.")
+    try:
+        if folder.is_up():
+            _refuse_other(root, folder.options(), options, chosen_ports)
+            notify("The stack is up already.")
+            return
+        _write_options(folder, options, chosen_ports, notify)
+        if not foreground:
+            _start(root, folder)
+    finally:
+        os.close(lock)
     if foreground:
         from rltrack.flows.supervisor import supervise
 
         supervise(root.path)
-        return
+
+
+def _refuse_other(root: Root, now: Options, wanted: Options, chosen_ports: frozenset[str]) -> None:
+    """Refuse options that differ from those of the running stack; ports only where the user chose them."""
+    ports = [name for name in chosen_ports if wanted.ports[name] not in (0, now.ports[name])]
+    if ports or (now.workers, now.database_url) != (wanted.workers, wanted.database_url):
+        at = ", ".join(f"{name} at port {port}" for name, port in now.ports.items())
+        kind = "PostgreSQL" if now.database_url else "sqlite"
+        raise ConfigurationError(
+            f"The stack under {root.path} is up with {now.workers} worker(s), {kind}, {at}. "
+            "`rltrack down` first, then `rltrack up` with other options."
+        )
+
+
+def _write_options(
+    folder: StackFolder, options: Options, chosen_ports: frozenset[str], notify: Callable[[str], None]
+) -> None:
+    Databases(options.database_url).check()
+    refuse_equal_ports({f"--{name}-port": port for name, port in options.ports.items()})
+    ports = {name: _port(name, port, name in chosen_ports, notify) for name, port in options.ports.items()}
+    started = json.dumps(asdict(Options(options.workers, options.database_url, ports)))
+    replace_text(folder.options_file, started, 0o600)  # a database's address may hold a password
+
+
+def _start(root: Root, folder: StackFolder) -> None:
     folder.state_file.unlink(missing_ok=True)
     log_file = folder.path / "supervisor.log"
     supervisor = spawn(python_command("rltrack.flows.supervisor", str(root.path)), log_file)

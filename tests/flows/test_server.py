@@ -7,11 +7,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
-from rltrack.errors import RltrackError
+from rltrack.errors import ConfigurationError, RltrackError
+from rltrack.files import take_lock
+from rltrack.flows import stack
 from rltrack.flows.client import prefect_server
 from rltrack.flows.server import ServerFolder, hold_server
 from rltrack.flows.stack import down
@@ -42,6 +47,25 @@ def test_a_server_is_shared_and_ends_with_its_last_user(tmp_path):
         assert folder.address() == one
     wait_until_gone(folder, pid)
     assert "Traceback" not in folder.log_file.read_text()
+
+
+def test_of_two_that_start_the_stack_at_the_same_time_the_second_finds_it_up(tmp_path, monkeypatch):
+    root, folder, locks, said = Root(tmp_path), stack.StackFolder(tmp_path), [], []
+
+    def supervisor(command, log):
+        locks.append(take_lock(folder.lock))
+        threading.Timer(0.5, folder.state_file.write_text, ['{"ready": true}']).start()
+        return SimpleNamespace(poll=lambda: None)
+
+    monkeypatch.setattr(stack, "spawn", supervisor)
+    options = stack.Options(ports=dict.fromkeys(stack.PORTS, 0))
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda _: stack.up(root, options, said.append), range(2)))
+    assert (len(locks), said) == (1, ["The stack is up already."])
+    other = stack.Options(ports={**options.ports, "mlflow": 5999})
+    with pytest.raises(ConfigurationError, match=r"is up with 1 worker.*mlflow at port \d+.*rltrack down"):
+        stack.up(root, other, said.append, chosen_ports=frozenset({"mlflow"}))
+    os.close(locks[0])
 
 
 def test_down_ends_a_server_that_hangs(tmp_path, monkeypatch):
