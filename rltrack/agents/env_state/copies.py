@@ -126,7 +126,8 @@ class _CopyPickler(LayerPickler):
         if isinstance(value, io.IOBase):
             if isinstance(value, _FILES_IN_MEMORY):
                 return NotImplemented
-            return _reopen, (value.name, value.mode, value.writable() or value.tell())  # type: ignore[attr-defined]
+            encoding = getattr(value, "encoding", None)
+            return _reopen, (value.name, value.mode, value.writable() or value.tell(), encoding)  # type: ignore[attr-defined]
         if any("__del__" in vars(cls) for cls in type(value).__mro__):
             raise NotCapturable("it has a __del__, which would run for the copy, too")
         if "_ezpickle_args" in getattr(value, "__dict__", ()):
@@ -162,10 +163,10 @@ def _itself(env: Env) -> Env:
     return env
 
 
-def _reopen(name: str, mode: str, position: bool | int) -> Any:
+def _reopen(name: str, mode: str, position: bool | int, encoding: str | None) -> Any:
     """Open a file that is read at its place again; what is written goes nowhere."""
     if position is True:
-        return open(os.devnull, "w+b" if "b" in mode else "w+")
-    file = open(name, mode)  # noqa: SIM115 - as long as the copy
+        return open(os.devnull, "w+b" if "b" in mode else "w+", encoding=encoding)
+    file = open(name, mode, encoding=encoding)  # noqa: SIM115 - as long as the copy
     file.seek(position)
     return file
