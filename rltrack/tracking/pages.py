@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import sysconfig
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -57,7 +58,10 @@ def lean_environment() -> dict[str, str]:
     What the server starts does not search the current folder for modules either.
     """
     lean = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1"}
-    lean |= {"PYTHONSAFEPATH": "1"}
+    lean |= {
+        "PYTHONSAFEPATH": "1",
+        "UVICORN_APP_DIR": sysconfig.get_path("stdlib"),
+    }  # uvicorn's default is the current folder
     return {**os.environ, **lean}
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -120,4 +121,10 @@ def test_no_file_of_the_current_folder_takes_the_place_of_a_package(monkeypatch,
     for page in (mlflow_command("sqlite://", Root(), 1), tensorboard_command(Root(), 1)):
         program = [*page[: page.index("-m") + 2], "--help"]
         assert subprocess.run(program, cwd=tmp_path, env=lean_environment(), capture_output=True).returncode == 0
+    (tmp_path / "app.py").write_text(
+        "open('executed', 'w').close()\n"
+    )  # MLflow's server starts uvicorn in the same way
+    subprocess.run(
+        [sys.executable, "-m", "uvicorn", "app:app"], cwd=tmp_path, env=lean_environment(), capture_output=True
+    )
     assert not (tmp_path / "executed").exists()
