@@ -36,7 +36,7 @@ def attributes_of_model(model: BaseAlgorithm) -> AttributeState:
 
     def skip(holder: Any, name: str, value: Any) -> bool:
         if holder is model:
-            return name in _OF_MODEL or name in tensors
+            return name in _OF_MODEL or name in tensors or _is_of_policy(model, value)
         if isinstance(holder, ActionNoise):
             return name == "noise_prev"
         return isinstance(holder, BaseBuffer) and _is_of_buffer(holder, name, value)
@@ -69,6 +69,15 @@ def _parts(model: BaseAlgorithm) -> Iterator[Any]:
             yield from owner.modules()
             yield from owner.parameters()
             yield from owner.buffers()
+
+
+def _is_of_policy(model: BaseAlgorithm, value: Any) -> bool:
+    """Whether it is a tensor in the memory of the policy's parameters, as ARS's ``weights``."""
+    policy: Any = model.policy
+    if not isinstance(value, torch.Tensor) or not isinstance(policy, torch.nn.Module):
+        return False
+    memory = value.untyped_storage().data_ptr()
+    return any(parameter.untyped_storage().data_ptr() == memory for parameter in policy.parameters())
 
 
 def _is_of_buffer(buffer: BaseBuffer, name: str, value: Any) -> bool:

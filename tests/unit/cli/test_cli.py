@@ -145,7 +145,7 @@ BASE = ["train", "--algo", "ppo", "--env", "CartPole-v1", "--timesteps", "64"]
         (["prune", "--older-than", "nand"], "'nand' is not an age"),
         (["compare", "one", "two", "--threshold", "inf"], "inf is not a finite number"),
         (["ui", "--port", "7007", "--tensorboard-port", "7007"], "--mlflow-port and --tensorboard-port are both 7007"),
-        (["ui", "--tensorboard-port", "70000"], "Port 70000 cannot be used"),
+        (["ui", "--tensorboard-port", "70000"], "Port 70000 does not exist"),
         (["frobnicate"], "frobnicate"),
         (["train", "--wrong"], "--wrong"),
     ],
