@@ -164,7 +164,11 @@ class AttributeState:
                 found[path] = taken
                 if taken.kind == "module":
                     held.update(map(id, (*value.modules(), *value.parameters(), *value.buffers())))
-            if taken is None and (keys := _keys(value)) is not None:
+            if taken is None and len(path) < _DEPTH and (keys := _keys(value)) is not None:
+                if id(value) in seen:
+                    found[path] = Stored("object", (_Only(type(value)), list(seen[id(value)])))
+                    return
+                seen[id(value)] = path
                 found[path] = Stored(type(value).__name__, keys)
                 for key in keys:
                     visit((*path, key), value[key])
@@ -231,16 +235,19 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
         yield from list(own.items())
 
 
-def _frozen(value: Any) -> Any:
+def _frozen(value: Any, inside: tuple[int, ...] = ()) -> Any:
     """Something that is the `same` later if the value did not change; of objects, their identity."""
     if is_plain(value):
         return copied(value)
+    if id(value) in inside or len(inside) >= _DEPTH:
+        return _Only(value)
+    freeze = functools.partial(_frozen, inside=(*inside, id(value)))
     if isinstance(value, dict):
-        return (_Only(type(value)), [(_frozen(key), _frozen(item)) for key, item in value.items()])
+        return (_Only(type(value)), [(freeze(key), freeze(item)) for key, item in value.items()])
     if isinstance(value, list | tuple | set | frozenset | deque):
-        return (_Only(type(value)), list(map(_frozen, value)))
+        return (_Only(type(value)), list(map(freeze, value)))
     if isinstance(value, np.ndarray):
-        return (str(value.dtype), list(map(_frozen, value.ravel().tolist())), value.shape)
+        return (str(value.dtype), list(map(freeze, value.ravel().tolist())), value.shape)
     return _Only(value)
 
 

@@ -20,6 +20,7 @@ _DTYPES = frozenset(
     ["bool", "complex64", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))]
     + [f"float{bits}" for bits in (16, 32, 64)]
 )
+_DEPTH = 100
 _BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 
 
@@ -40,17 +41,22 @@ def is_number_or_text(value: Any) -> bool:
     return type(value) in _NUMBERS_AND_TEXTS or (isinstance(value, np.generic) and value.dtype.name in _DTYPES)
 
 
-def is_plain(value: Any) -> bool:
-    """Whether it is a number, a text, an array, or a list, tuple or dictionary of these."""
+def is_plain(value: Any, depth: int = 0) -> bool:
+    """Whether it is a number, a text, an array, or a list, tuple or dictionary of these, nested `_DEPTH` times at most.
+
+    A list that holds itself is none.
+    """
     if is_number_or_text(value):
         return True
     kind = type(value)
     if kind is np.ndarray:
         return value.dtype.name in _DTYPES
+    if depth >= _DEPTH:
+        return False
     if kind is list or kind is tuple:
-        return all(map(is_plain, value))
+        return all(is_plain(item, depth + 1) for item in value)
     if kind is dict:
-        return all(_is_key(key) and is_plain(item) for key, item in value.items())
+        return all(_is_key(key) and is_plain(item, depth + 1) for key, item in value.items())
     return False
 
 

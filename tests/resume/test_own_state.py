@@ -291,6 +291,19 @@ def test_what_cannot_be_read_is_named_at_once():
     agent.release()
 
 
+def test_containers_that_hold_themselves_or_are_nested_without_end_do_not_end_a_training():
+    circle, deep = [], []
+    circle.append(circle)
+    for _ in range(3000):
+        deep = [deep]
+    agent = bound(
+        ppo(), [Own(lambda callback: callback.held.append(1), held=circle), Own(lambda callback: None, held=deep)]
+    )
+    advance(agent, 1)
+    assert agent.capture()["not_captured"] == "the callback Own changed `held`, which cannot be stored"
+    agent.release()
+
+
 def test_a_long_chain_of_objects_does_not_end_a_training():
     chain = None
     for _ in range(5000):
