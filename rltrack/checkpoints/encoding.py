@@ -50,10 +50,13 @@ def encode(tree: Any) -> Encoded:
     """Return a nested state as bytes.
 
     Raises:
-        TypeError: If a leaf is of another type; its path is named.
+        TypeError: If a leaf is of another type; its path is named. If a part holds itself, or is nested too deeply.
     """
     leaves = _Leaves({}, {})
-    skeleton = _encode(tree, "", leaves)
+    try:
+        skeleton = _encode(tree, "", leaves)
+    except RecursionError:
+        raise TypeError("a part of it holds itself, or is nested too deeply") from None
     return Encoded(orjson.dumps(skeleton), save_tensors(leaves.arrays), leaves.rings)
 
 

@@ -163,6 +163,10 @@ def test_a_hooks_state_that_cannot_be_stored_is_refused_before_anything_starts(o
     with pytest.raises(ConfigurationError, match=r"The state of the hook Seen cannot .*: /seen: .*set"):
         loop_of(name="set", hooks=Seen({"seen": {1, 2}})).run()
     assert not Root().exists("set")
+    circle = []
+    circle.append(circle)
+    with pytest.raises(ConfigurationError, match="a part of it holds itself"):
+        loop_of(name="set", hooks=Seen({"circle": circle})).run()
     loop_of(name="later", hooks=Seen(None)).run()
 
 
